@@ -1,0 +1,51 @@
+"""`python -m jacspec`: Hydra composes the configuration, the chosen task runs into Hydra's folder."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from jacspec.config import config_folder, register
+from jacspec.explain import check_keys, explain
+from jacspec.tasks import find_task
+
+TRACEBACK = "JACSPEC_TRACEBACK"
+
+
+def main() -> None:
+    """Run the command line: exit status 0, 1 after an error message, 130 after Ctrl-C."""
+    register()
+    # Hydra's own error report would come before ours; with this it lets exceptions through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _hydra_main()
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. Finished layers are kept: add resume=FOLDER to the same command to go on.")
+    except Exception as error:
+        message = None if os.environ.get(TRACEBACK) else explain(error)
+        if message is None:
+            raise
+        sys.exit(f"jacspec: {message}")
+
+
+@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
+def _hydra_main(config: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    console = Console()
+    try:
+        check_keys(config)
+        typed = OmegaConf.to_object(config)
+        find_task(typed.task)(typed, folder, console)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing was written
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The typed schema of a run. `conf/` carries the values, these dataclasses the types; importing it is cheap."""
+
+import dataclasses
+import enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+PACKAGE = Path(__file__).resolve().parent
+ASSETS = PACKAGE / "assets"
+
+
+class Init(enum.Enum):
+    """Where weights come from."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Split(enum.Enum):
+    """What a sample is."""
+
+    sentences = "sentences"
+    lines = "lines"
+
+
+class Precision(enum.Enum):
+    """Floating point type of everything that is computed."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """Which checkpoint: an HF-layout folder (`path`) or a hub id; `path` wins. `config` serves `init=random`."""
+
+    name: str = MISSING
+    id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    init: Init = Init.pretrained
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Which text (`path`, else `url`, checked against `sha256` where one is given) and how it is sampled."""
+
+    name: str = MISSING
+    path: str | None = None
+    url: str | None = None
+    sha256: str | None = None
+    split: Split = Split.sentences
+    samples: int = 200
+    min_tokens: int = 5
+    max_tokens: int = 100
+
+
+@dataclasses.dataclass
+class MetricsConfig:
+    """Names of rows of the metrics table, or `full`; `top_k` is the k of `variance_top_k`."""
+
+    names: list[str] = MISSING
+    top_k: int = 10
+
+
+@dataclasses.dataclass
+class EngineConfig:
+    """Which Jacobian engine, and the memory its work arrays may take where the device does not tell."""
+
+    name: str = MISSING
+    memory_gib: float = 1.0
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
+
+    vocab: int = MISSING
+    positions: int = MISSING
+    layers: int = MISSING
+    heads: int = MISSING
+    d_model: int = MISSING
+    steps: int = MISSING
+    batch: int = MISSING
+    learning_rate: float = MISSING
+    weight_decay: float = MISSING
+    warmup: int = MISSING
+    holdout: float = MISSING
+    revisions: list[int] = MISSING
+    dtype: str = MISSING
+
+
+@dataclasses.dataclass
+class Config:
+    """Everything a run is made of. `resume` names a run folder to go on with, `run` one to report on."""
+
+    task: str = MISSING
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    train: TrainConfig | None = None
+    components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
+    precision: Precision = Precision.float32
+    seed: int = 0
+    resume: str | None = None
+    run: str | None = None
+
+
+def register() -> None:
+    """Make the schema and the resolvers of `conf/` known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def config_folder() -> Path:
+    """Find `conf/`: inside the package when installed from a wheel, beside it in a checkout."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def _run_folder(resume: str | None, run: str | None, fresh: str) -> str:
+    """Choose Hydra's folder: the run that is gone on with or reported on where it is one, else a fresh one."""
+    named = [folder for folder in (resume, run) if folder and (Path(folder) / "run.json").is_file()]
+    return named[0] if named else fresh

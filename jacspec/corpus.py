@@ -1,0 +1,198 @@
+"""From a text to batches of tokens: fetch, split into sentences, tokenize, draw the sample, pad."""
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import platformdirs
+
+from jacspec.config import DataConfig, Split
+from jacspec.errors import JacspecError
+from jacspec.glossary import Batch, PaddedBatch
+
+TIMEOUT_SECONDS = 5.0
+MAX_TEXT_BYTES = 2**30
+LENGTH_STEP = 16
+
+
+class Corpus(NamedTuple):
+    """Candidate samples in corpus order, and where they come from: for `run.json`."""
+
+    texts: list[str]
+    splitter: str
+    sha256: str
+    source: str
+
+
+class Sample(NamedTuple):
+    """The drawn samples in corpus order: their text, their token ids, their place among the candidates."""
+
+    texts: list[str]
+    tokens: list[list[int]]
+    candidates: list[int]
+
+
+def load_corpus(data: DataConfig) -> Corpus:
+    """Read the text that a configuration names and split it into candidates.
+
+    **Raises:** `JacspecError` where there is no text, it is not UTF-8 text, or its checksum differs.
+    """
+    raw, source = read_text_bytes(data)
+    text = decode_text(raw, source)
+    if data.split is Split.lines:
+        return Corpus(split_lines(text), "lines", hashlib.sha256(raw).hexdigest(), source)
+    texts, splitter = split_sentences(text)
+    return Corpus(texts, splitter, hashlib.sha256(raw).hexdigest(), source)
+
+
+def read_text_bytes(data: DataConfig) -> tuple[bytes, str]:
+    """Return the bytes of the chosen text and where they were found, fetching into the user's cache if need be."""
+    if data.path is None and data.url is None:
+        raise JacspecError(f"data={data.name} needs a file: data.path=FILE.")
+    file = Path(data.path).expanduser() if data.path is not None else _fetch(data)
+    if not file.is_file():
+        raise JacspecError(f"data.path={data.path} is not a file. Give a UTF-8 text file.")
+    if file.stat().st_size > MAX_TEXT_BYTES:
+        raise JacspecError(f"{file} is larger than {MAX_TEXT_BYTES // 2**20} MiB; give a part of it.")
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise JacspecError(f"{file} cannot be read: {error}") from error
+    if data.sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != data.sha256:
+        raise JacspecError(
+            f"{file} is not the text of data={data.name}: sha256 {found}, expected {data.sha256}. "
+            f"Use data=text data.path={file} to read it as it is."
+        )
+    return raw, str(file)
+
+
+def decode_text(raw: bytes, source: str) -> str:
+    """Decode UTF-8 and refuse what is not text."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise JacspecError(f"{source} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
+    if "\0" in text:
+        raise JacspecError(f"{source} is a binary file, not text.")
+    if not text.strip():
+        raise JacspecError(f"{source} is empty.")
+    return text.replace("\r\n", "\n")
+
+
+def split_sentences(text: str) -> tuple[list[str], str]:
+    """Split with NLTK's Punkt: its English model where it is installed, else one trained on the text itself.
+
+    **Returns:** the sentences, whitespace inside them as it stands, and the name of the splitter.
+    """
+    from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTokenizer, PunktTrainer
+
+    try:
+        splitter, name = PunktTokenizer("english"), "nltk punkt_tab english"
+    except LookupError:
+        trainer = PunktTrainer(text)
+        splitter, name = PunktSentenceTokenizer(trainer.get_params()), "nltk punkt trained on the corpus"
+    return [sentence for sentence in splitter.tokenize(text) if sentence.strip()], name
+
+
+def split_lines(text: str) -> list[str]:
+    """Take each non-empty line as one candidate."""
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) -> Sample:
+    """Tokenize the candidates and draw `data.samples` of those long enough, without replacement.
+
+    Candidates are truncated to `data.max_tokens` (special tokens that the tokenizer adds are kept and count);
+    those with fewer than `data.min_tokens` are left out. The sample is in corpus order.
+    """
+    tokens = encode(tokenizer, corpus.texts, max_tokens=data.max_tokens)
+    long_enough = [index for index, ids in enumerate(tokens) if len(ids) >= max(data.min_tokens, 1)]
+    if len(long_enough) < data.samples:
+        raise JacspecError(
+            f"Only {len(long_enough)} of the {len(tokens)} {data.split.value} in {corpus.source} have "
+            f"{data.min_tokens} tokens or more, fewer than data.samples={data.samples}. "
+            "Lower data.samples or data.min_tokens, or give a longer text."
+        )
+    drawn = np.random.default_rng(seed).choice(len(long_enough), size=data.samples, replace=False)
+    candidates = [long_enough[index] for index in sorted(drawn.tolist())]
+    return Sample([corpus.texts[i] for i in candidates], [tokens[i] for i in candidates], candidates)
+
+
+def encode(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
+    """Tokenize each text to at most `max_tokens` ids, special tokens included."""
+    return tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
+
+
+def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBatch]:
+    """Pad samples of similar length together, `size` to a batch, so that few shapes have to be compiled.
+
+    Lengths are rounded up to a multiple of 16 by doubling (16, 32, 64, 128, …); a batch that is not full
+    repeats its last sample, so that every batch of one length has one shape.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, ids in enumerate(tokens):
+        padded = LENGTH_STEP
+        while padded < len(ids):
+            padded *= 2
+        by_length.setdefault(padded, []).append(index)
+    batches = []
+    for padded, members in sorted(by_length.items()):
+        for start in range(0, len(members), size):
+            samples = members[start : start + size]
+            rows = samples + [samples[-1]] * (size - len(samples))
+            ids = np.zeros((size, padded), np.int32)
+            for row, index in enumerate(rows):
+                ids[row, : len(tokens[index])] = tokens[index]
+            lengths = np.array([len(tokens[index]) for index in rows], np.int32)
+            batches.append(PaddedBatch(Batch(ids, lengths), samples))
+    return batches
+
+
+def check_tokens(tokens: Sequence[Sequence[int]], *, positions: int, vocab: int) -> None:
+    """Refuse samples that the model has no positions or no embeddings for."""
+    longest = max(len(ids) for ids in tokens)
+    if longest > positions:
+        raise JacspecError(
+            f"A sample has {longest} tokens, more than the model's {positions} positions. "
+            f"Type data.max_tokens={positions} or less."
+        )
+    largest = max(max(ids) for ids in tokens)
+    if largest >= vocab:
+        raise JacspecError(
+            f"The tokenizer gives the id {largest}, but the model's vocabulary has {vocab}: they do not belong together."
+        )
+
+
+def cache_folder() -> Path:
+    """Return jacspec's own folder in the user's cache."""
+    return Path(platformdirs.user_cache_dir("jacspec"))
+
+
+def _fetch(data: DataConfig) -> Path:
+    """Download `data.url` into the user's cache once; only bytes of the right checksum are ever kept."""
+    file = cache_folder() / "texts" / f"{data.name}-{(data.sha256 or '')[:16]}.txt"
+    if file.is_file():
+        return file
+    try:
+        with urllib.request.urlopen(data.url, timeout=TIMEOUT_SECONDS) as response:
+            raw = response.read(MAX_TEXT_BYTES)
+    except (OSError, ValueError) as error:
+        raise JacspecError(
+            f"The text of data={data.name} is not in the cache and {data.url} cannot be reached ({error}). "
+            "Three ways on without a network: data.path=FILE with a copy of it, data=text data.path=FILE with "
+            "another text, or data=verse (the embedded text)."
+        ) from None
+    found = hashlib.sha256(raw).hexdigest()
+    if data.sha256 is not None and found != data.sha256:
+        raise JacspecError(f"{data.url} gave bytes with sha256 {found}, expected {data.sha256}; nothing was kept.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
+        stream.write(raw)
+    os.replace(stream.name, file)
+    return file

@@ -1,0 +1,80 @@
+"""Turn what Hydra, OmegaConf and the system raise into one message: what was given, what is accepted, what to type."""
+
+import dataclasses
+import re
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from jacspec.config import Config, config_folder
+from jacspec.errors import JacspecError, suggest
+
+
+def explain(error: Exception) -> str | None:
+    """Return the message for an error that the user can mend, `None` for one that is ours."""
+    if isinstance(error, JacspecError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{_first_line(error)}. Write KEY=VALUE or GROUP=CHOICE, with quotes around special characters."
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(error, ConfigCompositionException):
+        return _composition(error)
+    if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
+        return "train.* keys belong to task=train; add task=train or leave them out."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        key = getattr(error, "full_key", None)
+        return (f"{key}: " if key else "") + _first_line(error)
+    if isinstance(error, OSError):
+        return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
+    return None
+
+
+def check_keys(given: object, schema: type = Config, prefix: str = "") -> None:
+    """Refuse keys that were added with `+` and that nothing reads."""
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    for key in getattr(given, "keys", list)():
+        if key not in fields:
+            raise JacspecError(f"There is no key {prefix}{key}. " + suggest(key, [prefix + name for name in fields]))
+        default = fields[key].default_factory
+        if isinstance(default, type) and dataclasses.is_dataclass(default):
+            check_keys(given[key], default, f"{prefix}{key}.")  # type: ignore[index]
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if error.options and group:
+        return f"{group}={choice} is not a choice of {group}. " + suggest(choice, error.options)
+    return _first_line(error)
+
+
+def _composition(error: ConfigCompositionException) -> str:
+    unknown = re.match(r"Could not override '([^']*)'", str(error))
+    if unknown:
+        return _unknown_key(unknown.group(1))
+    value = re.match(r"Error merging override (.*)", str(error))
+    if value and error.__cause__ is not None:
+        return f"{value.group(1)}: {_first_line(error.__cause__).rstrip('.')}."
+    return _first_line(error)
+
+
+def _unknown_key(key: str) -> str:
+    """Name the accepted keys on the level of the schema where `key` goes astray."""
+    schema: type = Config
+    prefix = ""
+    for part in key.split("."):
+        fields = {field.name: field for field in dataclasses.fields(schema)}
+        if part not in fields:
+            known = [prefix + name for name in fields]
+            return f"There is no key {prefix}{part}. " + suggest(prefix + part, known)
+        prefix += f"{part}."
+        nested = fields[part].default_factory
+        if not (isinstance(nested, type) and dataclasses.is_dataclass(nested)):
+            break
+        schema = nested
+    groups = sorted(entry.name for entry in config_folder().iterdir() if entry.is_dir())
+    return f"There is no key {key}. Accepted groups: {', '.join(groups)}; `python -m jacspec --help` lists all keys."
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,60 @@
+"""The values that travel between rooms, and the glossary of their axes.
+
+| axis       | meaning                                                             |
+|------------|---------------------------------------------------------------------|
+| `layer`    | transformer blocks, from 0                                          |
+| `sample`   | sentences, numbered in corpus order                                 |
+| `token`    | positions in a sample, padding at the end                           |
+| `d_model`  | width of the residual stream                                        |
+| `head`     | query heads                                                         |
+| `kv_head`  | key and value heads; `group` query heads share one                  |
+| `d_head`   | width of a head                                                     |
+| `d_ff`     | hidden units of the MLP                                             |
+| `vocab`    | token ids                                                           |
+| `m`, `n`   | outputs and inputs of a matrix; `k = min(m, n)` singular values     |
+
+Matrices act on columns, `y = A x`, so a weight is `(out, in)`.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Batch(NamedTuple):
+    """Samples of similar length, padded to one length; the unit of work of a compiled step.
+
+    `tokens` are ids, `lengths` how many of them count. The last token of a sample is at `lengths - 1`.
+    """
+
+    tokens: Int[Array, "sample token"]
+    lengths: Int[Array, " sample"]
+
+
+class PaddedBatch(NamedTuple):
+    """A `Batch` and which samples its rows are; rows beyond `len(samples)` are padding of the batch."""
+
+    batch: Batch
+    samples: list[int]
+
+
+class Prefix(NamedTuple):
+    """What the last token sees of the others, held fixed while the last token moves.
+
+    `visible` is false for padding, for the last token itself (its own key and value move with it) and for
+    tokens outside its attention window.
+    """
+
+    key: Float[Array, "token kv_head d_head"]
+    value: Float[Array, "token kv_head d_head"]
+    visible: Bool[Array, " token"]
+
+
+class LayerResult(NamedTuple):
+    """What one layer gave: by component, the singular values and, by metric, one value a sample."""
+
+    layer: int
+    singular_values: Mapping[str, Float[np.ndarray, "sample k"]]
+    metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]

@@ -1,0 +1,144 @@
+"""From the model choice of a configuration to an open checkpoint: embedded, a folder, or the Hugging Face hub."""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from jacspec.config import ASSETS, Init, ModelConfig
+from jacspec.errors import JacspecError
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint, read_json
+
+TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "spiece.model", "added_tokens.json")
+WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+REACH_SECONDS = 5.0
+WAYS_ON = (
+    "Three ways on without a network: model.path=FOLDER (a folder in Hugging Face layout), model.init=random "
+    "(the architecture of a ready-made model with random weights), or plain `python -m jacspec` (the embedded model)."
+)
+
+
+def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> Checkpoint:
+    """Open the model that a configuration names.
+
+    `path` is read where it is given, else `id` is fetched from the hub into its cache. `init=random` needs only
+    a config: that of the folder, the ready-made choice, or the hub, in this order.
+
+    **Raises:** `JacspecError` where the model is unknown, gated, out of reach or not supported.
+    """
+    if model.init is Init.random:
+        return _open_random(model, seed, dtype)
+    if model.path is not None:
+        folder = _existing_folder(model.path)
+        return open_checkpoint(
+            folder,
+            weights_folder=_revision_folder(folder, model.revision),
+            name=model.name if model.name != "path" else folder.name,
+            revision=model.revision,
+            dtype=dtype,
+        )
+    folder = _download(model, (*TOKENIZER_FILES, *WEIGHT_FILES))
+    # The hub's cache names a snapshot's folder by its commit.
+    return open_checkpoint(folder, name=model.id, revision=folder.name, dtype=dtype)
+
+
+def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
+    if model.path is not None:
+        folder = _existing_folder(model.path)
+        config = read_json(folder / "config.json")
+    elif model.config:
+        # A ready-made architecture brings no tokenizer: the embedded byte-level one reads any text, and its ids
+        # fit any vocabulary of at least its size.
+        folder, config = ASSETS / "nano", dict(model.config)
+    else:
+        folder = _download(model, TOKENIZER_FILES)
+        config = read_json(folder / "config.json")
+    return random_checkpoint(config, tokenizer_folder=folder, seed=seed, name=f"{model.name} (random)", dtype=dtype)
+
+
+def _existing_folder(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise JacspecError(f"model.path={path} is not a folder. Give one with config.json and model.safetensors.")
+    return folder
+
+
+def _revision_folder(folder: Path, revision: str | None) -> Path:
+    """Find the weights of a saved training step: `FOLDER/revisions/REVISION`."""
+    if revision is None:
+        return folder
+    known = sorted(entry.name for entry in (folder / "revisions").glob("*/") if entry.is_dir())
+    if revision not in known:
+        raise JacspecError(
+            f"{folder} has no revision {revision!r}. Accepted: {', '.join(known) or 'none; leave model.revision out'}."
+        )
+    return folder / "revisions" / revision
+
+
+def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
+    """Fetch the named files of a hub checkpoint, or find them in the hub's cache, and return their folder."""
+    if not model.id:
+        raise JacspecError(f"model={model.name} needs a place: model.path=FOLDER, or model=hub model.id=ORG/NAME.")
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    allow = ["config.json", *patterns]
+    where = f"{model.id}" + (f" at revision {model.revision}" if model.revision else "")
+    try:
+        if not _reachable(huggingface_hub.constants.ENDPOINT):
+            return Path(_cached(model, allow))
+        return Path(huggingface_hub.snapshot_download(model.id, revision=model.revision, allow_patterns=allow))
+    except errors.GatedRepoError:
+        raise JacspecError(
+            f"{where} is gated: accept its terms on the hub, then `hf auth login` or set HF_TOKEN."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise JacspecError(f"{model.id} has no revision {model.revision!r} on the hub.") from None
+    except errors.RepositoryNotFoundError:
+        raise JacspecError(
+            f"The hub has no model {model.id!r}, or it is private (then `hf auth login` or set HF_TOKEN). "
+            "Give model.id=ORG/NAME as the hub spells it."
+        ) from None
+    except errors.HFValidationError as error:
+        raise JacspecError(f"model.id={model.id} is not a hub id: {error}") from None
+    except errors.LocalEntryNotFoundError:
+        raise JacspecError(f"The model {where} is not in the cache and the hub cannot be reached. {WAYS_ON}") from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise JacspecError(f"Fetching {where} from the hub failed: {error}") from error
+
+
+def _cached(model: ModelConfig, allow: list[str]) -> str:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    folder = huggingface_hub.snapshot_download(
+        model.id, revision=model.revision, allow_patterns=allow, local_files_only=True
+    )
+    if not (Path(folder) / "config.json").is_file():
+        raise errors.LocalEntryNotFoundError("config.json")
+    return folder
+
+
+def _reachable(url: str) -> bool:
+    """Say whether a server answers at all within a few seconds; any HTTP status is an answer.
+
+    In a thread of its own, because looking up a name may hang beyond every timeout. Proxies are honoured.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return False
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass
+        except OSError:
+            return
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS + 0.5)
+    return answered.is_set()

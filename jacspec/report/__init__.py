@@ -1,0 +1,25 @@
+"""Reports: figures, a page and a table on the console, drawn from a run folder alone.
+
+| file         | draws                                                        |
+|--------------|--------------------------------------------------------------|
+| `labels.py`  | the words, symbols and digits that the others share          |
+| `figures.py` | `figures/`: a box plot a metric, the spectra                 |
+| `html.py`    | `report.html`: what was run, figures, tables, on one page    |
+| `console.py` | the same medians and quartiles as a table in the terminal    |
+
+The model and the corpus are never needed, so an old run can be drawn again by a newer version.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jacspec.runs import Run
+
+
+def write_report(run: "Run") -> None:
+    """Draw the figures of a finished run and write its page."""
+    from jacspec.report.figures import save_figures
+    from jacspec.report.html import write_html
+
+    save_figures(run)
+    write_html(run)

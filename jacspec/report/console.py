@@ -1,0 +1,72 @@
+"""The summary of a run on the console."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jacspec.report.labels import component_words, metric_title, number_format, printable, run_title
+from jacspec.runs import QUANTILES, Run
+
+GROUP_WIDTH = 35
+"""Columns that a component needs: a median and two quartiles of eight digits each, and what parts them."""
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """Print a table a metric (layers down, components across: median and quartiles), then where the files are."""
+    console.print(Text(run_title(run), style="bold"), soft_wrap=True)
+    across = max(1, (console.width - 8) // GROUP_WIDTH)
+    for metric in run.metric_names:
+        rows = run.summary[run.summary["metric"] == metric]
+        for group in _groups(run.components, across):
+            console.print()
+            console.print(_table(metric, rows, group))
+    console.print()
+    _print_line(console, "run folder: ", str(run.folder))
+    _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
+    if (run.folder / "report.html").exists():
+        _print_line(console, "report: ", str(run.folder / "report.html"))
+
+
+def _groups(components: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (components[start : start + size] for start in range(0, len(components), size))
+
+
+def _table(metric: str, rows: Any, components: Sequence[str]) -> Table:
+    """Lay out one metric; `rows` are its rows of `summary.csv`."""
+    numbers = rows[[*QUANTILES]].to_numpy(float)
+    write = number_format(numbers.ravel().tolist())
+    digits = max(len(write(number)) for number in numbers.ravel().tolist())
+    cells = {key: _cell(row, write, digits) for key, row in zip(_keys(rows), numbers.tolist(), strict=True)}
+    table = Table(title=Text(metric_title(metric), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("\nlayer", justify="right")
+    for component in components:
+        table.add_column(_header(component, digits), no_wrap=True)
+    for layer in sorted({layer for layer, _ in cells}):
+        table.add_row(str(layer), *(Text(cells.get((layer, component), "")) for component in components))
+    return table
+
+
+def _keys(rows: Any) -> list[tuple[int, str]]:
+    return list(rows[["layer", "component"]].itertuples(index=False, name=None))
+
+
+def _cell(quantiles: Sequence[float], write: Callable[[float], str], digits: int) -> str:
+    median, q1, q3 = (write(number).rjust(digits) for number in quantiles)
+    return f"{median} [{q1} .. {q3}]"
+
+
+def _header(component: str, digits: int) -> Text:
+    """Centre the component's name over its numbers, and say what these are."""
+    width = len(_cell([0.0] * len(QUANTILES), str, digits))
+    quartiles = "[q1 .. q3]".center(width - digits - 1)
+    return Text(f"{printable(component_words(component)).center(width)}\n{'median'.rjust(digits)} {quartiles}")
+
+
+def _print_line(console: Console, label: str, text: str) -> None:
+    """Print a line that the terminal may wrap but that is never cut, so that a path can be copied whole."""
+    if text:
+        console.print(Text(label, style="dim") + Text(printable(text), style="default"), soft_wrap=True, highlight=False)

@@ -1,0 +1,255 @@
+"""Figures of a run: for each metric a box plot by layer, and the spectra themselves.
+
+Everything is drawn on `Figure` objects, without pyplot: nothing global is changed and nothing needs a display.
+"""
+
+import io
+import itertools
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from jacspec.report.labels import component_words, metric_label, run_title
+from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
+
+SPECTRA = "spectra"
+DPI = 200
+LOG_SPAN = 100.0
+MARGIN_INCHES, BOX_INCHES, WIDEST_BOX, TICK_INCHES = 1.0, 0.23, 0.4, 0.3
+LETTERS_AN_INCH = 11
+PANEL_COLUMNS = 3
+LEGEND_LINES = 8
+
+
+class Style(NamedTuple):
+    """How a component's boxes are filled: a colour and a hatch, so that they also differ in grey."""
+
+    colour: str
+    hatch: str
+
+
+# Okabe & Ito's colours, which the colour-blind tell apart; https://jfly.uni-koeln.de/color/
+STYLES = (
+    Style("#0072B2", ""),
+    Style("#E69F00", "////"),
+    Style("#009E73", "...."),
+    Style("#CC79A7", "\\\\\\\\"),
+    Style("#56B4E9", "xxxx"),
+)
+FIXED_STYLES = {"attn": 0, "mlp": 1}
+
+
+def draw_figures(run: Run) -> dict[str, Figure]:
+    """Draw every figure of a run.
+
+    **Returns:** by name, a box plot a metric (named like it), then `spectra`.
+    """
+    return {**{metric: draw_boxes(run, metric) for metric in run.metric_names}, SPECTRA: draw_spectra(run)}
+
+
+def save_figures(run: Run) -> list[Path]:
+    """Write every figure into `figures/`, as PNG and as PDF; the same run gives the same bytes."""
+    folder = run.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    files = []
+    for name, figure in draw_figures(run).items():
+        for kind in ("png", "pdf"):
+            files.append(folder / f"{name}.{kind}")
+            write_atomically(files[-1], _render(figure, kind))
+    return files
+
+
+def draw_boxes(run: Run, metric: str) -> Figure:
+    """Draw a metric's distribution over samples: a box a (layer, component), components side by side.
+
+    Box, whiskers and fliers come from the same function as `summary.csv`, so that picture and table agree.
+    """
+    table, components = run.metrics, run.components
+    layers = sorted(set(table["layer"].tolist()))
+    figure = Figure(figsize=(figure_width(len(layers), len(components)), 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    pitch = (figure.get_figwidth() - MARGIN_INCHES) / len(layers)
+    slot = min(0.84 / len(components), WIDEST_BOX / pitch)
+    for position, (component, style) in enumerate(component_styles(components).items()):
+        rows = table[table["component"] == component]
+        samples = {layer: rows.loc[rows["layer"] == layer, metric].to_numpy(np.float64) for layer in layers}
+        _add_boxes(axes, samples, style, shift=(position - (len(components) - 1) / 2) * slot, width=0.86 * slot)
+    _scale_values(axes, table[metric].to_numpy(np.float64))
+    _label_layers(axes, layers, pitch)
+    axes.set_ylabel(metric_label(metric))
+    _set_title(figure, axes, run)
+    _add_legend(figure, components)
+    return figure
+
+
+def draw_spectra(run: Run) -> Figure:
+    """Draw the median over samples of each singular value against its index, a line a layer, a panel a component."""
+    sigma = run.dataset["singular_values"]
+    components, layers = sigma["component"].values.tolist(), sigma["layer"].values.tolist()
+    columns = min(len(components), PANEL_COLUMNS)
+    rows = -(-len(components) // columns)
+    figure = Figure(figsize=(1.6 + 3.6 * columns, 0.8 + 3.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(layers)))  # paler yellow is lost on white
+    for axes, component in zip(panels, components, strict=False):
+        median = sigma.sel(component=component).median("sample").values
+        visible = visible_spectrum(median, sigma.dtype)
+        _add_lines(axes, visible, layers, colours)
+        if np.isfinite(visible).any():
+            axes.set_yscale("log")
+        axes.set_title(component_words(component), fontsize="medium", parse_math=False)
+        axes.tick_params(labelbottom=True)
+    for axes in panels[len(components) :]:
+        axes.remove()
+    figure.supxlabel("index $i$", fontsize="medium")
+    figure.supylabel(r"singular value $\sigma_i$, median over samples", fontsize="medium")
+    _set_title(figure, None, run)
+    _add_layer_key(figure, panels[: len(components)], layers, colours)
+    return figure
+
+
+def figure_width(layers: int, components: int) -> float:
+    """Choose a figure's width in inches: room for each layer's boxes, within what a page can show."""
+    return min(max(MARGIN_INCHES + BOX_INCHES * layers * max(components, 2), 5.6), 14.0)
+
+
+def uses_log_axis(values: Float[np.ndarray, " value"]) -> bool:
+    """Decide for a logarithmic axis: where the positive values span more than two decades."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return bool(positive.size) and bool(positive.max() > LOG_SPAN * positive.min())
+
+
+def visible_spectrum(sigma: Float[np.ndarray, "layer k"], dtype: np.dtype) -> Float[np.ndarray, "layer k"]:
+    """Blank what is rounding: values at or below σ₁ · k · eps of the dtype they were computed in.
+
+    An exact zero or one of relative size 1e-16 would stretch a logarithmic axis over what means nothing.
+    """
+    threshold = sigma[:, :1] * sigma.shape[1] * np.finfo(dtype).eps
+    return np.where(sigma > threshold, sigma, np.nan)
+
+
+def component_styles(components: Sequence[str]) -> dict[str, Style]:
+    """Give each component its style; attention and MLP have theirs in every figure, others take what is left."""
+    taken = {name: FIXED_STYLES[name] for name in components if name in FIXED_STYLES}
+    free = (index for index in itertools.count() if index not in taken.values())
+    return {name: STYLES[taken[name] if name in taken else next(free) % len(STYLES)] for name in components}
+
+
+def _add_boxes(axes: Axes, samples: Mapping[int, np.ndarray], style: Style, *, shift: float, width: float) -> None:
+    boxes = {layer: statistics for layer, values in samples.items() if (statistics := _box_statistics(values))}
+    axes.bxp(
+        list(boxes.values()),
+        positions=[layer + shift for layer in boxes],
+        widths=width,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"facecolor": style.colour, "hatch": style.hatch, "edgecolor": "0.15", "linewidth": 0.7},
+        medianprops={"color": "black", "linewidth": 1.6},
+        whiskerprops={"color": "0.25", "linewidth": 0.8},
+        capprops={"color": "0.25", "linewidth": 0.8},
+        flierprops={"marker": "o", "markersize": 2, "markeredgewidth": 0.4, "markeredgecolor": style.colour, "alpha": 0.7},
+    )
+    # A box without height has no colour to tell the component by: mark it.
+    flat = {layer + shift: found["med"] for layer, found in boxes.items() if found["q1"] == found["q3"]}
+    axes.plot(list(flat), list(flat.values()), "D", color=style.colour, markeredgecolor="0.15", markersize=4)
+
+
+def _box_statistics(values: np.ndarray) -> dict[str, Any]:
+    """Summarise one box as `Axes.bxp` reads it; empty where no value is there to draw."""
+    found = dict(zip(SUMMARY_COLUMNS[3:], summarise(values), strict=True))
+    if not found["n"]:
+        return {}
+    low, high = found["whisker_low"], found["whisker_high"]
+    beyond = values[np.isfinite(values) & ((values < low) | (values > high))]
+    return {"med": found["median"], "q1": found["q1"], "q3": found["q3"], "whislo": low, "whishi": high, "fliers": beyond}
+
+
+def _scale_values(axes: Axes, values: np.ndarray) -> None:
+    """Choose the scale of the value axis, and say so where it cannot show every value."""
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        axes.annotate("no finite values", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    elif uses_log_axis(finite):
+        axes.set_yscale("log")
+        if hidden := int((finite <= 0).sum()):
+            axes.annotate(f"values ≤ 0, below the axis: {hidden}", (0.01, 0.02), xycoords="axes fraction", fontsize="small")
+    elif (finite == np.round(finite)).all():
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _label_layers(axes: Axes, layers: Sequence[int], pitch: float) -> None:
+    step = next(step for step in _steps() if step * pitch >= TICK_INCHES)
+    axes.xaxis.set_major_locator(FixedLocator([layer for layer in layers if layer % step == 0]))
+    axes.set_xlim(min(layers) - 0.6, max(layers) + 0.6)
+    axes.set_xlabel("layer")
+
+
+def _steps() -> Iterator[int]:
+    return (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
+
+
+def _set_title(figure: Figure, axes: Axes | None, run: Run) -> None:
+    """Title a figure with the run; the model's name is text, whatever dollar signs it has in it."""
+    lines = textwrap.wrap(run_title(run), int(figure.get_figwidth() * LETTERS_AN_INCH), max_lines=2, placeholder=" …")
+    if axes is None:
+        figure.suptitle("\n".join(lines), fontsize="medium", parse_math=False)
+    else:
+        axes.set_title("\n".join(lines), fontsize="medium", parse_math=False)
+
+
+def _add_legend(figure: Figure, components: Sequence[str]) -> None:
+    handles = [
+        Patch(facecolor=style.colour, hatch=style.hatch, edgecolor="0.15", linewidth=0.7, label=component_words(component))
+        for component, style in component_styles(components).items()
+    ]
+    columns = max(1, int(figure.get_figwidth() / 1.9))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _add_lines(axes: Axes, sigma: Float[np.ndarray, "layer k"], layers: Sequence[int], colours: np.ndarray) -> None:
+    index = np.arange(1, sigma.shape[1] + 1)
+    marker = "o" if sigma.shape[1] <= 20 else ""
+    for layer, values, colour in zip(layers, sigma, colours, strict=True):
+        axes.plot(index, values, color=colour, linewidth=1.1, marker=marker, markersize=3, label=f"layer {layer}")
+    ticks = MaxNLocator(5, integer=True).tick_values(1, index[-1])
+    axes.xaxis.set_major_locator(FixedLocator([1, *ticks[(ticks > 1) & (ticks <= index[-1])]]))
+    axes.grid(color="0.92", linewidth=0.6)
+
+
+def _add_layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray) -> None:
+    """Say which colour is which layer: a legend while its lines can be told apart, else a colour bar."""
+    if len(layers) <= LEGEND_LINES:
+        figure.legend(handles=panels[0].get_lines(), loc="outside right center", frameon=False)
+        return
+    edges = np.arange(len(layers) + 1) - 0.5
+    mappable = ScalarMappable(BoundaryNorm(edges, len(layers)), ListedColormap(colours))
+    shown = range(0, len(layers), -(-len(layers) // 12))
+    bar = figure.colorbar(mappable, ax=list(panels), label="layer", ticks=list(shown), fraction=0.05)
+    bar.ax.set_yticklabels([str(layers[position]) for position in shown])
+    bar.ax.minorticks_off()
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    stream = io.BytesIO()
+    metadata = {"CreationDate": None} if kind == "pdf" else {}
+    with warnings.catch_warnings(), matplotlib.rc_context({"pdf.fonttype": 42}):
+        # A model may be named in letters that the font lacks; a box stands for each, the page has them right.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+    return stream.getvalue()

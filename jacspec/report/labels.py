@@ -1,0 +1,111 @@
+"""The words, symbols and digits that figures, page and console share."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jacspec.runs import Run
+from jacspec.spectra.metrics import METRICS
+
+COMPONENT_WORDS: Mapping[str, str] = {
+    "attn": "attention",
+    "mlp": "MLP",
+    "encoder.attn": "encoder attention",
+    "encoder.mlp": "encoder MLP",
+    "decoder.attn": "decoder attention",
+    "decoder.cross": "decoder cross-attention",
+    "decoder.mlp": "decoder MLP",
+}
+MATHTEXT = {
+    r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\kappa": "κ", r"\lambda": "λ",
+    r"\hat{x}": "x̂", r"\max": "max", r"\|": "‖", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
+    "$": "", "{": "", "}": "",
+}  # fmt: skip
+"""The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
+
+MISSING = "–"
+LONGEST_NAME = 48
+
+
+def component_words(component: str) -> str:
+    """Return the word for a component; one that has none is called as it is."""
+    return COMPONENT_WORDS.get(component, component)
+
+
+def metric_words(metric: str) -> str:
+    """Return a metric's name as words."""
+    return metric.replace("_", " ")
+
+
+def metric_label(metric: str) -> str:
+    """Label an axis: the words, then the symbol in mathtext; a symbol that has the words in it stands alone."""
+    if metric not in METRICS:
+        return metric_words(metric)
+    symbol = METRICS[metric].symbol
+    in_words = "$" not in symbol or re.match(r"[a-z]", symbol)
+    return symbol if in_words else f"{metric_words(metric)} {symbol}"
+
+
+def metric_title(metric: str) -> str:
+    """Return the label of a metric in Unicode, for where there is no mathtext."""
+    label = metric_label(metric)
+    for mathtext, letters in MATHTEXT.items():
+        label = label.replace(mathtext, letters)
+    return label
+
+
+def lookup(tree: Any, path: str) -> Any:
+    """Follow a dotted path through nested mappings; `None` where it ends early, as in runs of other versions."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def model_name(run: Run) -> str:
+    """Name the model of a run as its checkpoint does, else as the configuration did."""
+    found = lookup(run.provenance, "identity.checkpoint.name") or lookup(run.provenance, "identity.config.model.name")
+    return printable(found or "unnamed model")
+
+
+def corpus_name(run: Run) -> str:
+    """Name the corpus of a run: the ready-made choice, or the file of the user's own text."""
+    name = lookup(run.provenance, "identity.config.data.name")
+    source = lookup(run.provenance, "corpus.source")
+    return printable(Path(str(source)).name if source and name in (None, "text") else name or "unnamed corpus")
+
+
+def run_title(run: Run) -> str:
+    """Say in one line which model was measured on how much of which corpus; a long name loses its middle."""
+    count, name = len(run.samples), model_name(run)
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]} … {name[-LONGEST_NAME // 2 :]}"
+    return f"{name}, {count} sample{'s' * (count != 1)} of {corpus_name(run)}"
+
+
+def printable(text: Any) -> str:
+    """Replace what could steer a terminal or reorder a line: control, bidirectional and unpaired characters."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text).strip())
+
+
+def number_format(values: Iterable[float]) -> Callable[[float], str]:
+    """Choose how the numbers of one table are written, so that their points align.
+
+    **Returns:** a function that writes four significant digits of the smallest value, else three, in at most
+    eight characters; where the values span too much for that, in scientific notation with three.
+    """
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    if not sizes:
+        return lambda value: _write(value, "g")
+    smallest, largest = (math.floor(math.log10(size)) for size in (min(sizes), max(sizes)))
+    if all(size.is_integer() for size in sizes) and largest < 7:
+        return lambda value: _write(value, ".0f")
+    for digits in (4, 3):
+        decimals = max(digits - 1 - smallest, 0)
+        if max(largest, 0) + 1 + decimals <= 7:
+            return lambda value: _write(value, f".{decimals}f")
+    return lambda value: _write(value, ".2e")
+
+
+def _write(value: float, spec: str) -> str:
+    return format(value, spec) if math.isfinite(value) else MISSING

@@ -1,0 +1,1 @@
+"""One SVD kernel and one table of metrics, for Jacobians and for weights."""

@@ -1,0 +1,18 @@
+"""Where the stages meet: one short file a task."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+TASKS: Mapping[str, str] = {
+    "jacobian": "jacspec.tasks.jacobian:run_jacobian",
+    "report": "jacspec.tasks.report:run_report",
+    "train": "jacspec.tasks.train:run_train",
+}
+"""Tasks by name: the function `(config, folder, console)`, imported only when it is used."""
+
+
+def find_task(name: str) -> Callable[..., Any]:
+    """Import the function of a task in the table."""
+    module, function = TASKS[name].split(":")
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,126 @@
+"""`task=jacobian`: text and checkpoint in, spectra of every layer's Jacobians out, as a run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from jacspec.backend import numerics
+from jacspec.config import Config
+from jacspec.corpus import Corpus, Sample, check_tokens, draw_sample, load_corpus, make_batches
+from jacspec.glossary import PaddedBatch
+from jacspec.jacobians.branches import choose_components
+from jacspec.jacobians.engine import batch_size, choose_engine, memory_budget, stream_layers
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.hub import open_model
+from jacspec.progress import Stopwatch, layer_progress
+from jacspec.provenance import describe_device, git_commit, now, versions
+from jacspec.report import write_report
+from jacspec.report.console import print_summary
+from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
+from jacspec.spectra.metrics import choose_metrics
+
+
+def run_jacobian(config: Config, folder: Path, console: Console) -> None:
+    """Compute the spectra of every layer's Jacobians into `folder`, or go on with what `config.resume` holds."""
+    metric_names = choose_metrics(config.metrics.names)
+    components = choose_components(config.components)
+    engine = choose_engine(config.engine.name)
+    watch = Stopwatch()
+    with numerics(config.precision.value):
+        with watch("open model"):
+            checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+        with watch("read text"):
+            corpus = load_corpus(config.data)
+            sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
+        batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib)
+        provenance = _provenance(config, checkpoint, corpus, sample, batches) | {
+            "metrics": list(metric_names),
+            "components": list(components),
+            "engine": engine,
+            "audit": "none: jacfwd is the reference engine" if engine == "jacfwd" else None,
+        }
+        writer = _open_folder(config, folder, provenance, sample, metric_names)
+        if writer.provenance["status"] != "finished":
+            layers = len(checkpoint.spec.blocks)
+            with watch("spectra"), layer_progress(console, layers=layers, samples=len(sample.tokens)) as advance:
+                for result in stream_layers(
+                    checkpoint,
+                    batches,
+                    components=components,
+                    metric_names=metric_names,
+                    engine=engine,
+                    top_k=config.metrics.top_k,
+                    done=dict(writer.done),
+                    advance=advance,
+                ):
+                    writer.add_layer(result)
+            writer.write_tables()
+            writer.record(seconds=watch.seconds, finished=now())
+    write_report(Run(folder))
+    writer.finish()
+    print_summary(open_run(folder), console)
+
+
+def prepare_batches(
+    checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float
+) -> list[PaddedBatch]:
+    """Check token ids against the model and put them into batches that fit the memory budget."""
+    spec = checkpoint.spec
+    check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
+    size = batch_size(
+        spec.blocks[0],
+        tokens=max(len(ids) for ids in tokens),
+        itemsize=checkpoint.dtype.itemsize,
+        memory_bytes=memory_budget(memory_gib),
+    )
+    return make_batches(tokens, size=size)
+
+
+def _open_folder(
+    config: Config, folder: Path, provenance: dict[str, Any], sample: Sample, metric_names: tuple[str, ...]
+) -> RunWriter:
+    n_tokens = [len(ids) for ids in sample.tokens]
+    if config.resume is not None:
+        return resume_run(Path(config.resume), provenance, metric_names=metric_names, n_tokens=n_tokens)
+    rows = [(number, n, text) for number, (n, text) in enumerate(zip(n_tokens, sample.texts, strict=True))]
+    return start_run(folder, provenance, metric_names=metric_names, samples=rows)
+
+
+def _provenance(
+    config: Config, checkpoint: Checkpoint, corpus: Corpus, sample: Sample, batches: Sequence[PaddedBatch]
+) -> dict[str, Any]:
+    """Collect what `run.json` holds; `identity` is what must be the same for a run to be gone on with."""
+    whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(whole, dict)
+    comparable = {key: value for key, value in whole.items() if key not in ("resume", "run", "train")}
+    # Where files lie does not matter: their hashes are compared.
+    for group in ("model", "data"):
+        comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}
+    return {
+        "task": "jacobian",
+        "created": now(),
+        "config": whole,
+        "identity": {
+            "config": comparable,
+            "checkpoint": {
+                "name": checkpoint.name,
+                "revision": checkpoint.revision,
+                "files": dict(checkpoint.files),
+            },
+            "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter},
+            "batch_size": len(batches[0].batch.lengths),
+            "device": describe_device(),
+            "versions": versions(),
+        },
+        "corpus": {
+            "source": corpus.source,
+            "candidates": len(corpus.texts),
+            "drawn": sample.candidates,
+        },
+        "precision": {"dtype": config.precision.value, "matmul": "highest"},
+        "seed": config.seed,
+        "git_commit": git_commit(),
+    }

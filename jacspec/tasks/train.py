@@ -1,0 +1,212 @@
+"""`task=train`: a GPT-2-architecture model with its own tokenizer, trained from scratch on one text.
+
+The text is cut once: the tokenizer and the weights see the first part only, the bits per byte are measured on the
+last. The result is a folder in HF layout with revisions at the chosen steps; it is how `assets/nano` was made.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from jacspec.config import Config, DataConfig, TrainConfig
+from jacspec.corpus import decode_text, read_text_bytes
+from jacspec.errors import JacspecError
+from jacspec.models.block import Block, Embedding, Head, ModelSpec
+from jacspec.models.checkpoint import build_module, open_checkpoint, read_config
+from jacspec.models.export import write_config, write_weights
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Transformer(NamedTuple):
+    """A whole language model as one pytree; a tied unembedding is the embedding and not a leaf of its own."""
+
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    head: Head
+
+    def __call__(self, tokens: Int[Array, " token"]) -> Float[Array, "token vocab"]:
+        """Compute the logits after each token of one window, unembedding with the embedding's table."""
+        h = self.embedding(tokens)
+        for block in self.blocks:
+            h = block(h)
+        return self.head.norm(h) @ self.embedding.token[...].T
+
+
+class Result(NamedTuple):
+    """What a training run found: the curve of (step, training loss in nats) and bits per byte by revision."""
+
+    curve: list[tuple[int, float]]
+    bits_per_byte: dict[str, float]
+
+
+def train_model(config: TrainConfig, data: DataConfig, *, seed: int, folder: Path, report: Callable[[int, float], None]) -> Result:
+    """Train and write a model.
+
+    **Arguments:** `folder`, an empty place for the HF-layout result; `report`, called with (step, loss in nats)
+    now and then.
+
+    **Returns:** the loss curve and, by revision, the bits per byte of the held-out text, measured on the weights
+    as they were written.
+
+    **Raises:** `JacspecError` where the text is too short or the loss is not finite.
+    """
+    raw, source = read_text_bytes(data)
+    text = decode_text(raw, source)
+    cut = int(len(text) * (1 - config.holdout))
+    tokenizer = _train_tokenizer(text[:cut], config.vocab)
+    tokens = np.array(tokenizer.encode(text[:cut]).ids, np.int32)
+    if len(tokens) < 2 * config.positions:
+        raise JacspecError(f"{source} gives {len(tokens)} tokens to train on; {2 * config.positions} are needed.")
+    hf_config = _hf_config(config, tokenizer.get_vocab_size())
+    architecture, _, spec = read_config(hf_config, "the training configuration")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, hf_config)
+    _write_tokenizer(folder, tokenizer, config.positions)
+
+    def write(model: Transformer, name: str | None) -> float:
+        place = folder if name is None else folder / "revisions" / name
+        place.mkdir(parents=True, exist_ok=True)
+        modules = {("embedding", 0): model.embedding, ("head", 0): model.head}
+        modules |= {("block", layer): block for layer, block in enumerate(model.blocks)}
+        write_weights(place, architecture, True, modules, dtype=config.dtype)
+        return bits_per_byte(_read_back(folder, place), tokenizer, text[cut:], window=config.positions)
+
+    model = _initial_model(spec, seed)
+    optimizer = _optimizer(config)
+    state = optimizer.init(model)
+    rng = np.random.default_rng(seed)
+    curve: list[tuple[int, float]] = []
+    scores: dict[str, float] = {}
+    for step in range(config.steps):
+        if step in config.revisions:
+            scores[f"step{step}"] = write(model, f"step{step}")
+        starts = rng.integers(0, len(tokens) - config.positions, size=config.batch)
+        windows = tokens[starts[:, None] + np.arange(config.positions + 1)]
+        model, state, loss = _update(optimizer, model, state, windows)
+        if step % 32 == 0 or step == config.steps - 1:
+            curve.append((step, float(loss)))
+            if not math.isfinite(curve[-1][1]):
+                raise JacspecError(f"The loss is not finite at step {step}; lower train.learning_rate.")
+            report(step, curve[-1][1])
+    scores["final"] = write(model, None)
+    return Result(curve, scores)
+
+
+def bits_per_byte(model: Transformer, tokenizer: Any, text: str, *, window: int) -> float:
+    """Measure −log₂ p of a text per UTF-8 byte, in windows that overlap by half.
+
+    Each token is scored once, with at least half a window of context (the first ones with what there is); the
+    text is preceded by one end-of-text token.
+    """
+    tokens = np.array([tokenizer.token_to_id(END_OF_TEXT), *tokenizer.encode(text).ids], np.int32)
+    stride = window // 2
+    total = 0.0
+    for start in range(0, max(len(tokens) - 1 - stride, 1), stride):
+        piece = tokens[start : start + window + 1]
+        padded = np.pad(piece, (0, window + 1 - len(piece)))
+        nats = np.asarray(_window_nats(model, padded))[: len(piece) - 1]
+        total += float(nats[stride if start else 0 :].sum(dtype=np.float64))
+    return total / math.log(2) / len(text.encode("utf-8"))
+
+
+@jax.jit
+def _window_nats(model: Transformer, window: Int[Array, " token"]) -> Float[Array, " token"]:
+    return optax.softmax_cross_entropy_with_integer_labels(model(window[:-1]), window[1:])
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _update(optimizer: Any, model: Transformer, state: Any, windows: Array) -> tuple[Transformer, Any, Array]:
+    def loss_of(model: Transformer) -> Array:
+        return jnp.mean(jax.vmap(_window_nats, in_axes=(None, 0))(model, windows))
+
+    loss, gradient = jax.value_and_grad(loss_of)(model)
+    updates, state = optimizer.update(gradient, state, model)
+    return optax.apply_updates(model, updates), state, loss
+
+
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup, config.steps, end_value=config.learning_rate / 10
+    )
+    decayed = functools.partial(jax.tree.map, lambda leaf: leaf.ndim == 2)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.95, weight_decay=config.weight_decay, mask=decayed),
+    )
+
+
+def _initial_model(spec: ModelSpec, seed: int) -> Transformer:
+    keys = jax.random.split(jax.random.key(seed), len(spec.blocks) + 2)
+    dtype = jnp.dtype("float32")
+    blocks = tuple(build_module(spec, "block", layer, dtype, keys[layer]) for layer in range(len(spec.blocks)))
+    return Transformer(
+        build_module(spec, "embedding", 0, dtype, keys[-2]), blocks, build_module(spec, "head", 0, dtype, keys[-1])
+    )
+
+
+def _read_back(folder: Path, weights_folder: Path) -> Transformer:
+    """Read a written model as any user will, so that its score is that of the file."""
+    checkpoint = open_checkpoint(folder, weights_folder=weights_folder)
+    return Transformer(checkpoint.embedding(), tuple(checkpoint.blocks()), checkpoint.head())
+
+
+def _hf_config(config: TrainConfig, vocab: int) -> dict[str, Any]:
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": vocab,
+        "n_positions": config.positions,
+        "n_embd": config.d_model,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "dtype": config.dtype,
+    }
+
+
+def _train_tokenizer(text: str, vocab: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Whole lines, so that no token crosses a line by more than its newline.
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    return tokenizer
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any, positions: int) -> None:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": positions,
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "unk_token": END_OF_TEXT,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
