@@ -4,13 +4,14 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from jacspec.config import config_folder, register
+from jacspec.config import Config, config_folder, register
 from jacspec.explain import check_keys, explain
 from jacspec.tasks import find_task
 
@@ -39,7 +40,7 @@ def _hydra_main(config: DictConfig) -> None:
     console = Console()
     try:
         check_keys(config)
-        typed = OmegaConf.to_object(config)
+        typed = cast(Config, OmegaConf.to_object(config))
         find_task(typed.task)(typed, folder, console)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -119,7 +119,7 @@ def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) 
             f"{data.min_tokens} tokens or more, fewer than data.samples={data.samples}. "
             "Lower data.samples or data.min_tokens, or give a longer text."
         )
-    drawn = np.random.default_rng(seed).choice(len(long_enough), size=data.samples, replace=False)
+    drawn: np.ndarray = np.random.default_rng(seed).choice(len(long_enough), size=data.samples, replace=False)
     candidates = [long_enough[index] for index in sorted(drawn.tolist())]
     return Sample([corpus.texts[i] for i in candidates], [tokens[i] for i in candidates], candidates)
 
@@ -146,11 +146,11 @@ def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBa
         for start in range(0, len(members), size):
             samples = members[start : start + size]
             rows = samples + [samples[-1]] * (size - len(samples))
-            ids = np.zeros((size, padded), np.int32)
+            table = np.zeros((size, padded), np.int32)
             for row, index in enumerate(rows):
-                ids[row, : len(tokens[index])] = tokens[index]
+                table[row, : len(tokens[index])] = tokens[index]
             lengths = np.array([len(tokens[index]) for index in rows], np.int32)
-            batches.append(PaddedBatch(Batch(ids, lengths), samples))
+            batches.append(PaddedBatch(Batch(table, lengths), samples))
     return batches
 
 
@@ -165,7 +165,7 @@ def check_tokens(tokens: Sequence[Sequence[int]], *, positions: int, vocab: int)
     largest = max(max(ids) for ids in tokens)
     if largest >= vocab:
         raise JacspecError(
-            f"The tokenizer gives the id {largest}, but the model's vocabulary has {vocab}: they do not belong together."
+            f"The tokenizer gives the id {largest}, but the model's vocabulary has {vocab}: they do not match."
         )
 
 

@@ -29,8 +29,8 @@ class Batch(NamedTuple):
     `tokens` are ids, `lengths` how many of them count. The last token of a sample is at `lengths - 1`.
     """
 
-    tokens: Int[Array, "sample token"]
-    lengths: Int[Array, " sample"]
+    tokens: Int[Array | np.ndarray, "sample token"]
+    lengths: Int[Array | np.ndarray, " sample"]
 
 
 class PaddedBatch(NamedTuple):

@@ -16,6 +16,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time what runs inside."""
         start = time.perf_counter()
         try:
             yield

@@ -47,9 +47,9 @@ def write_atomically(file: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         except BaseException:
-            os.unlink(stream.name)
+            Path(stream.name).unlink()
             raise
-    os.chmod(stream.name, 0o644)
+    Path(stream.name).chmod(0o644)
     os.replace(stream.name, file)
     _sync_folder(file.parent)
 
@@ -237,7 +237,9 @@ def open_run(folder: Path | str) -> Run:
     return run
 
 
-def to_dataset(results: Sequence[LayerResult], metric_names: Sequence[str], n_tokens: Sequence[int]) -> "xarray.Dataset":
+def to_dataset(
+    results: Sequence[LayerResult], metric_names: Sequence[str], n_tokens: Sequence[int]
+) -> "xarray.Dataset":
     """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample)."""
     import xarray
 
@@ -302,12 +304,12 @@ def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _pack_layer(result: LayerResult) -> bytes:
-    arrays: dict[str, Shaped[np.ndarray, "..."]] = {"layer": np.array(result.layer)}
+    arrays: dict[str, Shaped[np.ndarray, ...]] = {"layer": np.array(result.layer)}
     for component, sigma in result.singular_values.items():
         arrays[f"{component}/singular_values"] = sigma
         arrays |= {f"{component}/metric/{name}": values for name, values in result.metrics[component].items()}
     stream = io.BytesIO()
-    np.savez(stream, **arrays)  # pyright: ignore
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
@@ -327,7 +329,7 @@ def _unpack_layer(file: Path) -> LayerResult:
             }
             return LayerResult(int(arrays["layer"]), singular_values, metrics)
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise JacspecError(f"{file} is damaged ({error}). Delete it and resume: that layer is computed again.") from error
+        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacspec.corpus import check_tokens, make_batches
 from jacspec.errors import JacspecError, suggest
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.branches import Point, branch_points
@@ -58,6 +59,19 @@ def memory_budget(memory_gib: float) -> float:
     if not statistics or "bytes_limit" not in statistics:
         return memory_gib * 2**30
     return 0.5 * (statistics["bytes_limit"] - statistics["bytes_in_use"])
+
+
+def prepare_batches(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float) -> list[PaddedBatch]:
+    """Check token ids against the model and put them into batches that fit the memory budget."""
+    spec = checkpoint.spec
+    check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
+    size = batch_size(
+        spec.blocks[0],
+        tokens=max(len(ids) for ids in tokens),
+        itemsize=checkpoint.dtype.itemsize,
+        memory_bytes=memory_budget(memory_gib),
+    )
+    return make_batches(tokens, size=size)
 
 
 def stream_layers(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jacspec.models.layers import MLP, Attention, LayerNorm, Linear
 from jacspec.glossary import Prefix
+from jacspec.models.layers import MLP, Attention, LayerNorm, Linear
 
 
 @dataclasses.dataclass(frozen=True)

@@ -143,8 +143,9 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
         )
     architecture = ARCHITECTURES[model_type]
     # Heavy import, and only here: HF's class knows the defaults.
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, logging
 
+    logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
     config_class = CONFIG_MAPPING[model_type]
     try:
         config = config_class(**raw).to_dict()
@@ -200,6 +201,7 @@ _MISSING = object()
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; raises `JacspecError` where there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -276,9 +278,9 @@ def _check_tensors(
                 elif tensors[name][2] != shape:
                     problems.append(f"misshaped: {name} is {list(tensors[name][2])}, expected {list(shape)}")
             problems += [f"unfilled: no tensor in the table fills {part} {layer} {leaf}" for leaf in shapes]
-    buffers = {
-        name.format(layer=layer) for name in architecture.buffers for layer in range(len(spec.blocks))
-    } | (set(architecture.tied) if spec.tied else set())
+    buffers = {name.format(layer=layer) for name in architecture.buffers for layer in range(len(spec.blocks))} | (
+        set(architecture.tied) if spec.tied else set()
+    )
     problems += [f"unread: {name}" for name in tensors if name not in expected | buffers]
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])

@@ -10,7 +10,14 @@ from jacspec.config import ASSETS, Init, ModelConfig
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint, read_json
 
-TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "spiece.model", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "added_tokens.json",
+)
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 REACH_SECONDS = 5.0
 WAYS_ON = (

@@ -33,7 +33,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*axes n"]) -> Float[Array, "*axes m"]:
         """Map the last axis from `n` inputs to `m` outputs; 2·m·n FLOPs a vector."""
         y = jnp.einsum("...n,mn->...m", x, self.weight[...])
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias[...], y.shape)
 
 
 class LayerNorm(nnx.Module):
@@ -52,7 +52,8 @@ class LayerNorm(nnx.Module):
         """Normalise each vector of the last axis."""
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        return centred / jnp.sqrt(variance + self.eps) * self.weight[...] + self.bias[...]
+        weight, bias = (jnp.broadcast_to(leaf[...], x.shape) for leaf in (self.weight, self.bias))
+        return centred / jnp.sqrt(variance + self.eps) * weight + bias
 
 
 class Attention(nnx.Module):
@@ -96,7 +97,7 @@ class Attention(nnx.Module):
         query, (key, value) = self.query(x), self.key_value(x)
         # (query token, kv_head, group, d_head) x (token, kv_head, d_head) -> (kv_head, group, query token, token)
         logits = self.scale * jnp.einsum("qkgd,tkd->kgqt", query, key)
-        weights = jax.nn.softmax(jnp.where(visible, logits, -jnp.inf), axis=-1)
+        weights = jax.nn.softmax(jnp.where(visible[None, None], logits, -jnp.inf), axis=-1)
         mixed = jnp.einsum("kgqt,tkd->qkgd", weights, value)
         return self.o(mixed.reshape(x.shape[0], -1))
 
@@ -108,7 +109,7 @@ class Attention(nnx.Module):
         the sequence, and exact.
         """
         query, (key, value) = self.query(x), self.key_value(x)
-        prefix_logits = jnp.where(prefix.visible, jnp.einsum("kgd,tkd->kgt", query, prefix.key), -jnp.inf)
+        prefix_logits = jnp.where(prefix.visible[None, None], jnp.einsum("kgd,tkd->kgt", query, prefix.key), -jnp.inf)
         own_logit = jnp.einsum("kgd,kd->kg", query, key)
         weights = jax.nn.softmax(self.scale * jnp.concatenate([prefix_logits, own_logit[..., None]], axis=-1), axis=-1)
         mixed = jnp.einsum("kgt,tkd->kgd", weights[..., :-1], prefix.value) + weights[..., -1:] * value[:, None, :]

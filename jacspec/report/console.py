@@ -41,7 +41,9 @@ def _table(metric: str, rows: Any, components: Sequence[str]) -> Table:
     write = number_format(numbers.ravel().tolist())
     digits = max(len(write(number)) for number in numbers.ravel().tolist())
     cells = {key: _cell(row, write, digits) for key, row in zip(_keys(rows), numbers.tolist(), strict=True)}
-    table = Table(title=Text(metric_title(metric), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(metric_title(metric), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("\nlayer", justify="right")
     for component in components:
         table.add_column(_header(component, digits), no_wrap=True)
@@ -69,4 +71,6 @@ def _header(component: str, digits: int) -> Text:
 def _print_line(console: Console, label: str, text: str) -> None:
     """Print a line that the terminal may wrap but that is never cut, so that a path can be copied whole."""
     if text:
-        console.print(Text(label, style="dim") + Text(printable(text), style="default"), soft_wrap=True, highlight=False)
+        console.print(
+            Text(label, style="dim") + Text(printable(text), style="default"), soft_wrap=True, highlight=False
+        )

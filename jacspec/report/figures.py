@@ -159,11 +159,17 @@ def _add_boxes(axes: Axes, samples: Mapping[int, np.ndarray], style: Style, *, s
         medianprops={"color": "black", "linewidth": 1.6},
         whiskerprops={"color": "0.25", "linewidth": 0.8},
         capprops={"color": "0.25", "linewidth": 0.8},
-        flierprops={"marker": "o", "markersize": 2, "markeredgewidth": 0.4, "markeredgecolor": style.colour, "alpha": 0.7},
+        flierprops={
+            "marker": "o",
+            "markersize": 2,
+            "markeredgewidth": 0.4,
+            "markeredgecolor": style.colour,
+            "alpha": 0.7,
+        },
     )
     # A box without height has no colour to tell the component by: mark it.
     flat = {layer + shift: found["med"] for layer, found in boxes.items() if found["q1"] == found["q3"]}
-    axes.plot(list(flat), list(flat.values()), "D", color=style.colour, markeredgecolor="0.15", markersize=4)
+    axes.plot(list(flat), list(flat.values()), "D", color=style.colour, markeredgecolor="0.15", markersize=6, zorder=3)
 
 
 def _box_statistics(values: np.ndarray) -> dict[str, Any]:
@@ -173,7 +179,14 @@ def _box_statistics(values: np.ndarray) -> dict[str, Any]:
         return {}
     low, high = found["whisker_low"], found["whisker_high"]
     beyond = values[np.isfinite(values) & ((values < low) | (values > high))]
-    return {"med": found["median"], "q1": found["q1"], "q3": found["q3"], "whislo": low, "whishi": high, "fliers": beyond}
+    return {
+        "med": found["median"],
+        "q1": found["q1"],
+        "q3": found["q3"],
+        "whislo": low,
+        "whishi": high,
+        "fliers": beyond,
+    }
 
 
 def _scale_values(axes: Axes, values: np.ndarray) -> None:
@@ -183,10 +196,13 @@ def _scale_values(axes: Axes, values: np.ndarray) -> None:
     finite = values[np.isfinite(values)]
     if not finite.size:
         axes.annotate("no finite values", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        axes.set_yticks([])
     elif uses_log_axis(finite):
         axes.set_yscale("log")
         if hidden := int((finite <= 0).sum()):
-            axes.annotate(f"values ≤ 0, below the axis: {hidden}", (0.01, 0.02), xycoords="axes fraction", fontsize="small")
+            axes.annotate(
+                f"values ≤ 0, below the axis: {hidden}", (0.01, 0.02), xycoords="axes fraction", fontsize="small"
+            )
     elif (finite == np.round(finite)).all():
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -213,7 +229,9 @@ def _set_title(figure: Figure, axes: Axes | None, run: Run) -> None:
 
 def _add_legend(figure: Figure, components: Sequence[str]) -> None:
     handles = [
-        Patch(facecolor=style.colour, hatch=style.hatch, edgecolor="0.15", linewidth=0.7, label=component_words(component))
+        Patch(
+            facecolor=style.colour, hatch=style.hatch, edgecolor="0.15", linewidth=0.7, label=component_words(component)
+        )
         for component, style in component_styles(components).items()
     ]
     columns = max(1, int(figure.get_figwidth() / 1.9))
@@ -227,8 +245,8 @@ def _add_lines(axes: Axes, sigma: Float[np.ndarray, "layer k"], layers: Sequence
     marker = "o" if sigma.shape[1] <= 20 else ""
     for layer, values, colour in zip(layers, sigma, colours, strict=True):
         axes.plot(index, values, color=colour, linewidth=1.1, marker=marker, markersize=3, label=f"layer {layer}")
-    ticks = MaxNLocator(5, integer=True).tick_values(1, index[-1])
-    axes.xaxis.set_major_locator(FixedLocator([1, *ticks[(ticks > 1) & (ticks <= index[-1])]]))
+    ticks = MaxNLocator(5, integer=True).tick_values(1, len(index))
+    axes.xaxis.set_major_locator(FixedLocator([1, *(tick for tick in ticks if 1 < tick <= len(index))]))
     axes.grid(color="0.92", linewidth=0.6)
 
 

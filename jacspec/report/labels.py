@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,13 @@ def printable(text: Any) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text).strip())
 
 
-def number_format(values: Iterable[float]) -> Callable[[float], str]:
+def number_format(values: Iterable[float], digits: Sequence[int] = (4, 3)) -> Callable[[float], str]:
     """Choose how the numbers of one table are written, so that their points align.
 
-    **Returns:** a function that writes four significant digits of the smallest value, else three, in at most
-    eight characters; where the values span too much for that, in scientific notation with three.
+    **Arguments:** `digits`, how many significant digits of the smallest value to try for.
+
+    **Returns:** a function that writes the first of `digits` that takes at most eight characters; where the values
+    span too much for any, three digits in scientific notation.
     """
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     if not sizes:
@@ -100,8 +102,8 @@ def number_format(values: Iterable[float]) -> Callable[[float], str]:
     smallest, largest = (math.floor(math.log10(size)) for size in (min(sizes), max(sizes)))
     if all(size.is_integer() for size in sizes) and largest < 7:
         return lambda value: _write(value, ".0f")
-    for digits in (4, 3):
-        decimals = max(digits - 1 - smallest, 0)
+    for wanted in digits:
+        decimals = max(wanted - 1 - smallest, 0)
         if max(largest, 0) + 1 + decimals <= 7:
             return lambda value: _write(value, f".{decimals}f")
     return lambda value: _write(value, ".2e")

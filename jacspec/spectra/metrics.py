@@ -97,7 +97,8 @@ def _henrici_departure(m: Measurement) -> Float[Array, ""]:
 
 
 def _residual_gain(m: Measurement) -> Float[Array, ""]:
-    assert m.matrix is not None and m.direction is not None
+    assert m.matrix is not None
+    assert m.direction is not None
     return jnp.linalg.norm(m.matrix @ (m.direction / jnp.linalg.norm(m.direction)))
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from jacspec.backend import numerics
+from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
-from jacspec.corpus import Corpus, Sample, check_tokens, draw_sample, load_corpus, make_batches
+from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
 from jacspec.glossary import PaddedBatch
 from jacspec.jacobians.branches import choose_components
-from jacspec.jacobians.engine import batch_size, choose_engine, memory_budget, stream_layers
+from jacspec.jacobians.engine import choose_engine, prepare_batches, stream_layers
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
@@ -29,6 +29,7 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
     components = choose_components(config.components)
     engine = choose_engine(config.engine.name)
     watch = Stopwatch()
+    use_compilation_cache()
     with numerics(config.precision.value):
         with watch("open model"):
             checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
@@ -62,21 +63,6 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
     write_report(Run(folder))
     writer.finish()
     print_summary(open_run(folder), console)
-
-
-def prepare_batches(
-    checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float
-) -> list[PaddedBatch]:
-    """Check token ids against the model and put them into batches that fit the memory budget."""
-    spec = checkpoint.spec
-    check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
-    size = batch_size(
-        spec.blocks[0],
-        tokens=max(len(ids) for ids in tokens),
-        itemsize=checkpoint.dtype.itemsize,
-        memory_bytes=memory_budget(memory_gib),
-    )
-    return make_batches(tokens, size=size)
 
 
 def _open_folder(

@@ -4,11 +4,11 @@ The text is cut once: the tokenizer and the weights see the first part only, the
 last. The result is a folder in HF layout with revisions at the chosen steps; it is how `assets/nano` was made.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+from omegaconf import OmegaConf
+from rich.console import Console
 
+from jacspec.backend import numerics
 from jacspec.config import Config, DataConfig, TrainConfig
 from jacspec.corpus import decode_text, read_text_bytes
 from jacspec.errors import JacspecError
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.checkpoint import build_module, open_checkpoint, read_config
 from jacspec.models.export import write_config, write_weights
+from jacspec.progress import Stopwatch, step_progress
+from jacspec.provenance import now, versions
+from jacspec.runs import write_atomically, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -49,9 +55,30 @@ class Result(NamedTuple):
 
     curve: list[tuple[int, float]]
     bits_per_byte: dict[str, float]
+    parameters: int
+    text_sha256: str
 
 
-def train_model(config: TrainConfig, data: DataConfig, *, seed: int, folder: Path, report: Callable[[int, float], None]) -> Result:
+def run_train(config: Config, folder: Path, console: Console) -> None:
+    """Train the model that `config.train` describes into `folder/model`, with a model card and `run.json`."""
+    assert config.train is not None
+    whole = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    provenance = {"status": "unfinished", "task": "train", "created": now(), "config": whole, "versions": versions()}
+    write_json(folder / "run.json", provenance)
+    watch = Stopwatch()
+    with numerics("float32"), watch("training"), step_progress(console, steps=config.train.steps) as report:
+        result = train_model(config.train, config.data, seed=config.seed, folder=folder / "model", report=report)
+    card = model_card(config.train, result, data=config.data.name, seed=config.seed)
+    write_atomically(folder / "model" / "README.md", card.encode())
+    found = {"curve": result.curve, "bits_per_byte": result.bits_per_byte, "text_sha256": result.text_sha256}
+    write_json(folder / "run.json", provenance | found | {"status": "finished", "seconds": watch.seconds})
+    console.print(f"{result.bits_per_byte['final']:.3f} bits per byte on the held-out text")
+    console.print(f"Type: python -m jacspec model=path model.path={folder / 'model'}", soft_wrap=True)
+
+
+def train_model(
+    config: TrainConfig, data: DataConfig, *, seed: int, folder: Path, report: Callable[[int, float], None]
+) -> Result:
     """Train and write a model.
 
     **Arguments:** `folder`, an empty place for the HF-layout result; `report`, called with (step, loss in nats)
@@ -101,7 +128,38 @@ def train_model(config: TrainConfig, data: DataConfig, *, seed: int, folder: Pat
                 raise JacspecError(f"The loss is not finite at step {step}; lower train.learning_rate.")
             report(step, curve[-1][1])
     scores["final"] = write(model, None)
-    return Result(curve, scores)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model)) - model.head.unembed.weight.size
+    return Result(curve, scores, parameters, hashlib.sha256(raw).hexdigest())
+
+
+def model_card(config: TrainConfig, result: Result, *, data: str, seed: int) -> str:
+    """Write the model card: command, seed, data hash, curve, result."""
+    changed = " ".join(f"train.{key}={_as_override(value)}" for key, value in dataclasses.asdict(config).items())
+    places = np.unique(np.geomspace(1, len(result.curve), 16).astype(int) - 1)
+    curve = "\n".join(f"| {result.curve[place][0]} | {result.curve[place][1]:.3f} |" for place in places)
+    scores = "\n".join(f"| {name} | {score:.3f} |" for name, score in result.bits_per_byte.items())
+    return f"""# A small GPT-2-architecture language model
+
+{result.parameters:,} parameters: {config.layers} layers, width {config.d_model}, {config.heads} heads, \
+{config.positions} positions, its own byte-level BPE tokenizer of {config.vocab} tokens, weights stored as \
+{config.dtype}. Trained by jacspec on the first {1 - config.holdout:.0%} of a text of sha256 \
+`{result.text_sha256}`; the tokenizer saw no more than that.
+
+    python -m jacspec task=train data={data} seed={seed} {changed}
+
+Bits per byte of the last {config.holdout:.0%}, measured on the weights as stored, in windows of \
+{config.positions} tokens that overlap by half; one row a revision:
+
+| weights | bits per byte |
+|---|---|
+{scores}
+
+Training loss of single batches, in nats a token:
+
+| step | loss |
+|---|---|
+{curve}
+"""
 
 
 def bits_per_byte(model: Transformer, tokenizer: Any, text: str, *, window: int) -> float:
@@ -160,6 +218,10 @@ def _read_back(folder: Path, weights_folder: Path) -> Transformer:
     """Read a written model as any user will, so that its score is that of the file."""
     checkpoint = open_checkpoint(folder, weights_folder=weights_folder)
     return Transformer(checkpoint.embedding(), tuple(checkpoint.blocks()), checkpoint.head())
+
+
+def _as_override(value: Any) -> str:
+    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
 
 
 def _hf_config(config: TrainConfig, vocab: int) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""jacspec from Python: load a model, compute the spectra of given texts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from omegaconf import OmegaConf
+
+from jacspec.backend import numerics
+from jacspec.config import Init, ModelConfig, config_folder, register
+from jacspec.corpus import encode
+from jacspec.errors import JacspecError
+from jacspec.jacobians.branches import choose_components
+from jacspec.jacobians.engine import choose_engine, prepare_batches, stream_layers
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.hub import open_model
+from jacspec.runs import to_dataset
+from jacspec.spectra.metrics import choose_metrics
+
+if TYPE_CHECKING:
+    import xarray
+
+PAPER_METRICS = ("spectral_radius", "decay_ratio")
+
+
+def load_model(
+    name: str | Path = "nano",
+    *,
+    revision: str | None = None,
+    init: str = "pretrained",
+    seed: int = 0,
+    precision: str = "float32",
+) -> Checkpoint:
+    """Open a model; its blocks are read when they are needed.
+
+    **Arguments:** `name`, a ready-made choice (`nano`, `gpt2`, …), a folder in HF layout, or a hub id `ORG/NAME`;
+    `revision`, of the hub or of a training run; `init`, `pretrained` or `random` (then `seed` counts);
+    `precision`, `float32` or `float64`, of everything computed with it.
+
+    **Raises:** `JacspecError` where the model is unknown, out of reach, damaged or not supported.
+    """
+    if precision not in ("float32", "float64"):
+        raise JacspecError(f"precision={precision!r} is not known. Accepted: float32, float64.")
+    if init not in Init.__members__:
+        raise JacspecError(f"init={init!r} is not known. Accepted: pretrained, random.")
+    ready_made = config_folder() / "model" / f"{name}.yaml"
+    if Path(name).expanduser().is_dir():
+        model = ModelConfig(name="path", path=str(name))
+    elif "/" not in str(name) and ready_made.is_file():
+        register()
+        model = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(ModelConfig, OmegaConf.load(ready_made))))
+    else:
+        model = ModelConfig(name="hub", id=str(name))
+    model.revision, model.init = revision, Init[init]
+    with numerics(precision):
+        return open_model(model, seed=seed, dtype=precision)
+
+
+def compute_spectra(
+    model: Checkpoint,
+    texts: Sequence[str],
+    *,
+    components: Sequence[str] = ("attn", "mlp"),
+    metrics: Sequence[str] = PAPER_METRICS,
+    max_tokens: int = 100,
+    top_k: int = 10,
+    engine: str = "auto",
+    memory_gib: float = 1.0,
+) -> "xarray.Dataset":
+    r"""Compute the singular values of $J = \partial f / \partial x$ at the last token of each text, and metrics.
+
+    **Arguments:** `texts`, one sample each, cut to `max_tokens` tokens; `components`, of `attn` and `mlp`;
+    `metrics`, names in `jacspec.spectra.metrics.METRICS`, or `full`.
+
+    **Returns:** an xarray Dataset: `singular_values` (layer, component, sample, k) and a variable a metric
+    (layer, component, sample), computed in the precision that the model was loaded with.
+
+    **Raises:** `JacspecError` for unknown names, a text without tokens, or values that are not finite.
+    """
+    names, parts = choose_metrics(metrics), choose_components(components)
+    tokens = encode(model.tokenizer, texts, max_tokens=max_tokens)
+    empty = [index for index, ids in enumerate(tokens) if not ids]
+    if empty or not tokens:
+        raise JacspecError(f"Each text needs at least one token; these have none: {empty or 'no texts were given'}.")
+    with numerics(str(model.dtype)):
+        results = stream_layers(
+            model,
+            prepare_batches(model, tokens, memory_gib=memory_gib),
+            components=parts,
+            metric_names=names,
+            engine=choose_engine(engine),
+            top_k=top_k,
+        )
+        return to_dataset(list(results), names, [len(ids) for ids in tokens])

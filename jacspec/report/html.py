@@ -1,0 +1,259 @@
+"""`report.html`: a run on one self-contained page, without scripts and without anything fetched from a network."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jacspec.report.figures import DPI, SPECTRA, save_figures
+from jacspec.report.labels import (
+    MISSING,
+    component_words,
+    corpus_name,
+    lookup,
+    metric_title,
+    model_name,
+    number_format,
+    run_title,
+)
+from jacspec.report.markup import STYLE, Markup, element, together
+from jacspec.runs import QUANTILES, RUN_FILE, Run, write_atomically
+from jacspec.runs import SPECTRA as SPECTRA_FILE
+from jacspec.spectra.metrics import METRICS
+
+TABLES = {
+    "metrics.csv": "one row a layer, component and sample, a column a metric",
+    "summary.csv": "mean, standard error, median, quartiles and whiskers by layer and component",
+    "samples.csv": "the samples: number, tokens, text",
+    SPECTRA_FILE: "the singular values as a labelled array (xarray, netCDF)",
+    RUN_FILE: "where the numbers come from: configuration, versions, hashes, seconds",
+}
+FACTS = {
+    "begun": ("created",),
+    "task": ("task",),
+    "model": ("identity.checkpoint.name", "identity.config.model.name"),
+    "revision": ("identity.checkpoint.revision",),
+    "corpus": ("corpus.source",),
+    "corpus SHA-256": ("identity.corpus.sha256", "corpus.sha256"),
+    "splitter": ("identity.corpus.splitter", "corpus.splitter"),
+    "components": ("components",),
+    "metrics": ("metrics",),
+    "engine": ("engine",),
+    "audit": ("audit",),
+    "precision": ("precision", "identity.config.precision"),
+    "device": ("identity.device",),
+    "seed": ("seed", "identity.config.seed"),
+    "seconds": ("seconds",),
+    "versions": ("identity.versions",),
+    "git commit": ("git_commit",),
+}
+"""What the page says of a run, and where `run.json` has it; what is not there is left out."""
+
+READING = (
+    "A sample is one sentence (or line) of the corpus. For each sample, layer and component, the Jacobian says how a "
+    "small change of the residual stream at the last token changes the component's output there; the other tokens "
+    "are held fixed.",
+    "A box holds the middle half of the samples, the line in it is the median, the whiskers reach to the last sample "
+    "within 1.5 interquartile ranges of the box, and circles are the samples beyond.",
+    "The spectral radius ρ here is the largest singular value σ₁ of the Jacobian, as in the paper's eq. 7: a norm, "
+    "the greatest gain that any small change can have. It is not an eigenvalue.",
+    "A small decay ratio δ = σ₂/σ₁ means concentration: one direction dominates the layer's response. "
+    "Near 1, at least two directions are passed on equally strongly.",
+)
+SHOWN_SAMPLES = 6
+PIXELS_AN_INCH = 110
+
+
+def write_html(run: Run) -> Path:
+    """Write `report.html` of a run from its folder; figures that are not there are drawn first."""
+    names = [*run.metric_names, SPECTRA]
+    if not all(_image(run, name).is_file() for name in names):
+        save_figures(run)
+    sections = (_heading(run), _facts(run), _reading(run), _figures(run), _numbers(run), _sentences(run), _files(run))
+    head = (
+        element("meta", charset="utf-8"),
+        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        element("title", f"jacspec: {run_title(run)}"),
+        element("style", STYLE),
+    )
+    body = element("body", element("main", together(sections, "\n")))
+    page = "<!doctype html>\n" + element("html", element("head", *head), "\n", body, lang="en") + "\n"
+    file = run.folder / "report.html"
+    # A name out of JSON may hold half a surrogate pair, which UTF-8 cannot carry.
+    write_atomically(file, page.encode("utf-8", "xmlcharrefreplace"))
+    return file
+
+
+def _heading(run: Run) -> Markup:
+    date = str(lookup(run.provenance, "created") or "").partition("T")[0]
+    about = " · ".join(text for text in (f"{len(run.samples)} samples", date) if text)
+    heading = element("h1", f"{model_name(run)} on {corpus_name(run)}")
+    return together((heading, element("p", f"jacspec, spectra of Jacobians · {about}", class_="quiet")))
+
+
+def _section(title: str, *children: object) -> Markup:
+    return element("section", element("h2", title), "\n", together(children, "\n"))
+
+
+def _facts(run: Run) -> Markup:
+    finished = lookup(run.provenance, "finished")
+    facts: dict[str, Any] = {"status": f"finished {finished}" if finished else run.provenance.get("status")}
+    for name, paths in FACTS.items():
+        facts[name] = next((found for path in paths if (found := lookup(run.provenance, path)) is not None), None)
+        if name == "splitter":
+            facts["samples"] = _sample_words(run)
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", _say(value)))
+        for name, value in facts.items()
+        if value not in (None, "", [], {})
+    ]
+    config = run.provenance.get("config") or lookup(run.provenance, "identity.config")
+    files = lookup(run.provenance, "identity.checkpoint.files")
+    return _section(
+        "What was run",
+        element("div", element("table", element("tbody", together(rows, "\n")), class_="facts"), class_="scroll"),
+        _details("The whole configuration", config),
+        _details("SHA-256 of the checkpoint's files", files),
+    )
+
+
+def _sample_words(run: Run) -> str:
+    tokens, candidates = run.samples["n_tokens"], lookup(run.provenance, "corpus.candidates")
+    of = f" of {candidates} candidates" if isinstance(candidates, int) else ""
+    return f"{len(tokens)}{of}, {tokens.min()} to {tokens.max()} tokens (median {tokens.median():g})"
+
+
+def _say(value: Any) -> str:
+    """Write a value of `run.json` as a person would: lists with commas, mappings as `key value`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_say(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_say, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _details(title: str, content: Any) -> Markup:
+    if not content:
+        return Markup("")
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    return element("details", element("summary", title), element("pre", text))
+
+
+def _reading(run: Run) -> Markup:
+    points = element("ul", together((element("li", point) for point in READING), "\n"))
+    terms = together((_definition(metric) for metric in run.metric_names), "\n")
+    return _section("How to read it", points, element("h3", "The metrics of this run"), element("dl", terms))
+
+
+def _definition(metric: str) -> Markup:
+    term = element("dt", metric_title(metric), " ", element("code", metric))
+    if metric not in METRICS:
+        return together((term, element("dd", "This version of jacspec does not know the metric.")))
+    row = METRICS[metric]
+    return together((term, element("dd", row.definition), element("dd", f"Source: {row.source}", class_="quiet")))
+
+
+def _image(run: Run, name: str) -> Path:
+    return run.folder / "figures" / f"{name}.png"
+
+
+def _figures(run: Run) -> Markup:
+    boxes = [_figure(run, metric, _box_caption(run, metric), _box_words(run, metric)) for metric in run.metric_names]
+    caption = (
+        "Singular values by index, the median over samples, a line a layer. Values that are rounding only "
+        "(σ₁ · k · eps and below) are not drawn."
+    )
+    words = f"Line plots of the singular values of each layer, a panel each for {_listed(run.components)}."
+    lines = _figure(run, SPECTRA, caption, words)
+    return _section("Figures", *boxes, lines)
+
+
+def _figure(run: Run, name: str, caption: str, description: str) -> Markup:
+    picture = _image(run, name).read_bytes()
+    width = int.from_bytes(picture[16:20]) * PIXELS_AN_INCH // DPI  # where a PNG file has its width
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    link = element("a", "PDF", href=f"figures/{name}.pdf")
+    image = element("img", src=source, alt=description, width=str(width))
+    return element("figure", image, "\n", element("figcaption", f"{caption} ", link))
+
+
+def _box_caption(run: Run, metric: str) -> str:
+    return f"{metric_title(metric)} of {_listed(run.components)} by layer; {len(run.samples)} samples a box."
+
+
+def _listed(components: Sequence[str]) -> str:
+    *others, last = map(component_words, components)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _box_words(run: Run, metric: str) -> str:
+    """Say what the picture shows to those who do not see it: where the medians run from and to."""
+    rows = run.summary[run.summary["metric"] == metric].dropna(subset=["median"])
+    words = f"Box plots of {metric_title(metric)} by layer."
+    if rows.empty:
+        return f"{words} No finite values."
+    ends = [rows.loc[rows["median"].idxmin()], rows.loc[rows["median"].idxmax()]]
+    low, high = (f"{end['median']:.4g} ({component_words(end['component'])}, layer {end['layer']})" for end in ends)
+    return f"{words} Medians run from {low} to {high}."
+
+
+def _numbers(run: Run) -> Markup:
+    note = "Over samples: the median with the quartiles, and the mean with its standard error."
+    tables = (
+        part for metric in run.metric_names for part in (element("h3", metric_title(metric)), _table(run, metric))
+    )
+    return _section("Numbers", element("p", note), *tables)
+
+
+def _table(run: Run, metric: str) -> Markup:
+    rows = run.summary[run.summary["metric"] == metric].set_index(["layer", "component"])
+    layers = sorted(set(rows.index.get_level_values("layer")))
+    write = number_format(rows[[*QUANTILES, "mean"]].to_numpy(float).ravel().tolist())
+    write_error = number_format(rows["standard_error"].tolist(), digits=(2,))
+
+    def cells(layer: int, component: str) -> Markup:
+        row = rows.loc[(layer, component)]
+        if not row["n"]:
+            return together((element("td", MISSING, class_="first"), element("td", MISSING)))
+        count = "" if row["n"] == len(run.samples) else f" (n = {row['n']:.0f})"
+        quantiles = f"{write(row['median'])} [{write(row['q1'])}, {write(row['q3'])}]{count}"
+        mean = f"{write(row['mean'])} ± {write_error(row['standard_error'])}"
+        return together((element("td", quantiles, class_="first"), element("td", mean)))
+
+    body = together(
+        (
+            element("tr", element("th", layer, scope="row"), *(cells(layer, component) for component in run.components))
+            for layer in layers
+        ),
+        "\n",
+    )
+    table = element("table", _table_head(run.components), "\n", element("tbody", body), class_="numbers")
+    return element("div", table, class_="scroll")
+
+
+def _table_head(components: Sequence[str]) -> Markup:
+    names = (element("th", component_words(name), colspan="2", scope="colgroup", class_="first") for name in components)
+    kinds = (
+        element("th", "median [q1, q3]", scope="col", class_="first") + element("th", "mean ± s.e.", scope="col")
+        for _ in components
+    )
+    top = element("tr", element("th", "layer", rowspan="2", scope="col"), *names)
+    return element("thead", top, element("tr", *map(Markup, kinds)))
+
+
+def _sentences(run: Run) -> Markup:
+    """Quote samples spread over the corpus."""
+    count = len(run.samples)
+    shown = sorted({index * count // SHOWN_SAMPLES for index in range(SHOWN_SAMPLES)})
+    quotes = (
+        element("blockquote", text, " ", element("span", f"(sample {sample}, {n_tokens} tokens)", class_="quiet"))
+        for sample, n_tokens, text in run.samples.iloc[shown][["sample", "n_tokens", "text"]].itertuples(index=False)
+    )
+    return _section("A few of the samples", *quotes)
+
+
+def _files(run: Run) -> Markup:
+    there = {name: words for name, words in TABLES.items() if (run.folder / name).is_file()}
+    items = (element("li", element("a", name, href=name), f": {words}") for name, words in there.items())
+    return _section("Files of this run", element("ul", together(items, "\n")))

@@ -1,0 +1,248 @@
+"""What the tests of the command line share: ways to run it, and servers on this machine that stand for the network."""
+
+import atexit
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+from urllib.parse import unquote, urlsplit
+
+from hydra.core.global_hydra import GlobalHydra
+
+from jacspec.__main__ import main
+from jacspec.config import ASSETS
+
+NANO = ASSETS / "nano"
+NANO_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+TINY = ("data.samples=4", "data.max_tokens=16")
+CONTRACT = {
+    *("run.json", "metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "report.html"),
+    *(f"figures/{name}.{kind}" for name in ("spectral_radius", "decay_ratio", "spectra") for kind in ("png", "pdf")),
+}
+"""The files of a run with the default metrics."""
+
+
+class Finished(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@functools.cache
+def cache_home() -> Path:
+    """Make one cache folder for all tests: what one run compiled, the next one finds."""
+    folder = tempfile.mkdtemp(prefix="jacspec-cache-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment without what would reach a network or the user's own caches."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "JACSPEC_")) and not key.lower().endswith("_proxy")
+    }
+    caches = {"XDG_CACHE_HOME": str(cache_home()), "HF_HOME": str(cache_home() / "hf"), "COLUMNS": "200"}
+    return kept | caches | {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"} | changes
+
+
+def command_line(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "jacspec", *arguments]
+
+
+def run_command(*arguments: str, cwd: Path, timeout: float = 120, **changes: str) -> Finished:
+    """Run the command as a user does, in a process of its own."""
+    done = subprocess.run(
+        command_line(*arguments),
+        cwd=cwd,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_here(*arguments: str, cwd: Path, **changes: str) -> Finished:
+    """Run the command in this process, which has its imports behind it. An error that it would show as a traceback
+    comes out as itself and fails the test.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with (
+        mock.patch.dict(os.environ, environment(**changes), clear=True),
+        mock.patch.object(sys, "argv", ["jacspec", *arguments]),
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        finally:
+            GlobalHydra.instance().clear()
+    if isinstance(code, str):  # the interpreter prints it and exits with 1
+        return Finished(1, out.getvalue(), f"{err.getvalue()}{code}\n")
+    return Finished(int(str(code or 0)), out.getvalue(), err.getvalue())
+
+
+def assert_refused(done: Finished, folder: Path, *fragments: str) -> None:
+    """Assert that a command ended with one short message holding `fragments`, and left no run that looks finished."""
+    assert done.code != 0
+    assert done.err.startswith("jacspec: "), done.err
+    assert "Traceback" not in done.err
+    assert len(done.err) < 1200, done.err
+    missing = [fragment for fragment in fragments if fragment not in done.err]
+    assert not missing, f"{missing} not in: {done.err}"
+    assert "finished" not in statuses(folder)
+    assert not list(folder.rglob("report.html"))
+
+
+def statuses(folder: Path) -> list[str]:
+    """Read the status of every run below a folder."""
+    return [json.loads(file.read_text())["status"] for file in sorted(folder.rglob("run.json"))]
+
+
+def files_below(folder: Path) -> set[str]:
+    """List all files below a folder, hidden ones too, relative to it."""
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir()}
+
+
+def copy_nano(folder: Path) -> Path:
+    """Copy the embedded model, without its revisions, into a new folder that a test may spoil."""
+    folder.mkdir(parents=True)
+    for name in NANO_FILES:
+        shutil.copy(NANO / name, folder / name)
+    return folder
+
+
+class Answer(NamedTuple):
+    """What a server answers with; `claimed` is a Content-Length that is not the body's."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = {}
+    claimed: int | None = None
+
+
+class Server(NamedTuple):
+    """A running server: its address, and the (method, path) of every request so far."""
+
+    url: str
+    requests: list[tuple[str, str]]
+
+
+@contextlib.contextmanager
+def serve(answer: Callable[[str], Answer]) -> Iterator[Server]:
+    """Run an HTTP server on this machine that answers each path with `answer(path)`."""
+    requests: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+            path = unquote(urlsplit(self.path).path)
+            requests.append((self.command, path))
+            status, body, headers, claimed = answer(path)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body) if claimed is None else claimed))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield Server(f"http://127.0.0.1:{server.server_port}", requests)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def serve_silence() -> Iterator[str]:
+    """Accept connections and never answer; gives the address."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:  # the kernel accepts for us
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def serve_garbage() -> Iterator[str]:
+    """Answer each connection with bytes that are no HTTP; gives the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(b"220 this is a mail server\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub(files: Mapping[str, bytes]) -> Callable[[str], Answer]:
+    """Imitate the hub's API: `org/nano` at `main` holds `files`, `org/gated` is gated, nothing else is there.
+
+    Statuses and headers are what huggingface.co sent on the day this was written.
+    """
+
+    def answer(path: str) -> Answer:
+        if path == "/":
+            return Answer(200)
+        api = re.fullmatch(r"/api/models/(\w+/\w+)/(revision|tree)/([^/]+)/?", path)
+        resolve = re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", path)
+        repository, revision = (api[1], api[3]) if api else (resolve[1], resolve[2]) if resolve else ("", "")
+        if repository not in ("org/nano", "org/gated"):
+            return Answer(401, b"{}", {"X-Error-Message": "Invalid username or password."})
+        if revision not in ("main", COMMIT):
+            return Answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
+        if api and api[2] == "revision":
+            names = [{"rfilename": name} for name in files]
+            return _json({"id": repository, "sha": COMMIT, "siblings": names, "private": False})
+        if api:
+            kept = [{"type": "file", "path": name, "size": len(body), "oid": name} for name, body in files.items()]
+            return _json(kept)
+        if repository == "org/gated":
+            return Answer(401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
+        assert resolve is not None
+        if resolve[3] not in files:
+            return Answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        return Answer(200, files[resolve[3]], {"ETag": f'"{resolve[3]}"', "X-Repo-Commit": COMMIT})
+
+    return answer
+
+
+def _json(content: object) -> Answer:
+    return Answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

@@ -1,0 +1,247 @@
+"""The command line as a user meets it: what a run leaves behind, every choice, and what is said about a slip."""
+
+import csv
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from servers import (
+    CONTRACT,
+    TINY,
+    Finished,
+    assert_refused,
+    copy_nano,
+    files_below,
+    run_command,
+    run_here,
+    statuses,
+)
+
+import jacspec
+from jacspec.config import Config, config_folder, register
+from jacspec.runs import SUMMARY_COLUMNS, Run, open_run
+from jacspec.spectra.metrics import METRICS, choose_metrics
+
+PAPER = ["spectral_radius", "decay_ratio"]
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Run]:
+    """Run plain `python -m jacspec` on few samples, into Hydra's own kind of folder."""
+    cwd = tmp_path_factory.mktemp("first")
+    done = run_command(*TINY, cwd=cwd)
+    assert done.code == 0, done.err
+    folders = [file.parent for file in cwd.rglob("run.json")]
+    assert len(folders) == 1
+    assert folders[0].parts[-3] == "outputs"
+    return done, open_run(folders[0])
+
+
+def test_run_folder_holds_exactly_the_contract(first_run: tuple[Finished, Run]) -> None:
+    done, run = first_run
+    assert files_below(run.folder) == CONTRACT
+    assert statuses(run.folder) == ["finished"]
+    assert str(run.folder.name) in done.out
+    with (run.folder / "summary.csv").open(newline="") as stream:
+        assert tuple(next(csv.reader(stream))) == SUMMARY_COLUMNS
+    assert list(run.samples.columns) == ["sample", "n_tokens", "text"]
+    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *PAPER]
+    keys = [(layer, part, sample) for layer in range(6) for part in ("attn", "mlp") for sample in range(4)]
+    assert list(run.metrics[["layer", "component", "sample"]].itertuples(index=False, name=None)) == keys
+    assert len(run.summary) == 6 * 2 * 2
+    assert dict(run.dataset["singular_values"].sizes) == {"layer": 6, "component": 2, "sample": 4, "k": 96}
+    identity = run.provenance["identity"]
+    assert identity["config"]["data"]["samples"] == 4
+    assert set(identity["checkpoint"]["files"]) == {"config.json", "model.safetensors"}
+    assert "<html" in (run.folder / "report.html").read_text(encoding="utf-8")
+    assert (run.folder / "figures" / "spectra.png").read_bytes().startswith(b"\x89PNG")
+    assert (run.folder / "figures" / "spectra.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_table_is_what_python_computes(first_run: tuple[Finished, Run]) -> None:
+    """`jacspec.compute_spectra` on the run's texts gives the run's numbers, and on others it does not."""
+    run = first_run[1]
+    texts = list(run.samples["text"])
+    found = jacspec.compute_spectra(jacspec.load_model(), texts, max_tokens=16)
+    assert np.array_equal(found["singular_values"], run.dataset["singular_values"])
+    other = jacspec.compute_spectra(jacspec.load_model(), texts[::-1], max_tokens=16)
+    for metric in PAPER:
+        column = run.metrics[metric].to_numpy(np.float32)
+        assert np.array_equal(found[metric].to_numpy().ravel(), column)
+        assert not np.array_equal(other[metric].to_numpy().ravel(), column)
+
+
+def test_report_is_redrawn_from_the_folder_alone(first_run: tuple[Finished, Run], tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(first_run[1].folder, folder)
+    drawn = {name: (folder / name).read_bytes() for name in CONTRACT}
+    shutil.rmtree(folder / "figures")
+    (folder / "report.html").unlink()
+    done = run_here("task=report", f"run={folder}", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert files_below(tmp_path) == {f"moved/{name}" for name in CONTRACT}
+    changed = {name for name, content in drawn.items() if (folder / name).read_bytes() != content}
+    assert changed <= {"report.html"}, "the same run gives the same figures and leaves the tables alone"
+    assert "spectral radius" in done.out
+
+
+def test_multirun_makes_a_folder_for_each(tmp_path: Path) -> None:
+    done = run_command("-m", "seed=0,1", *TINY, "components=[mlp]", cwd=tmp_path)
+    assert done.code == 0, done.err
+    runs = {file.parent.name: open_run(file.parent) for file in (tmp_path / "multirun").rglob("run.json")}
+    assert {name: run.provenance["seed"] for name, run in runs.items()} == {"0": 0, "1": 1}
+    assert list(runs["0"].samples["text"]) != list(runs["1"].samples["text"])
+    assert all(files_below(run.folder) == CONTRACT for run in runs.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["precision=float64"], {"precision.dtype": "float64"}),
+        (["engine=jacfwd", "components=[mlp]"], {"engine": "jacfwd", "components": ["mlp"]}),
+        (["metrics.names=[stable_rank]"], {"metrics": ["stable_rank"]}),
+        (["data.split=lines"], {"identity.corpus.splitter": "lines"}),
+        (["model.revision=step0"], {"identity.checkpoint.revision": "step0"}),
+        (["model.init=random"], {"identity.checkpoint.name": "nano (random)", "identity.checkpoint.files": {}}),
+        (["data=text", "data.path=own.txt", "data.samples=2"], {"corpus.candidates": 3, "corpus.source": "own.txt"}),
+        (["model=path", "model.path=own"], {"identity.checkpoint.name": "own"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_choice_runs_and_is_recorded(arguments: list[str], expected: dict[str, object], tmp_path: Path) -> None:
+    copy_nano(tmp_path / "own")
+    (tmp_path / "own.txt").write_text("The first sentence is here. Is this the second one? Here the third one ends.\n")
+    done = run_here("data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", *arguments, cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "out")
+    for key, value in expected.items():
+        found = run.provenance
+        for part in key.split("."):
+            found = found[part]
+        assert found == value, key
+    wide = "float64" if "precision=float64" in arguments else "float32"
+    assert run.dataset["singular_values"].dtype == np.dtype(wide)
+    assert np.isfinite(run.metrics.drop(columns="component").to_numpy(float)).all()
+
+
+def test_full_metrics_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)  # many figures, drawn elsewhere
+    done = run_here("metrics=full", "data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert set(open_run(tmp_path / "out").metrics.columns[4:]) == set(METRICS) == set(choose_metrics(["full"]))
+
+
+def test_samples_are_the_same_whatever_is_measured_on_them(first_run: tuple[Finished, Run], tmp_path: Path) -> None:
+    done = run_here(*TINY, "hydra.run.dir=out", "components=[attn]", "precision=float64", cwd=tmp_path)
+    assert done.code == 0, done.err
+    single, double = first_run[1], open_run(tmp_path / "out")
+    assert (double.folder / "samples.csv").read_bytes() == (single.folder / "samples.csv").read_bytes()
+    attn = single.metrics[single.metrics["component"] == "attn"].reset_index(drop=True)
+    assert set(double.components) == {"attn"}
+    np.testing.assert_allclose(attn[PAPER], double.metrics[PAPER], rtol=1e-4)
+    assert not np.array_equal(attn[PAPER], double.metrics[PAPER])
+
+
+CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in config_folder().glob("*/*.yaml"))
+
+
+def test_there_are_choices_to_compose() -> None:
+    assert {"task=jacobian", "model=nano", "data=verse", "metrics=paper", "engine=auto"} <= set(CHOICES)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_choice_composes_into_the_schema(choice: str) -> None:
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides=[choice]))
+    assert isinstance(config, Config)
+    group, name = choice.split("=")
+    chosen = getattr(config, group)
+    assert (chosen if group == "task" else getattr(chosen, "name", name)) == name
+    if group == "metrics":
+        assert choose_metrics(config.metrics.names)
+
+
+def test_help_is_cheap_and_lists_the_groups(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run_command("--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    seconds = time.monotonic() - started
+    assert done.code == 0
+    for group in config_folder().iterdir():
+        if group.is_dir():
+            names = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
+            assert f"{group.name}: {names}\n" in done.out
+    imported = {line.split("|")[-1].strip() for line in done.err.splitlines()}
+    assert "jacspec.config" in imported, "the oracle sees imports"
+    assert not imported & {"jax", "flax", "transformers", "matplotlib", "nltk", "xarray", "torch"}
+    assert seconds < 2.0
+    assert files_below(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["data.sampels=4"], ["data.sampels", "Did you mean 'data.samples'?", "data.max_tokens"]),
+        (["metric.names=[decay_ratio]"], ["no key metric", "Did you mean 'metrics'?", "precision"]),
+        (["+unknown=1"], ["no key unknown", "Accepted: ", "seed"]),
+        (["+data.unknown=1"], ["no key data.unknown", "data.samples"]),
+        (["data.samples=many"], ["data.samples=many", "Integer"]),
+        (["precision=float16"], ["precision=float16", "float32, float64"]),
+        (["data.split=words"], ["data.split=words", "lines", "sentences"]),
+        (["model.init=rnadom"], ["model.init=rnadom", "pretrained, random"]),
+        (["model=gpt3"], ["model=gpt3", "Did you mean 'gpt2'?", "distilgpt2, gpt2", "nano"]),
+        (["task=jacobain"], ["task=jacobain", "Did you mean 'jacobian'?", "jacobian, report, train"]),
+        (["train.steps=5"], ["task=train"]),
+        (["data.samples"], ["data.samples", "KEY=VALUE"]),
+        (["data.path=[a"], ["data.path=[a", "KEY=VALUE"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_slip_in_the_command_gets_one_message(arguments: list[str], fragments: list[str], tmp_path: Path) -> None:
+    done = run_command(*arguments, cwd=tmp_path)
+    assert_refused(done, tmp_path, *fragments)
+    assert done.err.count("\n") <= 2, done.err
+    assert files_below(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["metrics.names=[decay_rate]"], ["decay_rate", "Did you mean 'decay_ratio'?", "spectral_radius"]),
+        (["metrics.names=[]"], ["metrics"]),
+        (["components=[atn]"], ["'atn'", "Did you mean 'attn'?", "attn, mlp"]),
+        (["components=[]"], ["components is empty", "attn, mlp"]),
+        (["engine.name=jacfwt"], ["engine=jacfwt", "Did you mean 'jacfwd'?"]),
+        (["model.revision=step1"], ["'step1'", "step0, step1024, step16"]),
+        (["data.samples=0"], ["data.samples=0"]),
+        (["data.samples=-1"], ["data.samples=-1"]),
+        (["data.max_tokens=0"], ["data.max_tokens=0"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["metrics.names=[variance_top_k]", "metrics.top_k=0"], ["top_k"]),
+        (["engine.memory_gib=-1"], ["engine.memory_gib=-1"]),
+        (["task=report"], ["run=FOLDER"]),
+    ],
+    ids=lambda value: value[-1],
+)
+def test_value_that_nothing_accepts_is_refused(arguments: list[str], fragments: list[str], tmp_path: Path) -> None:
+    done = run_here(*TINY, *arguments, cwd=tmp_path)
+    assert_refused(done, tmp_path, *fragments)
+    assert files_below(tmp_path) == set()
+
+
+def test_one_bad_run_of_a_sweep_is_said(tmp_path: Path) -> None:
+    done = run_here("-m", "data.samples=100000,2", "data.max_tokens=16", cwd=tmp_path)
+    assert done.code == 1
+    assert "data.samples=100000" in done.err
+
+
+def test_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
+    done = run_command("data.sampels=4", cwd=tmp_path, JACSPEC_TRACEBACK="1")
+    assert done.code != 0
+    assert "Traceback" in done.err
+
+
