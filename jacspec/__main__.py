@@ -26,7 +26,7 @@ def main() -> None:
     try:
         _hydra_main()
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Finished layers are kept: add resume=FOLDER to the same command to go on.")
+        sys.exit(130)
     except Exception as error:
         message = None if os.environ.get(TRACEBACK) else explain(error)
         if message is None:
@@ -42,9 +42,11 @@ def _hydra_main(config: DictConfig) -> None:
         check_keys(config)
         typed = cast(Config, OmegaConf.to_object(config))
         find_task(typed.task)(typed, folder, console)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
+        if isinstance(error, KeyboardInterrupt) and (folder / "run.json").is_file():
+            print(f"\njacspec: interrupted. Add resume={folder} to the same command to go on.", file=sys.stderr)
         raise
 
 

@@ -78,10 +78,11 @@ def compute_spectra(
     **Raises:** `JacspecError` for unknown names, a text without tokens, or values that are not finite.
     """
     names, parts = choose_metrics(metrics), choose_components(components)
+    if not texts:
+        raise JacspecError("compute_spectra needs at least one text; no texts were given.")
     tokens = encode(model.tokenizer, texts, max_tokens=max_tokens)
-    empty = [index for index, ids in enumerate(tokens) if not ids]
-    if empty or not tokens:
-        raise JacspecError(f"Each text needs at least one token; these have none: {empty or 'no texts were given'}.")
+    if empty := [index for index, ids in enumerate(tokens) if not ids]:
+        raise JacspecError(f"Each text needs at least one token; those numbered {empty} have none.")
     with numerics(str(model.dtype)):
         results = stream_layers(
             model,

@@ -150,6 +150,14 @@ def test_random_initialisation_has_hf_spread_and_is_seeded(tmp_path: Path) -> No
     assert np.any(np.asarray(first.attn.q.weight[...]) != np.asarray(other.attn.q.weight[...]))
 
 
+def test_random_weights_are_the_same_at_every_precision() -> None:
+    single = np.asarray(load_model("nano", init="random").block(0).mlp.up.weight[...])
+    with numerics("float64"):
+        double = np.asarray(load_model("nano", init="random", precision="float64").block(0).mlp.up.weight[...])
+    assert double.dtype == np.float64
+    np.testing.assert_array_equal(single, double)
+
+
 def test_layers_of_a_random_model_differ() -> None:
     model = load_model("nano", init="random", seed=1)
     assert np.any(np.asarray(model.block(0).attn.q.weight[...]) != np.asarray(model.block(1).attn.q.weight[...]))

@@ -3,7 +3,7 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,19 +18,18 @@ from matplotlib.patches import PathPatch
 from rich.console import Console
 
 from jacspec.glossary import LayerResult
-from jacspec.report import write_report
+from jacspec.report import figures, write_report
 from jacspec.report.console import print_summary
 from jacspec.report.figures import (
     component_styles,
     draw_boxes,
     draw_figures,
-    draw_spectra,
     save_figures,
     uses_log_axis,
-    visible_spectrum,
 )
 from jacspec.report.html import write_html
 from jacspec.report.labels import metric_label, metric_title, number_format, printable
+from jacspec.report.lines import draw_spectra, visible_spectrum
 from jacspec.runs import Run, open_run, start_run
 from jacspec.spectra.metrics import METRICS
 
@@ -77,6 +76,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def page(run: Run) -> str:
     return write_html(run).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw coarsely and leave the PDF files out, which cost most of the time."""
+    monkeypatch.setattr(figures, "KINDS", ("png",))
+    monkeypatch.setattr(figures, "DPI", 50)
 
 
 def read_boxes(axes: Axes, components: Sequence[str]) -> dict[tuple[int, str], dict[str, Any]]:
@@ -133,21 +139,21 @@ def test_boxes_are_percentiles_and_summary(run: Run, metric: str) -> None:
     check_boxes(draw_boxes(run, metric), run, metric)
 
 
-def test_shuffled_layers_fail_the_check(run: Run) -> None:
-    """The check above is able to fail."""
-    shuffled = Run(run.folder)
-    shuffled.metrics["layer"] = (shuffled.metrics["layer"] + 1) % 3
+def shift_layers(table: Any) -> None:
+    table["layer"] = (table["layer"] + 1) % 3
+
+
+def swap_components(table: Any) -> None:
+    later = table["layer"] > 0
+    table.loc[later, "component"] = table.loc[later, "component"].map({"attn": "mlp", "mlp": "attn"})
+
+
+@pytest.mark.parametrize("sabotage", [shift_layers, swap_components])
+def test_check_of_boxes_can_fail(run: Run, sabotage: Callable[[Any], None]) -> None:
+    sabotaged = Run(run.folder)
+    sabotage(sabotaged.metrics)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        check_boxes(draw_boxes(shuffled, "spectral_radius"), run, "spectral_radius")
-
-
-def test_swapped_components_fail_the_check(run: Run) -> None:
-    swapped = Run(run.folder)
-    swapped.metrics["component"] = swapped.metrics["component"].map({"attn": "mlp", "mlp": "attn"})
-    # The order of the components follows the table, so that the swapped ones have changed places, too.
-    figure = draw_boxes(swapped, "spectral_radius")
-    check_boxes(figure, Run(run.folder), "spectral_radius")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["MLP", "attention"]
+        check_boxes(draw_boxes(sabotaged, "spectral_radius"), run, "spectral_radius")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +216,7 @@ def test_rounding_zeros_are_not_drawn() -> None:
     assert np.isnan(visible_spectrum(sigma, np.dtype(np.float32))).tolist() == [[False, False, True, True, True]]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "options",
     [
@@ -235,10 +242,8 @@ def test_unusual_runs_are_reported_without_a_warning(tmp_path: Path, options: di
         warnings.simplefilter("error")
         write_report(run)
         print_summary(run, Console(file=io.StringIO(), width=80))
-    names = {"spectra", *run.metric_names}
-    assert {file.name for file in (run.folder / "figures").iterdir()} == {
-        f"{n}.{e}" for n in names for e in ("png", "pdf")
-    }
+    names = {file.stem for file in (run.folder / "figures").iterdir()}
+    assert names == {"spectra", *run.metric_names}
 
 
 def test_missing_values_leave_a_gap(tmp_path: Path) -> None:
@@ -257,6 +262,7 @@ def test_styles_are_those_of_the_component() -> None:
 def test_figures_are_drawn_again_the_same(page: str, run: Run) -> None:
     first = {file: file.read_bytes() for file in (run.folder / "figures").iterdir()}
     assert {file: file.read_bytes() for file in save_figures(run)} == first
+    assert {file.name for file in first} == {f"{n}.{e}" for n in (*PAPER, "spectra") for e in ("png", "pdf")}
     assert list(draw_figures(run)) == [*PAPER, "spectra"]
 
 
@@ -313,6 +319,7 @@ def test_page_has_the_numbers_of_the_summary(page: str, run: Run) -> None:
             assert f">{write(row['mean'])} ± " in page
 
 
+@pytest.mark.usefixtures("quick")
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     identity = {
         "checkpoint": {"name": f"{HOSTILE} HALF", "revision": HOSTILE, "files": {HOSTILE: HOSTILE}},
@@ -348,6 +355,7 @@ def test_page_of_a_run_without_provenance(run: Run, page: str) -> None:
     assert ">None<" not in page
 
 
+@pytest.mark.usefixtures("quick")
 def test_page_says_what_was_run(tmp_path: Path) -> None:
     provenance = {
         "created": "2026-10-01T09:46:11+00:00",

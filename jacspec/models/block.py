@@ -80,7 +80,7 @@ class Block(nnx.Module):
     def prefix(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Prefix:
         """Compute what the last token (position `length − 1`) sees of the tokens before it."""
         key, value = self.attn.key_value(self.attn_norm(h))
-        return Prefix(key, value, jnp.arange(h.shape[0]) < length - 1)
+        return Prefix(key, value, jnp.arange(h.shape[0], dtype=length.dtype) < length - 1)
 
     def attn_branch(self, x: Float[Array, " d_model"], prefix: Prefix) -> Float[Array, " d_model"]:
         """Compute what attention adds to the residual stream at the last token, whose stream is `x`."""

@@ -108,14 +108,15 @@ def random_checkpoint(
 ) -> Checkpoint:
     """Make a model of the given HF config with its family's own random initialisation, block by block.
 
-    The same `seed` gives the same weights at every precision's own draw; no file is read but the tokenizer's.
+    The same `seed` gives the same weights at every precision; no file is read but the tokenizer's.
     """
     architecture, config, spec = read_config(raw_config, f"the config of {name}")
 
     def make(part: str, layer: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
         number = {"embedding": 0, "head": 1, "block": 2 + layer}[part]
-        return build_module(spec, part, layer, jnp.dtype(dtype), jax.random.fold_in(jax.random.key(seed), number))
+        module = build_module(spec, part, layer, jnp.dtype("float32"), jax.random.fold_in(jax.random.key(seed), number))
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
 
     return Checkpoint(name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make)
 

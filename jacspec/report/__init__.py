@@ -3,8 +3,11 @@
 | file         | draws                                                        |
 |--------------|--------------------------------------------------------------|
 | `labels.py`  | the words, symbols and digits that the others share          |
-| `figures.py` | `figures/`: a box plot a metric, the spectra                 |
-| `html.py`    | `report.html`: what was run, figures, tables, on one page    |
+| `figures.py` | `figures/`: a box plot a metric                              |
+| `lines.py`   | `figures/`: the spectra                                      |
+| `html.py`    | `report.html`: figures, tables, samples, on one page         |
+| `facts.py`   | its part that says what was run                              |
+| `markup.py`  | its elements, in which text is always escaped                |
 | `console.py` | the same medians and quartiles as a table in the terminal    |
 
 The model and the corpus are never needed, so an old run can be drawn again by a newer version.

@@ -5,7 +5,6 @@ Everything is drawn on `Figure` objects, without pyplot: nothing global is chang
 
 import io
 import itertools
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,22 +14,19 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from jacspec.report.labels import component_words, metric_label, run_title
+from jacspec.report.labels import component_words, metric_label, title_lines
+from jacspec.report.lines import draw_spectra
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
 
 SPECTRA = "spectra"
+KINDS = ("png", "pdf")
 DPI = 200
 LOG_SPAN = 100.0
 MARGIN_INCHES, BOX_INCHES, WIDEST_BOX, TICK_INCHES = 1.0, 0.23, 0.4, 0.3
-LETTERS_AN_INCH = 11
-PANEL_COLUMNS = 3
-LEGEND_LINES = 8
 
 
 class Style(NamedTuple):
@@ -65,7 +61,7 @@ def save_figures(run: Run) -> list[Path]:
     folder.mkdir(exist_ok=True)
     files = []
     for name, figure in draw_figures(run).items():
-        for kind in ("png", "pdf"):
+        for kind in KINDS:
             files.append(folder / f"{name}.{kind}")
             write_atomically(files[-1], _render(figure, kind))
     return files
@@ -89,34 +85,8 @@ def draw_boxes(run: Run, metric: str) -> Figure:
     _scale_values(axes, table[metric].to_numpy(np.float64))
     _label_layers(axes, layers, pitch)
     axes.set_ylabel(metric_label(metric))
-    _set_title(figure, axes, run)
+    axes.set_title(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
     _add_legend(figure, components)
-    return figure
-
-
-def draw_spectra(run: Run) -> Figure:
-    """Draw the median over samples of each singular value against its index, a line a layer, a panel a component."""
-    sigma = run.dataset["singular_values"]
-    components, layers = sigma["component"].values.tolist(), sigma["layer"].values.tolist()
-    columns = min(len(components), PANEL_COLUMNS)
-    rows = -(-len(components) // columns)
-    figure = Figure(figsize=(1.6 + 3.6 * columns, 0.8 + 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(layers)))  # paler yellow is lost on white
-    for axes, component in zip(panels, components, strict=False):
-        median = sigma.sel(component=component).median("sample").values
-        visible = visible_spectrum(median, sigma.dtype)
-        _add_lines(axes, visible, layers, colours)
-        if np.isfinite(visible).any():
-            axes.set_yscale("log")
-        axes.set_title(component_words(component), fontsize="medium", parse_math=False)
-        axes.tick_params(labelbottom=True)
-    for axes in panels[len(components) :]:
-        axes.remove()
-    figure.supxlabel("index $i$", fontsize="medium")
-    figure.supylabel(r"singular value $\sigma_i$, median over samples", fontsize="medium")
-    _set_title(figure, None, run)
-    _add_layer_key(figure, panels[: len(components)], layers, colours)
     return figure
 
 
@@ -129,15 +99,6 @@ def uses_log_axis(values: Float[np.ndarray, " value"]) -> bool:
     """Decide for a logarithmic axis: where the positive values span more than two decades."""
     positive = values[np.isfinite(values) & (values > 0)]
     return bool(positive.size) and bool(positive.max() > LOG_SPAN * positive.min())
-
-
-def visible_spectrum(sigma: Float[np.ndarray, "layer k"], dtype: np.dtype) -> Float[np.ndarray, "layer k"]:
-    """Blank what is rounding: values at or below σ₁ · k · eps of the dtype they were computed in.
-
-    An exact zero or one of relative size 1e-16 would stretch a logarithmic axis over what means nothing.
-    """
-    threshold = sigma[:, :1] * sigma.shape[1] * np.finfo(dtype).eps
-    return np.where(sigma > threshold, sigma, np.nan)
 
 
 def component_styles(components: Sequence[str]) -> dict[str, Style]:
@@ -218,15 +179,6 @@ def _steps() -> Iterator[int]:
     return (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
 
 
-def _set_title(figure: Figure, axes: Axes | None, run: Run) -> None:
-    """Title a figure with the run; the model's name is text, whatever dollar signs it has in it."""
-    lines = textwrap.wrap(run_title(run), int(figure.get_figwidth() * LETTERS_AN_INCH), max_lines=2, placeholder=" …")
-    if axes is None:
-        figure.suptitle("\n".join(lines), fontsize="medium", parse_math=False)
-    else:
-        axes.set_title("\n".join(lines), fontsize="medium", parse_math=False)
-
-
 def _add_legend(figure: Figure, components: Sequence[str]) -> None:
     handles = [
         Patch(
@@ -240,32 +192,10 @@ def _add_legend(figure: Figure, components: Sequence[str]) -> None:
         text.set_parse_math(False)
 
 
-def _add_lines(axes: Axes, sigma: Float[np.ndarray, "layer k"], layers: Sequence[int], colours: np.ndarray) -> None:
-    index = np.arange(1, sigma.shape[1] + 1)
-    marker = "o" if sigma.shape[1] <= 20 else ""
-    for layer, values, colour in zip(layers, sigma, colours, strict=True):
-        axes.plot(index, values, color=colour, linewidth=1.1, marker=marker, markersize=3, label=f"layer {layer}")
-    ticks = MaxNLocator(5, integer=True).tick_values(1, len(index))
-    axes.xaxis.set_major_locator(FixedLocator([1, *(tick for tick in ticks if 1 < tick <= len(index))]))
-    axes.grid(color="0.92", linewidth=0.6)
-
-
-def _add_layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray) -> None:
-    """Say which colour is which layer: a legend while its lines can be told apart, else a colour bar."""
-    if len(layers) <= LEGEND_LINES:
-        figure.legend(handles=panels[0].get_lines(), loc="outside right center", frameon=False)
-        return
-    edges = np.arange(len(layers) + 1) - 0.5
-    mappable = ScalarMappable(BoundaryNorm(edges, len(layers)), ListedColormap(colours))
-    shown = range(0, len(layers), -(-len(layers) // 12))
-    bar = figure.colorbar(mappable, ax=list(panels), label="layer", ticks=list(shown), fraction=0.05)
-    bar.ax.set_yticklabels([str(layers[position]) for position in shown])
-    bar.ax.minorticks_off()
-
-
 def _render(figure: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
     metadata = {"CreationDate": None} if kind == "pdf" else {}
+    # Type 42 keeps text as text; journals refuse Type 3, Matplotlib's default.
     with warnings.catch_warnings(), matplotlib.rc_context({"pdf.fonttype": 42}):
         # A model may be named in letters that the font lacks; a box stands for each, the page has them right.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -1,11 +1,10 @@
 """`report.html`: a run on one self-contained page, without scripts and without anything fetched from a network."""
 
 import base64
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from jacspec.report.facts import what_was_run
 from jacspec.report.figures import DPI, SPECTRA, save_figures
 from jacspec.report.labels import (
     MISSING,
@@ -17,7 +16,7 @@ from jacspec.report.labels import (
     number_format,
     run_title,
 )
-from jacspec.report.markup import STYLE, Markup, element, together
+from jacspec.report.markup import STYLE, Markup, element, section, together
 from jacspec.runs import QUANTILES, RUN_FILE, Run, write_atomically
 from jacspec.runs import SPECTRA as SPECTRA_FILE
 from jacspec.spectra.metrics import METRICS
@@ -29,27 +28,6 @@ TABLES = {
     SPECTRA_FILE: "the singular values as a labelled array (xarray, netCDF)",
     RUN_FILE: "where the numbers come from: configuration, versions, hashes, seconds",
 }
-FACTS = {
-    "begun": ("created",),
-    "task": ("task",),
-    "model": ("identity.checkpoint.name", "identity.config.model.name"),
-    "revision": ("identity.checkpoint.revision",),
-    "corpus": ("corpus.source",),
-    "corpus SHA-256": ("identity.corpus.sha256", "corpus.sha256"),
-    "splitter": ("identity.corpus.splitter", "corpus.splitter"),
-    "components": ("components",),
-    "metrics": ("metrics",),
-    "engine": ("engine",),
-    "audit": ("audit",),
-    "precision": ("precision", "identity.config.precision"),
-    "device": ("identity.device",),
-    "seed": ("seed", "identity.config.seed"),
-    "seconds": ("seconds",),
-    "versions": ("identity.versions",),
-    "git commit": ("git_commit",),
-}
-"""What the page says of a run, and where `run.json` has it; what is not there is left out."""
-
 READING = (
     "A sample is one sentence (or line) of the corpus. For each sample, layer and component, the Jacobian says how a "
     "small change of the residual stream at the last token changes the component's output there; the other tokens "
@@ -70,7 +48,15 @@ def write_html(run: Run) -> Path:
     names = [*run.metric_names, SPECTRA]
     if not all(_image(run, name).is_file() for name in names):
         save_figures(run)
-    sections = (_heading(run), _facts(run), _reading(run), _figures(run), _numbers(run), _sentences(run), _files(run))
+    sections = (
+        _heading(run),
+        what_was_run(run),
+        _reading(run),
+        _figures(run),
+        _numbers(run),
+        _sentences(run),
+        _files(run),
+    )
     head = (
         element("meta", charset="utf-8"),
         element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
@@ -92,58 +78,10 @@ def _heading(run: Run) -> Markup:
     return together((heading, element("p", f"jacspec, spectra of Jacobians · {about}", class_="quiet")))
 
 
-def _section(title: str, *children: object) -> Markup:
-    return element("section", element("h2", title), "\n", together(children, "\n"))
-
-
-def _facts(run: Run) -> Markup:
-    finished = lookup(run.provenance, "finished")
-    facts: dict[str, Any] = {"status": f"finished {finished}" if finished else run.provenance.get("status")}
-    for name, paths in FACTS.items():
-        facts[name] = next((found for path in paths if (found := lookup(run.provenance, path)) is not None), None)
-        if name == "splitter":
-            facts["samples"] = _sample_words(run)
-    rows = [
-        element("tr", element("th", name, scope="row"), element("td", _say(value)))
-        for name, value in facts.items()
-        if value not in (None, "", [], {})
-    ]
-    config = run.provenance.get("config") or lookup(run.provenance, "identity.config")
-    files = lookup(run.provenance, "identity.checkpoint.files")
-    return _section(
-        "What was run",
-        element("div", element("table", element("tbody", together(rows, "\n")), class_="facts"), class_="scroll"),
-        _details("The whole configuration", config),
-        _details("SHA-256 of the checkpoint's files", files),
-    )
-
-
-def _sample_words(run: Run) -> str:
-    tokens, candidates = run.samples["n_tokens"], lookup(run.provenance, "corpus.candidates")
-    of = f" of {candidates} candidates" if isinstance(candidates, int) else ""
-    return f"{len(tokens)}{of}, {tokens.min()} to {tokens.max()} tokens (median {tokens.median():g})"
-
-
-def _say(value: Any) -> str:
-    """Write a value of `run.json` as a person would: lists with commas, mappings as `key value`."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_say(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_say, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _details(title: str, content: Any) -> Markup:
-    if not content:
-        return Markup("")
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-    return element("details", element("summary", title), element("pre", text))
-
-
 def _reading(run: Run) -> Markup:
     points = element("ul", together((element("li", point) for point in READING), "\n"))
     terms = together((_definition(metric) for metric in run.metric_names), "\n")
-    return _section("How to read it", points, element("h3", "The metrics of this run"), element("dl", terms))
+    return section("How to read it", points, element("h3", "The metrics of this run"), element("dl", terms))
 
 
 def _definition(metric: str) -> Markup:
@@ -166,7 +104,7 @@ def _figures(run: Run) -> Markup:
     )
     words = f"Line plots of the singular values of each layer, a panel each for {_listed(run.components)}."
     lines = _figure(run, SPECTRA, caption, words)
-    return _section("Figures", *boxes, lines)
+    return section("Figures", *boxes, lines)
 
 
 def _figure(run: Run, name: str, caption: str, description: str) -> Markup:
@@ -203,7 +141,7 @@ def _numbers(run: Run) -> Markup:
     tables = (
         part for metric in run.metric_names for part in (element("h3", metric_title(metric)), _table(run, metric))
     )
-    return _section("Numbers", element("p", note), *tables)
+    return section("Numbers", element("p", note), *tables)
 
 
 def _table(run: Run, metric: str) -> Markup:
@@ -250,10 +188,10 @@ def _sentences(run: Run) -> Markup:
         element("blockquote", text, " ", element("span", f"(sample {sample}, {n_tokens} tokens)", class_="quiet"))
         for sample, n_tokens, text in run.samples.iloc[shown][["sample", "n_tokens", "text"]].itertuples(index=False)
     )
-    return _section("A few of the samples", *quotes)
+    return section("A few of the samples", *quotes)
 
 
 def _files(run: Run) -> Markup:
     there = {name: words for name, words in TABLES.items() if (run.folder / name).is_file()}
     items = (element("li", element("a", name, href=name), f": {words}") for name, words in there.items())
-    return _section("Files of this run", element("ul", together(items, "\n")))
+    return section("Files of this run", element("ul", together(items, "\n")))

@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ MATHTEXT = {
 
 MISSING = "–"
 LONGEST_NAME = 48
+LETTERS_AN_INCH = 11
 
 
 def component_words(component: str) -> str:
@@ -81,6 +83,11 @@ def run_title(run: Run) -> str:
     count, name = len(run.samples), model_name(run)
     name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]} … {name[-LONGEST_NAME // 2 :]}"
     return f"{name}, {count} sample{'s' * (count != 1)} of {corpus_name(run)}"
+
+
+def title_lines(run: Run, width: float) -> str:
+    """Break the title of a run into lines that fit a figure of `width` inches."""
+    return "\n".join(textwrap.wrap(run_title(run), int(width * LETTERS_AN_INCH), max_lines=2, placeholder=" …"))
 
 
 def printable(text: Any) -> str:

@@ -25,6 +25,11 @@ def together(children: Iterable[object], between: str = "") -> Markup:
     return Markup(between.join(child if isinstance(child, Markup) else escape(str(child)) for child in children))
 
 
+def section(title: str, *children: object) -> Markup:
+    """Write a part of the page under its heading."""
+    return element("section", element("h2", title), "\n", together(children, "\n"))
+
+
 STYLE = Markup("""
 :root { color-scheme: light; --line: #d8dbe0; --quiet: #59606b; }
 body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #1b1e23; background: #fff;
