@@ -28,26 +28,40 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        message = None if os.environ.get(TRACEBACK) else explain(error)
-        if message is None:
-            raise
-        sys.exit(f"jacspec: {message}")
+        _complain(error)
+    sys.exit(1 if _failures else 0)
+
+
+_failures: list[str] = []
+"""Messages of this process's failed runs; a sweep goes on after one."""
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    console = Console()
     try:
         check_keys(config)
         typed = cast(Config, OmegaConf.to_object(config))
-        find_task(typed.task)(typed, folder, console)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if nothing was written
-        if isinstance(error, KeyboardInterrupt) and (folder / "run.json").is_file():
+        find_task(typed.task)(typed, folder, Console())
+    except KeyboardInterrupt:
+        if (folder / "run.json").is_file():
             print(f"\njacspec: interrupted. Add resume={folder} to the same command to go on.", file=sys.stderr)
         raise
+    except Exception as error:
+        # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
+        _complain(error)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing was written
+
+
+def _complain(error: Exception) -> None:
+    """Print the message of an error that the user can mend; raise one that is ours, or any where asked to."""
+    message = None if os.environ.get(TRACEBACK) else explain(error)
+    if message is None:
+        raise error
+    _failures.append(message)
+    print(f"jacspec: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

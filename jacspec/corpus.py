@@ -82,7 +82,7 @@ def decode_text(raw: bytes, source: str) -> str:
         raise JacspecError(f"{source} is a binary file, not text.")
     if not text.strip():
         raise JacspecError(f"{source} is empty.")
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def split_sentences(text: str) -> tuple[list[str], str]:
@@ -111,6 +111,9 @@ def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) 
     Candidates are truncated to `data.max_tokens` (special tokens that the tokenizer adds are kept and count);
     those with fewer than `data.min_tokens` are left out. The sample is in corpus order.
     """
+    for key, value in (("samples", data.samples), ("max_tokens", data.max_tokens)):
+        if value < 1:
+            raise JacspecError(f"data.{key}={value} is less than 1. Type data.{key}=N with N of 1 or more.")
     tokens = encode(tokenizer, corpus.texts, max_tokens=data.max_tokens)
     long_enough = [index for index, ids in enumerate(tokens) if len(ids) >= max(data.min_tokens, 1)]
     if len(long_enough) < data.samples:
@@ -130,10 +133,11 @@ def encode(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[lis
 
 
 def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBatch]:
-    """Pad samples of similar length together, `size` to a batch, so that few shapes have to be compiled.
+    """Pad samples of similar length together, at most `size` to a batch.
 
-    Lengths are rounded up to a multiple of 16 by doubling (16, 32, 64, 128, …); a batch that is not full
-    repeats its last sample, so that every batch of one length has one shape.
+    Lengths are rounded up by doubling (16, 32, 64, 128, …), and the samples of one such length are spread evenly
+    over as few batches as hold them, so that each length has one shape to compile and little of it is padding. A
+    batch that is one short repeats its last sample.
     """
     by_length: dict[int, list[int]] = {}
     for index, ids in enumerate(tokens):
@@ -143,10 +147,10 @@ def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBa
         by_length.setdefault(padded, []).append(index)
     batches = []
     for padded, members in sorted(by_length.items()):
-        for start in range(0, len(members), size):
-            samples = members[start : start + size]
-            rows = samples + [samples[-1]] * (size - len(samples))
-            table = np.zeros((size, padded), np.int32)
+        parts = np.array_split(np.array(members), -(-len(members) // size))
+        for samples in (part.tolist() for part in parts):
+            rows = samples + [samples[-1]] * (len(parts[0]) - len(samples))
+            table = np.zeros((len(rows), padded), np.int32)
             for row, index in enumerate(rows):
                 table[row, : len(tokens[index])] = tokens[index]
             lengths = np.array([len(tokens[index]) for index in rows], np.int32)
@@ -179,6 +183,7 @@ def _fetch(data: DataConfig) -> Path:
     file = cache_folder() / "texts" / f"{data.name}-{(data.sha256 or '')[:16]}.txt"
     if file.is_file():
         return file
+    assert data.url is not None
     try:
         with urllib.request.urlopen(data.url, timeout=TIMEOUT_SECONDS) as response:
             raw = response.read(MAX_TEXT_BYTES)

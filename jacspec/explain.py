@@ -38,7 +38,7 @@ def check_keys(given: object, schema: type = Config, prefix: str = "") -> None:
             raise JacspecError(f"There is no key {prefix}{key}. " + suggest(key, [prefix + name for name in fields]))
         default = fields[key].default_factory
         if isinstance(default, type) and dataclasses.is_dataclass(default):
-            check_keys(given[key], default, f"{prefix}{key}.")  # type: ignore[index]
+            check_keys(given[key], default, f"{prefix}{key}.")
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

@@ -41,16 +41,17 @@ WHISKER = 1.5
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Put a file in place whole and durably: after a crash it is the old one or the new one."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
-        try:
+    stream = tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False)  # noqa: SIM115
+    try:
+        with stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        except BaseException:
-            Path(stream.name).unlink()
-            raise
-    Path(stream.name).chmod(0o644)
-    os.replace(stream.name, file)
+        Path(stream.name).chmod(0o644)
+        os.replace(stream.name, file)
+    except BaseException:
+        Path(stream.name).unlink()
+        raise
     _sync_folder(file.parent)
 
 
@@ -223,7 +224,14 @@ class Run:
     def _table(self, name: str) -> "pandas.DataFrame":
         import pandas
 
-        return pandas.read_csv(self.folder / name, keep_default_na=False, na_values=["nan", ""])
+        # A sample's text may be "nan"; pandas' faster reading of floats is an ulp off now and then.
+        return pandas.read_csv(
+            self.folder / name,
+            keep_default_na=False,
+            na_values=["nan", ""],
+            na_filter=name != "samples.csv",
+            float_precision="round_trip",
+        )
 
 
 def open_run(folder: Path | str) -> Run:
@@ -275,7 +283,7 @@ def summary_rows(results: Sequence[LayerResult], metric_names: Sequence[str]) ->
     ]
 
 
-def summarise(values: Float[np.ndarray, " sample"]) -> tuple[float, ...]:
+def summarise(values: Float[np.ndarray, " sample"]) -> tuple[int | float, ...]:
     """Return n, mean, standard error (n − 1 in the deviation), median, quartiles, and Tukey's whiskers."""
     values = values[np.isfinite(values)]
     if not values.size:
@@ -315,20 +323,23 @@ def _pack_layer(result: LayerResult) -> bytes:
 
 def _unpack_layer(file: Path) -> LayerResult:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            singular_values = {
-                key.removesuffix("/singular_values"): arrays[key] for key in arrays if key.endswith("/singular_values")
+        # All is read, not only what is looked for: reading is what compares checksums and names.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        components = [
+            key.removesuffix("/singular_values") for key in arrays if key.endswith("/singular_values")
+        ]
+        singular_values = {component: arrays[f"{component}/singular_values"] for component in components}
+        metrics = {
+            component: {
+                key.removeprefix(f"{component}/metric/"): values
+                for key, values in arrays.items()
+                if key.startswith(f"{component}/metric/")
             }
-            metrics = {
-                component: {
-                    key.removeprefix(f"{component}/metric/"): arrays[key]
-                    for key in arrays
-                    if key.startswith(f"{component}/metric/")
-                }
-                for component in singular_values
-            }
-            return LayerResult(int(arrays["layer"]), singular_values, metrics)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            for component in components
+        }
+        return LayerResult(int(arrays["layer"]), singular_values, metrics)
+    except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
 
 

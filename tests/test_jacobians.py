@@ -79,7 +79,7 @@ def test_jacobian_equals_central_differences(tmp_path: Path, component: str) -> 
 
 def test_rows_are_outputs_and_columns_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = jnp.arange(9.0).reshape(3, 3)
-    monkeypatch.setitem(BRANCHES, "given", lambda block, context, x: matrix @ x)  # type: ignore[arg-type]
+    monkeypatch.setitem(BRANCHES, "given", lambda block, context, x: matrix @ x)
     block = load_model("nano").block(0)
     found = jacobians(block, None, jnp.ones((2, 3)), component="given")
     np.testing.assert_array_equal(found, jnp.stack([matrix, matrix]))

@@ -120,15 +120,15 @@ def test_sharded_checkpoint_equals_the_single_file(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "many", max_shard_size="40KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
     tokens = np.arange(7)
-    found = [forward(open_checkpoint(tmp_path / name), tokens)["logits"] for name in ("one", "many")]
-    np.testing.assert_array_equal(*found)
+    one, many = (forward(open_checkpoint(tmp_path / name), tokens)["logits"] for name in ("one", "many"))
+    np.testing.assert_array_equal(one, many)
 
 
 def test_bare_names_without_the_prefix_are_read(tmp_path: Path) -> None:
     model = save_random_gpt2(tmp_path / "lm")
     model.transformer.save_pretrained(tmp_path / "bare")
-    found = [forward(open_checkpoint(tmp_path / name), np.arange(7))["logits"] for name in ("lm", "bare")]
-    np.testing.assert_array_equal(*found)
+    whole, bare = (forward(open_checkpoint(tmp_path / name), np.arange(7))["logits"] for name in ("lm", "bare"))
+    np.testing.assert_array_equal(whole, bare)
 
 
 def test_random_initialisation_has_hf_spread_and_is_seeded(tmp_path: Path) -> None:
@@ -145,6 +145,7 @@ def test_random_initialisation_has_hf_spread_and_is_seeded(tmp_path: Path) -> No
         (first.mlp.down, expected.mlp.c_proj),
     ):
         assert np.std(ours.weight[...]) == pytest.approx(theirs.weight.std().item(), rel=0.02)
+        assert ours.bias is not None
         assert not np.any(ours.bias[...])
     np.testing.assert_array_equal(first.attn.q.weight[...], again.attn.q.weight[...])
     assert np.any(np.asarray(first.attn.q.weight[...]) != np.asarray(other.attn.q.weight[...]))

@@ -88,12 +88,12 @@ def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
     if not model.id:
         raise JacspecError(f"model={model.name} needs a place: model.path=FOLDER, or model=hub model.id=ORG/NAME.")
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     allow = ["config.json", *patterns]
     where = f"{model.id}" + (f" at revision {model.revision}" if model.revision else "")
     try:
-        if not _reachable(huggingface_hub.constants.ENDPOINT):
+        if not _reachable(constants.ENDPOINT):
             return Path(_cached(model, allow))
         return Path(huggingface_hub.snapshot_download(model.id, revision=model.revision, allow_patterns=allow))
     except errors.GatedRepoError:

@@ -83,17 +83,18 @@ def _condition_number(m: Measurement) -> Float[Array, ""]:
 
 def _components_for_90(m: Measurement) -> Float[Array, ""]:
     below = jnp.cumsum(_lambda_share(m))[:-1] < 0.9
-    return (1 + jnp.sum(below)).astype(m.sigma.dtype)
+    return jnp.where(m.sigma[0] > 0, (1 + jnp.sum(below)).astype(m.sigma.dtype), jnp.nan)
 
 
-def _eigenvalues(m: Measurement) -> Float[Array, " n"]:
+def _relative_eigenvalues(m: Measurement) -> Float[Array, " n"]:
+    """Compute |λ(J/σ₁)|: LAPACK's `sgeev` gave wrong eigenvalues for matrices below about 1e-12."""
     assert m.matrix is not None
-    return jnp.abs(jnp.linalg.eigvals(m.matrix))
+    return jnp.abs(jnp.linalg.eigvals(m.matrix / jnp.where(m.sigma[0] > 0, m.sigma[0], 1)))
 
 
 def _henrici_departure(m: Measurement) -> Float[Array, ""]:
-    size = jnp.linalg.norm(m.sigma)
-    return jnp.sqrt(jnp.maximum(1 - jnp.sum(jnp.square(_eigenvalues(m) / size)), 0))
+    share = jnp.sum(jnp.square(_relative_eigenvalues(m))) / jnp.sum(jnp.square(_relative(m)))
+    return jnp.sqrt(jnp.maximum(1 - share, 0))
 
 
 def _residual_gain(m: Measurement) -> Float[Array, ""]:
@@ -236,7 +237,7 @@ METRICS: Mapping[str, Metric] = {
         "the SVD walk-through of GPT-2's c_attn",
     ),
     "eigenvalue_radius": Metric(
-        lambda m: jnp.max(_eigenvalues(m)),
+        lambda m: m.sigma[0] * jnp.max(_relative_eigenvalues(m)),
         r"$\max |\lambda_i(J)|$",
         "max|λ_i(J)|, the true spectral radius: what repeated application grows by; at most σ₁",
         "matrix",

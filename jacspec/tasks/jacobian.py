@@ -97,7 +97,7 @@ def _provenance(
                 "files": dict(checkpoint.files),
             },
             "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter},
-            "batch_size": len(batches[0].batch.lengths),
+            "batches": [list(padded.batch.tokens.shape) for padded in batches],
             "device": describe_device(),
             "versions": versions(),
         },

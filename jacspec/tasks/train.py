@@ -24,7 +24,7 @@ from rich.console import Console
 from jacspec.backend import numerics
 from jacspec.config import Config, DataConfig, TrainConfig
 from jacspec.corpus import decode_text, read_text_bytes
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.checkpoint import build_module, open_checkpoint, read_config
 from jacspec.models.export import write_config, write_weights
@@ -33,6 +33,7 @@ from jacspec.provenance import now, versions
 from jacspec.runs import write_atomically, write_json
 
 END_OF_TEXT = "<|endoftext|>"
+STORED = ("float16", "float32")
 
 
 class Transformer(NamedTuple):
@@ -89,6 +90,7 @@ def train_model(
 
     **Raises:** `JacspecError` where the text is too short or the loss is not finite.
     """
+    _check(config)
     raw, source = read_text_bytes(data)
     text = decode_text(raw, source)
     cut = int(len(text) * (1 - config.holdout))
@@ -169,13 +171,13 @@ def bits_per_byte(model: Transformer, tokenizer: Any, text: str, *, window: int)
     text is preceded by one end-of-text token.
     """
     tokens = np.array([tokenizer.token_to_id(END_OF_TEXT), *tokenizer.encode(text).ids], np.int32)
-    stride = window // 2
+    stride = max(window // 2, 1)
     total = 0.0
     for start in range(0, max(len(tokens) - 1 - stride, 1), stride):
         piece = tokens[start : start + window + 1]
         padded = np.pad(piece, (0, window + 1 - len(piece)))
         nats = np.asarray(_window_nats(model, padded))[: len(piece) - 1]
-        total += float(nats[stride if start else 0 :].sum(dtype=np.float64))
+        total += float(nats[window - stride if start else 0 :].sum(dtype=np.float64))
     return total / math.log(2) / len(text.encode("utf-8"))
 
 
@@ -192,6 +194,17 @@ def _update(optimizer: Any, model: Transformer, state: Any, windows: Array) -> t
     loss, gradient = jax.value_and_grad(loss_of)(model)
     updates, state = optimizer.update(gradient, state, model)
     return optax.apply_updates(model, updates), state, loss
+
+
+def _check(config: TrainConfig) -> None:
+    if not 0 < config.holdout < 1:
+        raise JacspecError(f"train.holdout={config.holdout} is no part of a text. Give one between 0 and 1, as in 0.1.")
+    if not 0 <= config.warmup < config.steps:
+        raise JacspecError(
+            f"train.warmup={config.warmup} does not fit train.steps={config.steps}. Accepted: 0 to steps - 1."
+        )
+    if config.dtype not in STORED:
+        raise JacspecError(f"train.dtype={config.dtype!r} is not known. " + suggest(config.dtype, STORED))
 
 
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -1,0 +1,268 @@
+"""From a text to batches: reading, splitting, drawing, padding."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jacspec import corpus as corpus_module
+from jacspec.config import ASSETS, DataConfig, Split
+from jacspec.corpus import (
+    Corpus,
+    check_tokens,
+    decode_text,
+    draw_sample,
+    encode,
+    load_corpus,
+    make_batches,
+    read_text_bytes,
+    split_lines,
+    split_sentences,
+)
+from jacspec.errors import JacspecError
+from jacspec.models.checkpoint import load_tokenizer
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHAKESPEARE = SHARED / "tinyshakespeare.txt"
+ENGLISH = SHARED / "nltk_data"
+TRAINED_NAME, ENGLISH_NAME = "nltk punkt trained on the corpus", "nltk punkt_tab english"
+
+
+def need(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"{path} is not beside this checkout")
+    return path
+
+
+def sentences(text: str, nltk_folders: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], str]:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", nltk_folders)
+    return split_sentences(text)
+
+
+def boundaries(text: str, parts: list[str]) -> set[int]:
+    ends, place = set(), 0
+    for part in parts:
+        place = text.index(part, place) + len(part)
+        ends.add(place)
+    return ends
+
+
+def words(texts: list[str], max_length: int) -> list[list[int]]:
+    return [[len(word) for word in text.split()][:max_length] for text in texts]
+
+
+class Words:
+    """A tokenizer whose tokens are words and whose ids are their lengths."""
+
+    def __call__(self, texts: list[str], *, truncation: bool, max_length: int, **_: Any) -> dict[str, Any]:
+        assert truncation
+        return {"input_ids": words(texts, max_length)}
+
+
+def numbered(n: int) -> Corpus:
+    """Candidates of 1, 2, ... n words."""
+    return Corpus([" ".join(["ab"] * (i + 1)) for i in range(n)], "lines", "", "here.txt")
+
+
+# Reading
+
+DECODED = {
+    "plain": ("a\nb", "a\nb"),
+    "byte order mark": ("\ufeffa\nb", "a\nb"),
+    "Windows lines": ("a\r\nb\r\n", "a\nb\n"),
+    "old Macintosh lines": ("a\rb\r", "a\nb\n"),
+    "beyond ASCII": ("Ça va ? 😀", "Ça va ? 😀"),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), DECODED.values(), ids=DECODED)
+def test_decode(given: str, expected: str) -> None:
+    assert decode_text(given.encode(), "here.txt") == expected
+
+
+UNREADABLE = {
+    "latin-1": ("Ça va".encode("latin-1"), "here.txt is not UTF-8 text.*iconv"),
+    "utf-16": ("text".encode("utf-16"), "here.txt is not UTF-8"),
+    "binary": (b"ab\0cd", "here.txt is a binary file"),
+    "empty": (b"", "here.txt is empty"),
+    "blank": (b" \n\t\n", "here.txt is empty"),
+}
+
+
+@pytest.mark.parametrize(("raw", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_decode_refuses(raw: bytes, message: str) -> None:
+    with pytest.raises(JacspecError, match=message):
+        decode_text(raw, "here.txt")
+
+
+def test_checksum_is_compared(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"One. Two.")
+    right = hashlib.sha256(b"One. Two.").hexdigest()
+    assert read_text_bytes(DataConfig("play", path=str(file), sha256=right)) == (b"One. Two.", str(file))
+    with pytest.raises(JacspecError, match=f"not the text of data=play: sha256 {right}, expected 00.*data=text"):
+        read_text_bytes(DataConfig("play", path=str(file), sha256="00"))
+
+
+@pytest.mark.parametrize(("path", "message"), [(None, "data.path=FILE"), ("/no/such", "not a file"), ("/", "not a file")])
+def test_no_file(path: str | None, message: str) -> None:
+    with pytest.raises(JacspecError, match=message):
+        read_text_bytes(DataConfig("text", path=path))
+
+
+def test_fetch_keeps_only_what_has_the_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "cache_folder", lambda: tmp_path / "cache")
+    remote = tmp_path / "remote.txt"
+    remote.write_bytes(b"text")
+    right = hashlib.sha256(b"text").hexdigest()
+    with pytest.raises(JacspecError, match="nothing was kept"):
+        read_text_bytes(DataConfig("play", url=remote.as_uri(), sha256="00"))
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+    for _ in range(2):  # the second time from the cache
+        raw, source = read_text_bytes(DataConfig("play", url=remote.as_uri(), sha256=right))
+        assert raw == b"text"
+        assert Path(source).is_relative_to(tmp_path / "cache")
+        remote.unlink(missing_ok=True)
+    with pytest.raises(JacspecError, match=r"data\.path=FILE.*data=verse"):
+        read_text_bytes(DataConfig("other", url=remote.as_uri()))
+
+
+# Splitting
+
+
+def test_lines() -> None:
+    assert split_lines("One.  Two\n\n \t\n three\n") == ["One.  Two", " three"]
+
+
+PROSE = "He came. She left early!  Did they meet?\nNobody knows the answer. The end came soon."
+PIECES = ["He came.", "She left early!", "Did they meet?", "Nobody knows the answer.", "The end came soon."]
+
+
+def test_sentences_without_nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sentences(PROSE, [], monkeypatch) == (PIECES, TRAINED_NAME)
+
+
+def test_sentences_with_nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sentences(PROSE, [str(need(ENGLISH))], monkeypatch) == (PIECES, ENGLISH_NAME)
+
+
+def test_both_splitters_agree_on_tiny_shakespeare(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = need(SHAKESPEARE).read_text(encoding="utf-8")
+    english, english_name = sentences(text, [str(need(ENGLISH))], monkeypatch)
+    trained, trained_name = sentences(text, [], monkeypatch)
+    assert (english_name, trained_name) == (ENGLISH_NAME, TRAINED_NAME)
+    assert len(english) == 12_460
+    both = sum((Counter(english) & Counter(trained)).values())
+    assert both >= 0.998 * len(english)  # 12,445: a boundary that one of them lacks costs two sentences
+    ours, theirs = boundaries(text, trained), boundaries(text, english)
+    assert len(ours & theirs) >= 0.999 * len(ours | theirs)
+
+
+def test_verse_is_fit_for_a_first_run() -> None:
+    raw = (ASSETS / "verse.txt").read_bytes()
+    assert raw.isascii()
+    data = DataConfig("verse", path=str(ASSETS / "verse.txt"))
+    found = load_corpus(data)
+    assert len(found.texts) >= 250
+    assert found.sha256 == hashlib.sha256(raw).hexdigest()
+    assert len(draw_sample(found, load_tokenizer(ASSETS / "nano"), data, seed=0).texts) == data.samples
+
+
+def test_load_lines(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"\xef\xbb\xbfOne. Two.\r\n\r\nthree\r\n")
+    found = load_corpus(DataConfig("text", path=str(file), split=Split.lines))
+    assert (found.texts, found.splitter, found.source) == (["One. Two.", "three"], "lines", str(file))
+
+
+# Drawing
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.integers(0, 99), st.integers(1, 25), st.integers(0, 8), st.integers(1, 12))
+def test_draw(seed: int, samples: int, min_tokens: int, max_tokens: int) -> None:
+    candidates = numbered(20)
+    lengths = [min(i + 1, max_tokens) for i in range(20)]
+    eligible = [i for i in range(20) if lengths[i] >= min_tokens]
+    data = DataConfig("text", samples=samples, min_tokens=min_tokens, max_tokens=max_tokens, split=Split.lines)
+    if len(eligible) < samples:
+        message = f"Only {len(eligible)} of the 20 lines in here.txt have {min_tokens} tokens.*data.samples={samples}"
+        with pytest.raises(JacspecError, match=message):
+            draw_sample(candidates, Words(), data, seed=seed)
+        return
+    drawn = draw_sample(candidates, Words(), data, seed=seed)
+    assert len(drawn.candidates) == samples
+    assert drawn.candidates == sorted(set(drawn.candidates) & set(eligible))  # corpus order, none twice
+    assert drawn.texts == [candidates.texts[i] for i in drawn.candidates]
+    assert drawn.tokens == [[2] * lengths[i] for i in drawn.candidates]
+    assert drawn == draw_sample(candidates, Words(), data, seed=seed)
+
+
+def test_draw_depends_on_the_seed_and_reaches_everyone() -> None:
+    data = DataConfig("text", samples=5, min_tokens=1)
+    drawn = [tuple(draw_sample(numbered(20), Words(), data, seed=seed).candidates) for seed in range(200)]
+    assert len(set(drawn)) > 190
+    counts = np.bincount(np.ravel(drawn), minlength=20)
+    assert counts.min() > 25  # 50 expected, standard deviation 6
+    assert counts.max() < 75
+
+
+def test_tokens_of_the_embedded_tokenizer() -> None:
+    tokenizer = load_tokenizer(ASSETS / "nano")
+    texts = ["Speak, speak.", "What is the city but the people?" * 9, ""]
+    whole = [tokenizer(text)["input_ids"] for text in texts]
+    assert encode(tokenizer, texts, max_tokens=7) == [ids[:7] for ids in whole]
+    assert encode(tokenizer, texts, max_tokens=99) == whole
+
+
+@pytest.mark.parametrize(("key", "value"), [("samples", 0), ("samples", -3), ("max_tokens", 0), ("max_tokens", -1)])
+def test_draw_refuses_nothing(key: str, value: int) -> None:
+    data = DataConfig("text", **{"samples": 2, key: value})
+    with pytest.raises(JacspecError, match=f"data.{key}={value} is less than 1"):
+        draw_sample(numbered(20), Words(), data, seed=0)
+
+
+# Batches
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.lists(st.integers(1, 150), min_size=1, max_size=30), st.integers(1, 9))
+def test_batches(lengths: list[int], size: int) -> None:
+    tokens = [[index + 1] * length for index, length in enumerate(lengths)]
+    batches = make_batches(tokens, size=size)
+    assert sorted(sample for batch in batches for sample in batch.samples) == list(range(len(lengths)))
+    shapes = set()
+    for batch, samples in batches:
+        padded = batch.tokens.shape[1]
+        shapes.add(batch.tokens.shape)
+        assert batch.tokens.dtype == batch.lengths.dtype == np.int32
+        assert padded in (16, 32, 64, 128, 256)
+        assert batch.lengths.max() <= padded < max(2 * batch.lengths.min(), 17)
+        rows = samples + [samples[-1]] * (size - len(samples))
+        assert len(rows) == size
+        for row, sample in enumerate(rows):
+            assert batch.tokens[row].tolist() == tokens[sample] + [0] * (padded - lengths[sample])
+            assert batch.lengths[row] == lengths[sample]
+    assert len(shapes) == len({padded for _, padded in shapes})
+    not_full = Counter(batch.tokens.shape for batch, samples in batches if len(samples) < size)
+    assert max(not_full.values(), default=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("positions", "vocab", "message"),
+    [(3, 9, None), (2, 9, "3 tokens, more than the model's 2 positions.*data.max_tokens=2"), (3, 8, "id 8.*has 8")],
+)
+def test_check_tokens(positions: int, vocab: int, message: str | None) -> None:
+    tokens = [[1], [0, 8, 3]]
+    if message is None:
+        check_tokens(tokens, positions=positions, vocab=vocab)
+        return
+    with pytest.raises(JacspecError, match=message):
+        check_tokens(tokens, positions=positions, vocab=vocab)
