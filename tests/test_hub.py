@@ -1,0 +1,143 @@
+"""Models from the hub: a server on this machine imitates its API, or nothing answers at all."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from servers import (
+    COMMIT,
+    NANO,
+    NANO_FILES,
+    TINY,
+    Answer,
+    Server,
+    assert_refused,
+    files_below,
+    hub,
+    run_command,
+    run_here,
+    serve,
+    serve_garbage,
+    serve_silence,
+)
+
+from jacspec.runs import open_run
+
+ONLINE = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+WAYS_ON = ["model.path=", "model.init=random", "`python -m jacspec`"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A hub with nano's files, and files beside them that jacspec must leave alone."""
+    files = {name: (NANO / name).read_bytes() for name in NANO_FILES}
+    files |= {"pytorch_model.bin": b"pickle", "odd.py": b"raise SystemExit", "tf_model.h5": b"h5", "README.md": b"#"}
+    with serve(hub(files)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hub_home(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hub's cache after one run of `org/nano`."""
+    home = tmp_path_factory.mktemp("home")
+    arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    done = run_command(*arguments, cwd=home, HF_ENDPOINT=server.url, HF_HOME=str(home / "hf"), **ONLINE)
+    assert done.code == 0, done.err
+    return home
+
+
+def test_checkpoint_is_downloaded_and_named_by_its_commit(hub_home: Path, tmp_path: Path) -> None:
+    run = open_run(hub_home / "out")
+    assert run.provenance["identity"]["checkpoint"]["name"] == "org/nano"
+    assert run.provenance["identity"]["checkpoint"]["revision"] == COMMIT
+    done = run_here(*TINY, "components=[mlp]", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    embedded = open_run(tmp_path / "out")
+    assert run.provenance["identity"]["checkpoint"]["files"] == embedded.provenance["identity"]["checkpoint"]["files"]
+    assert np.array_equal(run.dataset["singular_values"], embedded.dataset["singular_values"])
+
+
+def test_only_what_is_read_is_asked_for(hub_home: Path, server: Server) -> None:
+    """Weights in pickles and code never leave the server."""
+    fetched = {path.rsplit("/", 1)[1] for _, path in server.requests if "/resolve/" in path}
+    assert fetched == set(NANO_FILES)
+    snapshot = {Path(name).name for name in files_below(hub_home / "hf") if "/snapshots/" in name}
+    assert snapshot == set(NANO_FILES)
+
+
+def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(hub_home / "hf", tmp_path / "hf", symlinks=True)
+    arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    done = run_command(*arguments, cwd=tmp_path, **ONLINE | closed)
+    assert done.code == 0, done.err
+    again, first = (folder / "out" / "metrics.csv" for folder in (tmp_path, hub_home))
+    assert again.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["model.id=org/unknown"], ["org/unknown", "no model", "model.id=ORG/NAME", "HF_TOKEN"]),
+        (["model.id=org/gated"], ["org/gated is gated", "hf auth login"]),
+        (["model.id=org/nano", "model.revision=v9"], ["org/nano", "no revision 'v9'"]),
+        (["model.id=not/a/hub/id"], ["not/a/hub/id", "not a hub id"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_refusal_of_the_hub_is_said(
+    arguments: list[str], fragments: list[str], server: Server, tmp_path: Path
+) -> None:
+    changes = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")} | ONLINE
+    (tmp_path / "cwd").mkdir()
+    done = run_command(*TINY, "model=hub", *arguments, cwd=tmp_path / "cwd", **changes)
+    assert_refused(done, tmp_path / "cwd", *fragments)
+    assert files_below(tmp_path / "cwd") == set()
+
+
+def test_hub_that_fails_is_said(tmp_path: Path) -> None:
+    with serve(lambda path: Answer(500 if path != "/" else 200, b"{}")) as broken:
+        changes = {"HF_ENDPOINT": broken.url, "HF_HOME": str(tmp_path / "hf")} | ONLINE
+        done = run_command(*TINY, "model=hub", "model.id=org/nano", cwd=tmp_path, **changes)
+    assert_refused(done, tmp_path, "org/nano", *WAYS_ON)
+
+
+OFFLINE = ["model=gpt2", "data=shakespeare"]
+
+
+def test_without_network_gpt2_ends_soon_with_ways_on(tmp_path: Path) -> None:
+    started = time.monotonic()
+    closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    done = run_command(*OFFLINE, cwd=tmp_path, **ONLINE | closed)
+    assert_refused(done, tmp_path, "openai-community/gpt2", *WAYS_ON)
+    assert done.err.count("\n") == 1, done.err
+    assert time.monotonic() - started < 10
+
+
+def test_hub_that_never_answers_ends_soon_with_ways_on(tmp_path: Path) -> None:
+    with serve_silence() as url:
+        started = time.monotonic()
+        done = run_command(*OFFLINE, cwd=tmp_path, **ONLINE | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")})
+        seconds = time.monotonic() - started
+    assert_refused(done, tmp_path, "openai-community/gpt2", *WAYS_ON)
+    assert seconds < 10
+
+
+def test_hub_that_speaks_no_http_is_said(tmp_path: Path) -> None:
+    with serve_garbage() as url:
+        done = run_command(*OFFLINE, cwd=tmp_path, **ONLINE | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")})
+    assert_refused(done, tmp_path, "openai-community/gpt2", *WAYS_ON)
+
+
+@pytest.mark.hub
+def test_real_hub_and_real_text(tmp_path: Path) -> None:
+    changes = ONLINE | {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    arguments = ["model=distilgpt2", "data=shakespeare", *TINY, "hydra.run.dir=out"]
+    done = run_command(*arguments, cwd=tmp_path, timeout=600, **changes)
+    if "cannot be reached" in done.err:
+        pytest.skip(f"needs the network: {done.err[:120]}")
+    assert done.code == 0, done.err
+    assert len(open_run(tmp_path / "out").metrics) == 6 * 2 * 4
