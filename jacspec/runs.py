@@ -147,7 +147,7 @@ def resume_run(
         raise JacspecError(f"{folder} is a run of another configuration: {'; '.join(differing)}.")
     done = {}
     for file in sorted((folder / LAYERS).glob("*.npz")):
-        result = _unpack_layer(file)
+        result = _unpack_layer(file, metric_names)
         done[result.layer] = result
     writer = RunWriter(folder, stored, metric_names, n_tokens, done)
     if stored["status"] != "finished":
@@ -224,13 +224,9 @@ class Run:
     def _table(self, name: str) -> "pandas.DataFrame":
         import pandas
 
-        # A sample's text may be "nan"; pandas' faster reading of floats is an ulp off now and then.
+        # A sample's text may be "nan".
         return pandas.read_csv(
-            self.folder / name,
-            keep_default_na=False,
-            na_values=["nan", ""],
-            na_filter=name != "samples.csv",
-            float_precision="round_trip",
+            self.folder / name, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv"
         )
 
 
@@ -312,7 +308,10 @@ def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _pack_layer(result: LayerResult) -> bytes:
-    arrays: dict[str, Shaped[np.ndarray, ...]] = {"layer": np.array(result.layer)}
+    arrays: dict[str, Shaped[np.ndarray, ...]] = {
+        "layer": np.array(result.layer),
+        "components": np.array(list(result.singular_values)),
+    }
     for component, sigma in result.singular_values.items():
         arrays[f"{component}/singular_values"] = sigma
         arrays |= {f"{component}/metric/{name}": values for name, values in result.metrics[component].items()}
@@ -321,22 +320,15 @@ def _pack_layer(result: LayerResult) -> bytes:
     return stream.getvalue()
 
 
-def _unpack_layer(file: Path) -> LayerResult:
+def _unpack_layer(file: Path, metric_names: Sequence[str]) -> LayerResult:
     try:
         # All is read, not only what is looked for: reading is what compares checksums and names.
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
             arrays = dict(stored)
-        components = [
-            key.removesuffix("/singular_values") for key in arrays if key.endswith("/singular_values")
-        ]
+        components = arrays["components"].tolist()
         singular_values = {component: arrays[f"{component}/singular_values"] for component in components}
         metrics = {
-            component: {
-                key.removeprefix(f"{component}/metric/"): values
-                for key, values in arrays.items()
-                if key.startswith(f"{component}/metric/")
-            }
-            for component in components
+            component: {name: arrays[f"{component}/metric/{name}"] for name in metric_names} for component in components
         }
         return LayerResult(int(arrays["layer"]), singular_values, metrics)
     except Exception as error:  # zipfile raises many types for a damaged file

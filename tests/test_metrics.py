@@ -63,7 +63,7 @@ def entropy(p: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-ORACLE: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]] = {
+ORACLE: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], Any]] = {
     "spectral_radius": lambda s, A, x, eps: s[0],
     "decay_ratio": lambda s, A, x, eps: s[1] / s[0],
     "frobenius_norm": lambda s, A, x, eps: np.sqrt((A**2).sum()),
@@ -253,12 +253,12 @@ def test_condition_number_ignores_the_zero_of_a_layer_norm(precision: str) -> No
     assert found["condition_number"][0] == pytest.approx(sigma[0] / sigma[d - 2], rel=1e-5)
 
 
-ANGLE = 0.3
+ROTATION = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
 NORMAL = {
     "symmetric": with_spectrum(np.arange(1.0, 7), (6, 6)) @ with_spectrum(np.arange(1.0, 7), (6, 6)).T,
     "antisymmetric": np.subtract.outer(np.arange(6.0), np.arange(6.0)),
     "orthogonal": with_spectrum(np.ones(6), (6, 6)),
-    "rotation and scale": np.kron(np.eye(3), 2 * np.array([[np.cos(ANGLE), -np.sin(ANGLE)], [np.sin(ANGLE), np.cos(ANGLE)]])),
+    "rotation and scale": np.kron(np.eye(3), 2 * ROTATION),
 }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jacspec.config import ASSETS, Init, ModelConfig
 from jacspec.errors import JacspecError
-from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint, read_json
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from jacspec.models.hf_config import read_json
 
 TOKENIZER_FILES = (
     "tokenizer*",

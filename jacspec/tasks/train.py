@@ -26,8 +26,9 @@ from jacspec.config import Config, DataConfig, TrainConfig
 from jacspec.corpus import decode_text, read_text_bytes
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
-from jacspec.models.checkpoint import build_module, open_checkpoint, read_config
+from jacspec.models.checkpoint import build_module, open_checkpoint
 from jacspec.models.export import write_config, write_weights
+from jacspec.models.hf_config import read_config
 from jacspec.progress import Stopwatch, step_progress
 from jacspec.provenance import now, versions
 from jacspec.runs import write_atomically, write_json
@@ -173,7 +174,7 @@ def bits_per_byte(model: Transformer, tokenizer: Any, text: str, *, window: int)
     tokens = np.array([tokenizer.token_to_id(END_OF_TEXT), *tokenizer.encode(text).ids], np.int32)
     stride = max(window // 2, 1)
     total = 0.0
-    for start in range(0, max(len(tokens) - 1 - stride, 1), stride):
+    for start in range(0, max(len(tokens) - 1 - (window - stride), 1), stride):
         piece = tokens[start : start + window + 1]
         padded = np.pad(piece, (0, window + 1 - len(piece)))
         nats = np.asarray(_window_nats(model, padded))[: len(piece) - 1]
@@ -182,7 +183,7 @@ def bits_per_byte(model: Transformer, tokenizer: Any, text: str, *, window: int)
 
 
 @jax.jit
-def _window_nats(model: Transformer, window: Int[Array, " token"]) -> Float[Array, " token"]:
+def _window_nats(model: Transformer, window: Int[Array, " token"]) -> Float[Array, " token-1"]:
     return optax.softmax_cross_entropy_with_integer_labels(model(window[:-1]), window[1:])
 
 
