@@ -1,6 +1,7 @@
 """From a text to batches of tokens: fetch, split into sentences, tokenize, draw the sample, pad."""
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -114,6 +115,8 @@ def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) 
     for key, value in (("samples", data.samples), ("max_tokens", data.max_tokens)):
         if value < 1:
             raise JacspecError(f"data.{key}={value} is less than 1. Type data.{key}=N with N of 1 or more.")
+    if seed < 0:
+        raise JacspecError(f"seed={seed} is negative. Type seed=N with N of 0 or more.")
     tokens = encode(tokenizer, corpus.texts, max_tokens=data.max_tokens)
     long_enough = [index for index, ids in enumerate(tokens) if len(ids) >= max(data.min_tokens, 1)]
     if len(long_enough) < data.samples:
@@ -180,14 +183,18 @@ def cache_folder() -> Path:
 
 def _fetch(data: DataConfig) -> Path:
     """Download `data.url` into the user's cache once; only bytes of the right checksum are ever kept."""
-    file = cache_folder() / "texts" / f"{data.name}-{(data.sha256 or '')[:16]}.txt"
+    assert data.url is not None
+    # Without a checksum the address is all that tells one text from another.
+    mark = data.sha256 or hashlib.sha256(data.url.encode()).hexdigest()
+    file = cache_folder() / "texts" / f"{data.name}-{mark[:16]}.txt"
     if file.is_file():
         return file
-    assert data.url is not None
     try:
         with urllib.request.urlopen(data.url, timeout=TIMEOUT_SECONDS) as response:
             raw = response.read(MAX_TEXT_BYTES)
-    except (OSError, ValueError) as error:
+            if response.length:  # what the server announced and did not send
+                raise http.client.IncompleteRead(raw, response.length)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise JacspecError(
             f"The text of data={data.name} is not in the cache and {data.url} cannot be reached ({error}). "
             "Three ways on without a network: data.path=FILE with a copy of it, data=text data.path=FILE with "

@@ -156,7 +156,7 @@ def serve(answer: Callable[[str], Answer]) -> Iterator[Server]:
     requests: list[tuple[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+        def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             requests.append((self.command, path))
             status, body, headers, claimed = answer(path)

@@ -243,5 +243,3 @@ def test_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
     done = run_command("data.sampels=4", cwd=tmp_path, JACSPEC_TRACEBACK="1")
     assert done.code != 0
     assert "Traceback" in done.err
-
-

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from servers import (
 
 from jacspec.runs import open_run
 
-ONLINE = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ONLINE: dict[str, Any] = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 WAYS_ON = ["model.path=", "model.init=random", "`python -m jacspec`"]
 
 
@@ -88,9 +89,7 @@ def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> N
     ],
     ids=lambda value: " ".join(value),
 )
-def test_refusal_of_the_hub_is_said(
-    arguments: list[str], fragments: list[str], server: Server, tmp_path: Path
-) -> None:
+def test_refusal_of_the_hub_is_said(arguments: list[str], fragments: list[str], server: Server, tmp_path: Path) -> None:
     changes = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")} | ONLINE
     (tmp_path / "cwd").mkdir()
     done = run_command(*TINY, "model=hub", *arguments, cwd=tmp_path / "cwd", **changes)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from servers import (
     CONTRACT,
@@ -37,7 +36,9 @@ def differing_files(left: Path, right: Path) -> list[str]:
     """Name what is not equal bit for bit in two runs."""
     tables = [name for name in TABLES if (left / name).read_bytes() != (right / name).read_bytes()]
     a, b = open_run(left).dataset, open_run(right).dataset
-    arrays = [name for name in a if a[name].dtype != b[name].dtype or a[name].values.tobytes() != b[name].values.tobytes()]
+    arrays = [
+        name for name in a if a[name].dtype != b[name].dtype or a[name].values.tobytes() != b[name].values.tobytes()
+    ]
     return [*tables, *map(str, arrays)]
 
 

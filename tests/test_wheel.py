@@ -1,5 +1,6 @@
 """The wheel holds everything, and what is installed from it runs from any folder."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,12 +26,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     quick = ["--retries", "0", "--timeout", "5", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "wheel", str(CHECKOUT), "--no-deps", "--wheel-dir", str(folder), *quick]
-    try:
-        import hatchling  # noqa: F401
-
+    if importlib.util.find_spec("hatchling"):
         command.append("--no-build-isolation")
-    except ImportError:
-        pass
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode and "No matching distribution found for hatchling" in done.stdout + done.stderr:
         pytest.skip("hatchling is not installed and cannot be fetched")
@@ -63,9 +60,11 @@ def test_installed_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -
     subprocess.run([*install, "--ignore-installed"], check=True, capture_output=True, timeout=120)
     env = environment()
     env.pop("PYTHONPATH", None)
-    where = subprocess.check_output([python, "-c", "import jacspec; print(jacspec.__file__)"], text=True, cwd=cwd, env=env)
+    where = subprocess.check_output(
+        [python, "-c", "import jacspec; print(jacspec.__file__)"], text=True, cwd=cwd, env=env
+    )
     assert Path(where.strip()).is_relative_to(venv), "the checkout was imported, not the wheel"
-    command = [python, "-m", "jacspec", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    command = [str(python), "-m", "jacspec", *TINY, "components=[mlp]", "hydra.run.dir=out"]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert files_below(cwd / "out") == CONTRACT

@@ -1,5 +1,6 @@
 """From the model choice of a configuration to an open checkpoint: embedded, a folder, or the Hugging Face hub."""
 
+import http.client
 import os
 import threading
 import urllib.error
@@ -142,7 +143,7 @@ def _reachable(url: str) -> bool:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_SECONDS).close()
         except urllib.error.HTTPError:
             pass
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):
             return
         answered.set()
 
