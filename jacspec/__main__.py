@@ -21,6 +21,7 @@ TRACEBACK = "JACSPEC_TRACEBACK"
 def main() -> None:
     """Run the command line: exit status 0, 1 after an error message, 130 after Ctrl-C."""
     register()
+    _failures.clear()
     # Hydra's own error report would come before ours; with this it lets exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -192,8 +192,9 @@ def _fetch(data: DataConfig) -> Path:
     try:
         with urllib.request.urlopen(data.url, timeout=TIMEOUT_SECONDS) as response:
             raw = response.read(MAX_TEXT_BYTES)
-            if response.length:  # what the server announced and did not send
-                raise http.client.IncompleteRead(raw, response.length)
+            missing = getattr(response, "length", None)  # what the server announced and did not send; not for file:
+            if missing:
+                raise http.client.IncompleteRead(raw, missing)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise JacspecError(
             f"The text of data={data.name} is not in the cache and {data.url} cannot be reached ({error}). "

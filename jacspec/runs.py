@@ -35,13 +35,16 @@ if TYPE_CHECKING:
 
 RUN_FILE, LAYERS, SPECTRA = "run.json", "layers", "spectra.nc"
 QUANTILES = {"median": 0.5, "q1": 0.25, "q3": 0.75}
+TEMPORARY = ".jacspec-"
+"""How names of files begin that a kill may leave half-written; resuming removes them."""
+
 WHISKER = 1.5
 """Whiskers reach to the last value within 1.5 interquartile ranges of the box, as Tukey and Matplotlib draw them."""
 
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Put a file in place whole and durably: after a crash it is the old one or the new one."""
-    stream = tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False)  # noqa: SIM115
+    stream = tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{TEMPORARY}{file.name}.", delete=False)  # noqa: SIM115
     try:
         with stream:
             stream.write(content)
@@ -142,9 +145,17 @@ def resume_run(
     **Raises:** `JacspecError` with the keys that differ.
     """
     stored = read_run_file(folder)
+    if "identity" not in stored:
+        raise JacspecError(f"The run in {folder} is of task={stored.get('task')}, which cannot be gone on with.")
     differing = differing_keys(stored.get("identity", {}), provenance["identity"])
     if differing:
         raise JacspecError(f"{folder} is a run of another configuration: {'; '.join(differing)}.")
+    # A kill in the middle of `write_atomically` leaves its temporary file.
+    for place in (folder, folder / LAYERS, folder / "figures"):
+        for leftover in place.glob(".*.*.????????"):
+            leftover.unlink(missing_ok=True)
+    for stray in folder.rglob(f"{TEMPORARY}*"):
+        stray.unlink()
     done = {}
     for file in sorted((folder / LAYERS).glob("*.npz")):
         result = _unpack_layer(file, metric_names)
@@ -238,6 +249,8 @@ def open_run(folder: Path | str) -> Run:
     run = Run(Path(folder).expanduser())
     if run.provenance["status"] != "finished":
         raise JacspecError(f"The run in {folder} is not finished. Type resume={folder} to go on with it.")
+    if "metrics" not in run.provenance:
+        raise JacspecError(f"The run in {folder} is of task={run.provenance.get('task')}: it has no spectra to show.")
     return run
 
 

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -88,6 +89,8 @@ def run_here(*arguments: str, cwd: Path, **changes: str) -> Finished:
     code: object = 0
     with (
         mock.patch.dict(os.environ, environment(**changes), clear=True),
+        # Hydra closes all handlers that it finds here, and absl's would close the stderr that pytest captures.
+        mock.patch.object(logging, "_handlerList", []),
         mock.patch.object(sys, "argv", ["jacspec", *arguments]),
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
@@ -215,7 +218,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def hub(files: Mapping[str, bytes]) -> Callable[[str], Answer]:
     """Imitate the hub's API: `org/nano` at `main` holds `files`, `org/gated` is gated, nothing else is there.
 
-    Statuses and headers are what huggingface.co sent on the day this was written.
+    Statuses and headers are those that `hf_raise_for_status` of huggingface_hub 2.4 tells errors by.
     """
 
     def answer(path: str) -> Answer:
@@ -225,7 +228,8 @@ def hub(files: Mapping[str, bytes]) -> Callable[[str], Answer]:
         resolve = re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", path)
         repository, revision = (api[1], api[3]) if api else (resolve[1], resolve[2]) if resolve else ("", "")
         if repository not in ("org/nano", "org/gated"):
-            return Answer(401, b"{}", {"X-Error-Message": "Invalid username or password."})
+            # The hub's 401 without this code is known as what it is over https only.
+            return Answer(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username."})
         if revision not in ("main", COMMIT):
             return Answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         if api and api[2] == "revision":

@@ -20,7 +20,6 @@ from servers import (
     assert_refused,
     copy_nano,
     files_below,
-    run_command,
     run_here,
     serve,
     serve_garbage,
@@ -232,7 +231,7 @@ def test_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").write_text('{"status": "unfinished"}')
     done = run_here(*TINY, "hydra.run.dir=old", cwd=tmp_path)
-    assert_refused(done, tmp_path, "old already holds a run", "resume=old")
+    assert_refused(done, tmp_path, "old already holds a run", "resume=")
 
 
 TEXT = b"This is the first sentence of it. And this is the second one here. The third one ends it all now.\n"
@@ -240,7 +239,7 @@ SHA = "data.sha256=" + "0" * 64
 
 
 def _serve_text(path: str) -> Answer:
-    texts = {"/a.txt": TEXT, "/b.txt": TEXT.replace(b"sentence", b"phrase")}
+    texts = {"/a.txt": TEXT, "/b.txt": TEXT.replace(b"one", b"phrase")}
     if path == "/cut.txt":
         return Answer(200, TEXT, claimed=10 * len(TEXT))
     return Answer(200, texts[path]) if path in texts else Answer(404)
@@ -297,9 +296,9 @@ def test_address_that_leads_nowhere_is_said(url: str, tmp_path: Path) -> None:
     assert_refused(done, tmp_path, url, "data.path=FILE")
 
 
-@pytest.mark.parametrize("writes", [0, 2, 4, 9, 14])
+@pytest.mark.parametrize("writes", [0, 4, 14])
 def test_full_disk_is_said_and_can_be_gone_on_from(writes: int, tmp_path: Path) -> None:
-    """The disk fills at the given durable write: before the run, in a layer, in the tables, in the figures."""
+    """The disk fills at the given durable write: before the run, in a layer, after them."""
     real, left = os.fsync, [writes]
 
     def fsync(descriptor: int) -> None:
@@ -330,7 +329,7 @@ def test_full_disk_for_real(tmp_path: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"a small file system cannot be mounted here: {error}")
     try:
-        done = run_command(*TINY, "components=[mlp]", f"hydra.run.dir={small}/out", cwd=tmp_path)
+        done = run_here(*TINY, "components=[mlp]", f"hydra.run.dir={small}/out", cwd=tmp_path)
         assert_refused(done, small, "No space left on device")
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -90,7 +90,7 @@ def test_report_is_redrawn_from_the_folder_alone(first_run: tuple[Finished, Run]
 
 
 def test_multirun_makes_a_folder_for_each(tmp_path: Path) -> None:
-    done = run_command("-m", "seed=0,1", *TINY, "components=[mlp]", cwd=tmp_path)
+    done = run_here("-m", "seed=0,1", *TINY, "components=[mlp]", cwd=tmp_path)
     assert done.code == 0, done.err
     runs = {file.parent.name: open_run(file.parent) for file in (tmp_path / "multirun").rglob("run.json")}
     assert {name: run.provenance["seed"] for name, run in runs.items()} == {"0": 0, "1": 1}
@@ -112,7 +112,10 @@ def test_multirun_makes_a_folder_for_each(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_choice_runs_and_is_recorded(arguments: list[str], expected: dict[str, object], tmp_path: Path) -> None:
+def test_choice_runs_and_is_recorded(
+    arguments: list[str], expected: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)  # drawn in other tests
     copy_nano(tmp_path / "own")
     (tmp_path / "own.txt").write_text("The first sentence is here. Is this the second one? Here the third one ends.\n")
     done = run_here("data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", *arguments, cwd=tmp_path)
@@ -197,7 +200,7 @@ def test_help_is_cheap_and_lists_the_groups(tmp_path: Path) -> None:
         (["task=jacobain"], ["task=jacobain", "Did you mean 'jacobian'?", "jacobian, report, train"]),
         (["train.steps=5"], ["task=train"]),
         (["data.samples"], ["data.samples", "KEY=VALUE"]),
-        (["data.path=[a"], ["data.path=[a", "KEY=VALUE"]),
+        (["data.path=[a"], ["'[a'", "KEY=VALUE"]),
     ],
     ids=lambda value: value[0],
 )
@@ -221,8 +224,6 @@ def test_slip_in_the_command_gets_one_message(arguments: list[str], fragments: l
         (["data.samples=-1"], ["data.samples=-1"]),
         (["data.max_tokens=0"], ["data.max_tokens=0"]),
         (["seed=-1"], ["seed=-1"]),
-        (["metrics.names=[variance_top_k]", "metrics.top_k=0"], ["top_k"]),
-        (["engine.memory_gib=-1"], ["engine.memory_gib=-1"]),
         (["task=report"], ["run=FOLDER"]),
     ],
     ids=lambda value: value[-1],

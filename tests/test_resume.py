@@ -79,8 +79,8 @@ def test_killed_run_ends_with_the_same_numbers(moment: str, reference: Path, tmp
     assert statuses(folder) == ["unfinished"]
     found = layers_done(folder)
     # What a kill in the middle of a write leaves.
-    (folder / ".summary.csv.abcd1234").write_text("half")
-    (folder / "layers" / ".0005.npz.abcd1234").write_bytes(b"PK")
+    (folder / ".jacspec-summary.csv.abcd1234").write_text("half")
+    (folder / "layers" / ".jacspec-0005.npz.abcd1234").write_bytes(b"PK")
     done = run_here(*RUN, "hydra.run.dir=killed", "task=report", "run=killed", cwd=tmp_path)
     assert done.code == 1
     assert "resume=killed" in done.err
@@ -111,9 +111,10 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
         return real(layer, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "_layer_result", stop_at_layer_4)
+    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
     done = run_here(*small, "hydra.run.dir=out", cwd=tmp_path)
-    assert done.code != 0
+    assert done.code == 130
     assert "resume=" in done.err
     done = run_here(*small, "resume=out", cwd=tmp_path)
     assert done.code == 0, done.err
@@ -146,18 +147,19 @@ def test_run_of_another_configuration_is_refused(
     assert {name: (reference / name).read_bytes() for name in files_below(reference)} == before
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive"])
-def test_damaged_layer_is_named(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
-    with monkeypatch.context() as patch:
-        patch.setattr("jacspec.tasks.jacobian.write_report", _interrupt)
-        assert run_here(*small, "hydra.run.dir=out", cwd=tmp_path).code != 0
-    (tmp_path / "out" / "layers" / "0002.npz").write_bytes(content)
-    done = run_here(*small, "resume=out", cwd=tmp_path)
-    assert done.code == 1
-    assert done.err.startswith("jacspec: ")
-    assert "0002.npz is damaged" in done.err
-    (tmp_path / "out" / "layers" / "0002.npz").unlink()
+    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", _interrupt)
+    assert run_here(*small, "hydra.run.dir=out", cwd=tmp_path).code == 130
+    layer = tmp_path / "out" / "layers" / "0002.npz"
+    for content in (b"", b"PK\x03\x04 cut off", b"no archive", layer.read_bytes()[:-100]):
+        layer.write_bytes(content)
+        done = run_here(*small, "resume=out", cwd=tmp_path)
+        assert done.code == 1
+        assert done.err.startswith("jacspec: ")
+        assert "0002.npz is damaged" in done.err
+    layer.unlink()
+    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)
     assert run_here(*small, "resume=out", cwd=tmp_path).code == 0
     assert statuses(tmp_path) == ["finished"]
 

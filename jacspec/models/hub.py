@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -92,6 +93,8 @@ def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
     import huggingface_hub
     from huggingface_hub import constants, errors
 
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
     allow = ["config.json", *patterns]
     where = f"{model.id}" + (f" at revision {model.revision}" if model.revision else "")
     try:

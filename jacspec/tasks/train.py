@@ -204,6 +204,8 @@ def _check(config: TrainConfig) -> None:
         raise JacspecError(
             f"train.warmup={config.warmup} does not fit train.steps={config.steps}. Accepted: 0 to steps - 1."
         )
+    if late := [step for step in config.revisions if not 0 <= step < config.steps]:
+        raise JacspecError(f"train.revisions has {late}, beyond train.steps={config.steps}. Accepted: 0 to steps - 1.")
     if config.dtype not in STORED:
         raise JacspecError(f"train.dtype={config.dtype!r} is not known. " + suggest(config.dtype, STORED))
 
