@@ -267,7 +267,7 @@ def test_failed_download_of_a_text_keeps_nothing(
 
 def test_text_is_downloaded_once_and_each_address_has_its_own(tmp_path: Path) -> None:
     def run(file: str, out: str) -> None:
-        arguments = ["data=text", "data.samples=2", "components=[mlp]", f"hydra.run.dir={out}"]
+        arguments = ["data=text", "data.samples=3", "components=[mlp]", f"hydra.run.dir={out}"]
         url = f"data.url={server.url}/{file}"
         done = run_here(*arguments, url, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
         assert done.code == 0, done.err

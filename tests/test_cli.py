@@ -234,10 +234,12 @@ def test_value_that_nothing_accepts_is_refused(arguments: list[str], fragments: 
     assert files_below(tmp_path) == set()
 
 
-def test_one_bad_run_of_a_sweep_is_said(tmp_path: Path) -> None:
+def test_sweep_goes_on_after_a_bad_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)
     done = run_here("-m", "data.samples=100000,2", "data.max_tokens=16", cwd=tmp_path)
     assert done.code == 1
     assert "data.samples=100000" in done.err
+    assert statuses(tmp_path) == ["finished"]
 
 
 def test_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def stream_layers(
 def _layer_result(
     layer: int,
     block: Block,
-    hidden: Sequence[Float[Array, "row _ d_model"]],
+    hidden: Sequence[Float[Array, "_ _ d_model"]],
     batches: Sequence[PaddedBatch],
     components: Sequence[str],
     metric_names: Sequence[str],

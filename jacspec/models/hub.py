@@ -92,9 +92,10 @@ def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
         raise JacspecError(f"model={model.name} needs a place: model.path=FOLDER, or model=hub model.id=ORG/NAME.")
     import huggingface_hub
     from huggingface_hub import constants, errors
+    from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
     allow = ["config.json", *patterns]
     where = f"{model.id}" + (f" at revision {model.revision}" if model.revision else "")
     try:

@@ -60,9 +60,9 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
                     writer.add_layer(result)
             writer.write_tables()
             writer.record(seconds=watch.seconds, finished=now())
-    write_report(Run(folder))
+    write_report(Run(writer.folder))
     writer.finish()
-    print_summary(open_run(folder), console)
+    print_summary(open_run(writer.folder), console)
 
 
 def _open_folder(
