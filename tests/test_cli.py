@@ -224,6 +224,7 @@ def test_slip_in_the_command_gets_one_message(arguments: list[str], fragments: l
         (["data.samples=-1"], ["data.samples=-1"]),
         (["data.max_tokens=0"], ["data.max_tokens=0"]),
         (["seed=-1"], ["seed=-1"]),
+        (["engine.memory_gib=-1"], ["engine.memory_gib=-1"]),
         (["task=report"], ["run=FOLDER"]),
     ],
     ids=lambda value: value[-1],

@@ -328,3 +328,8 @@ def test_row_is_complete(name: str, metric: Any) -> None:
     assert metric.definition
     assert metric.source
     assert set(metric.with_) <= METRICS.keys()
+
+
+def test_top_k_below_one_is_refused() -> None:
+    with pytest.raises(JacspecError, match="metrics.top_k=0"):
+        compute_metrics(["variance_top_k"], jnp.ones((1, 3)), shape=(3, 3), top_k=0)

@@ -63,6 +63,8 @@ def memory_budget(memory_gib: float) -> float:
 
 def prepare_batches(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float) -> list[PaddedBatch]:
     """Check token ids against the model and put them into batches that fit the memory budget."""
+    if memory_gib <= 0:
+        raise JacspecError(f"engine.memory_gib={memory_gib} leaves no memory. Type engine.memory_gib=N with N above 0.")
     spec = checkpoint.spec
     check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
     size = batch_size(

@@ -303,6 +303,8 @@ def compute_metrics(
     **Returns:** one value a matrix and metric, in the dtype of `sigma`. A zero matrix gives NaN where a metric
     divides by σ₁, and δ is NaN where there is only one singular value.
     """
+    if top_k < 1:
+        raise JacspecError(f"metrics.top_k={top_k} is less than 1. Type metrics.top_k=N with N of 1 or more.")
     rank = structural_rank or sigma.shape[1]
     spectral = tuple(name for name in names if METRICS[name].needs != "matrix")
     whole = tuple(name for name in names if METRICS[name].needs == "matrix")
