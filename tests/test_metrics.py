@@ -331,5 +331,5 @@ def test_row_is_complete(name: str, metric: Any) -> None:
 
 
 def test_top_k_below_one_is_refused() -> None:
-    with pytest.raises(JacspecError, match="metrics.top_k=0"):
+    with pytest.raises(JacspecError, match=r"metrics\.top_k=0"):
         compute_metrics(["variance_top_k"], jnp.ones((1, 3)), shape=(3, 3), top_k=0)
