@@ -150,10 +150,6 @@ def resume_run(
     differing = differing_keys(stored.get("identity", {}), provenance["identity"])
     if differing:
         raise JacspecError(f"{folder} is a run of another configuration: {'; '.join(differing)}.")
-    # A kill in the middle of `write_atomically` leaves its temporary file.
-    for place in (folder, folder / LAYERS, folder / "figures"):
-        for leftover in place.glob(".*.*.????????"):
-            leftover.unlink(missing_ok=True)
     for stray in folder.rglob(f"{TEMPORARY}*"):
         stray.unlink()
     done = {}
