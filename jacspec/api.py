@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from omegaconf import OmegaConf
 
 from jacspec.backend import numerics
-from jacspec.config import Init, ModelConfig, config_folder, register
+from jacspec.config import DecoderInput, Init, ModelConfig, config_folder, register
 from jacspec.corpus import encode
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import choose_components
@@ -66,18 +66,22 @@ def compute_spectra(
     top_k: int = 10,
     engine: str = "auto",
     memory_gib: float = 1.0,
+    decoder_input: str = "shifted",
 ) -> "xarray.Dataset":
     r"""Compute the singular values of $J = \partial f / \partial x$ at the last token of each text, and metrics.
 
-    **Arguments:** `texts`, one sample each, cut to `max_tokens` tokens; `components`, of `attn` and `mlp`;
-    `metrics`, names in `jacspec.spectra.metrics.METRICS`, or `full`.
+    **Arguments:** `texts`, one sample each, cut to `max_tokens` tokens; `components`, of `attn`, `mlp` and
+    `cross` (every stack of an encoder-decoder model) or full names as `decoder.attn`; `metrics`, names in
+    `jacspec.spectra.metrics.METRICS`, or `full`; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`).
 
     **Returns:** an xarray Dataset: `singular_values` (layer, component, sample, k) and a variable a metric
     (layer, component, sample), computed in the precision that the model was loaded with.
 
     **Raises:** `JacspecError` for unknown names, a text without tokens, or values that are not finite.
     """
-    names, parts = choose_metrics(metrics), choose_components(components)
+    names, parts = choose_metrics(metrics), choose_components(components, model.spec)
+    if decoder_input not in DecoderInput.__members__:
+        raise JacspecError(f"decoder_input={decoder_input!r} is not known. Accepted: shifted, start.")
     if not texts:
         raise JacspecError("compute_spectra needs at least one text; no texts were given.")
     tokens = encode(model.tokenizer, texts, max_tokens=max_tokens)
@@ -91,5 +95,6 @@ def compute_spectra(
             metric_names=names,
             engine=choose_engine(engine),
             top_k=top_k,
+            decoder_input=decoder_input,
         )
         return to_dataset(list(results), names, [len(ids) for ids in tokens])

@@ -26,6 +26,13 @@ class Split(enum.Enum):
     lines = "lines"
 
 
+class DecoderInput(enum.Enum):
+    """What the decoder of an encoder-decoder model is fed, its encoder reading the sample."""
+
+    shifted = "shifted"
+    start = "start"
+
+
 class Precision(enum.Enum):
     """Floating point type of everything that is computed."""
 
@@ -47,7 +54,11 @@ class ModelConfig:
 
 @dataclasses.dataclass
 class DataConfig:
-    """Which text (`path`, else `url`, checked against `sha256` where one is given) and how it is sampled."""
+    """Which text (`path`, else `url`, checked against `sha256` where one is given) and how it is sampled.
+
+    `decoder_input` concerns encoder-decoder models: `shifted`, the sample itself behind the start token, or
+    `start`, that token alone.
+    """
 
     name: str = MISSING
     path: str | None = None
@@ -57,6 +68,7 @@ class DataConfig:
     samples: int = 200
     min_tokens: int = 5
     max_tokens: int = 100
+    decoder_input: DecoderInput = DecoderInput.shifted
 
 
 @dataclasses.dataclass

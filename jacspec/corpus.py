@@ -161,10 +161,23 @@ def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBa
     return batches
 
 
-def check_tokens(tokens: Sequence[Sequence[int]], *, positions: int, vocab: int) -> None:
+def decoder_batch(batch: Batch, *, start: int, kind: str) -> Batch:
+    """Make what the decoder of an encoder-decoder model is fed, for samples that its encoder reads.
+
+    `shifted`: the sample moved one place to the right behind the token `start`, as HF feeds it when the sample is
+    its own target; its last token predicts the sample's last. `start`: that one token alone.
+    """
+    tokens, lengths = np.asarray(batch.tokens), np.asarray(batch.lengths)
+    first = np.full_like(tokens[:, :1], start)
+    if kind == "start":
+        return Batch(first, np.ones_like(lengths))
+    return Batch(np.concatenate([first, tokens[:, :-1]], axis=1), lengths)
+
+
+def check_tokens(tokens: Sequence[Sequence[int]], *, positions: int | None, vocab: int) -> None:
     """Refuse samples that the model has no positions or no embeddings for."""
     longest = max(len(ids) for ids in tokens)
-    if longest > positions:
+    if positions is not None and longest > positions:
         raise JacspecError(
             f"A sample has {longest} tokens, more than the model's {positions} positions. "
             f"Type data.max_tokens={positions} or less."

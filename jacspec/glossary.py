@@ -40,21 +40,36 @@ class PaddedBatch(NamedTuple):
     samples: list[int]
 
 
+class Memory(NamedTuple):
+    """The encoder's output for one sample, of which `length` tokens count: what cross attention reads."""
+
+    h: Float[Array, "token d_model"]
+    length: Int[Array, ""]
+
+
 class Prefix(NamedTuple):
-    """What the last token sees of the others, held fixed while the last token moves.
+    """What the last token sees of the others (or of the encoder's output), held fixed while the last token moves.
 
     `visible` is false for padding, for the last token itself (its own key and value move with it) and for
-    tokens outside its attention window.
+    tokens outside its attention window. `turn` is the rotation of the last token's position, `bias` that of its
+    relative positions, where the family has them; keys are already rotated.
     """
 
     key: Float[Array, "token kv_head d_head"]
     value: Float[Array, "token kv_head d_head"]
     visible: Bool[Array, " token"]
+    turn: Float[Array, "2 half"] | None
+    bias: Float[Array, "kv_head group token"] | None
 
 
 class LayerResult(NamedTuple):
-    """What one layer gave: by component, the singular values and, by metric, one value a sample."""
+    """What one block gave: by component, the singular values and, by metric, one value a sample.
 
+    `number` counts all blocks in the order of the stream, `layer` those of the block's own stack; they differ in
+    the decoder of an encoder-decoder model only.
+    """
+
+    number: int
     layer: int
     singular_values: Mapping[str, Float[np.ndarray, "sample k"]]
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 @dataclasses.dataclass
 class RunWriter:
-    """A Jacobian run being written. `done` maps the layers that an earlier try finished to their results."""
+    """A Jacobian run being written. `done` maps the blocks that an earlier try finished to their results."""
 
     folder: Path
     provenance: dict[str, Any]
@@ -80,10 +80,10 @@ class RunWriter:
 
     def add_layer(self, result: LayerResult) -> None:
         """Write one finished layer durably, then its rows of `metrics.csv`."""
-        if result.layer in self.done:
+        if result.number in self.done:
             return
-        write_atomically(self.folder / LAYERS / f"{result.layer:04d}.npz", _pack_layer(result))
-        self.done[result.layer] = result
+        write_atomically(self.folder / LAYERS / f"{result.number:04d}.npz", _pack_layer(result))
+        self.done[result.number] = result
         with (self.folder / "metrics.csv").open("a", encoding="utf-8", newline="") as stream:
             stream.write(_csv_text(_metric_rows(result, self.metric_names, self.n_tokens)))
             stream.flush()
@@ -91,7 +91,7 @@ class RunWriter:
 
     def write_tables(self) -> None:
         """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the layers that are done."""
-        results = [self.done[layer] for layer in sorted(self.done)]
+        results = [self.done[number] for number in sorted(self.done)]
         write_csv(
             self.folder / "metrics.csv",
             ("layer", "component", "sample", "n_tokens", *self.metric_names),
@@ -155,7 +155,7 @@ def resume_run(
     done = {}
     for file in sorted((folder / LAYERS).glob("*.npz")):
         result = _unpack_layer(file, metric_names)
-        done[result.layer] = result
+        done[result.number] = result
     writer = RunWriter(folder, stored, metric_names, n_tokens, done)
     if stored["status"] != "finished":
         writer.write_tables()
@@ -253,18 +253,36 @@ def open_run(folder: Path | str) -> Run:
 def to_dataset(
     results: Sequence[LayerResult], metric_names: Sequence[str], n_tokens: Sequence[int]
 ) -> "xarray.Dataset":
-    """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample)."""
+    """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample).
+
+    NaN stands where a stack has fewer layers than another.
+    """
     import xarray
 
-    components = list(results[0].singular_values)
-    sigma = np.stack([np.stack([result.singular_values[name] for name in components]) for result in results])
+    layers = sorted({result.layer for result in results})
+    components = list(dict.fromkeys(name for result in results for name in result.singular_values))
+    found = {(result.layer, name): result for result in results for name in result.singular_values}
+
+    def table(values: Callable[[LayerResult, str], np.ndarray]) -> np.ndarray:
+        blank = np.full_like(values(*next((result, name) for (_, name), result in found.items())), np.nan)
+        return np.stack(
+            [
+                np.stack([values(found[layer, name], name) if (layer, name) in found else blank for name in components])
+                for layer in layers
+            ]
+        )
+
+    sigma = table(lambda result, name: result.singular_values[name])
     axes = ("layer", "component", "sample")
     variables: dict[str, Any] = {"singular_values": ((*axes, "k"), sigma)}
     for metric in metric_names:
-        values = [[result.metrics[name][metric] for name in components] for result in results]
-        variables[metric] = (axes, np.array(values))
+
+        def values(result: LayerResult, name: str, metric: str = metric) -> np.ndarray:
+            return result.metrics[name][metric]
+
+        variables[metric] = (axes, table(values))
     coordinates = {
-        "layer": [result.layer for result in results],
+        "layer": layers,
         "component": components,
         "sample": np.arange(sigma.shape[2]),
         "k": np.arange(1, sigma.shape[3] + 1),
@@ -318,6 +336,7 @@ def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 def _pack_layer(result: LayerResult) -> bytes:
     arrays: dict[str, Shaped[np.ndarray, ...]] = {
+        "number": np.array(result.number),
         "layer": np.array(result.layer),
         "components": np.array(list(result.singular_values)),
     }
@@ -339,7 +358,7 @@ def _unpack_layer(file: Path, metric_names: Sequence[str]) -> LayerResult:
         metrics = {
             component: {name: arrays[f"{component}/metric/{name}"] for name in metric_names} for component in components
         }
-        return LayerResult(int(arrays["layer"]), singular_values, metrics)
+        return LayerResult(int(arrays["number"]), int(arrays["layer"]), singular_values, metrics)
     except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
 

@@ -1,62 +1,156 @@
-"""Hugging Face's PyTorch GPT-2 as an oracle: random checkpoints, its branches, its Jacobians."""
+"""Hugging Face's PyTorch models as an oracle: random checkpoints, their branches, their Jacobians."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 
-def save_random_gpt2(folder: Path, *, seed: int = 0, **config: Any) -> GPT2LMHeadModel:
-    """Write a random GPT-2 in float64, every weight and bias far from its initial zero or one."""
+class Layout(NamedTuple):
+    """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn."""
+
+    stacks: Mapping[str, str]
+    chains: Mapping[str, tuple[str, ...]]
+
+
+class Call(NamedTuple):
+    """One call of a module that was seen: its first input, and what else it was given."""
+
+    module: torch.nn.Module
+    x: torch.Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def again(self, x: torch.Tensor) -> torch.Tensor:
+        kwargs = {key: x if value is self.x else value for key, value in self.kwargs.items()}
+        return _first(self.module(*((x, *self.args[1:]) if self.args else ()), **kwargs))
+
+
+class Seen(NamedTuple):
+    """A forward pass of one sample: arrays by name, and by (stack, component, layer) the calls of a branch."""
+
+    arrays: dict[str, np.ndarray]
+    calls: dict[tuple[str, str, int], list[Call]]
+
+
+@contextlib.contextmanager
+def float64_throughout() -> Iterator[None]:
+    """Make HF's code compute in float64 where it asks for float32 by name (norms, softmax, rotary tables)."""
+    names = {"float32": torch.float64, "float": torch.float64}
+    kept = {name: getattr(torch, name) for name in names}
+    kept_method = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    for name, value in names.items():
+        setattr(torch, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(torch, name, value)
+        torch.Tensor.float = kept_method
+        torch.set_default_dtype(torch.float32)
+
+
+def auto_class(model_type: str) -> Any:
+    """Find HF's class of a family with its language-model head."""
+    if model_type == "t5":
+        return AutoModelForSeq2SeqLM
+    return AutoModelForMaskedLM if "bert" in model_type else AutoModelForCausalLM
+
+
+def save_random(folder: Path, model_type: str, *, seed: int = 0, spread: float = 0.3, **config: Any) -> torch.nn.Module:
+    """Write a random HF model in float64, every weight and bias far from its initial zero or one."""
     torch.manual_seed(seed)
-    sizes = {"vocab_size": 37, "n_positions": 24, "n_embd": 24, "n_head": 4, "n_layer": 2}
-    model = GPT2LMHeadModel(GPT2Config(**{**sizes, **config}, attn_implementation="eager")).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    with float64_throughout():
+        hf_config = CONFIG_MAPPING[model_type](**config)
+        hf_config._attn_implementation = "eager"
+        model = auto_class(model_type).from_config(hf_config, attn_implementation="eager").double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(spread * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
 
 
-def activations(model: GPT2LMHeadModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Record the embedding, every branch, every block and the logits of one sample."""
-    found: dict[str, np.ndarray] = {}
+def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int | None = None) -> Seen:
+    """Run one sample and record what enters and leaves every branch and block, and the logits.
 
-    def keep(name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            value = output[0] if isinstance(output, tuple) else output
-            found[name] = value.detach().numpy().reshape(len(tokens), -1)
+    With `start`, the token a decoder starts with, the model is an encoder-decoder and its decoder is fed the
+    sample shifted by one.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    calls: dict[tuple[str, str, int], list[Call]] = {}
+    handles: list[Any] = []
+
+    def flat(value: torch.Tensor) -> np.ndarray:
+        return value.detach().numpy().reshape(-1, value.shape[-1])
+
+    def on_block(stack: str, layer: int) -> Any:
+        def hook(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if layer == 0:
+                arrays[f"{stack}embedding"] = flat(_input(args, kwargs))
+            arrays[f"{stack}block{layer}"] = flat(_first(output))
 
         return hook
 
-    handles = [model.transformer.drop.register_forward_hook(keep("embedding"))]
-    for layer, block in enumerate(model.transformer.h):
-        for name, module in (("attn", block.attn), ("mlp", block.mlp), ("block", block)):
-            handles.append(module.register_forward_hook(keep(f"{name}{layer}")))
-    with torch.no_grad():
-        found["logits"] = model(torch.as_tensor(tokens)[None]).logits[0].numpy()
+    def on_branch(stack: str, component: str, layer: int, position: int, size: int) -> Any:
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            calls.setdefault((stack, component, layer), []).append(Call(module, _input(args, kwargs), args, kwargs))
+            if position == 0:
+                arrays[f"{stack}{component}{layer} in"] = flat(_input(args, kwargs))
+            if position == size - 1:
+                arrays[f"{stack}{component}{layer}"] = flat(_first(output))
+
+        return hook
+
+    for stack, path in layout.stacks.items():
+        for layer, block in enumerate(model.get_submodule(path)):
+            handles.append(block.register_forward_hook(on_block(stack, layer), with_kwargs=True))
+            for component, chain in layout.chains.items():
+                own = component.removeprefix(f"{stack}.") if stack else component
+                if stack and not component.startswith(f"{stack}."):
+                    continue
+                for position, name in enumerate(chain):
+                    hook = on_branch(stack, own, layer, position, len(chain))
+                    handles.append(block.get_submodule(name).register_forward_hook(hook, with_kwargs=True))
+    ids = torch.as_tensor(tokens)[None]
+    inputs = {} if start is None else {"decoder_input_ids": torch.cat([torch.tensor([[start]]), ids[:, :-1]], dim=1)}
+    with torch.no_grad(), float64_throughout():
+        arrays["logits"] = flat(model(input_ids=ids, use_cache=False, **inputs).logits)
     for handle in handles:
         handle.remove()
-    return found
+    return Seen(arrays, calls)
 
 
-def branch_jacobian(model: GPT2LMHeadModel, layer: int, component: str, h: np.ndarray) -> np.ndarray:
+def branch_jacobian(calls: list[Call]) -> np.ndarray:
     """Differentiate HF's branch over the whole sequence with torch.func, and take the last token's block."""
-    block = model.transformer.h[layer]
+    shape = calls[0].x.shape
 
-    def attn(stream: torch.Tensor) -> torch.Tensor:
-        return block.attn(block.ln_1(stream[None]))[0][0, -1]
+    def branch(stream: torch.Tensor) -> torch.Tensor:
+        value = stream.reshape(shape)
+        for call in calls:
+            value = call.again(value)
+        return value.reshape(-1, value.shape[-1])[-1]
 
-    def mlp(stream: torch.Tensor) -> torch.Tensor:
-        return block.mlp(block.ln_2(stream[None]))[0, -1]
-
-    whole = torch.func.jacrev({"attn": attn, "mlp": mlp}[component])(torch.as_tensor(h))
+    with float64_throughout():
+        whole = torch.func.jacrev(branch)(calls[0].x.reshape(-1, shape[-1]))
     return whole[:, -1].detach().numpy()
 
 
 def deviation(found: Any, expected: Any) -> float:
-    """Return the largest deviation relative to the largest expected value."""
+    """Return the largest deviation relative to the largest expected value, or the largest where all should be 0."""
     expected = np.asarray(expected, np.float64)
-    return float(np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max())
+    return float(np.abs(np.asarray(found, np.float64) - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output

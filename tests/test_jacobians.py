@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import activations, branch_jacobian, deviation, save_random_gpt2
-from test_models import CASES, SABOTAGE
+from families import FAMILIES, GPT2
+from oracles import branch_jacobian, deviation, save_random, watch
 
 from jacspec import JacspecError, compute_spectra, load_model
 from jacspec.backend import numerics
@@ -29,41 +29,9 @@ def our_jacobian(block: Block, h: np.ndarray, component: str, *, length: int | N
     return np.asarray(jacobians(block, point.context, point.x, component=component)[0])
 
 
-def streams(expected: dict[str, np.ndarray], layer: int) -> dict[str, np.ndarray]:
-    """Return the stream that enters each branch of a layer, from the oracle's activations."""
-    h = expected["embedding"] if layer == 0 else expected[f"block{layer - 1}"]
-    return {"attn": h, "mlp": h + expected[f"attn{layer}"]}
-
-
-@pytest.mark.parametrize("length", [1, 2, 9])
 @pytest.mark.parametrize("component", ["attn", "mlp"])
-@pytest.mark.parametrize("case", CASES)
-def test_jacobian_equals_torch_func(tmp_path: Path, case: str, component: str, length: int) -> None:
-    model = save_random_gpt2(tmp_path, **CASES[case])
-    expected = activations(model, np.arange(length))
-    with numerics("float64"):
-        block = load_model(tmp_path, precision="float64").block(1)
-        h = streams(expected, 1)
-        found = our_jacobian(block, h["attn"], component)
-    assert deviation(found, branch_jacobian(model, 1, component, h[component])) <= JACOBIAN_TOLERANCE
-
-
-@pytest.mark.parametrize("sabotage", [*SABOTAGE, "off-by-one last token"])
-def test_oracle_catches_sabotage(tmp_path: Path, sabotage: str) -> None:
-    model = save_random_gpt2(tmp_path)
-    expected = activations(model, np.arange(9))
-    component = "mlp" if sabotage == "bias dropped" else "attn"
-    with numerics("float64"):
-        block = load_model(tmp_path, precision="float64").block(1)
-        h = streams(expected, 1)
-        length = 8 if sabotage == "off-by-one last token" else 9
-        found = our_jacobian(SABOTAGE.get(sabotage, lambda same: same)(block), h["attn"], component, length=length)
-    assert deviation(found, branch_jacobian(model, 1, component, h[component])) > 1e-3
-
-
-@pytest.mark.parametrize("component", BRANCHES)
 def test_jacobian_equals_central_differences(tmp_path: Path, component: str) -> None:
-    save_random_gpt2(tmp_path)
+    save_random(tmp_path, "gpt2", **GPT2)
     with numerics("float64"):
         block = load_model(tmp_path, precision="float64").block(0)
         h = jax.random.normal(jax.random.key(0), (5, 24), jnp.float64)
@@ -137,11 +105,10 @@ def test_spectra_equal_numpy_svd_of_torch_jacobians(tmp_path: Path) -> None:
     hf = GPT2LMHeadModel.from_pretrained(model.tokenizer_folder, attn_implementation="eager").double().eval()
     text = "Speak, that the harbour may hear thee."
     dataset = compute_spectra(model, [text], metrics=["full"])
-    expected = activations(hf, np.array(model.tokenizer(text)["input_ids"]))
+    seen = watch(hf, FAMILIES["gpt2"].layout, np.array(model.tokenizer(text)["input_ids"]))
     for layer in range(6):
-        h = streams(expected, layer)
         for component in ("attn", "mlp"):
-            matrix = branch_jacobian(hf, layer, component, h[component])
+            matrix = branch_jacobian(seen.calls["", component, layer])
             found = dataset.sel(layer=layer, component=component, sample=0)
             sigma = np.linalg.svd(matrix, compute_uv=False)
             assert deviation(found["singular_values"], sigma) < JACOBIAN_TOLERANCE
@@ -149,7 +116,7 @@ def test_spectra_equal_numpy_svd_of_torch_jacobians(tmp_path: Path) -> None:
             assert float(found["decay_ratio"]) == pytest.approx(sigma[1] / sigma[0], rel=1e-9)
             radius = np.abs(np.linalg.eigvals(matrix)).max()
             assert float(found["eigenvalue_radius"]) == pytest.approx(radius, rel=1e-9)
-            x = h[component][-1]
+            x = seen.arrays[f"{component}{layer} in"][-1]
             gain = np.linalg.norm(matrix @ x) / np.linalg.norm(x)
             assert float(found["residual_gain"]) == pytest.approx(gain, rel=1e-7, abs=1e-12)
     assert set(METRICS) <= set(dataset.data_vars)
@@ -165,7 +132,7 @@ def test_values_that_are_not_finite_name_layer_component_and_sample() -> None:
         return module
 
     broken = Checkpoint(**{**model.__dict__, "make": overflowing})
-    with pytest.raises(JacspecError, match="Layer 2, component mlp, sample 1: singular values not finite"):
+    with pytest.raises(JacspecError, match="Layer 2, component mlp, sample 0: singular values not finite"):
         run_layers(broken, [[1] * 20, [1, 2, 3]])
 
 
@@ -173,10 +140,18 @@ def test_choices() -> None:
     assert choose_engine("auto") == "jacfwd"
     with pytest.raises(JacspecError, match="Accepted: auto, jacfwd"):
         choose_engine("jacrev")
+    gpt2, t5 = load_model("gpt2", init="random").spec, load_model("t5-small", init="random").spec
     with pytest.raises(JacspecError, match="Did you mean 'attn'"):
-        choose_components(["atn"])
+        choose_components(["atn"], gpt2)
+    with pytest.raises(JacspecError, match=r"'cross', which this model has not. Accepted: attn, mlp"):
+        choose_components(["cross"], gpt2)
+    with pytest.raises(JacspecError, match=r"'decoder.attn', which this model has not"):
+        choose_components(["decoder.attn"], gpt2)
+    assert choose_components(["mlp", "attn", "mlp"], gpt2) == ("mlp", "attn")
+    assert choose_components(["attn", "mlp"], t5) == ("encoder.attn", "decoder.attn", "encoder.mlp", "decoder.mlp")
+    assert choose_components(["decoder.cross", "cross"], t5) == ("decoder.cross",)
     with pytest.raises(JacspecError, match="empty"):
-        choose_components([])
+        choose_components([], gpt2)
     spec = load_model("gpt2", init="random").spec.blocks[0]
     sizes = [batch_size(spec, tokens=100, itemsize=4, memory_bytes=gib * 2**30) for gib in (0.001, 1.0, 1000.0)]
     assert sizes[0] == 1 < sizes[1] < sizes[2] == 32

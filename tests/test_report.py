@@ -62,7 +62,7 @@ def make_run(
             if missing:
                 for column in values[component].values():
                     column[: None if layer == 0 else 3] = np.nan
-        writer.add_layer(LayerResult(layer, sigma, values))
+        writer.add_layer(LayerResult(layer, layer, sigma, values))
     writer.write_tables()
     writer.finish()
     return open_run(folder)

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import (
@@ -101,16 +102,16 @@ def test_oracle_sees_another_seed(reference: Path, tmp_path: Path) -> None:
 def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import jacspec.jacobians.engine as engine
 
-    real, computed = engine._layer_result, []
+    real, computed = engine._gather, []
 
-    def stop_at_layer_4(layer: int, *arguments: object) -> object:
-        if layer == 4 and 4 not in computed:
-            computed.append(layer)
+    def stop_at_layer_4(number: int, *arguments: Any) -> Any:
+        if number == 4 and 4 not in computed:
+            computed.append(number)
             raise KeyboardInterrupt
-        computed.append(layer)
-        return real(layer, *arguments)  # type: ignore[arg-type]
+        computed.append(number)
+        return real(number, *arguments)
 
-    monkeypatch.setattr(engine, "_layer_result", stop_at_layer_4)
+    monkeypatch.setattr(engine, "_gather", stop_at_layer_4)
     monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
     done = run_here(*small, "hydra.run.dir=out", cwd=tmp_path)

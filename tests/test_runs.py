@@ -48,7 +48,7 @@ def make_result(layer: int, dtype: str = "float32", samples: int = 3) -> LayerRe
         for name, values in sigma.items()
     }
     metrics["mlp"]["decay_ratio"][1] = np.nan
-    return LayerResult(layer, sigma, metrics)
+    return LayerResult(layer, layer, sigma, metrics)
 
 
 def start(folder: Path) -> RunWriter:

@@ -68,6 +68,11 @@ def whole_model(checkpoint: Checkpoint) -> Transformer:
     return Transformer(checkpoint.embedding(), tuple(checkpoint.blocks()), checkpoint.head())
 
 
+def positions_of(model: Checkpoint) -> int:
+    assert model.spec.positions is not None
+    return model.spec.positions
+
+
 def score(checkpoint: Checkpoint, text: str, window: int) -> float:
     tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
     with numerics("float32"):
@@ -199,6 +204,8 @@ def test_weights_are_read_as_they_were_written(trained: Trained) -> None:
     assert {tensor.dtype for tensor in stored.values()} == {np.dtype("float32")}
     checkpoint = open_checkpoint(trained.folder)
     embedding, block, head = checkpoint.embedding(), checkpoint.block(0), checkpoint.head()
+    assert embedding.position is not None
+    assert head.norm is not None
     leaves = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
     c_attn = np.concatenate([np.asarray(leaves[f"attn.{name}.weight"]) for name in "qkv"]).T
     pairs = {
@@ -250,7 +257,7 @@ def nano_revisions() -> list[str]:
 def test_nano_is_small_and_its_revisions_improve() -> None:
     assert sum(file.stat().st_size for file in NANO.rglob("*") if file.is_file()) <= 10_000_000
     models = [load_model("nano", revision=revision) for revision in nano_revisions()] + [load_model("nano")]
-    scores = [score(model, VERSE[:3000], model.spec.positions) for model in models]
+    scores = [score(model, VERSE[:3000], positions_of(model)) for model in models]
     assert len(scores) >= 3
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 3.5
@@ -262,7 +269,7 @@ def test_nano_reads_held_out_shakespeare() -> None:
         pytest.skip(f"{SHAKESPEARE} is not beside this checkout")
     text = SHAKESPEARE.read_text(encoding="utf-8")
     model = load_model("nano")
-    assert score(model, text[int(len(text) * 0.9) :], model.spec.positions) <= 2.6
+    assert score(model, text[int(len(text) * 0.9) :], positions_of(model)) <= 2.6
 
 
 def test_nano_card() -> None:

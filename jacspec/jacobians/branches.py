@@ -1,7 +1,7 @@
 """What is differentiated: each component of a block as a function of the last token's residual stream alone.
 
 `f(x)` is what the branch adds to the stream, its own norm inside; the identity path is not part of it. The other
-tokens' keys and values are held fixed in the context.
+tokens' keys and values, and the encoder's output, are held fixed in the context.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,17 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError, suggest
-from jacspec.models.block import Block
+from jacspec.glossary import Memory
+from jacspec.models.block import Block, BlockSpec, ModelSpec
 
 Branch = Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]
 
 BRANCHES: Mapping[str, Branch] = {
     "attn": lambda block, context, x: block.attn_branch(x, context),
+    "cross": lambda block, context, x: block.cross_branch(x, context),
     "mlp": lambda block, context, x: block.mlp_branch(x),
 }
-"""`f(block, context, x)` by component: the branch output at the last token."""
+"""`f(block, context, x)` by component, in the order of the block: the branch output at the last token."""
 
 
 class Point(NamedTuple):
@@ -31,28 +33,74 @@ class Point(NamedTuple):
 
 @jax.jit
 def branch_points(
-    block: Block, h: Float[Array, "sample token d_model"], lengths: Int[Array, " sample"]
+    block: Block,
+    h: Float[Array, "sample token d_model"],
+    lengths: Int[Array, " sample"],
+    memory: Memory | None = None,
 ) -> dict[str, Point]:
     """Find where each component of a block is differentiated, for samples with residual streams `h`.
 
-    Attention is differentiated at the stream that enters the block, the MLP after attention was added.
+    Attention is differentiated at the stream that enters the block, the MLP at the stream after attention, or in
+    parallel blocks at the same.
+
+    **Arguments:** `memory`, the encoder's output with a leading sample axis, for blocks with cross attention.
 
     **Returns:** a `Point` a component, with a leading sample axis on every leaf.
     """
 
-    def point(h: Array, length: Array) -> dict[str, Point]:
+    def point(h: Array, length: Array, memory: Any) -> dict[str, Point]:
         x = h[length - 1]
         prefix = block.prefix(h, length)
-        return {"attn": Point(prefix, x), "mlp": Point(None, x + block.attn_branch(x, prefix))}
+        points = {"attn": Point(prefix, x)}
+        if not block.spec.parallel:
+            x = block.attn_norms.add(x, block.attn_branch(x, prefix))
+        if block.cross is not None:
+            assert block.cross_norms is not None
+            read = block.cross.memory_prefix(memory)
+            points["cross"] = Point(read, x)
+            x = block.cross_norms.add(x, block.cross_branch(x, read))
+        return points | {"mlp": Point(None, x)}
 
-    return jax.vmap(point)(h, lengths)
+    return jax.vmap(point)(h, lengths, memory)
 
 
-def choose_components(names: Sequence[str]) -> tuple[str, ...]:
-    """Check a choice of components; raises `JacspecError` for an unknown one or none at all."""
+def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
+    """Resolve a choice of components to those of a model: `attn` means the attention of every stack.
+
+    **Returns:** full names, `attn`, or `encoder.attn` in an encoder-decoder model, in the order of the choice.
+
+    **Raises:** `JacspecError` for an unknown one, one the model has not, or none at all.
+    """
+    check_components(names)
+    known = {stack: _components(spec, stack) for stack in spec.stacks}
+    chosen: list[str] = []
     for name in names:
-        if name not in BRANCHES:
-            raise JacspecError(f"components has {name!r}, which is no component. " + suggest(name, BRANCHES))
+        found = [full for stack in known for full in known[stack] if name in (full, known[stack][full])]
+        if not found:
+            every = [full for stack in known for full in known[stack]]
+            raise JacspecError(f"components has {name!r}, which this model has not. " + suggest(name, every))
+        chosen += found
+    return tuple(dict.fromkeys(chosen))
+
+
+def check_components(names: Sequence[str]) -> None:
+    """Refuse names that are components of no model; raises `JacspecError`."""
+    known = [*BRANCHES, "encoder.attn", "encoder.mlp", *(f"decoder.{name}" for name in BRANCHES)]
+    for name in names:
+        if name not in known:
+            raise JacspecError(f"components has {name!r}, which is no component. " + suggest(name, known))
     if not names:
-        raise JacspecError("components is empty. " + suggest("", BRANCHES))
-    return tuple(dict.fromkeys(names))
+        raise JacspecError("components is empty. " + suggest("", known))
+
+
+def components_of(block: BlockSpec, chosen: Sequence[str]) -> dict[str, str]:
+    """Map the full names of the chosen components that a block has to their names in `BRANCHES`."""
+    own = {f"{block.stack}.{name}" if block.stack else name: name for name in BRANCHES}
+    return {full: own[full] for full in chosen if full in own}
+
+
+def _components(spec: ModelSpec, stack: str) -> dict[str, str]:
+    """Map the full names of all components of a stack to their names in `BRANCHES`."""
+    block = next(block for block in spec.blocks if block.stack == stack)
+    names = [name for name in BRANCHES if name != "cross" or block.cross is not None]
+    return {f"{stack}.{name}" if stack else name: name for name in names}

@@ -34,6 +34,6 @@ def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
     A column of tangents holds for the MLP its hidden units before and after the activation, for attention the
     scores over the prefix and their softmax; both hold the stream, the norm and the output. The SVD copies J.
     """
-    mlp = 3 * spec.d_ff
-    attention = 3 * spec.heads * (tokens + 1) + 4 * spec.heads * spec.d_head
+    mlp = (5 if spec.mlp.gated else 3) * spec.mlp.d_ff
+    attention = spec.attention.heads * (3 * (tokens + 1) + 4 * spec.attention.d_head)
     return itemsize * spec.d_model * (max(mlp, attention) + 5 * spec.d_model)

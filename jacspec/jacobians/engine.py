@@ -1,19 +1,20 @@
 """From a checkpoint and batches of tokens to the spectra of every layer: one block in memory at a time."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jacspec.corpus import check_tokens, make_batches
+from jacspec.corpus import check_tokens, decoder_batch, make_batches
 from jacspec.errors import JacspecError, suggest
-from jacspec.glossary import LayerResult, PaddedBatch
-from jacspec.jacobians.branches import Point, branch_points
+from jacspec.glossary import Batch, LayerResult, Memory, PaddedBatch
+from jacspec.jacobians.branches import Point, branch_points, components_of
 from jacspec.jacobians.dense import jacobians, work_bytes
-from jacspec.models.block import Block, BlockSpec, Embedding
+from jacspec.models.block import Block, BlockSpec, Embedding, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.spectra.svd import singular_values
@@ -84,64 +85,121 @@ def stream_layers(
     metric_names: Sequence[str],
     engine: str = "jacfwd",
     top_k: int = 10,
+    decoder_input: str = "shifted",
     done: Mapping[int, LayerResult] | None = None,
-    advance: Callable[[int, int], None] = lambda layer, samples: None,
+    advance: Callable[[int, int], None] = lambda number, samples: None,
 ) -> Iterator[LayerResult]:
-    """Yield the result of each layer, carrying all samples through the model as it goes.
+    """Yield the result of each block, carrying all samples through the model as it goes.
 
-    Only one block and the hidden states (sample, token, d_model) are in memory. Layers in `done` are carried
-    through and yielded as they are, so that going on with a run gives what an undisturbed run gives.
+    Only one block and the hidden states (sample, token, d_model) are in memory, in a decoder its encoder's output
+    too. Blocks in `done` are carried through and yielded as they are, so that going on with a run gives what an
+    undisturbed run gives.
 
-    **Arguments:** `advance`, called with (layer, samples) as samples are finished.
+    **Arguments:** `components`, full names from `branches.choose_components`; `decoder_input`, what a decoder is
+    fed (see `corpus.decoder_batch`); `done`, results by block number; `advance`, called with (block number,
+    samples) as samples are finished.
 
     **Raises:** `JacspecError` where a value is not finite, naming layer, component and sample.
     """
     done = done or {}
-    embedding = checkpoint.embedding()
-    hidden = [_embed(embedding, padded.batch.tokens) for padded in batches]
-    del embedding
-    n_samples = sum(len(padded.samples) for padded in batches)
-    last = len(checkpoint.spec.blocks) - 1
-    if all(layer in done for layer in range(last + 1)):
-        yield from (done[layer] for layer in range(last + 1))
+    spec = checkpoint.spec
+    working = working_blocks(spec, components)
+    if all(number in done for number in working):
+        yield from (done[number] for number in working)
         return
-    for layer, block in enumerate(checkpoint.blocks()):
-        if layer in done:
-            advance(layer, n_samples)
-            yield done[layer]
-        else:
-            yield _layer_result(layer, block, hidden, batches, components, metric_names, engine, top_k, advance)
-        if layer < last:
-            hidden = [_step(block, h) for h in hidden]
+    streams = _enter(checkpoint, [padded.batch for padded in batches], None)
+    for number in range(working[-1] + 1):
+        if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
+            streams = _enter_decoder(checkpoint, streams, decoder_input)
+        block = checkpoint.block(number)
+        if number in done:
+            advance(working.index(number), sum(len(padded.samples) for padded in batches))
+            yield done[number]
+        elif number in working:
+            report = functools.partial(advance, working.index(number))
+            own = components_of(block.spec, components)
+            rows = _measure_block(block, streams, batches, own, metric_names, engine, top_k, report)
+            yield _gather(number, spec.layer(number), batches, rows)
+        if number < working[-1]:
+            streams = [stream._replace(hidden=_step(block, *stream)) for stream in streams]
+        del block  # before the next one is read: only one is ever in memory
 
 
-def _layer_result(
-    layer: int,
+def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
+    """List the numbers of the blocks that have any of the chosen components."""
+    return [number for number, block in enumerate(spec.blocks) if components_of(block, components)]
+
+
+class _Stream(NamedTuple):
+    """A batch on its way through a stack: its residual streams, and what its decoder reads."""
+
+    hidden: Float[Array, "sample token d_model"]
+    batch: Batch
+    memory: Memory | None
+
+
+def _enter(checkpoint: Checkpoint, batches: Sequence[Batch], memories: Sequence[Memory] | None) -> list[_Stream]:
+    """Embed the tokens of all batches."""
+    embedding = checkpoint.embedding()
+    return [
+        _Stream(_embed(embedding, batch.tokens), batch, memory)
+        for batch, memory in zip(batches, memories or (None,) * len(batches), strict=True)
+    ]
+
+
+def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[_Stream], decoder_input: str) -> list[_Stream]:
+    """End the encoder with its norm, and embed what the decoder is fed."""
+    start = checkpoint.spec.decoder_start
+    assert start is not None
+    norm = checkpoint.encoder_norm()
+    memories = [Memory(_normed(norm, stream.hidden), jnp.asarray(stream.batch.lengths)) for stream in streams]
+    batches = [decoder_batch(stream.batch, start=start, kind=decoder_input) for stream in streams]
+    return _enter(checkpoint, batches, memories)
+
+
+def _measure_block(
     block: Block,
-    hidden: Sequence[Float[Array, "_ _ d_model"]],
+    streams: Sequence[_Stream],
     batches: Sequence[PaddedBatch],
-    components: Sequence[str],
+    components: Mapping[str, str],
     metric_names: Sequence[str],
     engine: str,
     top_k: int,
-    advance: Callable[[int, int], None],
-) -> LayerResult:
-    """Compute one layer for all batches."""
-    rows: dict[str, list[dict[str, np.ndarray]]] = {component: [] for component in components}
-    for padded, h in zip(batches, hidden, strict=True):
-        points = branch_points(block, h, padded.batch.lengths)
-        for component in components:
+    report: Callable[[int], None],
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Compute singular values and metrics of one block: by full name of the component, one entry a batch."""
+    rows: dict[str, list[dict[str, np.ndarray]]] = {full: [] for full in components}
+    for padded, stream in zip(batches, streams, strict=True):
+        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        for full, component in components.items():
             spectra = ENGINES[engine](block, points[component], component)
             values = measure(spectra, points[component].x, metric_names, top_k=top_k)
             found = {SIGMA: spectra.singular_values, **values}
-            rows[component].append(_checked(layer, component, padded.samples, found))
-        advance(layer, len(padded.samples))
+            rows[full].append({name: np.asarray(array)[: len(padded.samples)] for name, array in found.items()})
+        report(len(padded.samples))
+    return rows
+
+
+def _gather(
+    number: int, layer: int, batches: Sequence[PaddedBatch], rows: Mapping[str, Sequence[Mapping[str, np.ndarray]]]
+) -> LayerResult:
+    """Put what the batches of one block gave in the order of the samples; refuse values that are not finite."""
+    # Batches hold samples in order of length.
+    order = np.argsort(np.concatenate([padded.samples for padded in batches]))
     whole = {
-        component: {name: _in_sample_order(batches, [row[name] for row in parts]) for name in parts[0]}
+        component: {name: np.concatenate([row[name] for row in parts])[order] for name in parts[0]}
         for component, parts in rows.items()
     }
+    for component, arrays in whole.items():
+        for name, values in arrays.items():
+            finite = np.isfinite(values).reshape(len(order), -1).all(axis=1)
+            if not finite.all():
+                raise JacspecError(
+                    f"Layer {layer}, component {component}, sample {int(np.argmin(finite))}: {name} not finite. A zero "
+                    "Jacobian has no ratios; values too large for the precision overflow (try precision=float64)."
+                )
     sigma = {component: values.pop(SIGMA) for component, values in whole.items()}
-    return LayerResult(layer, sigma, whole)
+    return LayerResult(number, layer, sigma, whole)
 
 
 def measure(
@@ -160,30 +218,18 @@ def measure(
     )
 
 
-def _checked(layer: int, component: str, samples: Sequence[int], arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """Bring a batch to the host without the rows that pad it; refuse values that are not finite."""
-    rows = {name: np.asarray(array)[: len(samples)] for name, array in arrays.items()}
-    for name, values in rows.items():
-        finite = np.isfinite(values).reshape(len(samples), -1).all(axis=1)
-        if not finite.all():
-            raise JacspecError(
-                f"Layer {layer}, component {component}, sample {samples[int(np.argmin(finite))]}: {name} not finite. "
-                "A zero Jacobian has no ratios; values too large for the precision overflow (try precision=float64)."
-            )
-    return rows
-
-
-def _in_sample_order(batches: Sequence[PaddedBatch], rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Put the rows of all batches, which hold samples in order of length, in the order of the samples."""
-    order = np.concatenate([padded.samples for padded in batches])
-    return np.concatenate(rows)[np.argsort(order)]
-
-
 @jax.jit
 def _embed(embedding: Embedding, tokens: Int[Array, "sample token"]) -> Float[Array, "sample token d_model"]:
     return jax.vmap(embedding)(jnp.asarray(tokens))
 
 
 @jax.jit
-def _step(block: Block, h: Float[Array, "sample token d_model"]) -> Float[Array, "sample token d_model"]:
-    return jax.vmap(block)(h)
+def _normed(norm: Any, h: Float[Array, "sample token d_model"]) -> Float[Array, "sample token d_model"]:
+    return norm(h)
+
+
+@jax.jit
+def _step(
+    block: Block, h: Float[Array, "sample token d_model"], batch: Batch, memory: Memory | None
+) -> Float[Array, "sample token d_model"]:
+    return jax.vmap(block)(h, jnp.asarray(batch.lengths), memory)

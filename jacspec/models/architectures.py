@@ -1,198 +1,205 @@
-"""The supported families, as data: how config keys map to a `ModelSpec`, and which tensor fills which leaf.
+"""What a family is: how config keys map to a `ModelSpec`, and which tensor fills which leaf.
 
-A family is one `Architecture` row. Everything a checkpoint says must be accounted for: a config key is handled,
-ignored with a reason, or at its class default; a tensor is in the table or among the buffers with a reason.
+A family is one `Architecture` row, in `families/`. Everything a checkpoint says must be accounted for: a config
+key is read, ignored with a reason, or at its class default; a tensor is in the tables or unused with a reason.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from jacspec.models.block import BlockSpec, ModelSpec
+from jacspec.errors import JacspecError
+from jacspec.models.block import ModelSpec
+from jacspec.models.positions import ROTARY_KINDS, RotarySpec
 
 Tensor = Shaped[np.ndarray, "..."]
+Config = Mapping[str, Any]
+
+
+class Target(NamedTuple):
+    """What a rule fills: the shapes of its leaves, and how many heads the block's attention has."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    heads: int
 
 
 class TensorRule(NamedTuple):
-    """One HF tensor and the module leaves it fills; `{layer}` in `name` stands for the block's number.
+    """One HF tensor and the module leaves it fills; `{layer}` in `name` stands for the layer in its stack.
 
-    `load` turns the tensor into the leaves, in order; `save` turns the leaves back into the tensor.
+    `load` turns the tensor into the leaves, in order; `save` turns the leaves back into the tensor. A rule whose
+    leaves the module lacks (a bias in a model without biases) does not apply; nor does one whose leaf `given` it
+    lacks, or whose leaf `unless` it has.
     """
 
     name: str
     leaves: tuple[str, ...]
-    load: Callable[[Tensor], tuple[Tensor, ...]]
-    save: Callable[..., Any]
+    load: Callable[[Tensor, Target], Sequence[Tensor]]
+    save: Callable[[Sequence[Any], Target], Any]
+    given: str | None = None
+    unless: str | None = None
+
+    def applies(self, leaves: Collection[str]) -> bool:
+        """Say whether the rule concerns a module with these leaves."""
+        has_all = all(leaf in leaves for leaf in self.leaves)
+        return has_all and (self.given is None or self.given in leaves) and self.unless not in leaves
+
+
+Rules = tuple[TensorRule, ...]
 
 
 class Architecture(NamedTuple):
     """A family: its HF `model_type`, its config keys and its tensors.
 
-    `spec` reads the whole config (class defaults filled in). `handled` are the keys that it reads, `ignored`
-    maps further keys to the reason why they change nothing here. `embedding`, `block` and `head` are the tensor
-    tables of the three modules; `tied` maps the head's tensors to those that a tied model uses instead.
-    `prefix` is what some checkpoints put before names; `buffers` maps tensor names that hold no weights to the
-    reason.
+    `spec` makes the `ModelSpec` from the config, class defaults filled in; the keys it reads are the keys that
+    jacspec honours. `ignored` maps further keys to the reason why they change nothing here. `embedding`, `blocks`
+    (by stack), `encoder_norm` and `head` are the tensor tables of the modules; `tied` maps the head's tensors to
+    those that serve where a checkpoint lacks them. `language_model` are the prefixes of names that a bare
+    checkpoint, saved without its language-model head, lacks. `prefixes` may stand before every name. `unused`
+    maps names that enter no forward pass to the reason, `renamed` old endings of names to those in the tables.
     """
 
     model_type: str
-    spec: Callable[[Mapping[str, Any]], ModelSpec]
-    handled: frozenset[str]
-    ignored: Mapping[str, str]
-    embedding: tuple[TensorRule, ...]
-    block: tuple[TensorRule, ...]
-    head: tuple[TensorRule, ...]
-    tied: Mapping[str, str]
-    prefix: str
-    buffers: Mapping[str, str]
+    spec: Callable[[Config], ModelSpec]
+    embedding: Rules
+    blocks: Mapping[str, Rules]
+    head: Rules
+    ignored: Mapping[str, str] = {}
+    encoder_norm: Rules = ()
+    tied: Mapping[str, str] = {}
+    language_model: tuple[str, ...] = ("lm_head.",)
+    prefixes: tuple[str, ...] = ("model.",)
+    unused: Mapping[str, str] = {}
+    renamed: Mapping[str, str] = {}
 
-    def head_rules(self, tied: bool) -> tuple[TensorRule, ...]:
-        """Return the table of the head, read from the embedding's tensors where the model is `tied`."""
-        return tuple(rule._replace(name=self.tied.get(rule.name, rule.name)) if tied else rule for rule in self.head)
+    def rules(self, part: str, stack: str = "") -> Rules:
+        """Return the tensor table of a part: `embedding`, `block`, `encoder_norm` or `head`."""
+        return self.blocks[stack] if part == "block" else getattr(self, part)
 
 
-def same(name: str, leaf: str) -> TensorRule:
-    """Make a rule for a tensor that is stored as the leaf is."""
-    return TensorRule(name, (leaf,), lambda tensor: (tensor,), lambda leaf: leaf)
+class ReadKeys(Mapping[str, Any]):
+    """A config that remembers which of its keys were read."""
+
+    def __init__(self, config: Config):
+        self.config, self.read = config, set[str]()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return self.config[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.config)
+
+    def __len__(self) -> int:
+        return len(self.config)
+
+
+def same(name: str, *leaves: str) -> TensorRule:
+    """Make a rule for a tensor that is stored as the leaf is; several leaves are each filled with it."""
+    return TensorRule(name, leaves, lambda tensor, target: (tensor,) * len(target.shapes), lambda parts, _: parts[0])
+
+
+def linear(name: str, leaf: str) -> Rules:
+    """Make the rules of a linear map or norm stored `(out, in)`: its weight and, where it has one, its bias."""
+    return tuple(same(f"{name}.{kind}", f"{leaf}.{kind}") for kind in ("weight", "bias"))
 
 
 def transposed(name: str, leaf: str) -> TensorRule:
     """Make a rule for a weight stored `(in, out)`, as HF's Conv1D does."""
-    return TensorRule(name, (leaf,), lambda tensor: (tensor.T,), lambda leaf: leaf.T)
+    return TensorRule(name, (leaf,), lambda tensor, _: (tensor.T,), lambda parts, _: parts[0].T)
 
 
 def fused(name: str, *leaves: str, transpose: bool = False) -> TensorRule:
-    """Make a rule for a tensor that holds equally large `leaves` one after the other along its output axis.
+    """Make a rule for a tensor that holds `leaves` one after the other along its output axis.
 
     With `transpose` the tensor is stored `(in, out)`.
     """
 
-    def load(tensor: Tensor) -> tuple[Tensor, ...]:
-        return tuple(np.split(tensor.T if transpose else tensor, len(leaves)))
+    def load(tensor: Tensor, target: Target) -> Sequence[Tensor]:
+        ends = np.cumsum([shape[0] for shape in target.shapes])
+        return np.split(tensor.T if transpose else tensor, ends[:-1].tolist())
 
-    def save(*parts: Any) -> Any:
+    def save(parts: Sequence[Any], _: Target) -> Any:
         whole = jnp.concatenate(parts)
         return whole.T if transpose else whole
 
     return TensorRule(name, leaves, load, save)
 
 
-def _gpt2_spec(config: Mapping[str, Any]) -> ModelSpec:
-    d_model, heads, layers = config["n_embd"], config["n_head"], config["n_layer"]
-    d_head = d_model // heads
-    std = config["initializer_range"]
+def fused_by_head(name: str, *leaves: str) -> TensorRule:
+    """Make a rule for a tensor that holds, head after head, that head's rows of each leaf (GPT-NeoX)."""
 
-    def block(layer: int) -> BlockSpec:
-        scale = d_head**-0.5 if config["scale_attn_weights"] else 1.0
-        return BlockSpec(
-            d_model=d_model,
-            heads=heads,
-            kv_heads=heads,
-            d_head=d_head,
-            d_ff=config["n_inner"] or 4 * d_model,
-            activation=config["activation_function"],
-            norm_eps=config["layer_norm_epsilon"],
-            attention_scale=scale / (layer + 1) if config["scale_attn_by_inverse_layer_idx"] else scale,
-            std=std,
-            # HF's scheme, from the GPT-2 paper: residual projections are scaled by 1/sqrt(2 · layers).
-            out_std=std / (2 * layers) ** 0.5,
+    def load(tensor: Tensor, target: Target) -> Sequence[Tensor]:
+        by_head = tensor.reshape(target.heads, len(leaves), -1, *tensor.shape[1:])
+        return [by_head[:, number].reshape(shape) for number, shape in enumerate(target.shapes)]
+
+    def save(parts: Sequence[Any], target: Target) -> Any:
+        by_head = [part.reshape(target.heads, -1, *part.shape[1:]) for part in parts]
+        return jnp.stack(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
+
+    return TensorRule(name, leaves, load, save)
+
+
+def read_rotary(given: Mapping[str, Any], d_head: int) -> RotarySpec:
+    """Read HF's `rope_parameters`; raises `JacspecError` for a kind that jacspec does not know."""
+    kind = given.get("rope_type", "default")
+    if kind not in ROTARY_KINDS:
+        raise JacspecError(
+            f"Rotary embeddings of kind {kind!r} are not supported. Nearest supported: {', '.join(ROTARY_KINDS)}."
         )
-
-    return ModelSpec(
-        vocab=config["vocab_size"],
-        positions=config["n_positions"],
-        blocks=tuple(block(layer) for layer in range(layers)),
-        tied=config["tie_word_embeddings"],
+    plain = ("rope_type", "rope_theta", "factor", "partial_rotary_factor", "type")
+    return RotarySpec(
+        dim=int(d_head * given.get("partial_rotary_factor", 1.0)),
+        theta=float(given["rope_theta"]),
+        kind=kind,
+        factor=float(given.get("factor") or 1.0),
+        parameters=tuple(sorted((key, value) for key, value in given.items() if key not in plain)),
     )
+
+
+def require(config: Config, key: str, accepted: Any, nearest: str) -> None:
+    """Refuse a config whose `key` is not the `accepted` value, naming the `nearest` thing that is supported."""
+    if config.get(key, accepted) != accepted:
+        raise JacspecError(f"{key}={config[key]!r} is not supported. Nearest supported: {nearest}.")
 
 
 GENERATION = "concerns text generation, not the forward pass"
 TRAINING = "acts in training only"
+LABELS = "concerns a classification head"
+MASK = "a causal mask"
+FREQUENCIES = "rotary frequencies, which the config gives"
 
 IGNORED_EVERYWHERE: Mapping[str, str] = {
     "_name_or_path": "a label",
     "architectures": "names the HF class; the tensors decide",
+    "attention_dropout": TRAINING,
     "bos_token_id": "the tokenizer adds special tokens",
+    "cache_implementation": GENERATION,
     "chunk_size_feed_forward": "a way to compute, not what is computed",
+    "classifier_dropout": LABELS,
+    "dropout": TRAINING,
     "dtype": "weights are read at the dtype they have and cast to the run's precision",
     "eos_token_id": "the tokenizer adds special tokens",
     "finetuning_task": "a label",
-    "id2label": "labels of a classification head",
-    "label2id": "labels of a classification head",
+    "gradient_checkpointing": TRAINING,
+    "hidden_dropout": TRAINING,
+    "id2label": LABELS,
+    "label2id": LABELS,
     "model_type": "chose this row",
     "output_attentions": "selects HF outputs",
     "output_hidden_states": "selects HF outputs",
+    "output_past": GENERATION,
     "pad_token_id": "padding never enters a result",
-    "problem_type": "concerns a classification head",
+    "prefix": GENERATION,
+    "pretraining_tp": "a way to compute, not what is computed",
+    "problem_type": LABELS,
     "return_dict": "selects HF outputs",
     "task_specific_params": GENERATION,
+    "tokenizer_class": "the tokenizer's own files decide",
     "torch_dtype": "weights are read at the dtype they have and cast to the run's precision",
     "transformers_version": "a label",
     "use_cache": GENERATION,
+    "_attn_implementation_autoset": "a way to compute, not what is computed",
 }
-
-GPT2 = Architecture(
-    model_type="gpt2",
-    spec=_gpt2_spec,
-    handled=frozenset(
-        {
-            "activation_function",
-            "initializer_range",
-            "layer_norm_epsilon",
-            "n_embd",
-            "n_head",
-            "n_inner",
-            "n_layer",
-            "n_positions",
-            "scale_attn_by_inverse_layer_idx",
-            "scale_attn_weights",
-            "tie_word_embeddings",
-            "vocab_size",
-        }
-    ),
-    ignored={
-        "attn_pdrop": TRAINING,
-        "embd_pdrop": TRAINING,
-        "gradient_checkpointing": TRAINING,
-        "n_ctx": "an old name of n_positions that HF no longer reads",
-        "reorder_and_upcast_attn": "jacspec computes attention in float32 or float64 throughout",
-        "resid_pdrop": TRAINING,
-        "summary_activation": "concerns a classification head",
-        "summary_first_dropout": "concerns a classification head",
-        "summary_proj_to_labels": "concerns a classification head",
-        "summary_type": "concerns a classification head",
-        "summary_use_proj": "concerns a classification head",
-    },
-    embedding=(same("wte.weight", "token"), same("wpe.weight", "position")),
-    block=(
-        same("h.{layer}.ln_1.weight", "attn_norm.weight"),
-        same("h.{layer}.ln_1.bias", "attn_norm.bias"),
-        fused("h.{layer}.attn.c_attn.weight", "attn.q.weight", "attn.k.weight", "attn.v.weight", transpose=True),
-        fused("h.{layer}.attn.c_attn.bias", "attn.q.bias", "attn.k.bias", "attn.v.bias"),
-        transposed("h.{layer}.attn.c_proj.weight", "attn.o.weight"),
-        same("h.{layer}.attn.c_proj.bias", "attn.o.bias"),
-        same("h.{layer}.ln_2.weight", "mlp_norm.weight"),
-        same("h.{layer}.ln_2.bias", "mlp_norm.bias"),
-        transposed("h.{layer}.mlp.c_fc.weight", "mlp.up.weight"),
-        same("h.{layer}.mlp.c_fc.bias", "mlp.up.bias"),
-        transposed("h.{layer}.mlp.c_proj.weight", "mlp.down.weight"),
-        same("h.{layer}.mlp.c_proj.bias", "mlp.down.bias"),
-    ),
-    head=(
-        same("ln_f.weight", "norm.weight"),
-        same("ln_f.bias", "norm.bias"),
-        same("lm_head.weight", "unembed.weight"),
-    ),
-    tied={"lm_head.weight": "wte.weight"},
-    prefix="transformer.",
-    buffers={
-        "h.{layer}.attn.bias": "the causal mask",
-        "h.{layer}.attn.masked_bias": "the value that masks",
-    },
-)
-
-ARCHITECTURES: Mapping[str, Architecture] = {row.model_type: row for row in (GPT2,)}
-"""Supported families by HF `model_type`."""

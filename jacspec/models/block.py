@@ -1,129 +1,261 @@
-"""One transformer block, and the two modules around the stack of blocks.
+"""One transformer block, and the modules around a stack of them.
 
 `Block` gives each branch twice: at the last token as a function of that token's residual stream alone (what a
 Jacobian differentiates), and inside the forward pass over the whole sample.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jacspec.glossary import Prefix
-from jacspec.models.layers import MLP, Attention, LayerNorm, Linear
+from jacspec.glossary import Memory, Prefix
+from jacspec.models.layers import (
+    ACTIVATIONS,
+    MLP,
+    Attention,
+    AttentionSpec,
+    LayerNorm,
+    Linear,
+    MLPSpec,
+    NormSpec,
+    RMSNorm,
+    Spread,
+    make_norm,
+)
+
+PLACES = ("pre", "post", "output", "sandwich")
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:
-    """The choices that make a block: sizes, activation, norm, attention scale, initial spread.
+    """The choices that make a block.
 
-    `std` and `out_std` are the standard deviations of the family's own random initialisation, for weights that
-    read the residual stream and for those that write to it.
+    `place` says where norms stand: on the branch's input (`pre`), after the addition (`post`, BERT), on the
+    branch's output (`output`, OLMo 2) or on its input and output (`sandwich`, Gemma 2). With `parallel` the MLP
+    reads what attention reads (GPT-J, Pythia). `cross` is the attention of a decoder to its encoder. `stack` is
+    `encoder` or `decoder` in models that have both, else empty.
     """
 
     d_model: int
-    heads: int
-    kv_heads: int
-    d_head: int
-    d_ff: int
-    activation: str
-    norm_eps: float
-    attention_scale: float
+    attention: AttentionSpec
+    mlp: MLPSpec
+    norm: NormSpec
+    std: Spread
+    place: str = "pre"
+    parallel: bool = False
+    cross: AttentionSpec | None = None
+    stack: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingSpec:
+    """What makes the residual stream before block 0, in this order.
+
+    Token vectors of `width` times `scale`, learned positions (`positions` rows, the first `offset` unused), the
+    first of `token_types` rows, a norm; where `width` is not d_model a projection before positions are added.
+    """
+
+    width: int
     std: float
-    out_std: float
+    scale: float = 1.0
+    positions: int = 0
+    offset: int = 0
+    token_types: int = 0
+    norm: NormSpec | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpec:
+    """What turns the last residual stream into logits, in this order.
+
+    A final norm; a projection to `width` where that is not d_model; BERT's transform (a linear map, `transform`
+    its activation, a norm); `scale`; the unembedding, with `bias`; `softcap`.
+    """
+
+    width: int
+    std: float
+    norm: NormSpec | None
+    transform: str | None = None
+    transform_norm: NormSpec | None = None
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A whole model: vocabulary, positions, one `BlockSpec` a layer, whether the unembedding is the embedding."""
+    """A whole model: vocabulary, one `BlockSpec` a layer (an encoder's before its decoder's), and what is around.
+
+    `positions` is the longest sample, None where there is no limit; `tied`, whether the unembedding is the
+    embedding. Encoder-decoder models have the norm that ends the encoder and the token their decoder starts with.
+    """
 
     vocab: int
-    positions: int
+    positions: int | None
     blocks: tuple[BlockSpec, ...]
+    embedding: EmbeddingSpec
+    head: HeadSpec
     tied: bool
+    encoder_norm: NormSpec | None = None
+    decoder_start: int | None = None
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.blocks[0].d_model
 
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Names of the stacks in order: `("",)`, or `("encoder", "decoder")`."""
+        return tuple(dict.fromkeys(block.stack for block in self.blocks))
+
+    def layer(self, number: int) -> int:
+        """Return the place of a block in its own stack, from 0."""
+        return [block.stack for block in self.blocks[:number]].count(self.blocks[number].stack)
+
+
+class Sublayer(nnx.Module):
+    """The norms of one branch: `h ← sum_norm(h + output_norm(branch(norm(h))))`, each of them optional."""
+
+    def __init__(self, spec: BlockSpec, dtype: jnp.dtype):
+        norm = functools.partial(make_norm, spec.norm, spec.d_model, dtype)
+        self.norm: LayerNorm | RMSNorm | None = norm() if spec.place in ("pre", "sandwich") else None
+        self.output_norm: LayerNorm | RMSNorm | None = norm() if spec.place in ("output", "sandwich") else None
+        self.sum_norm: LayerNorm | RMSNorm | None = norm() if spec.place == "post" else None
+
+    def enter(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
+        """Norm what the branch reads."""
+        return x if self.norm is None else self.norm(x)
+
+    def leave(self, branch: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
+        """Norm what the branch adds."""
+        return branch if self.output_norm is None else self.output_norm(branch)
+
+    def add(
+        self, x: Float[Array, "*token d_model"], branch: Float[Array, "*token d_model"]
+    ) -> Float[Array, "*token d_model"]:
+        """Add a branch to the residual stream."""
+        return x + branch if self.sum_norm is None else self.sum_norm(x + branch)
+
 
 class Block(nnx.Module):
-    """A pre-norm block: `h += Attn(Norm(h)); h += MLP(Norm(h))`."""
+    """A transformer block of any supported family."""
 
     def __init__(self, spec: BlockSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.attn_norm = LayerNorm(spec.d_model, eps=spec.norm_eps, dtype=dtype)
-        self.attn = Attention(
-            spec.d_model,
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            d_head=spec.d_head,
-            scale=spec.attention_scale,
-            std=spec.std,
-            out_std=spec.out_std,
-            dtype=dtype,
-            rngs=rngs,
+        attention = functools.partial(
+            Attention, d_model=spec.d_model, norm=spec.norm, std=spec.std, dtype=dtype, rngs=rngs
         )
-        self.mlp_norm = LayerNorm(spec.d_model, eps=spec.norm_eps, dtype=dtype)
-        self.mlp = MLP(
-            spec.d_model,
-            d_ff=spec.d_ff,
-            activation=spec.activation,
-            std=spec.std,
-            out_std=spec.out_std,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.attn = attention(spec.attention)
+        self.attn_norms = Sublayer(spec, dtype)
+        self.cross = None if spec.cross is None else attention(spec.cross)
+        self.cross_norms = None if spec.cross is None else Sublayer(spec, dtype)
+        self.mlp = MLP(spec.mlp, spec.d_model, std=spec.std, dtype=dtype, rngs=rngs)
+        self.mlp_norms = Sublayer(spec, dtype)
+        self.spec = spec
 
     def prefix(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Prefix:
-        """Compute what the last token (position `length − 1`) sees of the tokens before it."""
-        key, value = self.attn.key_value(self.attn_norm(h))
-        return Prefix(key, value, jnp.arange(h.shape[0], dtype=length.dtype) < length - 1)
+        """Compute what the last token (position `length − 1`) sees of the other tokens."""
+        return self.attn.prefix(self.attn_norms.enter(h), length)
 
     def attn_branch(self, x: Float[Array, " d_model"], prefix: Prefix) -> Float[Array, " d_model"]:
         """Compute what attention adds to the residual stream at the last token, whose stream is `x`."""
-        return self.attn.attend_last(self.attn_norm(x), prefix)
+        return self.attn_norms.leave(self.attn.attend_last(self.attn_norms.enter(x), prefix))
+
+    def cross_branch(self, x: Float[Array, " d_model"], prefix: Prefix) -> Float[Array, " d_model"]:
+        """Compute what attention to the encoder adds at the last token, whose stream is `x`."""
+        assert self.cross is not None
+        assert self.cross_norms is not None
+        return self.cross_norms.leave(self.cross.attend_last(self.cross_norms.enter(x), prefix))
 
     def mlp_branch(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
-        """Compute what the MLP adds to the residual stream `x`, which already holds the attention branch."""
-        return self.mlp(self.mlp_norm(x))
+        """Compute what the MLP adds to the residual stream `x` that enters it."""
+        return self.mlp_norms.leave(self.mlp(self.mlp_norms.enter(x)))
 
-    def attn_branches(self, h: Float[Array, "token d_model"]) -> Float[Array, "token d_model"]:
-        """Compute what attention adds at every token; causal order hides the padding from every real one."""
-        position = jnp.arange(h.shape[0])
-        visible = position[None, :] <= position[:, None]
-        return self.attn(self.attn_norm(h), visible)
+    def attn_branches(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
+        """Compute what attention adds at every token; no token that counts sees the padding."""
+        return self.attn_norms.leave(self.attn(self.attn_norms.enter(h), length))
 
-    def __call__(self, h: Float[Array, "token d_model"]) -> Float[Array, "token d_model"]:
-        """Carry the residual stream of one sample through the block."""
-        h = h + self.attn_branches(h)
-        return h + self.mlp_branch(h)
+    def cross_branches(self, h: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token d_model"]:
+        """Compute what attention to the encoder adds at every token."""
+        assert self.cross is not None
+        assert self.cross_norms is not None
+        return self.cross_norms.leave(self.cross.read(self.cross_norms.enter(h), memory))
+
+    def __call__(
+        self, h: Float[Array, "token d_model"], length: Int[Array, ""] | None = None, memory: Memory | None = None
+    ) -> Float[Array, "token d_model"]:
+        """Carry the residual stream of one sample, of which `length` tokens count (default: all), through the block.
+
+        `memory` is the encoder's output, for a block with cross attention.
+        """
+        length = jnp.asarray(h.shape[0]) if length is None else length
+        attended = self.attn_branches(h, length)
+        if self.spec.parallel:
+            return h + attended + self.mlp_branch(h)
+        h = self.attn_norms.add(h, attended)
+        if self.cross_norms is not None:
+            assert memory is not None
+            h = self.cross_norms.add(h, self.cross_branches(h, memory))
+        return self.mlp_norms.add(h, self.mlp_branch(h))
 
 
 class Embedding(nnx.Module):
-    """Token and learned position vectors: tokens in, the residual stream before block 0 out."""
+    """Tokens in, the residual stream before block 0 out."""
 
     def __init__(self, spec: ModelSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        std = spec.blocks[0].std
-        self.token = nnx.Param(std * jax.random.normal(rngs.params(), (spec.vocab, spec.d_model), dtype))
-        self.position = nnx.Param(std * jax.random.normal(rngs.params(), (spec.positions, spec.d_model), dtype))
+        own, d_model = spec.embedding, spec.d_model
+
+        def table(rows: int, width: int) -> nnx.Param:
+            return nnx.Param(own.std * jax.random.normal(rngs.params(), (rows, width), dtype))
+
+        self.token = table(spec.vocab, own.width)
+        self.position = table(own.positions, d_model) if own.positions else None
+        self.token_type = table(own.token_types, d_model) if own.token_types else None
+        self.project = (
+            Linear(own.width, d_model, std=own.std, bias=False, dtype=dtype, rngs=rngs)
+            if own.width != d_model
+            else None
+        )
+        self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
+        self.spec = own
 
     def __call__(self, tokens: Int[Array, " token"]) -> Float[Array, "token d_model"]:
         """Look up the vectors of one sample; padding beyond the last position repeats that position."""
-        position = jnp.minimum(jnp.arange(tokens.shape[0]), self.position.shape[0] - 1)
-        return self.token[...][tokens] + self.position[...][position]
+        h = self.spec.scale * self.token[...][tokens]
+        if self.project is not None:
+            h = self.project(h)
+        if self.position is not None:
+            place = self.spec.offset + jnp.arange(tokens.shape[0])
+            h = h + self.position[...][jnp.minimum(place, self.spec.positions - 1)]
+        if self.token_type is not None:
+            h = h + jnp.broadcast_to(self.token_type[...][0], h.shape)
+        return h if self.norm is None else self.norm(h)
 
 
 class Head(nnx.Module):
     """Final norm and unembedding: the residual stream after the last block in, logits out."""
 
     def __init__(self, spec: ModelSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.norm = LayerNorm(spec.d_model, eps=spec.blocks[0].norm_eps, dtype=dtype)
-        std = spec.blocks[0].std
-        self.unembed = Linear(spec.d_model, spec.vocab, std=std, bias=False, dtype=dtype, rngs=rngs)
+        own, d_model = spec.head, spec.d_model
+        linear = functools.partial(Linear, dtype=dtype, rngs=rngs)
+        self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
+        self.project = linear(d_model, own.width, std=own.std, bias=False) if own.width != d_model else None
+        self.transform = None if own.transform is None else linear(own.width, own.width, std=own.std)
+        self.transform_norm = None if own.transform_norm is None else make_norm(own.transform_norm, own.width, dtype)
+        self.unembed = linear(own.width, spec.vocab, std=own.std, bias=own.bias)
+        self.spec = own
 
     def __call__(self, h: Float[Array, "*token d_model"]) -> Float[Array, "*token vocab"]:
-        """Compute logits of the next token."""
-        return self.unembed(self.norm(h))
+        """Compute logits: of the next token, or of the token itself in a masked language model."""
+        h = h if self.norm is None else self.norm(h)
+        h = h if self.project is None else self.project(h)
+        if self.transform is not None:
+            assert self.transform_norm is not None
+            assert self.spec.transform is not None
+            h = self.transform_norm(ACTIVATIONS[self.spec.transform](self.transform(h)))
+        logits = self.unembed(self.spec.scale * h)
+        return logits if self.spec.softcap is None else self.spec.softcap * jnp.tanh(logits / self.spec.softcap)

@@ -1,7 +1,6 @@
 """From a Hugging Face folder to a stream of Flax modules, one in memory at a time.
 
-With `hf_config.py` this room alone knows HF's layout: safetensors with or without an index, the tokenizer's files.
-Weights come from safetensors only; nothing is ever unpickled and no remote code is ever run.
+With `hf_config.py` and `tensor_files.py` this room alone knows HF's layout. No remote code is ever run.
 """
 
 import dataclasses
@@ -13,17 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 
 from jacspec.errors import JacspecError
-from jacspec.models.architectures import Architecture, TensorRule
+from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
+from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +27,9 @@ class Checkpoint:
     """An opened model: what it is, and its modules, each made when asked for.
 
     `config` holds every HF key, class defaults included. `files` maps the names of the files that were read to
-    their sha256. `make` builds a module by part (`embedding`, `block`, `head`) and layer; use the methods.
+    their sha256. `make` builds a module by part (`embedding`, `block`, `encoder_norm`, `head`) and number; use the
+    methods. Blocks are numbered through, an encoder's before its decoder's. `has_head` is false for a checkpoint
+    that was saved without its language-model head.
     """
 
     name: str
@@ -43,21 +41,28 @@ class Checkpoint:
     tokenizer_folder: Path
     dtype: jnp.dtype
     make: Callable[[str, int], Any]
+    has_head: bool = True
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
         return self.make("embedding", 0)
 
-    def block(self, layer: int) -> Block:
-        """Make block `layer`, counted from 0; raises `JacspecError` where its weights are not finite."""
-        return self.make("block", layer)
+    def block(self, number: int) -> Block:
+        """Make block `number`, counted from 0; raises `JacspecError` where its weights are not finite."""
+        return self.make("block", number)
 
     def blocks(self) -> Iterator[Block]:
         """Make the blocks in order, one at a time."""
-        return (self.block(layer) for layer in range(len(self.spec.blocks)))
+        return (self.block(number) for number in range(len(self.spec.blocks)))
+
+    def encoder_norm(self) -> LayerNorm | RMSNorm:
+        """Make the norm that ends the encoder of an encoder-decoder model."""
+        return self.make("encoder_norm", 0)
 
     def head(self) -> Head:
-        """Make the final norm and unembedding."""
+        """Make the final norm and unembedding; raises `JacspecError` where the checkpoint has none."""
+        if not self.has_head:
+            raise JacspecError(f"{self.name} was saved without its language-model head: it gives no logits.")
         return self.make("head", 0)
 
     @functools.cached_property
@@ -86,19 +91,19 @@ def open_checkpoint(
     weights_folder = weights_folder or folder
     config_file = folder / "config.json"
     architecture, config, spec = read_config(read_json(config_file), str(config_file))
-    files = _weight_files(weights_folder)
-    tensors = _tensor_index(files, architecture.prefix)
-    _check_tensors(architecture, spec, tensors, weights_folder)
+    tensors = _table_names(architecture, open_tensors(weights_folder))
+    has_head = _check_tensors(architecture, spec, tensors, weights_folder)
     return Checkpoint(
         name=name or folder.name,
         revision=revision,
         architecture=architecture,
         config=config,
         spec=spec,
-        files={file.name: sha256(file) for file in (config_file, *files)},
+        files={file.name: sha256(file) for file in (config_file, *tensors.files)},
         tokenizer_folder=folder,
         dtype=jnp.dtype(dtype),
         make=functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
+        has_head=has_head,
     )
 
 
@@ -111,22 +116,28 @@ def random_checkpoint(
     """
     architecture, config, spec = read_config(raw_config, f"the config of {name}")
 
-    def make(part: str, layer: int) -> Any:
+    def make(part: str, number: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
-        number = {"embedding": 0, "head": 1, "block": 2 + layer}[part]
-        module = build_module(spec, part, layer, jnp.dtype("float32"), jax.random.fold_in(jax.random.key(seed), number))
+        stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
+        key = jax.random.fold_in(jax.random.key(seed), stream)
+        module = build_module(spec, part, number, jnp.dtype("float32"), key)
+        if part == "head" and spec.tied:
+            module.unembed.weight = nnx.Param(make("embedding", 0).token[...])
         return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
 
     return Checkpoint(name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make)
 
 
-def build_module(spec: ModelSpec, part: str, layer: int, dtype: jnp.dtype, key: Any) -> Any:
-    """Build one module (`embedding`, `block`, `head`) of a model with randomly initialised weights."""
+def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key: Any) -> Any:
+    """Build one module (`embedding`, `block`, `encoder_norm`, `head`) with randomly initialised weights."""
     rngs = nnx.Rngs(params=key)
     if part == "block":
-        return Block(spec.blocks[layer], dtype=dtype, rngs=rngs)
+        return Block(spec.blocks[number], dtype=dtype, rngs=rngs)
     if part == "embedding":
         return Embedding(spec, dtype=dtype, rngs=rngs)
+    if part == "encoder_norm":
+        assert spec.encoder_norm is not None
+        return make_norm(spec.encoder_norm, spec.d_model, dtype)
     return Head(spec, dtype=dtype, rngs=rngs)
 
 
@@ -154,74 +165,95 @@ def leaf_names(module: Any) -> list[str]:
     return [".".join(key.name for key in path[:-1]) for path, _ in paths]
 
 
-def module_rules(architecture: Architecture, part: str, tied: bool) -> tuple[TensorRule, ...]:
-    """Return the tensor table of a part, `{layer}` not yet filled in."""
-    return architecture.head_rules(tied) if part == "head" else getattr(architecture, part)
+def module_parts(spec: ModelSpec) -> list[tuple[str, int]]:
+    """List the modules of a model as (part, number), in the order of the forward pass."""
+    norm = [("encoder_norm", 0)] if spec.encoder_norm is not None else []
+    return [("embedding", 0), *(("block", number) for number in range(len(spec.blocks))), *norm, ("head", 0)]
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
-        names = set(index.get("weight_map", {}).values())
-        if any(Path(str(name)).name != name for name in names):
-            raise JacspecError(f"{folder / INDEX} names files outside its own folder.")
-        files = tuple(folder / name for name in sorted(names))
-    else:
-        files = (folder / WEIGHTS,)
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        raise JacspecError(f"No safetensors weights: {', '.join(missing) or folder} is missing.")
-    return files
+def module_rules(
+    architecture: Architecture, spec: ModelSpec, part: str, number: int, module: Any
+) -> Iterator[tuple[str, TensorRule, Target]]:
+    """Go through the tensors of a module (or its template): HF name, rule, and what the rule fills."""
+    shapes = {name: leaf.shape for name, leaf in zip(leaf_names(module), jax.tree.leaves(module), strict=True)}
+    block = spec.blocks[number]
+    layer = spec.layer(number) if part == "block" else 0
+    for rule in architecture.rules(part, block.stack):
+        if rule.applies(shapes):
+            target = Target(tuple(shapes[leaf] for leaf in rule.leaves), block.attention.heads)
+            yield rule.name.format(layer=layer), rule, target
 
 
-def _tensor_index(files: tuple[Path, ...], prefix: str) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
-    """Map each tensor's name without the optional prefix to its file, its name there and its shape."""
-    tensors: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="flax") as reader:
-                for stored in reader.keys():  # noqa: SIM118 (not a mapping)
-                    name = stored.removeprefix(prefix)
-                    if name in tensors:
-                        raise JacspecError(f"{file}: the tensor {name} is there twice.")
-                    tensors[name] = (file, stored, tuple(reader.get_slice(stored).get_shape()))
-        except (SafetensorError, OSError) as error:
-            raise JacspecError(f"{file} is damaged or not a safetensors file: {error}. Download it again.") from error
-    return tensors
+def _table_names(architecture: Architecture, tensors: TensorFiles) -> TensorFiles:
+    """Index tensors by the names of the family's tables: optional prefixes and old endings taken away."""
+    index: dict[str, StoredTensor] = {}
+    for stored, tensor in tensors.index.items():
+        prefix = next((prefix for prefix in architecture.prefixes if stored.startswith(prefix)), "")
+        name = stored.removeprefix(prefix)
+        for old, new in architecture.renamed.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        if name in index:
+            raise JacspecError(f"{tensor.file}: the tensor {name} is there twice.")
+        index[name] = tensor
+    return TensorFiles(tensors.files, index)
 
 
-def _check_tensors(
-    architecture: Architecture,
-    spec: ModelSpec,
-    tensors: Mapping[str, tuple[Path, str, tuple[int, ...]]],
-    folder: Path,
-) -> None:
-    """Compare the file's tensors with the family's table: all that is missing, unread or misshaped, at once."""
+def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: Path) -> bool:
+    """Compare the file's tensors with the family's tables: all that is missing, unread or misshaped, at once.
+
+    **Returns:** whether the checkpoint has its language-model head.
+    """
     problems: list[str] = []
     expected: set[str] = set()
-    for part, layers in (("embedding", 1), ("block", len(spec.blocks)), ("head", 1)):
-        for layer in range(layers):
-            template = _template(spec, part, layer)
-            shapes = dict(zip(leaf_names(template), jax.tree.leaves(template), strict=True))
-            for rule in module_rules(architecture, part, spec.tied):
-                name = rule.name.format(layer=layer)
-                shape = jax.eval_shape(rule.save, *(shapes.pop(leaf) for leaf in rule.leaves)).shape
-                expected.add(name)
-                if name not in tensors:
-                    problems.append(f"missing: {name} {list(shape)}")
-                elif tensors[name][2] != shape:
-                    problems.append(f"misshaped: {name} is {list(tensors[name][2])}, expected {list(shape)}")
-            problems += [f"unfilled: no tensor in the table fills {part} {layer} {leaf}" for leaf in shapes]
-    buffers = {name.format(layer=layer) for name in architecture.buffers for layer in range(len(spec.blocks))} | (
-        set(architecture.tied) if spec.tied else set()
-    )
-    problems += [f"unread: {name}" for name in tensors if name not in expected | buffers]
+    has_head = True
+    for part, number in module_parts(spec):
+        template = module_template(spec, part, number)
+        leaves = dict(zip(leaf_names(template), jax.tree.leaves(template), strict=True))
+        filled: list[str] = []
+        missing: list[str] = []
+        for name, rule, target in module_rules(architecture, spec, part, number, template):
+            filled += rule.leaves
+            expected.add(name)
+            stored = tensors.index.get(_serving(architecture, spec, tensors, name))
+            shape = _stored_shape(rule, target)
+            if stored is None:
+                missing.append(f"missing: {name} {list(shape)}")
+            elif stored.shape != shape:
+                problems.append(f"misshaped: {name} is {list(stored.shape)}, expected {list(shape)}")
+            elif stored.dtype not in FLOATS:
+                problems.append(f"not a floating point tensor: {name} is {stored.dtype}, as in quantised checkpoints")
+        problems += [f"unfilled: no tensor in the table fills {part} {number} {leaf}" for leaf in {*leaves} - {*filled}]
+        problems += [f"filled twice: {part} {number} {leaf}" for leaf in {*filled} if filled.count(leaf) > 1]
+        if part == "head" and missing and not _has_any(tensors, architecture.language_model):
+            own = [line for line in missing if line.removeprefix("missing: ").startswith(architecture.language_model)]
+            has_head, missing = not own, [line for line in missing if line not in own]
+        problems += missing
+    layers = range(len(spec.blocks))
+    unused = {name.format(layer=layer) for name in architecture.unused for layer in layers}
+    problems += [f"unread: {name}" for name in tensors.index if name not in expected | unused]
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise JacspecError(
             f"The tensors in {folder} do not fit a {architecture.model_type} of its config:\n  {shown}{more}"
         )
+    return has_head
+
+
+def _serving(architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, name: str) -> str:
+    """Name the tensor that serves under `name`: itself, or in a tied model that lacks it the one it is tied to."""
+    return architecture.tied.get(name, name) if spec.tied and name not in tensors.index else name
+
+
+def _has_any(tensors: TensorFiles, beginnings: tuple[str, ...]) -> bool:
+    return any(name.startswith(beginnings) for name in tensors.index)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stored_shape(rule: TensorRule, target: Target) -> tuple[int, ...]:
+    leaves = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in target.shapes]
+    return jax.eval_shape(lambda *parts: rule.save(parts, target), *leaves).shape
 
 
 @functools.lru_cache(maxsize=8)
@@ -229,32 +261,21 @@ def _block_template(spec: Any) -> Any:
     return nnx.eval_shape(lambda: Block(spec, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0)))
 
 
-def _template(spec: ModelSpec, part: str, layer: int) -> Any:
+def module_template(spec: ModelSpec, part: str, number: int) -> Any:
+    """Build a module's tree with shapes in the place of its arrays."""
     if part == "block":
-        return _block_template(spec.blocks[layer])
-    return nnx.eval_shape(lambda: build_module(spec, part, layer, jnp.dtype("float32"), jax.random.key(0)))
+        return _block_template(spec.blocks[number])
+    return nnx.eval_shape(lambda: build_module(spec, part, number, jnp.dtype("float32"), jax.random.key(0)))
 
 
 def _read_module(
-    architecture: Architecture,
-    spec: ModelSpec,
-    tensors: Mapping[str, tuple[Path, str, tuple[int, ...]]],
-    dtype: jnp.dtype,
-    part: str,
-    layer: int,
+    architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, dtype: jnp.dtype, part: str, number: int
 ) -> Any:
     """Read the tensors of one module and put them in its template's place."""
-    template = _template(spec, part, layer)
+    template = module_template(spec, part, number)
     leaves: dict[str, jax.Array] = {}
-    for rule in module_rules(architecture, part, spec.tied):
-        file, stored, _ = tensors[rule.name.format(layer=layer)]
-        try:
-            with safe_open(file, framework="flax") as reader:
-                tensor = np.asarray(reader.get_tensor(stored))
-        except (SafetensorError, OSError) as error:
-            raise JacspecError(f"{file}: the tensor {stored} cannot be read: {error}") from error
-        if not np.isfinite(tensor).all():
-            raise JacspecError(f"{file}: the tensor {stored} holds values that are not finite.")
-        for leaf, value in zip(rule.leaves, rule.load(tensor), strict=True):
+    for name, rule, target in module_rules(architecture, spec, part, number, template):
+        tensor = tensors.read(_serving(architecture, spec, tensors, name))
+        for leaf, value in zip(rule.leaves, rule.load(tensor, target), strict=True):
             leaves[leaf] = jnp.asarray(value, dtype)
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in leaf_names(template)])

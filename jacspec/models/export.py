@@ -10,7 +10,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jacspec.models.architectures import Architecture
-from jacspec.models.checkpoint import WEIGHTS, leaf_names, module_rules
+from jacspec.models.block import ModelSpec
+from jacspec.models.checkpoint import leaf_names, module_rules
+from jacspec.models.tensor_files import WEIGHTS
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -19,24 +21,35 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_weights(
-    folder: Path, architecture: Architecture, tied: bool, modules: Mapping[tuple[str, int], Any], *, dtype: str
+    folder: Path, architecture: Architecture, spec: ModelSpec, modules: Mapping[tuple[str, int], Any], *, dtype: str
 ) -> None:
-    """Write `model.safetensors` from modules keyed by (part, layer), each tensor cast to `dtype`.
+    """Write `model.safetensors` from modules keyed by (part, number), each tensor cast to `dtype`.
 
     A tied unembedding is written once, as the embedding.
     """
-    tensors = dict(_tensors(architecture, tied, modules, np.dtype(dtype)))
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    tensors = dict(hf_tensors(architecture, spec, modules))
+    save_file(
+        {name: np.ascontiguousarray(tensor, dtype=np.dtype(dtype)) for name, tensor in tensors.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
 
 
-def _tensors(
-    architecture: Architecture, tied: bool, modules: Mapping[tuple[str, int], Any], dtype: np.dtype
-) -> Iterator[tuple[str, np.ndarray]]:
-    for (part, layer), module in modules.items():
+def hf_tensors(
+    architecture: Architecture, spec: ModelSpec, modules: Mapping[tuple[str, int], Any]
+) -> Iterator[tuple[str, jax.Array]]:
+    """Turn modules keyed by (part, number) into tensors by HF's names, as `save_pretrained` would name them."""
+    tied: dict[str, jax.Array] = {}
+    written: set[str] = set()
+    for (part, number), module in modules.items():
         leaves = dict(zip(leaf_names(module), jax.tree.leaves(module), strict=True))
-        for rule in module_rules(architecture, part, tied):
-            name = rule.name.format(layer=layer)
-            if tied and name in architecture.tied.values() and part == "head":
+        for name, rule, target in module_rules(architecture, spec, part, number, module):
+            tensor = rule.save([leaves[leaf] for leaf in rule.leaves], target)
+            if spec.tied and name in architecture.tied:
+                tied[architecture.tied[name]] = tensor
                 continue
-            stored = name if name in architecture.tied else architecture.prefix + name
-            yield stored, np.ascontiguousarray(rule.save(*(leaves[leaf] for leaf in rule.leaves)), dtype=dtype)
+            prefix = "" if name.startswith(architecture.language_model) else architecture.prefixes[0]
+            written.add(name)
+            yield prefix + name, tensor
+    # A tied tensor is written under the name it is tied to, if no other rule did.
+    yield from ((name, tensor) for name, tensor in tied.items() if name not in written)

@@ -1,4 +1,4 @@
-"""What an HF config says, checked key by key: every one is handled, ignored with a reason, or at its default."""
+"""What an HF config says, checked key by key: every one is read, ignored with a reason, or at its default."""
 
 import json
 from collections.abc import Mapping
@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.errors import JacspecError, suggest
-from jacspec.models.architectures import ARCHITECTURES, IGNORED_EVERYWHERE, Architecture
-from jacspec.models.block import ModelSpec
+from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys
+from jacspec.models.block import BlockSpec, ModelSpec
+from jacspec.models.families import ARCHITECTURES, NEAREST
 from jacspec.models.layers import ACTIVATIONS
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 _MISSING = object()
 
 
 def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict[str, Any], ModelSpec]:
-    """Find the family of an HF config and check that every key is handled, ignored or at its default.
+    """Find the family of an HF config and check that every key is read, ignored or at its default.
 
     **Returns:** the family, the whole config with class defaults, the `ModelSpec`.
+
+    **Raises:** `JacspecError` for what is not supported, with the reason and the nearest thing that is.
     """
-    model_type = str(raw.get("model_type"))
-    if model_type not in ARCHITECTURES:
-        raise JacspecError(
-            f"{origin} has model_type {model_type!r}, which jacspec does not support. "
-            + suggest(model_type, ARCHITECTURES)
-        )
-    architecture = ARCHITECTURES[model_type]
+    architecture = _find_family(raw, origin)
+    model_type = architecture.model_type
     # Heavy import, and only here: HF's class knows the defaults.
     from transformers import CONFIG_MAPPING, logging
 
@@ -34,20 +33,27 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
         config = config_class(**raw).to_dict()
     except Exception as error:  # HF raises many types for values it does not accept
         raise JacspecError(f"{origin} is not a valid {model_type} config: {error}") from error
+    reading = ReadKeys(config)
+    try:
+        spec = architecture.spec(reading)
+    except JacspecError as error:
+        raise JacspecError(f"{origin}: {error}") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise JacspecError(f"{origin} is not a valid {model_type} config: {error!r}") from error
     defaults = config_class().to_dict()
-    ignored = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys()
+    known = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys() | reading.read
     unknown = [
-        f"{key}={value!r}"
-        for key, value in config.items()
-        if key not in architecture.handled and key not in ignored and value != defaults.get(key, _MISSING)
+        f"{key}={value!r}" for key, value in config.items() if key not in known and value != defaults.get(key, _MISSING)
     ]
     if unknown:
         raise JacspecError(
             f"{origin} sets what jacspec cannot honour for {model_type}: {', '.join(sorted(unknown))}. "
             "Nothing was computed; remove the key if it changes nothing."
         )
-    spec = architecture.spec(config)
-    _check_spec(spec, origin)
+    if not spec.blocks or min(spec.vocab, spec.positions or 1) < 1:
+        raise JacspecError(f"{origin} describes a model without layers, vocabulary or positions.")
+    for block in dict.fromkeys(spec.blocks):
+        _check_block(block, origin, free_heads=bool(reading.read & {"head_dim", "d_kv"}))
     return architecture, config, spec
 
 
@@ -64,13 +70,42 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_spec(spec: ModelSpec, origin: str) -> None:
-    if not spec.blocks or min(spec.vocab, spec.positions) < 1:
-        raise JacspecError(f"{origin} describes a model without layers, vocabulary or positions.")
-    for block in spec.blocks[:1]:
-        if block.heads < 1 or block.d_head * block.heads != block.d_model:
-            raise JacspecError(f"{origin}: {block.d_model} dimensions do not divide into {block.heads} heads.")
-        if block.activation not in ACTIVATIONS:
-            raise JacspecError(
-                f"{origin} asks for the activation {block.activation!r}. " + suggest(block.activation, ACTIVATIONS)
-            )
+def _find_family(raw: Mapping[str, Any], origin: str) -> Architecture:
+    """Look up the family, refusing what no family's forward pass here could honour."""
+    model_type = str(raw.get("model_type"))
+    if raw.get("quantization_config"):
+        raise JacspecError(
+            f"{origin} has a quantization_config: quantised weights are not supported. "
+            "Nearest supported: the checkpoint it was made from, in float32, float16 or bfloat16."
+        )
+    if model_type in ARCHITECTURES:
+        return ARCHITECTURES[model_type]
+    if model_type in NEAREST:
+        reason, nearest = NEAREST[model_type]
+        why = f"{reason}. Nearest supported: {nearest}."
+    elif experts := [key for key in EXPERTS if raw.get(key)]:
+        why = f"a mixture of experts ({', '.join(experts)}). " + suggest(model_type, ARCHITECTURES)
+    elif raw.get("auto_map"):
+        why = "it comes with code of its own (auto_map), which is never run. " + suggest(model_type, ARCHITECTURES)
+    else:
+        why = suggest(model_type, ARCHITECTURES)
+    raise JacspecError(f"{origin} has model_type {model_type!r}, which jacspec does not support: {why}")
+
+
+def _check_block(block: BlockSpec, origin: str, *, free_heads: bool) -> None:
+    """Refuse sizes that do not fit together and names that are not known."""
+    spec, mlp = block.attention, block.mlp
+    if min(block.d_model, spec.heads, spec.kv_heads, spec.d_head, mlp.d_ff) < 1:
+        raise JacspecError(f"{origin} has a size below 1 ({block.d_model} dimensions, {spec.heads} heads).")
+    if not free_heads and spec.d_head * spec.heads != block.d_model:
+        raise JacspecError(f"{origin}: {block.d_model} dimensions do not divide into {spec.heads} heads.")
+    if spec.heads % spec.kv_heads:
+        raise JacspecError(f"{origin}: {spec.heads} heads do not divide into {spec.kv_heads} key and value heads.")
+    if spec.rotary is not None and (spec.rotary.dim % 2 or not 0 < spec.rotary.dim <= spec.d_head):
+        raise JacspecError(f"{origin}: rotary embeddings cannot turn {spec.rotary.dim} of {spec.d_head} coordinates.")
+    if spec.window is not None and spec.window < 1:
+        raise JacspecError(f"{origin}: a sliding window of {spec.window} tokens shows nothing.")
+    if mlp.activation not in ACTIVATIONS:
+        raise JacspecError(
+            f"{origin} asks for the activation {mlp.activation!r}. " + suggest(mlp.activation, ACTIVATIONS)
+        )

@@ -1,26 +1,94 @@
 """Flax modules that blocks are made of: linear maps, norms, attention, MLP.
 
 Every module is an `nnx.Module` used as an immutable pytree: plain `jax.jit`, `vmap` and `jacfwd` act on it.
-Modules see one sample; callers vmap over samples.
+Modules see one sample; callers vmap over samples. What a family chooses stands in the frozen specs, which are
+static: blocks with equal specs share one compiled step.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jacspec.glossary import Prefix
+from jacspec.glossary import Memory, Prefix
+from jacspec.models.positions import RelativeBiasSpec, RotarySpec, distance_buckets, rotate, rotation
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 """Activations by their HF names, spelled exactly: `gelu` is the erf form, `gelu_new` the tanh form."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NormSpec:
+    """`kind` is `layernorm` or `rmsnorm`; with `unit_offset` (Gemma) the stored weight is what is added to 1."""
+
+    kind: str
+    eps: float
+    unit_offset: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """What makes attention: `heads / kv_heads` query heads share a key and value head.
+
+    `scale` multiplies the scores; `softcap` then squashes them to ±softcap (Gemma 2). `window` tokens, the
+    attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3) or
+    over the `full` projection (OLMo 2). `cross` attention reads the encoder's output and has no own token.
+    """
+
+    heads: int
+    kv_heads: int
+    d_head: int
+    scale: float
+    qkv_bias: bool
+    out_bias: bool
+    causal: bool = True
+    cross: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    rotary: RotarySpec | None = None
+    relative: RelativeBiasSpec | None = None
+    qk_norm: str | None = None
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key and value head."""
+        return self.heads // self.kv_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPSpec:
+    """`W_down act(W_up x)`, or with `gated` `W_down (act(W_gate x) ⊙ W_up x)`; `bias` on all of them or none."""
+
+    d_ff: int
+    activation: str
+    gated: bool
+    bias: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Standard deviations of a family's own random initialisation, by role; `gate` is drawn as `up` is."""
+
+    q: float
+    k: float
+    v: float
+    o: float
+    up: float
+    down: float
+    relative: float = 0.0
 
 
 class Linear(nnx.Module):
@@ -43,12 +111,12 @@ class LayerNorm(nnx.Module):
     give relative errors up to 1e-2 on trained checkpoints.
     """
 
-    def __init__(self, d_model: int, *, eps: float, dtype: jnp.dtype):
-        self.weight = nnx.Param(jnp.ones(d_model, dtype))
-        self.bias = nnx.Param(jnp.zeros(d_model, dtype))
+    def __init__(self, size: int, *, eps: float, dtype: jnp.dtype):
+        self.weight = nnx.Param(jnp.ones(size, dtype))
+        self.bias = nnx.Param(jnp.zeros(size, dtype))
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "*axes d_model"]) -> Float[Array, "*axes d_model"]:
+    def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -56,50 +124,148 @@ class LayerNorm(nnx.Module):
         return centred / jnp.sqrt(variance + self.eps) * weight + bias
 
 
+class RMSNorm(nnx.Module):
+    """`x / √(mean(x²) + eps) · weight` over the last axis (Zhang & Sennrich 2019); `offset` is added to the weight."""
+
+    def __init__(self, size: int, *, eps: float, offset: float, dtype: jnp.dtype):
+        self.weight = nnx.Param(jnp.full(size, 1.0 - offset, dtype))
+        self.eps, self.offset = eps, offset
+
+    def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
+        """Normalise each vector of the last axis."""
+        square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return x / jnp.sqrt(square + self.eps) * jnp.broadcast_to(self.weight[...] + self.offset, x.shape)
+
+
+def make_norm(spec: NormSpec, size: int, dtype: jnp.dtype) -> LayerNorm | RMSNorm:
+    """Make the norm that a spec asks for, over vectors of `size`."""
+    if spec.kind == "layernorm":
+        return LayerNorm(size, eps=spec.eps, dtype=dtype)
+    return RMSNorm(size, eps=spec.eps, offset=1.0 if spec.unit_offset else 0.0, dtype=dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head attention, seen from all tokens (`__call__`) or from the last one alone (`attend_last`)."""
 
     def __init__(
-        self,
-        d_model: int,
-        *,
-        heads: int,
-        kv_heads: int,
-        d_head: int,
-        scale: float,
-        std: float,
-        out_std: float,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
+        self, spec: AttentionSpec, d_model: int, *, norm: NormSpec, std: Spread, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
         linear = functools.partial(Linear, dtype=dtype, rngs=rngs)
-        self.q = linear(d_model, heads * d_head, std=std)
-        self.k = linear(d_model, kv_heads * d_head, std=std)
-        self.v = linear(d_model, kv_heads * d_head, std=std)
-        self.o = linear(heads * d_head, d_model, std=out_std)
-        self.kv_heads, self.group, self.d_head, self.scale = kv_heads, heads // kv_heads, d_head, scale
+        inner, kv_inner = spec.heads * spec.d_head, spec.kv_heads * spec.d_head
+        self.q = linear(d_model, inner, std=std.q, bias=spec.qkv_bias)
+        self.k = linear(d_model, kv_inner, std=std.k, bias=spec.qkv_bias)
+        self.v = linear(d_model, kv_inner, std=std.v, bias=spec.qkv_bias)
+        self.o = linear(inner, d_model, std=std.o, bias=spec.out_bias)
+        sizes = {None: (), "head": (spec.d_head, spec.d_head), "full": (inner, kv_inner)}[spec.qk_norm]
+        norms = [make_norm(norm, size, dtype) for size in sizes] or [None, None]
+        self.q_norm: LayerNorm | RMSNorm | None = norms[0]
+        self.k_norm: LayerNorm | RMSNorm | None = norms[1]
+        if spec.relative is None:
+            self.relative_bias = None
+        else:
+            shape = (spec.relative.buckets, spec.heads)
+            self.relative_bias = nnx.Param(std.relative * jax.random.normal(rngs.params(), shape, dtype))
+        self.spec = spec
 
     def query(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token kv_head group d_head"]:
-        """Project normed residual vectors to queries, grouped by the kv head they read."""
-        return self.q(x).reshape(*x.shape[:-1], self.kv_heads, self.group, self.d_head)
+        """Project normed residual vectors to queries, grouped by the kv head they read, not yet rotated."""
+        return self._heads(self.q(x), self.q_norm, (self.spec.kv_heads, self.spec.group))
 
     def key_value(
         self, x: Float[Array, "*token d_model"]
     ) -> tuple[Float[Array, "*token kv_head d_head"], Float[Array, "*token kv_head d_head"]]:
-        """Project normed residual vectors to keys and values."""
-        shape = (*x.shape[:-1], self.kv_heads, self.d_head)
-        return self.k(x).reshape(shape), self.v(x).reshape(shape)
+        """Project normed residual vectors (or the encoder's output) to keys, not yet rotated, and values."""
+        heads = (self.spec.kv_heads,)
+        return self._heads(self.k(x), self.k_norm, heads), self._heads(self.v(x), None, heads)
 
-    def __call__(
-        self, x: Float[Array, "token d_model"], visible: Bool[Array, "token token"]
-    ) -> Float[Array, "token d_model"]:
-        """Attend from every token (rows of `visible`) to those it may see (columns)."""
+    def _heads(
+        self, projected: Float[Array, "*token inner"], norm: LayerNorm | RMSNorm | None, heads: tuple[int, ...]
+    ) -> Float[Array, "..."]:
+        if norm is not None and self.spec.qk_norm == "full":
+            projected, norm = norm(projected), None
+        split = projected.reshape(*projected.shape[:-1], *heads, self.spec.d_head)
+        return split if norm is None else norm(split)
+
+    def visible(self, tokens: int, length: Int[Array, ""]) -> Bool[Array, "token token"]:
+        """Say which tokens (columns) each token (row) attends to; padding is seen by none that counts."""
+        position = jnp.arange(tokens, dtype=length.dtype)
+        distance = position[:, None] - position[None, :]
+        seen = jnp.broadcast_to(position[None, :] < length, distance.shape)
+        if self.spec.causal:
+            seen = seen & (distance >= 0)
+        if self.spec.window is not None:
+            seen = seen & (jnp.abs(distance) < self.spec.window)
+        # A padding token attends to itself, if to nothing else: its row, which nobody reads, stays finite.
+        return seen | (distance == 0)
+
+    def __call__(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
+        """Attend from every token to those of the first `length` that it may see."""
         query, (key, value) = self.query(x), self.key_value(x)
-        # (query token, kv_head, group, d_head) x (token, kv_head, d_head) -> (kv_head, group, query token, token)
-        logits = self.scale * jnp.einsum("qkgd,tkd->kgqt", query, key)
-        weights = jax.nn.softmax(jnp.where(visible[None, None], logits, -jnp.inf), axis=-1)
+        tokens = x.shape[0]
+        if self.spec.rotary is not None:
+            turn = rotation(self.spec.rotary, tokens, x.dtype)
+            query, key = rotate(self.spec.rotary, query, turn), rotate(self.spec.rotary, key, turn)
+        bias = None
+        if self.spec.relative is not None:
+            place = jnp.arange(tokens)
+            distance = place[None, :] - place[:, None] + tokens - 1
+            bias = self._bias(tokens)[..., distance]
+        return self._attend(query, key, value, self.visible(tokens, length), bias)
+
+    def read(self, x: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token d_model"]:
+        """Attend from every token to the encoder's output."""
+        key, value = self.key_value(memory.h)
+        seen = jnp.arange(memory.h.shape[0], dtype=memory.length.dtype) < memory.length
+        return self._attend(self.query(x), key, value, jnp.broadcast_to(seen[None], (x.shape[0], seen.shape[0])), None)
+
+    def _attend(
+        self,
+        query: Float[Array, "token kv_head group d_head"],
+        key: Float[Array, "source kv_head d_head"],
+        value: Float[Array, "source kv_head d_head"],
+        visible: Bool[Array, "token source"],
+        bias: Float[Array, "kv_head group token source"] | None,
+    ) -> Float[Array, "token d_model"]:
+        scores = self._scores(jnp.einsum("qkgd,tkd->kgqt", query, key), bias)
+        weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
         mixed = jnp.einsum("kgqt,tkd->qkgd", weights, value)
-        return self.o(mixed.reshape(x.shape[0], -1))
+        return self.o(mixed.reshape(query.shape[0], -1))
+
+    def _scores(self, products: Float[Array, "*axes"], bias: Float[Array, "*axes"] | None) -> Float[Array, "*axes"]:
+        """Scale, cap and bias the products of queries and keys."""
+        scores = self.spec.scale * products
+        if self.spec.softcap is not None:
+            scores = self.spec.softcap * jnp.tanh(scores / self.spec.softcap)
+        return scores if bias is None else scores + bias
+
+    def _bias(self, tokens: int) -> Float[Array, "kv_head group distance"]:
+        """Look up the bias of every distance from −(tokens − 1) to tokens − 1."""
+        assert self.spec.relative is not None
+        assert self.relative_bias is not None
+        by_distance = self.relative_bias[...][jnp.asarray(distance_buckets(self.spec.relative, tokens))]
+        return by_distance.T.reshape(self.spec.kv_heads, self.spec.group, -1)
+
+    def prefix(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Prefix:
+        """Compute what the last token, at `length − 1`, sees of the others: their keys and values, from normed `x`."""
+        key, value = self.key_value(x)
+        tokens, last = x.shape[0], length - 1
+        turn = bias = None
+        if self.spec.rotary is not None:
+            turns = rotation(self.spec.rotary, tokens, x.dtype)
+            key, turn = rotate(self.spec.rotary, key, turns), turns[:, last]
+        place = jnp.arange(tokens, dtype=length.dtype)
+        if self.spec.relative is not None:
+            bias = self._bias(tokens)[..., place - last + (tokens - 1)]
+        visible = place < last
+        if self.spec.window is not None:
+            visible = visible & (last - place < self.spec.window)
+        return Prefix(key, value, visible, turn, bias)
+
+    def memory_prefix(self, memory: Memory) -> Prefix:
+        """Compute what the last token sees of the encoder's output, where this is cross attention."""
+        key, value = self.key_value(memory.h)
+        visible = jnp.arange(memory.h.shape[0], dtype=memory.length.dtype) < memory.length
+        return Prefix(key, value, visible, None, None)
 
     def attend_last(self, x: Float[Array, " d_model"], prefix: Prefix) -> Float[Array, " d_model"]:
         """Attend from the last token, whose query, key and value all come from `x`, to itself and the prefix.
@@ -108,32 +274,36 @@ class Attention(nnx.Module):
         touches an array with a token axis other than the scores: 20 to 30 times cheaper than differentiating
         the sequence, and exact.
         """
-        query, (key, value) = self.query(x), self.key_value(x)
-        prefix_logits = jnp.where(prefix.visible[None, None], jnp.einsum("kgd,tkd->kgt", query, prefix.key), -jnp.inf)
-        own_logit = jnp.einsum("kgd,kd->kg", query, key)
-        weights = jax.nn.softmax(self.scale * jnp.concatenate([prefix_logits, own_logit[..., None]], axis=-1), axis=-1)
+        query = self.query(x)
+        if self.spec.rotary is not None:
+            assert prefix.turn is not None
+            query = rotate(self.spec.rotary, query, prefix.turn)
+        products = jnp.einsum("kgd,tkd->kgt", query, prefix.key)
+        scores = jnp.where(prefix.visible[None, None], self._scores(products, prefix.bias), -jnp.inf)
+        if self.spec.cross:
+            return self.o(jnp.einsum("kgt,tkd->kgd", jax.nn.softmax(scores, axis=-1), prefix.value).reshape(-1))
+        key, value = self.key_value(x)
+        if self.spec.rotary is not None:
+            assert prefix.turn is not None
+            key = rotate(self.spec.rotary, key, prefix.turn)
+        own_bias = None if self.spec.relative is None else self._bias(1)[..., 0]
+        own = self._scores(jnp.einsum("kgd,kd->kg", query, key), own_bias)
+        weights = jax.nn.softmax(jnp.concatenate([scores, own[..., None]], axis=-1), axis=-1)
         mixed = jnp.einsum("kgt,tkd->kgd", weights[..., :-1], prefix.value) + weights[..., -1:] * value[:, None, :]
         return self.o(mixed.reshape(-1))
 
 
 class MLP(nnx.Module):
-    """`W_down act(W_up x + b_up) + b_down`."""
+    """`W_down act(W_up x + b_up) + b_down`, or gated: `W_down (act(W_gate x) ⊙ W_up x)`."""
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        d_ff: int,
-        activation: str,
-        std: float,
-        out_std: float,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        self.up = Linear(d_model, d_ff, std=std, dtype=dtype, rngs=rngs)
-        self.down = Linear(d_ff, d_model, std=out_std, dtype=dtype, rngs=rngs)
-        self.activation = activation
+    def __init__(self, spec: MLPSpec, d_model: int, *, std: Spread, dtype: jnp.dtype, rngs: nnx.Rngs):
+        linear = functools.partial(Linear, bias=spec.bias, dtype=dtype, rngs=rngs)
+        self.up = linear(d_model, spec.d_ff, std=std.up)
+        self.down = linear(spec.d_ff, d_model, std=std.down)
+        self.gate = linear(d_model, spec.d_ff, std=std.up) if spec.gated else None
+        self.spec = spec
 
     def __call__(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
         """Apply the MLP to normed residual vectors."""
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        act = ACTIVATIONS[self.spec.activation]
+        return self.down(act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x))

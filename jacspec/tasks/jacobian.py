@@ -11,8 +11,8 @@ from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
 from jacspec.glossary import PaddedBatch
-from jacspec.jacobians.branches import choose_components
-from jacspec.jacobians.engine import choose_engine, prepare_batches, stream_layers
+from jacspec.jacobians.branches import check_components, choose_components
+from jacspec.jacobians.engine import choose_engine, prepare_batches, stream_layers, working_blocks
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
@@ -26,13 +26,14 @@ from jacspec.spectra.metrics import choose_metrics
 def run_jacobian(config: Config, folder: Path, console: Console) -> None:
     """Compute the spectra of every layer's Jacobians into `folder`, or go on with what `config.resume` holds."""
     metric_names = choose_metrics(config.metrics.names)
-    components = choose_components(config.components)
+    check_components(config.components)
     engine = choose_engine(config.engine.name)
     watch = Stopwatch()
     use_compilation_cache()
     with numerics(config.precision.value):
         with watch("open model"):
             checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+        components = choose_components(config.components, checkpoint.spec)
         with watch("read text"):
             corpus = load_corpus(config.data)
             sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
@@ -45,7 +46,7 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
         }
         writer = _open_folder(config, folder, provenance, sample, metric_names)
         if writer.provenance["status"] != "finished":
-            layers = len(checkpoint.spec.blocks)
+            layers = len(working_blocks(checkpoint.spec, components))
             with watch("spectra"), layer_progress(console, layers=layers, samples=len(sample.tokens)) as advance:
                 for result in stream_layers(
                     checkpoint,
@@ -54,6 +55,7 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
                     metric_names=metric_names,
                     engine=engine,
                     top_k=config.metrics.top_k,
+                    decoder_input=config.data.decoder_input.value,
                     done=dict(writer.done),
                     advance=advance,
                 ):

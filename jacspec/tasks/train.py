@@ -49,6 +49,7 @@ class Transformer(NamedTuple):
         h = self.embedding(tokens)
         for block in self.blocks:
             h = block(h)
+        assert self.head.norm is not None
         return self.head.norm(h) @ self.embedding.token[...].T
 
 
@@ -110,7 +111,7 @@ def train_model(
         place.mkdir(parents=True, exist_ok=True)
         modules = {("embedding", 0): model.embedding, ("head", 0): model.head}
         modules |= {("block", layer): block for layer, block in enumerate(model.blocks)}
-        write_weights(place, architecture, True, modules, dtype=config.dtype)
+        write_weights(place, architecture, spec, modules, dtype=config.dtype)
         return bits_per_byte(_read_back(folder, place), tokenizer, text[cut:], window=config.positions)
 
     model = _initial_model(spec, seed)

@@ -1,0 +1,190 @@
+"""Bidirectional encoders with norms after the addition: BERT, RoBERTa, DistilBERT."""
+
+import functools
+
+from jacspec.errors import JacspecError
+from jacspec.models.architectures import LABELS, TRAINING, Architecture, Config, linear, require, same
+from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
+from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
+
+
+def _encoder(
+    *,
+    d_model: int,
+    heads: int,
+    d_ff: int,
+    layers: int,
+    activation: str,
+    eps: float,
+    std: float,
+    vocab: int,
+    rows: int,
+    tied: bool,
+    offset: int = 0,
+    token_types: int = 0,
+    transform: str,
+) -> ModelSpec:
+    d_head = d_model // heads
+    norm = NormSpec("layernorm", eps)
+    block = BlockSpec(
+        d_model=d_model,
+        attention=AttentionSpec(heads, heads, d_head, d_head**-0.5, qkv_bias=True, out_bias=True, causal=False),
+        mlp=MLPSpec(d_ff, activation, gated=False, bias=True),
+        norm=norm,
+        std=Spread(std, std, std, std, std, std),
+        place="post",
+    )
+    return ModelSpec(
+        vocab=vocab,
+        positions=rows - offset,
+        blocks=(block,) * layers,
+        embedding=EmbeddingSpec(d_model, std, positions=rows, offset=offset, token_types=token_types, norm=norm),
+        head=HeadSpec(d_model, std, norm=None, transform=transform, transform_norm=norm, bias=True),
+        tied=tied,
+    )
+
+
+def _bert_spec(config: Config, *, roberta: bool) -> ModelSpec:
+    require(config, "position_embedding_type", "absolute", "absolute positions")
+    require(config, "is_decoder", False, "a bidirectional encoder")
+    require(config, "add_cross_attention", False, "a bidirectional encoder")
+    if roberta and config["pad_token_id"] is None:
+        raise JacspecError("pad_token_id=None: RoBERTa counts positions from the padding token's id.")
+    return _encoder(
+        d_model=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        d_ff=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        activation=config["hidden_act"],
+        eps=config["layer_norm_eps"],
+        std=config["initializer_range"],
+        vocab=config["vocab_size"],
+        rows=config["max_position_embeddings"],
+        tied=config["tie_word_embeddings"],
+        # RoBERTa numbers positions from one above the padding token's id.
+        offset=config["pad_token_id"] + 1 if roberta else 0,
+        token_types=config["type_vocab_size"],
+        transform="gelu" if roberta else config["hidden_act"],
+    )
+
+
+def _distilbert_spec(config: Config) -> ModelSpec:
+    return _encoder(
+        d_model=config["dim"],
+        heads=config["n_heads"],
+        d_ff=config["hidden_dim"],
+        layers=config["n_layers"],
+        activation=config["activation"],
+        eps=1e-12,  # fixed in HF's code
+        std=config["initializer_range"],
+        vocab=config["vocab_size"],
+        rows=config["max_position_embeddings"],
+        tied=config["tie_word_embeddings"],
+        transform=config["activation"],
+    )
+
+
+EMBEDDING = (
+    same("embeddings.word_embeddings.weight", "token"),
+    same("embeddings.position_embeddings.weight", "position"),
+    same("embeddings.token_type_embeddings.weight", "token_type"),
+    *linear("embeddings.LayerNorm", "norm"),
+)
+BLOCK = (
+    *linear("encoder.layer.{layer}.attention.self.query", "attn.q"),
+    *linear("encoder.layer.{layer}.attention.self.key", "attn.k"),
+    *linear("encoder.layer.{layer}.attention.self.value", "attn.v"),
+    *linear("encoder.layer.{layer}.attention.output.dense", "attn.o"),
+    *linear("encoder.layer.{layer}.attention.output.LayerNorm", "attn_norms.sum_norm"),
+    *linear("encoder.layer.{layer}.intermediate.dense", "mlp.up"),
+    *linear("encoder.layer.{layer}.output.dense", "mlp.down"),
+    *linear("encoder.layer.{layer}.output.LayerNorm", "mlp_norms.sum_norm"),
+)
+DROPOUT = {"attention_probs_dropout_prob": TRAINING, "hidden_dropout_prob": TRAINING}
+UNUSED = {
+    "embeddings.position_ids": "the numbers 0, 1, 2, …",
+    "embeddings.token_type_ids": "zeros",
+    "pooler.dense.weight": LABELS,
+    "pooler.dense.bias": LABELS,
+    "cls.seq_relationship.weight": "the head of next-sentence prediction",
+    "cls.seq_relationship.bias": "the head of next-sentence prediction",
+    "cls.predictions.bias": "the same as cls.predictions.decoder.bias, or never added",
+    "lm_head.bias": "the same as lm_head.decoder.bias, or never added",
+}
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+BERT = Architecture(
+    model_type="bert",
+    spec=functools.partial(_bert_spec, roberta=False),
+    ignored=DROPOUT,
+    embedding=EMBEDDING,
+    blocks={"": BLOCK},
+    head=(
+        *linear("cls.predictions.transform.dense", "transform"),
+        *linear("cls.predictions.transform.LayerNorm", "transform_norm"),
+        same("cls.predictions.decoder.weight", "unembed.weight"),
+        same("cls.predictions.decoder.bias", "unembed.bias"),
+    ),
+    tied={
+        "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    language_model=("cls.predictions.",),
+    prefixes=("bert.",),
+    unused=UNUSED,
+    renamed=OLD_NAMES,
+)
+
+ROBERTA = Architecture(
+    model_type="roberta",
+    spec=functools.partial(_bert_spec, roberta=True),
+    ignored=DROPOUT,
+    embedding=EMBEDDING,
+    blocks={"": BLOCK},
+    head=(
+        *linear("lm_head.dense", "transform"),
+        *linear("lm_head.layer_norm", "transform_norm"),
+        same("lm_head.decoder.weight", "unembed.weight"),
+        same("lm_head.decoder.bias", "unembed.bias"),
+    ),
+    tied={
+        "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+    prefixes=("roberta.",),
+    unused=UNUSED,
+    renamed=OLD_NAMES,
+)
+
+DISTILBERT = Architecture(
+    model_type="distilbert",
+    spec=_distilbert_spec,
+    ignored={
+        "qa_dropout": LABELS,
+        "seq_classif_dropout": LABELS,
+        "sinusoidal_pos_embds": "how the position table is first filled; a checkpoint holds the table",
+        "tie_weights_": "tie_word_embeddings decides",
+    },
+    embedding=EMBEDDING,
+    blocks={
+        "": (
+            *linear("transformer.layer.{layer}.attention.q_lin", "attn.q"),
+            *linear("transformer.layer.{layer}.attention.k_lin", "attn.k"),
+            *linear("transformer.layer.{layer}.attention.v_lin", "attn.v"),
+            *linear("transformer.layer.{layer}.attention.out_lin", "attn.o"),
+            *linear("transformer.layer.{layer}.sa_layer_norm", "attn_norms.sum_norm"),
+            *linear("transformer.layer.{layer}.ffn.lin1", "mlp.up"),
+            *linear("transformer.layer.{layer}.ffn.lin2", "mlp.down"),
+            *linear("transformer.layer.{layer}.output_layer_norm", "mlp_norms.sum_norm"),
+        )
+    },
+    head=(
+        *linear("vocab_transform", "transform"),
+        *linear("vocab_layer_norm", "transform_norm"),
+        *linear("vocab_projector", "unembed"),
+    ),
+    tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
+    language_model=("vocab_",),
+    prefixes=("distilbert.",),
+    unused=UNUSED,
+)

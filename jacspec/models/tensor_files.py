@@ -1,0 +1,141 @@
+"""Tensors by name from the weight files of a folder: safetensors, or `pytorch_model.bin` where torch is installed.
+
+Nothing is read before it is asked for, and nothing but a tensor is ever unpickled.
+"""
+
+import dataclasses
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+
+from jacspec.errors import JacspecError
+from jacspec.models.hf_config import read_json
+
+WEIGHTS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+INDEX = ".index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of tensors that hold weights, as safetensors names them."""
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies, under which name, its shape and type; nothing of its content."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TensorFiles:
+    """The weight files of a checkpoint and an index of their tensors by name."""
+
+    files: tuple[Path, ...]
+    index: Mapping[str, StoredTensor]
+
+    def read(self, name: str) -> Shaped[np.ndarray, "..."]:
+        """Read one tensor; raises `JacspecError` where it is damaged or holds values that are not finite."""
+        stored = self.index[name]
+        if stored.file.suffix == ".bin":
+            tensor = _unpickle(stored.file)[stored.name]
+            # NumPy has no bfloat16 that torch could give.
+            values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()
+        else:
+            try:
+                with safe_open(stored.file, framework="flax") as reader:
+                    values = np.asarray(reader.get_tensor(stored.name))
+            except (SafetensorError, OSError) as error:
+                raise JacspecError(f"{stored.file}: the tensor {stored.name} cannot be read: {error}") from error
+        if not np.isfinite(values).all():
+            raise JacspecError(f"{stored.file}: the tensor {stored.name} holds values that are not finite.")
+        return values
+
+
+def open_tensors(folder: Path) -> TensorFiles:
+    """Find the weight files of a folder and index their tensors.
+
+    Safetensors are taken where there are any. `pytorch_model.bin` needs torch, the extra `jacspec[torch]`: it
+    is opened with `weights_only=True`, which makes tensors and nothing else, and mapped into memory.
+
+    **Raises:** `JacspecError` where there are no weights, a file is damaged, or torch is needed and not there.
+    """
+    for single in (WEIGHTS, PICKLED):
+        if (folder / single).is_file() or (folder / (single + INDEX)).is_file():
+            break
+    else:
+        raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.")
+    files = _files(folder, single)
+    index: dict[str, StoredTensor] = {}
+    for file in files:
+        for stored in _unpickled_tensors(file) if single == PICKLED else _safe_tensors(file):
+            if stored.name in index:
+                raise JacspecError(f"{file}: the tensor {stored.name} is there twice.")
+            index[stored.name] = stored
+    return TensorFiles(files, index)
+
+
+def _files(folder: Path, single: str) -> tuple[Path, ...]:
+    listing = folder / (single + INDEX)
+    if not listing.is_file():
+        return (folder / single,)
+    names = {str(name) for name in read_json(listing).get("weight_map", {}).values()}
+    if any(Path(name).name != name for name in names):
+        raise JacspecError(f"{listing} names files outside its own folder.")
+    files = tuple(folder / name for name in sorted(names))
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise JacspecError(f"Weights are missing: {listing} names {', '.join(missing) or 'none'}.")
+    return files
+
+
+def _safe_tensors(file: Path) -> list[StoredTensor]:
+    try:
+        with safe_open(file, framework="flax") as reader:
+            slices = {name: reader.get_slice(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+            return [
+                StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
+            ]
+    except (SafetensorError, OSError) as error:
+        raise JacspecError(f"{file} is damaged or not a safetensors file: {error}. Download it again.") from error
+
+
+def _unpickled_tensors(file: Path) -> list[StoredTensor]:
+    names = {"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+    return [
+        StoredTensor(file, name, tuple(tensor.shape), names.get(str(tensor.dtype), str(tensor.dtype)))
+        for name, tensor in _unpickle(file).items()
+    ]
+
+
+def _unpickle(file: Path) -> dict[str, Any]:
+    """Map the tensors of a file that torch pickled."""
+    try:
+        import torch
+    except ImportError:
+        raise JacspecError(
+            f"{file} is a pickle, and only torch can open it safely: pip install 'jacspec[torch]'. "
+            f"Or convert it once to {WEIGHTS}."
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; what they hold is judged below
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise JacspecError(f"{file} is damaged or holds more than tensors, and was not opened: {reason}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise JacspecError(f"{file} does not hold tensors by name.")
+    return tensors
+
+
+def _is_zip(file: Path) -> bool:
+    """Say whether torch wrote its newer format, the only one that can be mapped into memory."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"

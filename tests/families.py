@@ -1,0 +1,316 @@
+"""The table of cases on which every family is compared with HF's PyTorch: tiny random configurations."""
+
+from typing import Any, NamedTuple
+
+from oracles import Layout
+
+
+class Family(NamedTuple):
+    """A family's HF layout, the smallest configuration, and what each case changes in it."""
+
+    layout: Layout
+    base: dict[str, Any]
+    cases: dict[str, dict[str, Any]]
+
+
+def _decoder(stack: str, attn: tuple[str, ...], mlp: tuple[str, ...]) -> Layout:
+    return Layout({"": stack}, {"attn": attn, "mlp": mlp})
+
+
+GPT2 = {"vocab_size": 37, "n_positions": 24, "n_embd": 24, "n_head": 4, "n_layer": 2}
+LLAMA = {
+    "vocab_size": 37,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+"""Grouped, untied; HF's own head_dim of other families would be too large."""
+HEAD = {"head_dim": 6}
+MULTI_QUERY = {
+    "hidden_size": 20,
+    "head_dim": 10,
+    "num_key_value_heads": 1,
+    "intermediate_size": 13,
+    "vocab_size": 11,
+    "tie_word_embeddings": True,
+}
+"""Awkward sizes too: heads wider than d_model / heads, a prime d_ff."""
+FULL = {"num_key_value_heads": 4, "tie_word_embeddings": True}
+ALTERNATING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
+BERT = {
+    "vocab_size": 37,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 24,
+}
+AWKWARD_BERT = {"hidden_size": 35, "num_attention_heads": 5, "intermediate_size": 13, "vocab_size": 11}
+OPT = {
+    "vocab_size": 37,
+    "hidden_size": 24,
+    "word_embed_proj_dim": 24,
+    "num_hidden_layers": 2,
+    "ffn_dim": 40,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 24,
+}
+
+
+def _rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 100.0, **more}}
+
+
+LLAMA3 = _rope("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+YARN = _rope("yarn", factor=4.0, original_max_position_embeddings=16)
+YARN_MORE = _rope(
+    "yarn",
+    factor=8.0,
+    original_max_position_embeddings=16,
+    beta_fast=4.0,
+    beta_slow=2.0,
+    mscale=0.7,
+    mscale_all_dim=0.5,
+    truncate=False,
+)
+
+PRE = _decoder("model.layers", ("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
+SANDWICH = _decoder(
+    "model.layers",
+    ("input_layernorm", "self_attn", "post_attention_layernorm"),
+    ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+)
+GEMMA = {**LLAMA, **HEAD, "query_pre_attn_scalar": 7, "pad_token_id": None}
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(
+        _decoder("transformer.h", ("ln_1", "attn"), ("ln_2", "mlp")),
+        GPT2,
+        {
+            "tied": {},
+            "untied": {"tie_word_embeddings": False},
+            "one head": {"n_head": 1, "layer_norm_epsilon": 1e-2},
+            "awkward": {"n_embd": 35, "n_head": 5, "n_inner": 13, "vocab_size": 11},
+            "relu unscaled": {"activation_function": "relu", "scale_attn_weights": False},
+            "gelu": {"activation_function": "gelu"},
+            "silu": {"activation_function": "silu"},
+            "scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
+        },
+    ),
+    "gptj": Family(
+        _decoder("transformer.h", ("ln_1", "attn"), ("ln_1", "mlp")),
+        {**GPT2, "rotary_dim": 4},
+        {
+            "untied": {},
+            "tied": {"tie_word_embeddings": True, "rotary_dim": 6},
+            "awkward": {"n_embd": 30, "n_head": 5, "n_inner": 13, "rotary_dim": 2},
+        },
+    ),
+    "gpt_neox": Family(
+        _decoder("gpt_neox.layers", ("input_layernorm", "attention"), ("post_attention_layernorm", "mlp")),
+        {key: LLAMA[key] for key in LLAMA if key != "num_key_value_heads"},
+        {
+            "parallel": {
+                "hidden_size": 32,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            },
+            "sequential tied": {"use_parallel_residual": False, "tie_word_embeddings": True, "hidden_size": 32},
+            "awkward": {
+                "hidden_size": 40,
+                "num_attention_heads": 5,
+                "intermediate_size": 13,
+                "attention_bias": False,
+                "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+            },
+        },
+    ),
+    "opt": Family(
+        _decoder(
+            "model.decoder.layers",
+            ("self_attn_layer_norm", "self_attn"),
+            ("final_layer_norm", "fc1", "activation_fn", "fc2"),
+        ),
+        OPT,
+        {
+            "tied": {},
+            "untied": {"tie_word_embeddings": False, "activation_function": "gelu"},
+            "projected after": {"word_embed_proj_dim": 16, "do_layer_norm_before": False},
+            "no bias": {"enable_bias": False, "_remove_final_layer_norm": True, "num_attention_heads": 3},
+        },
+    ),
+    "llama": Family(
+        PRE,
+        LLAMA,
+        {
+            "grouped": {"attention_bias": True, "mlp_bias": True},
+            "full": FULL,
+            "multi-query": MULTI_QUERY,
+            "linear": _rope("linear", factor=3.0),
+            "llama3": LLAMA3,
+            "yarn": YARN,
+            "yarn, every number": YARN_MORE,
+        },
+    ),
+    "mistral": Family(
+        PRE,
+        LLAMA,
+        {
+            "grouped window": {"sliding_window": 5},
+            "full": {**FULL, "sliding_window": None},
+            "multi-query": {**MULTI_QUERY, "sliding_window": 1},
+        },
+    ),
+    "qwen2": Family(
+        PRE,
+        LLAMA,
+        {
+            "grouped": {},
+            "full windows": {**FULL, **ALTERNATING, "use_sliding_window": True},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
+        },
+    ),
+    "qwen3": Family(
+        PRE,
+        {**LLAMA, **HEAD},
+        {
+            "grouped": {},
+            "full windows": {**FULL, **ALTERNATING, "use_sliding_window": True, "attention_bias": True},
+            "multi-query": MULTI_QUERY,
+        },
+    ),
+    "gemma2": Family(
+        SANDWICH,
+        GEMMA,
+        {
+            "grouped windows": {"sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+            "full": {**FULL, "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True},
+            "multi-query": {**MULTI_QUERY, "tie_word_embeddings": False, "hidden_activation": "silu"},
+        },
+    ),
+    "gemma3_text": Family(
+        SANDWICH,
+        GEMMA,
+        {
+            "grouped windows": {
+                **ALTERNATING,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                    "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0},
+                },
+            },
+            "full": {**FULL, "attention_bias": True},
+            "multi-query": {**MULTI_QUERY, "tie_word_embeddings": False, "final_logit_softcapping": 2.0},
+        },
+    ),
+    "olmo2": Family(
+        _decoder(
+            "model.layers",
+            ("self_attn", "post_attention_layernorm"),
+            ("mlp", "post_feedforward_layernorm"),
+        ),
+        {**LLAMA, "pad_token_id": None},
+        {
+            "grouped": {},
+            "full": {**FULL, "attention_bias": True},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
+        },
+    ),
+    "phi3": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "grouped window": {"sliding_window": 5},
+            "full partial": {
+                **FULL,
+                "hidden_size": 32,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            },
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
+        },
+    ),
+    "bert": Family(
+        _decoder("bert.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")),
+        BERT,
+        {
+            "tied": {},
+            "untied relu": {"tie_word_embeddings": False, "hidden_act": "relu"},
+            "awkward": {**AWKWARD_BERT, "type_vocab_size": 3, "layer_norm_eps": 1e-3},
+        },
+    ),
+    "roberta": Family(
+        _decoder(
+            "roberta.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")
+        ),
+        {**BERT, "pad_token_id": 1},
+        {"tied": {}, "untied": {"tie_word_embeddings": False, "pad_token_id": 0}, "awkward": AWKWARD_BERT},
+    ),
+    "distilbert": Family(
+        _decoder("distilbert.transformer.layer", ("attention",), ("ffn",)),
+        {
+            "vocab_size": 37,
+            "max_position_embeddings": 24,
+            "n_layers": 2,
+            "n_heads": 4,
+            "dim": 24,
+            "hidden_dim": 40,
+        },
+        {
+            "tied": {},
+            "untied relu": {"tie_word_embeddings": False, "activation": "relu"},
+            "awkward": {"dim": 35, "n_heads": 5, "hidden_dim": 13, "vocab_size": 11, "sinusoidal_pos_embds": True},
+        },
+    ),
+    "t5": Family(
+        Layout(
+            {"encoder": "encoder.block", "decoder": "decoder.block"},
+            {
+                "encoder.attn": ("layer.0.layer_norm", "layer.0.SelfAttention"),
+                "encoder.mlp": ("layer.1.layer_norm", "layer.1.DenseReluDense"),
+                "decoder.attn": ("layer.0.layer_norm", "layer.0.SelfAttention"),
+                "decoder.cross": ("layer.1.layer_norm", "layer.1.EncDecAttention"),
+                "decoder.mlp": ("layer.2.layer_norm", "layer.2.DenseReluDense"),
+            },
+        ),
+        {
+            "vocab_size": 37,
+            "d_model": 24,
+            "d_kv": 6,
+            "d_ff": 40,
+            "num_layers": 2,
+            "num_heads": 4,
+            "decoder_start_token_id": 0,
+        },
+        {
+            "1.0": {},
+            "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+            "awkward": {
+                "d_model": 25,
+                "d_kv": 7,
+                "d_ff": 13,
+                "num_heads": 3,
+                "num_decoder_layers": 1,
+                "relative_attention_num_buckets": 8,
+                "relative_attention_max_distance": 9,
+            },
+        },
+    ),
+}
+
+CASES = {f"{name}: {case}": (name, case) for name, family in FAMILIES.items() for case in family.cases}
+
+
+def layout_of(name: str, config: dict[str, Any]) -> Layout:
+    """Return where the HF modules are; OPT's norms leave the branches where they stand after the addition."""
+    layout = FAMILIES[name].layout
+    if config.get("do_layer_norm_before", True):
+        return layout
+    return layout._replace(chains={key: chain[1:] for key, chain in layout.chains.items()})
+
+
+def config_of(name: str, case: str) -> dict[str, Any]:
+    """Return the whole configuration of a case, without its model_type."""
+    family = FAMILIES[name]
+    return {**family.base, **family.cases[case]}

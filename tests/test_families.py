@@ -1,0 +1,142 @@
+"""Every family against HF's PyTorch: embedding, branches, blocks, Jacobians, logits; and sabotaged twins."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from families import CASES, FAMILIES, config_of, layout_of
+from oracles import Seen, branch_jacobian, deviation, save_random, watch
+from parity import LENGTHS, Forward, forward, samples, through, worst_deviation
+
+from jacspec.backend import numerics
+from jacspec.jacobians.dense import jacobians
+from jacspec.models.checkpoint import leaf_names, open_checkpoint
+from jacspec.models.families import ARCHITECTURES
+from jacspec.models.positions import RelativeBiasSpec, RotarySpec
+
+JACOBIAN_TOLERANCE = 1e-9
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_family_equals_hf(name: str, tmp_path: Path, record_parity: Callable[..., None]) -> None:
+    """Every activation at both precisions, and every Jacobian of the last layers at float64."""
+    family, case = CASES[name]
+    config = config_of(family, case)
+    model = save_random(tmp_path, family, **config)
+    start = config.get("decoder_start_token_id")
+    tokens, batch = samples(config["vocab_size"])
+    expected = [watch(model, layout_of(family, config), ids, start) for ids in tokens]
+    for precision, tolerance in TOLERANCE.items():
+        with numerics(precision):
+            checkpoint = open_checkpoint(tmp_path, dtype=precision)
+            found = forward(checkpoint, batch)
+        worst = max(worst_deviation(found, *seen) for seen in zip(expected, range(len(LENGTHS)), LENGTHS, strict=True))
+        assert worst <= tolerance, precision
+        record_parity(family, precision, worst)
+        if precision == "float64":
+            worst = _worst_jacobian(found, expected)
+            assert worst <= JACOBIAN_TOLERANCE
+            record_parity(family, "Jacobians", worst)
+
+
+def _worst_jacobian(found: Forward, expected: list[Seen]) -> float:
+    last = {(stack, component): layer for stack, component, layer in sorted(found.points)}
+    worst = 0.0
+    with numerics("float64"):
+        for (stack, component), layer in last.items():
+            block, point = found.points[stack, component, layer]
+            ours = np.asarray(jacobians(block, point.context, point.x, component=component))
+            for matrix, seen in zip(ours, expected, strict=True):
+                worst = max(worst, deviation(matrix, branch_jacobian(seen.calls[stack, component, layer])))
+    return worst
+
+
+def test_every_family_has_cases() -> None:
+    assert FAMILIES.keys() == ARCHITECTURES.keys()
+
+
+def _swapped(first: str, second: str) -> Callable[[Any], Any]:
+    """Exchange two leaves of a block."""
+
+    def sabotage(block: Any) -> Any:
+        names, leaves = leaf_names(block), jax.tree.leaves(block)
+        i, j = names.index(first), names.index(second)
+        leaves[i], leaves[j] = leaves[j], leaves[i]
+        return jax.tree.unflatten(jax.tree.structure(block), leaves)
+
+    return sabotage
+
+
+def _changed(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Change one leaf of a block."""
+
+    def sabotage(block: Any) -> Any:
+        names, leaves = leaf_names(block), jax.tree.leaves(block)
+        leaves[names.index(name)] = change(leaves[names.index(name)])
+        return jax.tree.unflatten(jax.tree.structure(block), leaves)
+
+    return sabotage
+
+
+def _respecified(module: str, **changes: Any) -> Callable[[Any], Any]:
+    """Change what a module of a block believes about itself."""
+
+    def sabotage(block: Any) -> Any:
+        part = getattr(block, module)
+        part.spec = dataclasses.replace(part.spec, **changes)
+        return block
+
+    return sabotage
+
+
+SABOTAGE: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
+    "q and k swapped": ("gpt2: tied", "attn", _swapped("attn.q.weight", "attn.k.weight")),
+    "transposed weight": ("gpt2: tied", "attn", _changed("attn.o.weight", lambda w: w.T)),
+    "norm weight dropped": ("gpt2: tied", "attn", _changed("attn_norms.norm.weight", jnp.ones_like)),
+    "bias dropped": ("gpt2: tied", "mlp", _changed("mlp.up.bias", jnp.zeros_like)),
+    "gate and up swapped": ("llama: grouped", "mlp", _swapped("mlp.gate.weight", "mlp.up.weight")),
+    "rotation dropped": ("llama: grouped", "attn", _respecified("attn", rotary=None)),
+    "neighbours paired": ("llama: grouped", "attn", _respecified("attn", rotary=RotarySpec(6, 1e4, interleaved=True))),
+    "halves paired": ("gptj: untied", "attn", _respecified("attn", rotary=RotarySpec(4, 1e4))),
+    "scaling dropped": ("llama: llama3", "attn", _respecified("attn", rotary=RotarySpec(6, 100.0))),
+    "window one wider": ("mistral: grouped window", "attn", _respecified("attn", window=6)),
+    "window dropped": ("gemma2: grouped windows", "attn", _respecified("attn", window=None)),
+    "softcap dropped": ("gemma2: grouped windows", "attn", _respecified("attn", softcap=None)),
+    "causal BERT": ("bert: tied", "attn", _respecified("attn", causal=True)),
+    "bias of one direction": (
+        "t5: 1.0",
+        "attn",
+        _respecified("attn", relative=RelativeBiasSpec(32, 128, bidirectional=False)),
+    ),
+    "norms of the branch": ("olmo2: grouped", "mlp", _changed("mlp_norms.output_norm.weight", jnp.ones_like)),
+    "query norm dropped": ("qwen3: grouped", "attn", _changed("attn.q_norm.weight", jnp.ones_like)),
+}
+UNSEEN_BY_THE_LAST_TOKEN = ("causal BERT",)
+"""Sabotage that only other tokens' activations show: the last token of a causal model sees all tokens too."""
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_oracle_catches_sabotage(name: str, tmp_path: Path) -> None:
+    """Block 0 with one thing wrong, on the stream that HF's block 0 got; `test_family_equals_hf` has it whole."""
+    case, component, sabotage = SABOTAGE[name]
+    family, config = CASES[case][0], config_of(*CASES[case])
+    model = save_random(tmp_path, family, **config)
+    tokens = samples(config["vocab_size"])[0][-1]
+    seen = watch(model, layout_of(family, config), tokens, config.get("decoder_start_token_id"))
+    with numerics("float64"):
+        checkpoint = open_checkpoint(tmp_path, dtype="float64")
+        stack = checkpoint.spec.stacks[0]
+        block = sabotage(checkpoint.block(0))
+        h = jnp.asarray(seen.arrays[f"{stack}embedding"])[None]
+        found, points = through(block, h, jnp.asarray([len(tokens)]), None)
+        context, x = points[component]
+        matrix = jacobians(block, context, x, component=component)[0]
+    assert deviation(found["block{}"][0], seen.arrays[f"{stack}block0"]) > 1e-3
+    caught = deviation(matrix, branch_jacobian(seen.calls[stack, component, 0])) > 1e-3
+    assert caught != (name in UNSEEN_BY_THE_LAST_TOKEN)
