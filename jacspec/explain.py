@@ -68,6 +68,8 @@ def _unknown_key(key: str) -> str:
             known = [prefix + name for name in fields]
             return f"There is no key {prefix}{part}. " + suggest(prefix + part, known)
         prefix += f"{part}."
+        if prefix == "model.config.":
+            return f"There is no key {key} in this choice of model. Type +{key}=VALUE to add it to the model's config."
         nested = fields[part].default_factory
         if not (isinstance(nested, type) and dataclasses.is_dataclass(nested)):
             break

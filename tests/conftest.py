@@ -1,5 +1,6 @@
 """Strictness for every test: array types checked at run time, no silent promotion, warnings are errors."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 PARITY: dict[str, dict[str, float]] = {}
+"""Largest deviations that this session saw, by family and respect."""
+
+REAL: dict[str, tuple[int, str]] = {}
+"""By family, the largest trained checkpoint that this session ran: parameters and name."""
+
+README = Path(__file__).parents[1] / "README.md"
+STATUS = ("<!-- status: written by pytest --write-status -->", "<!-- end of status -->")
+RESPECTS = ("float64", "float32", "Jacobians")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -43,3 +52,42 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared test material is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def record_real() -> Callable[[str, str, int], None]:
+    """Note a trained checkpoint that ran end to end."""
+
+    def record(family: str, name: str, parameters: int) -> None:
+        REAL[family] = max(REAL.get(family, (0, "")), (parameters, name))
+
+    return record
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-status", action="store_true", help="write the table of families into README.md")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if not session.config.getoption("--write-status"):
+        return
+    rows = [
+        "| family | activations, float64 | float32 | Jacobians | largest trained checkpoint run |",
+        "|---|---|---|---|---|",
+    ]
+    for family in sorted(PARITY):
+        worst = [_rounded_up(PARITY[family][respect]) for respect in RESPECTS]
+        parameters, name = REAL.get(family, (0, ""))
+        trained = f"{name}, {parameters / 1e6:.2g} M parameters" if name else "none"
+        rows.append(f"| `{family}` | {' | '.join(worst)} | {trained} |")
+    before, _, rest = README.read_text(encoding="utf-8").partition(STATUS[0])
+    after = rest.partition(STATUS[1])[2]
+    table = "\n".join([STATUS[0], *rows, STATUS[1]])
+    README.write_text(f"{before}{table}{after}", encoding="utf-8")
+
+
+def _rounded_up(value: float) -> str:
+    """Write one digit, never less than the value."""
+    exponent = math.floor(math.log10(value))
+    digit = math.ceil(value / 10**exponent)
+    return f"{digit}e{exponent}" if digit < 10 else f"1e{exponent + 1}"

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+import transformers.modeling_utils  # noqa: F401 (the same)
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 
 class Layout(NamedTuple):
@@ -77,6 +79,19 @@ def save_random(folder: Path, model_type: str, *, seed: int = 0, spread: float =
     return model
 
 
+def load_trained(folder: Path, factory: Any) -> torch.nn.Module:
+    """Build HF's model of a folder in float64 and fill it with the folder's weights, all of them."""
+    stored = {name: value.double() for name, value in safetensors.torch.load_file(folder / "model.safetensors").items()}
+    with float64_throughout():
+        config = AutoConfig.from_pretrained(folder)
+        model = factory.from_config(config, attn_implementation="eager").double().eval()
+        missing, unexpected = model.load_state_dict(stored, strict=False)
+    assert all(name in ("embeddings.position_ids",) for name in unexpected), unexpected
+    assert all(name in ("lm_head.weight",) for name in missing), missing
+    model.tie_weights()
+    return model
+
+
 def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int | None = None) -> Seen:
     """Run one sample and record what enters and leaves every branch and block, and the logits.
 
@@ -121,7 +136,9 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
     ids = torch.as_tensor(tokens)[None]
     inputs = {} if start is None else {"decoder_input_ids": torch.cat([torch.tensor([[start]]), ids[:, :-1]], dim=1)}
     with torch.no_grad(), float64_throughout():
-        arrays["logits"] = flat(model(input_ids=ids, use_cache=False, **inputs).logits)
+        output = model(input_ids=ids, use_cache=False, **inputs)
+        if "logits" in output:
+            arrays["logits"] = flat(output.logits)
     for handle in handles:
         handle.remove()
     return Seen(arrays, calls)

@@ -17,7 +17,13 @@ from jacspec.models.checkpoint import Checkpoint
 LENGTHS = (1, 2, 17)
 
 
-@jax.jit
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+"""Hundreds of small programs run once each: less is compiled into them, the arithmetic is the same."""
+
+
+@quick_jit
 def through(block: Block, h: Any, lengths: Any, memory: Any) -> tuple[dict[str, Any], dict[str, Point]]:
     """Compute all that a block computes, for every sample, and its points; `{}` in a name stands for the layer."""
 
@@ -38,6 +44,11 @@ def through(block: Block, h: Any, lengths: Any, memory: Any) -> tuple[dict[str, 
     return found, points
 
 
+@quick_jit
+def _apply(module: Any, x: Any) -> Any:
+    return jax.vmap(module)(x)
+
+
 class Forward(NamedTuple):
     """Arrays by the names that `oracles.watch` gives them, and where each branch is differentiated."""
 
@@ -53,17 +64,18 @@ def forward(checkpoint: Checkpoint, batch: Batch) -> Forward:
         layer = spec.layer(number)
         if block.spec.stack != stack:
             if stack is not None:
-                memory = Memory(checkpoint.encoder_norm()(h), jnp.asarray(batch.lengths))
+                memory = Memory(_apply(checkpoint.encoder_norm(), h), jnp.asarray(batch.lengths))
                 batch = decoder_batch(batch, start=spec.decoder_start or 0, kind="shifted")
             stack = block.spec.stack
-            h = jax.vmap(checkpoint.embedding())(jnp.asarray(batch.tokens))
+            h = _apply(checkpoint.embedding(), jnp.asarray(batch.tokens))
             seen.arrays[f"{stack}embedding"] = np.asarray(h)
         found, points = through(block, h, jnp.asarray(batch.lengths), memory)
         seen.arrays.update({stack + name.format(layer): np.asarray(value) for name, value in found.items()})
         for component, point in points.items():
             seen.points[stack, component, layer] = (block, point)
         h = found["block{}"]
-    seen.arrays["logits"] = np.asarray(checkpoint.head()(h))
+    if checkpoint.has_head:
+        seen.arrays["logits"] = np.asarray(_apply(checkpoint.head(), h))
     return seen
 
 

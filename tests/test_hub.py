@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from servers import (
     COMMIT,
     NANO,
@@ -74,6 +76,20 @@ def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> N
     arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
     done = run_command(*arguments, cwd=tmp_path, **ONLINE | closed)
+    assert done.code == 0, done.err
+    again, first = (folder / "out" / "metrics.csv" for folder in (tmp_path, hub_home))
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path) -> None:
+    """As Pythia's training steps have; torch, the extra `jacspec[torch]`, opens them."""
+    torch.save(load_file(NANO / "model.safetensors"), tmp_path / "weights")
+    files = {name: (NANO / name).read_bytes() for name in NANO_FILES if name != "model.safetensors"}
+    files["pytorch_model.bin"] = (tmp_path / "weights").read_bytes()
+    arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    with serve(hub(files)) as running:
+        changes = {"HF_ENDPOINT": running.url, "HF_HOME": str(tmp_path / "hf")} | ONLINE
+        done = run_command(*arguments, cwd=tmp_path, **changes)
     assert done.code == 0, done.err
     again, first = (folder / "out" / "metrics.csv" for folder in (tmp_path, hub_home))
     assert again.read_bytes() == first.read_bytes()

@@ -122,7 +122,9 @@ def stream_layers(
             yield _gather(number, spec.layer(number), batches, rows)
         if number < working[-1]:
             streams = [stream._replace(hidden=_step(block, *stream)) for stream in streams]
-        del block  # before the next one is read: only one is ever in memory
+        # Only one block is ever in memory: what still reads this one ends before the next is made.
+        jax.block_until_ready(streams)
+        del block
 
 
 def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:

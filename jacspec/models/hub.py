@@ -12,6 +12,7 @@ from jacspec.config import ASSETS, Init, ModelConfig
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from jacspec.models.hf_config import read_json
+from jacspec.models.tensor_files import require_torch
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -22,6 +23,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 REACH_SECONDS = 5.0
 WAYS_ON = (
     "Three ways on without a network: model.path=FOLDER (a folder in Hugging Face layout), model.init=random "
@@ -49,6 +51,9 @@ def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> 
             dtype=dtype,
         )
     folder = _download(model, (*TOKENIZER_FILES, *WEIGHT_FILES))
+    if not any(folder.glob("model*.safetensors")):
+        require_torch(f"{model.id} has no safetensors weights at this revision")
+        folder = _download(model, (*TOKENIZER_FILES, *PICKLED_FILES))
     # The hub's cache names a snapshot's folder by its commit.
     return open_checkpoint(folder, name=model.id, revision=folder.name, dtype=dtype)
 

@@ -157,9 +157,9 @@ class Attention(nnx.Module):
         self.v = linear(d_model, kv_inner, std=std.v, bias=spec.qkv_bias)
         self.o = linear(inner, d_model, std=std.o, bias=spec.out_bias)
         sizes = {None: (), "head": (spec.d_head, spec.d_head), "full": (inner, kv_inner)}[spec.qk_norm]
-        norms = [make_norm(norm, size, dtype) for size in sizes] or [None, None]
-        self.q_norm: LayerNorm | RMSNorm | None = norms[0]
-        self.k_norm: LayerNorm | RMSNorm | None = norms[1]
+        norms = [make_norm(norm, size, dtype) for size in sizes]
+        self.q_norm = norms[0] if norms else None
+        self.k_norm = norms[1] if norms else None
         if spec.relative is None:
             self.relative_bias = None
         else:

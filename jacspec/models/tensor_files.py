@@ -116,13 +116,7 @@ def _unpickled_tensors(file: Path) -> list[StoredTensor]:
 
 def _unpickle(file: Path) -> dict[str, Any]:
     """Map the tensors of a file that torch pickled."""
-    try:
-        import torch
-    except ImportError:
-        raise JacspecError(
-            f"{file} is a pickle, and only torch can open it safely: pip install 'jacspec[torch]'. "
-            f"Or convert it once to {WEIGHTS}."
-        ) from None
+    torch = require_torch(f"{file} is a pickle")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles; what they hold is judged below
@@ -133,6 +127,17 @@ def _unpickle(file: Path) -> dict[str, Any]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise JacspecError(f"{file} does not hold tensors by name.")
     return tensors
+
+
+def require_torch(why: str) -> Any:
+    """Import torch, which alone opens pickled weights safely; raises `JacspecError` naming the extra."""
+    try:
+        import torch
+    except ImportError:
+        raise JacspecError(
+            f"{why}, and only torch can open it safely: pip install 'jacspec[torch]'. Or convert it to {WEIGHTS}."
+        ) from None
+    return torch
 
 
 def _is_zip(file: Path) -> bool:

