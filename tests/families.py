@@ -299,6 +299,14 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+HEADS = {"full": 4, "grouped": 2, "multi-query": 1}
+for _family in FAMILIES.values():
+    if "num_key_value_heads" in _family.base:
+        for _name, _heads in HEADS.items():
+            for _tied in (True, False):
+                _case = f"{_name} heads, {'tied' if _tied else 'untied'}"
+                _family.cases[_case] = {"num_key_value_heads": _heads, "tie_word_embeddings": _tied}
+
 CASES = {f"{name}: {case}": (name, case) for name, family in FAMILIES.items() for case in family.cases}
 
 

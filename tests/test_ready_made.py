@@ -429,6 +429,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "decoder BERT": ({"model_type": "bert", "is_decoder": True}, ["is_decoder=True", "bidirectional encoder"]),
     "bidirectional Gemma": ({"model_type": "gemma2", "use_bidirectional_attention": True}, ["causal Gemma"]),
     "heads": ({"model_type": "llama", "num_key_value_heads": 5}, ["32 heads do not divide into 5"]),
+    "window that HF ignores": ({"model_type": "llama", "sliding_window": 5}, ["sliding_window=5"]),
     "layer type": (
         {"model_type": "qwen2", "num_hidden_layers": 1, "layer_types": ["chunked_attention"]},
         ["chunked_attention"],

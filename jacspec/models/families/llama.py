@@ -29,12 +29,13 @@ def _spec(
     qk_norm: str | None = None,
     gemma: bool = False,
     softcap: float | None = None,
+    windows: bool = True,
 ) -> ModelSpec:
     """Read what all of these families have in common.
 
     **Arguments:** `qkv_bias`, where the family fixes it, else `attention_bias` of the config is for all four
     projections; `gemma`, for unit-offset norms, scaled embeddings, capped logits and the scale of queries;
-    `softcap`, of the attention scores.
+    `softcap`, of the attention scores; `windows`, whether the family has sliding windows at all.
     """
     d_model, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
     kv_heads = config["num_key_value_heads"] or heads
@@ -43,7 +44,7 @@ def _spec(
     out_bias = bool(config.get("attention_bias", False)) if qkv_bias is None else False
     norm = NormSpec("rmsnorm", eps, unit_offset=gemma)
     activation = config["hidden_activation"] if gemma else config["hidden_act"]
-    window, types = _windows(config, layers)
+    window, types = _windows(config, layers) if windows else (None, ("full_attention",) * layers)
     rope = config["rope_parameters"]
 
     def block(layer: int) -> BlockSpec:
@@ -140,7 +141,7 @@ WINDOW_TYPES = {
     "use_sliding_window": "layer_types says which layers slide",
 }
 
-LLAMA = _row(model_type="llama", spec=_spec)
+LLAMA = _row(model_type="llama", spec=functools.partial(_spec, windows=False))
 MISTRAL = _row(model_type="mistral", spec=functools.partial(_spec, qkv_bias=False))
 QWEN2 = _row(
     model_type="qwen2",
@@ -150,7 +151,7 @@ QWEN2 = _row(
 QWEN3 = _row(model_type="qwen3", spec=functools.partial(_spec, qk_norm="head"), ignored=WINDOW_TYPES)
 OLMO2 = _row(
     model_type="olmo2",
-    spec=functools.partial(_spec, place="output", qk_norm="full"),
+    spec=functools.partial(_spec, place="output", qk_norm="full", windows=False),
     blocks={"": (*OUTPUT, *ATTENTION, *MLP)},
 )
 GEMMA2 = _row(
