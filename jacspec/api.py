@@ -11,7 +11,8 @@ from jacspec.config import DecoderInput, Init, ModelConfig, config_folder, regis
 from jacspec.corpus import encode
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import choose_components
-from jacspec.jacobians.engine import choose_engine, prepare_batches, stream_layers
+from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
+from jacspec.jacobians.solvers import choose_engine
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.runs import to_dataset
@@ -67,12 +68,15 @@ def compute_spectra(
     engine: str = "auto",
     memory_gib: float = 1.0,
     decoder_input: str = "shifted",
+    tolerance: float = 1e-5,
+    seed: int = 0,
 ) -> "xarray.Dataset":
     r"""Compute the singular values of $J = \partial f / \partial x$ at the last token of each text, and metrics.
 
     **Arguments:** `texts`, one sample each, cut to `max_tokens` tokens; `components`, of `attn`, `mlp` and
     `cross` (every stack of an encoder-decoder model) or full names as `decoder.attn`; `metrics`, names in
-    `jacspec.spectra.metrics.METRICS`, or `full`; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`).
+    `jacspec.spectra.metrics.METRICS`, or `full`; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`);
+    `engine`, `auto`, `jacfwd` or `lanczos`, the last with its relative `tolerance` and the `seed` of its start vectors.
 
     **Returns:** an xarray Dataset: `singular_values` (layer, component, sample, k) and a variable a metric
     (layer, component, sample), computed in the precision that the model was loaded with.
@@ -88,13 +92,8 @@ def compute_spectra(
     if empty := [index for index, ids in enumerate(tokens) if not ids]:
         raise JacspecError(f"Each text needs at least one token; those numbered {empty} have none.")
     with numerics(str(model.dtype)):
-        results = stream_layers(
-            model,
-            prepare_batches(model, tokens, memory_gib=memory_gib),
-            components=parts,
-            metric_names=names,
-            engine=choose_engine(engine),
-            top_k=top_k,
-            decoder_input=decoder_input,
-        )
+        chosen = choose_engine(engine, names, model.spec)
+        plan = Plan(parts, names, chosen, top_k, decoder_input, tolerance, seed)
+        batches = prepare_batches(model, tokens, memory_gib=memory_gib, engine=chosen)
+        results = stream_layers(model, batches, plan)
         return to_dataset(list(results), names, [len(ids) for ids in tokens])

@@ -81,10 +81,16 @@ class MetricsConfig:
 
 @dataclasses.dataclass
 class EngineConfig:
-    """Which Jacobian engine, and the memory its work arrays may take where the device does not tell."""
+    """Which Jacobian engine, and the memory its work arrays may take where the device does not tell.
+
+    `tolerance` is the relative error at which an engine that iterates stops; `audit` how many samples a layer are
+    recomputed with `jacfwd` to check another engine.
+    """
 
     name: str = MISSING
     memory_gib: float = 1.0
+    tolerance: float = 1e-5
+    audit: int = 2
 
 
 @dataclasses.dataclass

@@ -66,10 +66,13 @@ class LayerResult(NamedTuple):
     """What one block gave: by component, the singular values and, by metric, one value a sample.
 
     `number` counts all blocks in the order of the stream, `layer` those of the block's own stack; they differ in
-    the decoder of an encoder-decoder model only.
+    the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
+    accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
+    audited sample.
     """
 
     number: int
     layer: int
     singular_values: Mapping[str, Float[np.ndarray, "sample k"]]
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]
+    diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}

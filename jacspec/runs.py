@@ -250,6 +250,10 @@ def open_run(folder: Path | str) -> Run:
     return run
 
 
+DIAGNOSTICS: Mapping[str, tuple[str, ...]] = {"error_bound": ("k",), "steps": (), "converged": ()}
+"""What an engine may say of its accuracy beside the spectra, and the axes it has beyond those of a metric."""
+
+
 def to_dataset(
     results: Sequence[LayerResult], metric_names: Sequence[str], n_tokens: Sequence[int]
 ) -> "xarray.Dataset":
@@ -281,6 +285,14 @@ def to_dataset(
             return result.metrics[name][metric]
 
         variables[metric] = (axes, table(values))
+    first = next(iter(found.values())).diagnostics
+    for name, dimensions in DIAGNOSTICS.items():
+        if all(name in said for said in first.values()) and first:
+
+            def said(result: LayerResult, component: str, name: str = name) -> np.ndarray:
+                return result.diagnostics[component][name].astype(np.float64)
+
+            variables[name] = ((*axes, *dimensions), table(said))
     coordinates = {
         "layer": layers,
         "component": components,
@@ -343,6 +355,8 @@ def _pack_layer(result: LayerResult) -> bytes:
     for component, sigma in result.singular_values.items():
         arrays[f"{component}/singular_values"] = sigma
         arrays |= {f"{component}/metric/{name}": values for name, values in result.metrics[component].items()}
+        said = result.diagnostics.get(component, {})
+        arrays |= {f"{component}/diagnostic/{name}": values for name, values in said.items()}
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
@@ -358,7 +372,15 @@ def _unpack_layer(file: Path, metric_names: Sequence[str]) -> LayerResult:
         metrics = {
             component: {name: arrays[f"{component}/metric/{name}"] for name in metric_names} for component in components
         }
-        return LayerResult(int(arrays["number"]), int(arrays["layer"]), singular_values, metrics)
+        diagnostics = {
+            component: {
+                name.removeprefix(f"{component}/diagnostic/"): values
+                for name, values in arrays.items()
+                if name.startswith(f"{component}/diagnostic/")
+            }
+            for component in components
+        }
+        return LayerResult(int(arrays["number"]), int(arrays["layer"]), singular_values, metrics, diagnostics)
     except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
 

@@ -106,10 +106,11 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
         return value.detach().numpy().reshape(-1, value.shape[-1])
 
     def on_block(stack: str, layer: int) -> Any:
-        def hook(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if layer == 0:
                 arrays[f"{stack}embedding"] = flat(_input(args, kwargs))
             arrays[f"{stack}block{layer}"] = flat(_first(output))
+            calls[stack, "block", layer] = [Call(module, _input(args, kwargs), args, kwargs)]
 
         return hook
 

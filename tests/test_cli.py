@@ -216,8 +216,8 @@ def test_slip_in_the_command_gets_one_message(arguments: list[str], fragments: l
     [
         (["metrics.names=[decay_rate]"], ["decay_rate", "Did you mean 'decay_ratio'?", "spectral_radius"]),
         (["metrics.names=[]"], ["metrics"]),
-        (["components=[atn]"], ["'atn'", "Did you mean 'attn'?", "Accepted: attn, cross, decoder.attn"]),
-        (["components=[]"], ["components is empty", "Accepted: attn, cross, decoder.attn"]),
+        (["components=[atn]"], ["'atn'", "Did you mean 'attn'?", "Accepted: attn, block, cross, decoder.attn"]),
+        (["components=[]"], ["components is empty", "Accepted: attn, block, cross, decoder.attn"]),
         (["engine.name=jacfwt"], ["engine=jacfwt", "Did you mean 'jacfwd'?"]),
         (["model.revision=step1"], ["'step1'", "step0, step1024, step16"]),
         (["data.samples=0"], ["data.samples=0"]),

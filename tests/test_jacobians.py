@@ -14,7 +14,7 @@ from jacspec.backend import numerics
 from jacspec.glossary import LayerResult
 from jacspec.jacobians.branches import BRANCHES, branch_points, choose_components
 from jacspec.jacobians.dense import jacobians
-from jacspec.jacobians.engine import batch_size, choose_engine, prepare_batches, stream_layers
+from jacspec.jacobians.engine import Plan, batch_size, prepare_batches, stream_layers
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS
@@ -53,11 +53,13 @@ def test_rows_are_outputs_and_columns_inputs(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(found, jnp.stack([matrix, matrix]))
 
 
-def run_layers(model: Checkpoint, tokens: list[list[int]], **options: object) -> list[LayerResult]:
+def run_layers(
+    model: Checkpoint, tokens: list[list[int]], done: dict[int, LayerResult] | None = None
+) -> list[LayerResult]:
     """Stream all layers of some samples with the paper's metrics."""
     batches = prepare_batches(model, tokens, memory_gib=1.0)
-    names = ("spectral_radius", "decay_ratio")
-    return list(stream_layers(model, batches, components=("attn", "mlp"), metric_names=names, **options))  # type: ignore[arg-type]
+    plan = Plan(("attn", "mlp"), ("spectral_radius", "decay_ratio"))
+    return list(stream_layers(model, batches, plan, done=done))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -137,13 +139,10 @@ def test_values_that_are_not_finite_name_layer_component_and_sample() -> None:
 
 
 def test_choices() -> None:
-    assert choose_engine("auto") == "jacfwd"
-    with pytest.raises(JacspecError, match="Accepted: auto, jacfwd"):
-        choose_engine("jacrev")
     gpt2, t5 = load_model("gpt2", init="random").spec, load_model("t5-small", init="random").spec
     with pytest.raises(JacspecError, match="Did you mean 'attn'"):
         choose_components(["atn"], gpt2)
-    with pytest.raises(JacspecError, match=r"'cross', which this model has not. Accepted: attn, mlp"):
+    with pytest.raises(JacspecError, match=r"'cross', which this model has not. Accepted: attn, block, mlp"):
         choose_components(["cross"], gpt2)
     with pytest.raises(JacspecError, match=r"'decoder.attn', which this model has not"):
         choose_components(["decoder.attn"], gpt2)

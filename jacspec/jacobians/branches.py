@@ -1,7 +1,8 @@
 """What is differentiated: each component of a block as a function of the last token's residual stream alone.
 
-`f(x)` is what the branch adds to the stream, its own norm inside; the identity path is not part of it. The other
-tokens' keys and values, and the encoder's output, are held fixed in the context.
+`f(x)` is what the branch adds to the stream, its own norm inside; the identity path is not part of it. For `block` it
+is the whole block at the last token, identity and all norms included. The other tokens' keys and values, and the
+encoder's output, are held fixed in the context.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,9 @@ BRANCHES: Mapping[str, Branch] = {
     "attn": lambda block, context, x: block.attn_branch(x, context),
     "cross": lambda block, context, x: block.cross_branch(x, context),
     "mlp": lambda block, context, x: block.mlp_branch(x),
+    "block": lambda block, context, x: block.last(x, *context),
 }
-"""`f(block, context, x)` by component, in the order of the block: the branch output at the last token."""
+"""`f(block, context, x)` by component, in the order of the block: the output at the last token."""
 
 
 class Point(NamedTuple):
@@ -51,7 +53,7 @@ def branch_points(
     def point(h: Array, length: Array, memory: Any) -> dict[str, Point]:
         x = h[length - 1]
         prefix = block.prefix(h, length)
-        points = {"attn": Point(prefix, x)}
+        points, entering, read = {"attn": Point(prefix, x)}, x, None
         if not block.spec.parallel:
             x = block.attn_norms.add(x, block.attn_branch(x, prefix))
         if block.cross is not None:
@@ -59,7 +61,7 @@ def branch_points(
             read = block.cross.memory_prefix(memory)
             points["cross"] = Point(read, x)
             x = block.cross_norms.add(x, block.cross_branch(x, read))
-        return points | {"mlp": Point(None, x)}
+        return points | {"mlp": Point(None, x), "block": Point((prefix, read), entering)}
 
     return jax.vmap(point)(h, lengths, memory)
 
@@ -85,7 +87,7 @@ def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
 
 def check_components(names: Sequence[str]) -> None:
     """Refuse names that are components of no model; raises `JacspecError`."""
-    known = [*BRANCHES, "encoder.attn", "encoder.mlp", *(f"decoder.{name}" for name in BRANCHES)]
+    known = [*BRANCHES, "encoder.attn", "encoder.block", "encoder.mlp", *(f"decoder.{name}" for name in BRANCHES)]
     for name in names:
         if name not in known:
             raise JacspecError(f"components has {name!r}, which is no component. " + suggest(name, known))

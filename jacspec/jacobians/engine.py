@@ -10,48 +10,42 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jacspec.corpus import check_tokens, decoder_batch, make_batches
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError
 from jacspec.glossary import Batch, LayerResult, Memory, PaddedBatch
-from jacspec.jacobians.branches import Point, branch_points, components_of
-from jacspec.jacobians.dense import jacobians, work_bytes
+from jacspec.jacobians.branches import branch_points, components_of
+from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
 from jacspec.models.block import Block, BlockSpec, Embedding, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
-from jacspec.spectra.svd import singular_values
 
 MAX_BATCH = 32
 """Samples in one compiled step at most: beyond it only memory grows, and progress comes in larger steps."""
 
 
-class BranchSpectra(NamedTuple):
-    """What an engine gives for one component of one block: singular values, and J where it has it."""
-
-    singular_values: Float[Array, "sample k"]
-    jacobians: Float[Array, "sample d_model d_model"] | None
-
-
-def _jacfwd_engine(block: Block, point: Point, component: str) -> BranchSpectra:
-    matrices = jacobians(block, point.context, point.x, component=component)
-    return BranchSpectra(singular_values(matrices), matrices)
-
-
-ENGINES: Mapping[str, Callable[[Block, Point, str], BranchSpectra]] = {"jacfwd": _jacfwd_engine}
-"""`engine(block, point, component)` by name."""
-
-AUTO = "auto"
 SIGMA = "singular values"
 
 
-def choose_engine(name: str) -> str:
-    """Resolve `auto` to the cheapest engine that gives the chosen metrics; raises `JacspecError` for an unknown one."""
-    if name != AUTO and name not in ENGINES:
-        raise JacspecError(f"engine={name} is not known. " + suggest(name, [AUTO, *ENGINES]))
-    return "jacfwd" if name == AUTO else name
+class Plan(NamedTuple):
+    """What is computed of every block, and how.
+
+    `components` are full names from `branches.choose_components`, `engine` a row of `solvers.ENGINES`; `top_k` is
+    that of the metrics; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`); `tolerance`, relative, of
+    engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed.
+    """
+
+    components: Sequence[str]
+    metric_names: Sequence[str]
+    engine: str = "jacfwd"
+    top_k: int = 10
+    decoder_input: str = "shifted"
+    tolerance: float = 1e-5
+    seed: int = 0
+    audit: int = 0
 
 
-def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float) -> int:
+def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
     """Choose how many samples go through one compiled step, from the memory that their work arrays need."""
-    return int(min(max(memory_bytes // work_bytes(spec, tokens=tokens, itemsize=itemsize), 1), MAX_BATCH))
+    return int(min(max(memory_bytes // ENGINES[engine].bytes(spec, tokens, itemsize), 1), MAX_BATCH))
 
 
 def memory_budget(memory_gib: float) -> float:
@@ -62,7 +56,9 @@ def memory_budget(memory_gib: float) -> float:
     return 0.5 * (statistics["bytes_limit"] - statistics["bytes_in_use"])
 
 
-def prepare_batches(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float) -> list[PaddedBatch]:
+def prepare_batches(
+    checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float, engine: str = "jacfwd"
+) -> list[PaddedBatch]:
     """Check token ids against the model and put them into batches that fit the memory budget."""
     if memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={memory_gib} leaves no memory. Type engine.memory_gib=N with N above 0.")
@@ -73,6 +69,7 @@ def prepare_batches(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, 
         tokens=max(len(ids) for ids in tokens),
         itemsize=checkpoint.dtype.itemsize,
         memory_bytes=memory_budget(memory_gib),
+        engine=engine,
     )
     return make_batches(tokens, size=size)
 
@@ -80,12 +77,8 @@ def prepare_batches(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, 
 def stream_layers(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
+    plan: Plan,
     *,
-    components: Sequence[str],
-    metric_names: Sequence[str],
-    engine: str = "jacfwd",
-    top_k: int = 10,
-    decoder_input: str = "shifted",
     done: Mapping[int, LayerResult] | None = None,
     advance: Callable[[int, int], None] = lambda number, samples: None,
 ) -> Iterator[LayerResult]:
@@ -95,31 +88,30 @@ def stream_layers(
     too. Blocks in `done` are carried through and yielded as they are, so that going on with a run gives what an
     undisturbed run gives.
 
-    **Arguments:** `components`, full names from `branches.choose_components`; `decoder_input`, what a decoder is
-    fed (see `corpus.decoder_batch`); `done`, results by block number; `advance`, called with (block number,
-    samples) as samples are finished.
+    **Arguments:** `done`, results by block number; `advance`, called with (place among the blocks that have a
+    chosen component, samples) as samples are finished.
 
-    **Raises:** `JacspecError` where a value is not finite, naming layer, component and sample.
+    **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
     done = done or {}
     spec = checkpoint.spec
-    working = working_blocks(spec, components)
+    working = working_blocks(spec, plan.components)
     if all(number in done for number in working):
         yield from (done[number] for number in working)
         return
     streams = _enter(checkpoint, [padded.batch for padded in batches], None)
     for number in range(working[-1] + 1):
         if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
-            streams = _enter_decoder(checkpoint, streams, decoder_input)
+            streams = _enter_decoder(checkpoint, streams, plan.decoder_input)
         block = checkpoint.block(number)
         if number in done:
             advance(working.index(number), sum(len(padded.samples) for padded in batches))
             yield done[number]
         elif number in working:
             report = functools.partial(advance, working.index(number))
-            own = components_of(block.spec, components)
-            rows = _measure_block(block, streams, batches, own, metric_names, engine, top_k, report)
-            yield _gather(number, spec.layer(number), batches, rows)
+            yield _gather(
+                number, spec.layer(number), batches, _measure_block(block, number, streams, batches, plan, report)
+            )
         if number < working[-1]:
             streams = [stream._replace(hidden=_step(block, *stream)) for stream in streams]
         # Only one block is ever in memory: what still reads this one ends before the next is made.
@@ -159,39 +151,78 @@ def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[_Stream], decoder_i
     return _enter(checkpoint, batches, memories)
 
 
+class _Part(NamedTuple):
+    """What one batch gave of one component: values by name, a row a sample, and the deviations of its audit."""
+
+    values: dict[str, np.ndarray]
+    diagnostics: dict[str, np.ndarray]
+    audited: list[float]
+
+
 def _measure_block(
     block: Block,
+    number: int,
     streams: Sequence[_Stream],
     batches: Sequence[PaddedBatch],
-    components: Mapping[str, str],
-    metric_names: Sequence[str],
-    engine: str,
-    top_k: int,
+    plan: Plan,
     report: Callable[[int], None],
-) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Compute singular values and metrics of one block: by full name of the component, one entry a batch."""
-    rows: dict[str, list[dict[str, np.ndarray]]] = {full: [] for full in components}
+) -> dict[str, list[_Part]]:
+    """Compute one block: by full name of the component, one part a batch."""
+    components = components_of(block.spec, plan.components)
+    parts: dict[str, list[_Part]] = {full: [] for full in components}
+    chosen = _audited(plan, number, sum(len(padded.samples) for padded in batches))
     for padded, stream in zip(batches, streams, strict=True):
         points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        count, rows = len(padded.samples), len(padded.batch.lengths)
+        samples = np.array(padded.samples + padded.samples[-1:] * (rows - count))
         for full, component in components.items():
-            spectra = ENGINES[engine](block, points[component], component)
-            values = measure(spectra, points[component].x, metric_names, top_k=top_k)
+            point = points[component]
+            spectra = ENGINES[plan.engine].solve(block, point, component, samples, plan.tolerance, plan.seed)
+            values = measure(spectra, point.x, plan.metric_names, top_k=plan.top_k)
             found = {SIGMA: spectra.singular_values, **values}
-            rows[full].append({name: np.asarray(array)[: len(padded.samples)] for name, array in found.items()})
-        report(len(padded.samples))
-    return rows
+            converged = spectra.diagnostics.get("converged", np.ones(rows, bool))
+            parts[full].append(
+                _Part(
+                    {name: np.asarray(array)[:count] for name, array in found.items()},
+                    {name: array[:count] for name, array in spectra.diagnostics.items()},
+                    [
+                        audit(
+                            block,
+                            point,
+                            component,
+                            row,
+                            spectra,
+                            f"block {number}, component {full}, sample {sample}",
+                            plan.tolerance,
+                        )
+                        for row, sample in enumerate(padded.samples)
+                        if sample in chosen and converged[row]
+                    ],
+                )
+            )
+        report(count)
+    return parts
+
+
+def _audited(plan: Plan, number: int, samples: int) -> set[int]:
+    """Draw the samples of a block that are recomputed; none where the engine is the reference itself."""
+    if plan.engine == "jacfwd":
+        return set()
+    drawn = np.random.default_rng([plan.seed, number]).choice(samples, min(plan.audit, samples), replace=False)
+    return set(drawn.tolist())
 
 
 def _gather(
-    number: int, layer: int, batches: Sequence[PaddedBatch], rows: Mapping[str, Sequence[Mapping[str, np.ndarray]]]
+    number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mapping[str, Sequence[_Part]]
 ) -> LayerResult:
     """Put what the batches of one block gave in the order of the samples; refuse values that are not finite."""
     # Batches hold samples in order of length.
     order = np.argsort(np.concatenate([padded.samples for padded in batches]))
-    whole = {
-        component: {name: np.concatenate([row[name] for row in parts])[order] for name in parts[0]}
-        for component, parts in rows.items()
-    }
+
+    def in_order(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([row[name] for row in rows])[order] for name in rows[0]}
+
+    whole = {component: in_order([part.values for part in found]) for component, found in parts.items()}
     for component, arrays in whole.items():
         for name, values in arrays.items():
             finite = np.isfinite(values).reshape(len(order), -1).all(axis=1)
@@ -201,7 +232,11 @@ def _gather(
                     "Jacobian has no ratios; values too large for the precision overflow (try precision=float64)."
                 )
     sigma = {component: values.pop(SIGMA) for component, values in whole.items()}
-    return LayerResult(number, layer, sigma, whole)
+    diagnostics = {component: in_order([part.diagnostics for part in found]) for component, found in parts.items()}
+    for component, found in parts.items():
+        if audited := [deviation for part in found for deviation in part.audited]:
+            diagnostics[component]["audit_deviation"] = np.array(audited)
+    return LayerResult(number, layer, sigma, whole, diagnostics)
 
 
 def measure(

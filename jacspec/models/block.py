@@ -175,6 +175,20 @@ class Block(nnx.Module):
         """Compute what the MLP adds to the residual stream `x` that enters it."""
         return self.mlp_norms.leave(self.mlp(self.mlp_norms.enter(x)))
 
+    def last(self, x: Float[Array, " d_model"], prefix: Prefix, read: Prefix | None) -> Float[Array, " d_model"]:
+        """Carry the last token's stream through the whole block: identity, branches and all norms.
+
+        `read` is what cross attention sees of the encoder, where the block has it.
+        """
+        attended = self.attn_branch(x, prefix)
+        if self.spec.parallel:
+            return x + attended + self.mlp_branch(x)
+        x = self.attn_norms.add(x, attended)
+        if self.cross_norms is not None:
+            assert read is not None
+            x = self.cross_norms.add(x, self.cross_branch(x, read))
+        return self.mlp_norms.add(x, self.mlp_branch(x))
+
     def attn_branches(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
         """Compute what attention adds at every token; no token that counts sees the padding."""
         return self.attn_norms.leave(self.attn(self.attn_norms.enter(h), length))

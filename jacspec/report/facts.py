@@ -20,6 +20,7 @@ FACTS = {
     "metrics": ("metrics",),
     "engine": ("engine",),
     "audit": ("audit",),
+    "not converged": ("not_converged",),
     "precision": ("precision", "identity.config.precision"),
     "device": ("identity.device",),
     "seed": ("seed", "identity.config.seed"),

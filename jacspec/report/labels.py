@@ -13,11 +13,14 @@ from jacspec.spectra.metrics import METRICS
 COMPONENT_WORDS: Mapping[str, str] = {
     "attn": "attention",
     "mlp": "MLP",
+    "block": "block",
     "encoder.attn": "encoder attention",
     "encoder.mlp": "encoder MLP",
+    "encoder.block": "encoder block",
     "decoder.attn": "decoder attention",
     "decoder.cross": "decoder cross-attention",
     "decoder.mlp": "decoder MLP",
+    "decoder.block": "decoder block",
 }
 MATHTEXT = {
     r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\kappa": "κ", r"\lambda": "λ",

@@ -1,18 +1,21 @@
 """`task=jacobian`: text and checkpoint in, spectra of every layer's Jacobians out, as a run folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
-from jacspec.glossary import PaddedBatch
+from jacspec.errors import JacspecError
+from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.branches import check_components, choose_components
-from jacspec.jacobians.engine import choose_engine, prepare_batches, stream_layers, working_blocks
+from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers, working_blocks
+from jacspec.jacobians.solvers import check_engine, choose_engine
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
@@ -27,7 +30,8 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
     """Compute the spectra of every layer's Jacobians into `folder`, or go on with what `config.resume` holds."""
     metric_names = choose_metrics(config.metrics.names)
     check_components(config.components)
-    engine = choose_engine(config.engine.name)
+    check_engine(config.engine.name)
+    _check_accuracy(config)
     watch = Stopwatch()
     use_compilation_cache()
     with numerics(config.precision.value):
@@ -37,34 +41,82 @@ def run_jacobian(config: Config, folder: Path, console: Console) -> None:
         with watch("read text"):
             corpus = load_corpus(config.data)
             sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
-        batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib)
+        engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
+        batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=engine)
+        plan = Plan(
+            components,
+            metric_names,
+            engine,
+            top_k=config.metrics.top_k,
+            decoder_input=config.data.decoder_input.value,
+            tolerance=config.engine.tolerance,
+            seed=config.seed,
+            audit=config.engine.audit,
+        )
         provenance = _provenance(config, checkpoint, corpus, sample, batches) | {
             "metrics": list(metric_names),
             "components": list(components),
             "engine": engine,
-            "audit": "none: jacfwd is the reference engine" if engine == "jacfwd" else None,
         }
         writer = _open_folder(config, folder, provenance, sample, metric_names)
         if writer.provenance["status"] != "finished":
             layers = len(working_blocks(checkpoint.spec, components))
             with watch("spectra"), layer_progress(console, layers=layers, samples=len(sample.tokens)) as advance:
-                for result in stream_layers(
-                    checkpoint,
-                    batches,
-                    components=components,
-                    metric_names=metric_names,
-                    engine=engine,
-                    top_k=config.metrics.top_k,
-                    decoder_input=config.data.decoder_input.value,
-                    done=dict(writer.done),
-                    advance=advance,
-                ):
+                for result in stream_layers(checkpoint, batches, plan, done=dict(writer.done), advance=advance):
                     writer.add_layer(result)
             writer.write_tables()
-            writer.record(seconds=watch.seconds, finished=now())
+            writer.record(seconds=watch.seconds, finished=now(), **_accuracy(plan, list(writer.done.values())))
     write_report(Run(writer.folder))
     writer.finish()
     print_summary(open_run(writer.folder), console)
+    _say_accuracy(writer.provenance, console)
+
+
+def _check_accuracy(config: Config) -> None:
+    if not config.engine.tolerance > 0:
+        raise JacspecError(f"engine.tolerance={config.engine.tolerance} is not above 0. Type engine.tolerance=1e-5.")
+    if config.engine.audit < 0:
+        raise JacspecError(f"engine.audit={config.engine.audit} is negative. Type engine.audit=N with N of 0 or more.")
+
+
+def _accuracy(plan: Plan, results: Sequence[LayerResult]) -> dict[str, Any]:
+    """Sum up what the engine says of its accuracy: the audit, and the samples that did not converge."""
+    if plan.engine == "jacfwd":
+        return {"audit": "none: jacfwd is the reference engine"}
+    said = [(result.layer, name, values) for result in results for name, values in result.diagnostics.items()]
+    audited = np.concatenate([np.zeros(0), *(values.get("audit_deviation", np.zeros(0)) for *_, values in said)])
+    missed = [
+        f"layer {layer}, {name}, sample {sample}"
+        for layer, name, values in said
+        for sample in np.flatnonzero(~values["converged"]).tolist()
+    ]
+    return {
+        "audit": {
+            "recomputed Jacobians": int(audited.size),
+            "largest relative deviation": float(audited.max()) if audited.size else None,
+            "tolerance": plan.tolerance,
+        },
+        "not_converged": missed,
+    }
+
+
+def _say_accuracy(provenance: Mapping[str, Any], console: Console) -> None:
+    found = provenance.get("audit")
+    if isinstance(found, Mapping) and found["recomputed Jacobians"]:
+        console.print(
+            f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD, "
+            f"largest relative deviation {found['largest relative deviation']:.1e}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if missed := provenance.get("not_converged"):
+        shown = "; ".join(missed[:5]) + ("; …" if len(missed) > 5 else "")
+        console.print(
+            f"{len(missed)} spectra did not reach engine.tolerance (error bounds: spectra.nc): {shown}",
+            style="bold red",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _open_folder(

@@ -112,7 +112,7 @@ def run(folder: Path) -> dict[str, Any]:
     import jax
 
     from jacspec.backend import numerics
-    from jacspec.jacobians.engine import prepare_batches, stream_layers
+    from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
     from jacspec.models.checkpoint import open_checkpoint
 
     started = time.perf_counter()
@@ -120,8 +120,8 @@ def run(folder: Path) -> dict[str, Any]:
         checkpoint = open_checkpoint(folder)
         tokens = np.random.default_rng(1).integers(0, checkpoint.spec.vocab, (SAMPLES, TOKENS)).tolist()
         batches = prepare_batches(checkpoint, tokens, memory_gib=0.5)
-        names = ("spectral_radius", "decay_ratio")
-        layers = sum(1 for _ in stream_layers(checkpoint, batches, components=("attn", "mlp"), metric_names=names))
+        plan = Plan(("attn", "mlp"), ("spectral_radius", "decay_ratio"))
+        layers = len(list(stream_layers(checkpoint, batches, plan)))
         block = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.block(0)))
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     hidden = sum(padded.batch.tokens.size for padded in batches) * checkpoint.spec.d_model * 4
