@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before JAX starts, and for the processes that tests start too.
@@ -33,6 +33,13 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 """Largest deviation from the oracle, relative to the largest value of the oracle's array."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs() -> Iterator[None]:
+    """Let go of a module's programs: each holds memory maps, of which Linux gives a process 65,530."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
