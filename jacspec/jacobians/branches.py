@@ -74,7 +74,8 @@ def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
     **Raises:** `JacspecError` for an unknown one, one the model has not, or none at all.
     """
     check_components(names)
-    known = {stack: _components(spec, stack) for stack in spec.stacks}
+    # Blocks of one stack have the same components.
+    known = {block.stack: _components(block) for block in spec.blocks}
     chosen: list[str] = []
     for name in names:
         found = [full for stack in known for full in known[stack] if name in (full, known[stack][full])]
@@ -97,12 +98,11 @@ def check_components(names: Sequence[str]) -> None:
 
 def components_of(block: BlockSpec, chosen: Sequence[str]) -> dict[str, str]:
     """Map the full names of the chosen components that a block has to their names in `BRANCHES`."""
-    own = {f"{block.stack}.{name}" if block.stack else name: name for name in BRANCHES}
+    own = _components(block)
     return {full: own[full] for full in chosen if full in own}
 
 
-def _components(spec: ModelSpec, stack: str) -> dict[str, str]:
-    """Map the full names of all components of a stack to their names in `BRANCHES`."""
-    block = next(block for block in spec.blocks if block.stack == stack)
+def _components(block: BlockSpec) -> dict[str, str]:
+    """Map the full names of all components that a block has to their names in `BRANCHES`."""
     names = [name for name in BRANCHES if name != "cross" or block.cross is not None]
-    return {f"{stack}.{name}" if stack else name: name for name in names}
+    return {f"{block.stack}.{name}" if block.stack else name: name for name in names}

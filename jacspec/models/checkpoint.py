@@ -209,7 +209,7 @@ def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorF
     has_head = True
     for part, number in module_parts(spec):
         template = module_template(spec, part, number)
-        leaves = dict(zip(leaf_names(template), jax.tree.leaves(template), strict=True))
+        leaves = {*leaf_names(template)}
         filled: list[str] = []
         missing: list[str] = []
         for name, rule, target in module_rules(architecture, spec, part, number, template):
@@ -223,7 +223,7 @@ def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorF
                 problems.append(f"misshaped: {name} is {list(stored.shape)}, expected {list(shape)}")
             elif stored.dtype not in FLOATS:
                 problems.append(f"not a floating point tensor: {name} is {stored.dtype}, as in quantised checkpoints")
-        problems += [f"unfilled: no tensor in the table fills {part} {number} {leaf}" for leaf in {*leaves} - {*filled}]
+        problems += [f"unfilled: no tensor in the table fills {part} {number} {leaf}" for leaf in leaves - {*filled}]
         problems += [f"filled twice: {part} {number} {leaf}" for leaf in {*filled} if filled.count(leaf) > 1]
         if part == "head" and missing and not _has_any(tensors, architecture.language_model):
             own = [line for line in missing if line.removeprefix("missing: ").startswith(architecture.language_model)]

@@ -113,12 +113,13 @@ UNUSED = {
 }
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
-BERT = Architecture(
+_row = functools.partial(
+    Architecture, ignored=DROPOUT, embedding=EMBEDDING, blocks={"": BLOCK}, unused=UNUSED, renamed=OLD_NAMES
+)
+
+BERT = _row(
     model_type="bert",
     spec=functools.partial(_bert_spec, roberta=False),
-    ignored=DROPOUT,
-    embedding=EMBEDDING,
-    blocks={"": BLOCK},
     head=(
         *linear("cls.predictions.transform.dense", "transform"),
         *linear("cls.predictions.transform.LayerNorm", "transform_norm"),
@@ -131,16 +132,11 @@ BERT = Architecture(
     },
     language_model=("cls.predictions.",),
     prefixes=("bert.",),
-    unused=UNUSED,
-    renamed=OLD_NAMES,
 )
 
-ROBERTA = Architecture(
+ROBERTA = _row(
     model_type="roberta",
     spec=functools.partial(_bert_spec, roberta=True),
-    ignored=DROPOUT,
-    embedding=EMBEDDING,
-    blocks={"": BLOCK},
     head=(
         *linear("lm_head.dense", "transform"),
         *linear("lm_head.layer_norm", "transform_norm"),
@@ -152,8 +148,6 @@ ROBERTA = Architecture(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     prefixes=("roberta.",),
-    unused=UNUSED,
-    renamed=OLD_NAMES,
 )
 
 DISTILBERT = Architecture(
