@@ -76,7 +76,8 @@ def compute_spectra(
     **Arguments:** `texts`, one sample each, cut to `max_tokens` tokens; `components`, of `attn`, `mlp` and
     `cross` (every stack of an encoder-decoder model) or full names as `decoder.attn`; `metrics`, names in
     `jacspec.spectra.metrics.METRICS`, or `full`; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`);
-    `engine`, `auto`, `jacfwd` or `lanczos`, the last with its relative `tolerance` and the `seed` of its start vectors.
+    `engine`, `auto` or a row of `jacspec.jacobians.solvers.ENGINES`, `lanczos` with its relative `tolerance` and the
+    `seed` of its start vectors.
 
     **Returns:** an xarray Dataset: `singular_values` (layer, component, sample, k) and a variable a metric
     (layer, component, sample), computed in the precision that the model was loaded with.

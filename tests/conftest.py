@@ -8,6 +8,8 @@ from pathlib import Path
 # Before JAX starts, and for the processes that tests start too.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Thousands of small programs run once or twice each: less is compiled into them, the arithmetic is the same.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jaxtyping
 

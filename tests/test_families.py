@@ -1,6 +1,7 @@
 """Every family against HF's PyTorch: embedding, branches, blocks, Jacobians, logits; and sabotaged twins."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import pytest
 from conftest import README, STATUS, TOLERANCE
 from families import CASES, FAMILIES, config_of, layout_of
 from oracles import Seen, branch_jacobian, deviation, save_random, watch
-from parity import LENGTHS, Forward, forward, samples, through, worst_deviation
+from parity import LENGTHS, Forward, forward, quick_jit, samples, through, worst_deviation
 
 from jacspec.backend import numerics
+from jacspec.jacobians.analytic import CLOSED_FORMS
 from jacspec.jacobians.dense import jacobians
 from jacspec.models.checkpoint import leaf_names, open_checkpoint
 from jacspec.models.families import ARCHITECTURES
 from jacspec.models.positions import RelativeBiasSpec, RotarySpec
 
 JACOBIAN_TOLERANCE = 1e-9
+CLOSED_FORM_TOLERANCE = 1e-10
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -42,6 +45,7 @@ def test_family_equals_hf(name: str, tmp_path: Path, record_parity: Callable[...
         if precision == "float64":
             worst = _worst_jacobian(found, expected)
             assert worst <= JACOBIAN_TOLERANCE
+            assert _worst_closed_form(found) <= CLOSED_FORM_TOLERANCE
             record_parity(family, "Jacobians", worst)
 
 
@@ -54,6 +58,23 @@ def _worst_jacobian(found: Forward, expected: list[Seen]) -> float:
             ours = np.asarray(jacobians(block, point.context, point.x, component=component))
             for matrix, seen in zip(ours, expected, strict=True):
                 worst = max(worst, deviation(matrix, branch_jacobian(seen.calls[stack, component, layer])))
+    return worst
+
+
+@quick_jit
+def _closed_form(block: Any, context: Any, x: Any) -> Any:
+    return jax.vmap(functools.partial(CLOSED_FORMS["block"], block))(context, x)
+
+
+def _worst_closed_form(found: Forward) -> float:
+    """Compare the `analytic` engine with `jacfwd` on the whole last blocks, whose parts are all in it."""
+    last = {stack: layer for stack, component, layer in sorted(found.points) if component == "block"}
+    worst = 0.0
+    with numerics("float64"):
+        for stack, layer in last.items():
+            block, point = found.points[stack, "block", layer]
+            exact = jacobians(block, point.context, point.x, component="block")
+            worst = max(worst, deviation(_closed_form(block, point.context, point.x), exact))
     return worst
 
 

@@ -59,6 +59,7 @@ def test_trained_checkpoint_on_tiny_shakespeare(
         f"model.path={folder}",
         f"data.path={shared / 'data/tinyshakespeare.txt'}",
         f"data.samples={real.samples}",
+        "engine=analytic",
         *SHAKESPEARE,
         "hydra.run.dir=out",
         cwd=tmp_path,

@@ -14,7 +14,7 @@ from servers import TINY, run_here
 from jacspec import JacspecError, compute_spectra, load_model, open_run
 from jacspec.backend import numerics
 from jacspec.glossary import Memory
-from jacspec.jacobians import lanczos, solvers
+from jacspec.jacobians import analytic, lanczos, solvers
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components
 from jacspec.jacobians.dense import jacobians
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
@@ -97,7 +97,7 @@ def test_company_in_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lanczos_equals_jacfwd_on_every_family_and_component(family: str, tmp_path: Path) -> None:
+def test_engines_equal_jacfwd_on_every_family_and_component(family: str, tmp_path: Path) -> None:
     config = {"model_type": family, **FAMILIES[family].base}
     if family == "gpt_neox":
         config["hidden_size"] = 32
@@ -114,6 +114,8 @@ def test_lanczos_equals_jacfwd_on_every_family_and_component(family: str, tmp_pa
         for component, point in points.items():
             found = top_singular_values(block, point, component, start, k=2, tolerance=1e-9)
             matrices = jacobians(block, point.context, point.x, component=component)
+            closed = analytic.jacobians(block, point.context, point.x, component=component)
+            assert deviation(closed, matrices) < 1e-10
             sigma = np.linalg.svd(np.asarray(matrices), compute_uv=False)[:, :2]
             assert found.converged.all()
             assert deviation(found.singular_values, sigma) < 1e-9
@@ -137,27 +139,46 @@ def test_audit_recomputes_samples_of_every_layer_and_catches_a_wrong_engine(monk
         return found._replace(singular_values=1.001 * found.singular_values)
 
     monkeypatch.setitem(ENGINES, "lanczos", honest._replace(solve=wrong))
-    with pytest.raises(JacspecError, match=r"Audit failed: block 0, component attn, sample \d: .* deviate by 1.0e-03"):
+    with pytest.raises(JacspecError, match=r"Audit failed: block 0, component attn, sample \d: .* off by 1.0e-03"):
         next(iter(stream_layers(model, batches, _lanczos_plan(audit=1))))
+
+
+def test_audit_catches_a_wrong_matrix_whose_spectrum_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`analytic` is held to the Jacobian itself: its transpose has the same singular values."""
+    model, honest = load_model("nano"), ENGINES["analytic"]
+    batches = prepare_batches(model, [[5, 6, 7, 8]], memory_gib=1.0, engine="analytic")
+    plan = Plan(("mlp",), ("spectral_radius",), "analytic", audit=1)
+    assert next(iter(stream_layers(model, batches, plan))).diagnostics["mlp"]["audit_deviation"].max() < 1e-5
+
+    def transposed(*arguments: Any) -> Any:
+        found = honest.solve(*arguments)
+        assert found.jacobians is not None
+        return found._replace(jacobians=jnp.swapaxes(found.jacobians, 1, 2))
+
+    monkeypatch.setitem(ENGINES, "analytic", honest._replace(solve=transposed))
+    with pytest.raises(JacspecError, match="Audit failed: block 0, component mlp, sample 0: the Jacobian"):
+        next(iter(stream_layers(model, batches, plan)))
 
 
 def test_choice_of_engine() -> None:
     nano, gpt2 = load_model("nano").spec, load_model("gpt2", init="random").spec
     paper = ("spectral_radius", "decay_ratio")
-    assert choose_engine("auto", paper, nano) == "jacfwd"
+    assert choose_engine("auto", paper, nano) == "analytic"
     assert choose_engine("auto", paper, gpt2) == "lanczos"
-    assert choose_engine("auto", (*paper, "stable_rank"), gpt2) == "jacfwd"
+    assert choose_engine("auto", (*paper, "stable_rank"), gpt2) == "analytic"
+    assert choose_engine("auto", (*paper, "henrici_departure"), gpt2) == "analytic"
     assert choose_engine("lanczos", paper, nano) == "lanczos"
     with pytest.raises(JacspecError, match="largest singular values only, and stable_rank need more"):
         choose_engine("lanczos", (*paper, "stable_rank"), nano)
-    with pytest.raises(JacspecError, match="Accepted: auto, jacfwd, lanczos"):
+    with pytest.raises(JacspecError, match="Accepted: analytic, auto, jacfwd, lanczos"):
         choose_engine("jacrev", paper, nano)
     assert choose_components(["block"], gpt2) == ("block",)
 
 
 def test_engines_agree_on_the_embedded_model_from_python() -> None:
     model, texts = load_model("nano"), ["Speak, that the harbour may hear thee.", "What is the city?"]
-    whole, top = (compute_spectra(model, texts, engine=engine) for engine in ("jacfwd", "lanczos"))
+    whole, closed, top = (compute_spectra(model, texts, engine=name) for name in ("jacfwd", "analytic", "lanczos"))
+    assert deviation(closed["singular_values"], whole["singular_values"]) < 1e-5
     assert deviation(top["spectral_radius"], whole["spectral_radius"]) < 1e-5
     assert deviation(top["decay_ratio"], whole["decay_ratio"]) < 1e-5
     assert top["singular_values"].sizes["k"] == 2
@@ -188,5 +209,6 @@ def test_estimates_of_memory_grow_with_what_is_asked() -> None:
     spec = load_model("gpt2", init="random").spec.blocks[0]
     for engine in ENGINES.values():
         assert 0 < engine.bytes(spec, 16, 4) < engine.bytes(spec, 512, 4)
-    assert ENGINES["lanczos"].bytes(spec, 100, 4) < ENGINES["jacfwd"].bytes(spec, 100, 4)
+    sizes = [ENGINES[name].bytes(spec, 100, 4) for name in ("lanczos", "analytic", "jacfwd")]
+    assert sizes == sorted(sizes)
     assert solvers.TOP == 2

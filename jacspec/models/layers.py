@@ -8,6 +8,7 @@ static: blocks with equal specs share one compiled step.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,18 @@ def make_norm(spec: NormSpec, size: int, dtype: jnp.dtype) -> LayerNorm | RMSNor
     return RMSNorm(size, eps=spec.eps, offset=1.0 if spec.unit_offset else 0.0, dtype=dtype)
 
 
+class Look(NamedTuple):
+    """How the last token attends: its weights over the prefix and, but in cross attention, itself at the end.
+
+    `query` and `key` are rotated; `key` and `value` are the token's own, None in cross attention.
+    """
+
+    query: Float[Array, "kv_head group d_head"]
+    key: Float[Array, "kv_head d_head"] | None
+    value: Float[Array, "kv_head d_head"] | None
+    weights: Float[Array, "kv_head group seen"]
+
+
 class Attention(nnx.Module):
     """Multi-head attention, seen from all tokens (`__call__`) or from the last one alone (`attend_last`)."""
 
@@ -226,16 +239,18 @@ class Attention(nnx.Module):
         visible: Bool[Array, "token source"],
         bias: Float[Array, "kv_head group token source"] | None,
     ) -> Float[Array, "token d_model"]:
-        scores = self._scores(jnp.einsum("qkgd,tkd->kgqt", query, key), bias)
+        scores = self._biased(self.score(jnp.einsum("qkgd,tkd->kgqt", query, key)), bias)
         weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
         mixed = jnp.einsum("kgqt,tkd->qkgd", weights, value)
         return self.o(mixed.reshape(query.shape[0], -1))
 
-    def _scores(self, products: Float[Array, "*axes"], bias: Float[Array, "*axes"] | None) -> Float[Array, "*axes"]:
-        """Scale, cap and bias the products of queries and keys."""
+    def score(self, products: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+        """Scale and cap the products of queries and keys, each alone; relative biases come after."""
         scores = self.spec.scale * products
-        if self.spec.softcap is not None:
-            scores = self.spec.softcap * jnp.tanh(scores / self.spec.softcap)
+        return scores if self.spec.softcap is None else self.spec.softcap * jnp.tanh(scores / self.spec.softcap)
+
+    @staticmethod
+    def _biased(scores: Float[Array, "*axes"], bias: Float[Array, "*axes"] | None) -> Float[Array, "*axes"]:
         return scores if bias is None else scores + bias
 
     def _bias(self, tokens: int) -> Float[Array, "kv_head group distance"]:
@@ -274,23 +289,32 @@ class Attention(nnx.Module):
         touches an array with a token axis other than the scores: 20 to 30 times cheaper than differentiating
         the sequence, and exact.
         """
+        look = self.look(x, prefix)
+        if look.value is None:
+            mixed = jnp.einsum("kgt,tkd->kgd", look.weights, prefix.value)
+        else:
+            mixed = jnp.einsum("kgt,tkd->kgd", look.weights[..., :-1], prefix.value)
+            mixed += look.weights[..., -1:] * look.value[:, None, :]
+        return self.o(mixed.reshape(-1))
+
+    def look(self, x: Float[Array, " d_model"], prefix: Prefix) -> Look:
+        """Compute how the last token, `x` after the norm, attends to the prefix and itself."""
         query = self.query(x)
         if self.spec.rotary is not None:
             assert prefix.turn is not None
             query = rotate(self.spec.rotary, query, prefix.turn)
-        products = jnp.einsum("kgd,tkd->kgt", query, prefix.key)
-        scores = jnp.where(prefix.visible[None, None], self._scores(products, prefix.bias), -jnp.inf)
+        scores = self._biased(self.score(jnp.einsum("kgd,tkd->kgt", query, prefix.key)), prefix.bias)
+        scores = jnp.where(prefix.visible[None, None], scores, -jnp.inf)
         if self.spec.cross:
-            return self.o(jnp.einsum("kgt,tkd->kgd", jax.nn.softmax(scores, axis=-1), prefix.value).reshape(-1))
+            return Look(query, None, None, jax.nn.softmax(scores, axis=-1))
         key, value = self.key_value(x)
         if self.spec.rotary is not None:
             assert prefix.turn is not None
             key = rotate(self.spec.rotary, key, prefix.turn)
         own_bias = None if self.spec.relative is None else self._bias(1)[..., 0]
-        own = self._scores(jnp.einsum("kgd,kd->kg", query, key), own_bias)
+        own = self._biased(self.score(jnp.einsum("kgd,kd->kg", query, key)), own_bias)
         weights = jax.nn.softmax(jnp.concatenate([scores, own[..., None]], axis=-1), axis=-1)
-        mixed = jnp.einsum("kgt,tkd->kgd", weights[..., :-1], prefix.value) + weights[..., -1:] * value[:, None, :]
-        return self.o(mixed.reshape(-1))
+        return Look(query, key, value, weights)
 
 
 class MLP(nnx.Module):

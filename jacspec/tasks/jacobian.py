@@ -88,7 +88,7 @@ def _accuracy(plan: Plan, results: Sequence[LayerResult]) -> dict[str, Any]:
     missed = [
         f"layer {layer}, {name}, sample {sample}"
         for layer, name, values in said
-        for sample in np.flatnonzero(~values["converged"]).tolist()
+        for sample in np.flatnonzero(~values.get("converged", np.ones(0, bool))).tolist()
     ]
     return {
         "audit": {

@@ -1,0 +1,240 @@
+r"""The `analytic` engine: the Jacobian of every branch in closed form, from one forward pass and a few GEMMs.
+
+Nothing is pushed through the branch column by column. With a norm's Jacobian $N = \operatorname{diag}(w / s)
+(I - \tfrac1d 1 1^\top - \tfrac1d \hat x \hat x^\top)$ (an RMSNorm has no middle term), an MLP is
+$W_{down} \operatorname{diag}(\mathrm{act}') W_{up} N$, a gated one
+$W_{down} (\operatorname{diag}(\mathrm{act}' \odot u) W_{gate} + \operatorname{diag}(\mathrm{act}) W_{up}) N$. For a
+head with weights $a_t$ over tokens, slopes $c_t$ of the scores (the scale, and the derivative of a softcap), output
+$o = \sum_t a_t v_t$, query $q$:
+
+$$\frac{\partial o}{\partial x} =
+\Big[\sum_t a_t c_t (v_t - o) k_t^\top W_Q + a_n c_n (v_n - o) q^\top W_K + a_n W_V\Big] N$$
+
+with rotations, and the Jacobians of norms of queries and keys, between the two factors of the first two terms. The
+last two are the last token's own key and value, which cross attention has not.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jacspec.glossary import Prefix
+from jacspec.models.block import Block, BlockSpec, Sublayer
+from jacspec.models.layers import ACTIVATIONS, MLP, Attention, LayerNorm, Linear, RMSNorm
+from jacspec.models.positions import rotate
+
+
+@functools.partial(jax.jit, static_argnames="component")
+def jacobians(
+    block: Block, context: Any, x: Float[Array, "sample d_model"], *, component: str
+) -> Float[Array, "sample d_model d_model"]:
+    r"""Compute $J_{ij} = \partial f_i / \partial x_j$ of one component at every sample, in closed form.
+
+    FLOPs a sample: 2·d_model²·d_ff for an MLP (twice that if gated), 2·d_model·heads·d_head·(d_model + d_head) for
+    attention, their sum and 2·d_model³ more for a sequential block; `work_bytes` of memory.
+
+    **Arguments:** `context` and `x` as `branches.branch_points` gives them; `component`, a name in `CLOSED_FORMS`.
+    """
+    return jax.vmap(functools.partial(CLOSED_FORMS[component], block))(context, x)
+
+
+def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
+    """Estimate the memory that `jacobians` and the SVD of one sample need, the larger component counting.
+
+    A copy of the weights on one side of the activation, or of the heads' part before W_O; J and the copies of it
+    that norms, sums and the SVD make; what attention holds of the prefix.
+    """
+    own = spec.attention
+    inner = own.heads * own.d_head
+    mlp = (2 if spec.mlp.gated else 1) * spec.mlp.d_ff * spec.d_model
+    # W_Q, W_K and the sum of the three terms.
+    attention = (3 if own.qk_norm else 1) * inner * spec.d_model + own.heads * (own.d_head**2 + 3 * (tokens + 1))
+    prefix = 2 * (tokens + 1) * own.kv_heads * own.d_head
+    return itemsize * (max(mlp, attention) + prefix + 5 * spec.d_model**2)
+
+
+def _attn(block: Block, prefix: Prefix, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
+    inside = functools.partial(_attention, block.attn, prefix)
+    return _branch(block.attn_norms, lambda u: block.attn.attend_last(u, prefix), inside, x)
+
+
+def _cross(block: Block, read: Prefix, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
+    attention, norms = block.cross, block.cross_norms
+    assert attention is not None
+    assert norms is not None
+    inside = functools.partial(_attention, attention, read)
+    return _branch(norms, lambda u: attention.attend_last(u, read), inside, x)
+
+
+def _mlp(block: Block, context: None, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
+    return _branch(block.mlp_norms, block.mlp, functools.partial(_hidden, block.mlp), x)
+
+
+def _block(
+    block: Block, context: tuple[Prefix, Prefix | None], x: Float[Array, " d_model"]
+) -> Float[Array, "d_model d_model"]:
+    prefix, read = context
+    identity = jnp.eye(x.size, dtype=x.dtype)
+    jacobian = identity + _attn(block, prefix, x)
+    if block.spec.parallel:
+        return jacobian + _mlp(block, None, x)
+    x, jacobian = _summed(block.attn_norms, x + block.attn_branch(x, prefix), jacobian)
+    if block.cross_norms is not None:
+        assert read is not None
+        jacobian = jacobian + _cross(block, read, x) @ jacobian
+        x, jacobian = _summed(block.cross_norms, x + block.cross_branch(x, read), jacobian)
+    jacobian = jacobian + _mlp(block, None, x) @ jacobian
+    return _summed(block.mlp_norms, x + block.mlp_branch(x), jacobian)[1]
+
+
+CLOSED_FORMS: dict[str, Callable[[Block, Any, Array], Array]] = {
+    "attn": _attn,
+    "cross": _cross,
+    "mlp": _mlp,
+    "block": _block,
+}
+"""The Jacobian of each function in `branches.BRANCHES`, for one sample."""
+
+
+def _branch(
+    norms: Sublayer,
+    branch: Callable[[Array], Array],
+    inside: Callable[[Array], Array],
+    x: Float[Array, " d_model"],
+) -> Float[Array, "d_model d_model"]:
+    """Put a branch's norms around its Jacobian `inside`, both functions of what its norm gives."""
+    u = norms.enter(x)
+    jacobian = inside(u)
+    if norms.output_norm is not None:
+        jacobian = _norm_times(norms.output_norm, branch(u), jacobian)
+    return jacobian if norms.norm is None else _times_norm(jacobian, norms.norm, x)
+
+
+def _summed(
+    norms: Sublayer, total: Float[Array, " d_model"], jacobian: Float[Array, "d_model d_model"]
+) -> tuple[Float[Array, " d_model"], Float[Array, "d_model d_model"]]:
+    """Pass the stream after an addition, and its Jacobian, through the norm that stands there in post-norm blocks."""
+    if norms.sum_norm is None:
+        return total, jacobian
+    return norms.sum_norm(total), _norm_times(norms.sum_norm, total, jacobian)
+
+
+def _hidden(mlp: MLP, u: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
+    """Compute the Jacobian of an MLP at `u`, its norms left out."""
+    act, up, down = ACTIVATIONS[mlp.spec.activation], mlp.up.weight[...], mlp.down.weight[...]
+    # Scales stand on W_down's columns, so that a batch of samples is one GEMM with W_up.
+    if mlp.gate is None:
+        return _columns(down, _slope(act, mlp.up(u))) @ up
+    gate = mlp.gate(u)
+    moved = _columns(down, _slope(act, gate) * mlp.up(u)) @ mlp.gate.weight[...]
+    return moved + _columns(down, act(gate)) @ up
+
+
+def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
+    """Compute the Jacobian of attention at the last token at `u`, its norms left out."""
+    look = attention.look(u, prefix)
+    keys, values = prefix.key, prefix.value
+    if look.key is not None and look.value is not None:
+        keys, values = jnp.concatenate([keys, look.key[None]]), jnp.concatenate([values, look.value[None]])
+    products = jnp.einsum("kgd,tkd->kgt", look.query, keys)
+    pull = look.weights * _slope(attention.score, products)
+    mixed = jnp.einsum("kgt,tkv->kgv", look.weights, values)
+    spread = jnp.einsum("kgt,tkv,tke->kgve", pull, values, keys)
+    spread -= jnp.einsum("kgv,kge->kgve", mixed, jnp.einsum("kgt,tke->kge", pull, keys))
+    # What a query does to a head's output, and what W_Q does to the query.
+    heads = jnp.einsum("kgve,kgen->kgvn", _turned_back(attention, prefix, spread), _query(attention, u))
+    if look.value is not None:
+        toward = _turned_back(attention, prefix, look.query)
+        key = jnp.einsum("kge,ken->kgn", toward, _key(attention, u))
+        away = pull[..., -1:] * (look.value[:, None] - mixed)
+        value = attention.v.weight[...].reshape(attention.spec.kv_heads, 1, attention.spec.d_head, -1)
+        heads += away[..., None] * key[..., None, :] + look.weights[..., -1:, None] * value
+    return attention.o.weight[...] @ heads.reshape(-1, u.size)
+
+
+def _query(attention: Attention, u: Float[Array, " d_model"]) -> Float[Array, "kv_head group d_head d_model"]:
+    own = attention.spec
+    return _projection(attention.q, attention.q_norm, u, own.qk_norm, (own.kv_heads, own.group))
+
+
+def _key(attention: Attention, u: Float[Array, " d_model"]) -> Float[Array, "kv_head d_head d_model"]:
+    own = attention.spec
+    return _projection(attention.k, attention.k_norm, u, own.qk_norm, (own.kv_heads,))
+
+
+def _projection(
+    linear: Linear,
+    norm: LayerNorm | RMSNorm | None,
+    u: Float[Array, " d_model"],
+    kind: str | None,
+    heads: tuple[int, ...],
+) -> Float[Array, "*heads d_head d_model"]:
+    """Compute the Jacobian of queries or keys before they are rotated: the weight, then the norm on them."""
+    weight = linear.weight[...]
+    if norm is not None and kind == "full":
+        weight = _norm_times(norm, linear(u), weight)
+    split = weight.reshape(*heads, -1, u.size)
+    if norm is None or kind == "full":
+        return split
+    through = functools.partial(_norm_times, norm)
+    for _ in heads:
+        through = jax.vmap(through)
+    return through(linear(u).reshape(*heads, -1), split)
+
+
+def _turned_back(
+    attention: Attention, prefix: Prefix, rows: Float[Array, "*axes d_head"]
+) -> Float[Array, "*axes d_head"]:
+    """Multiply rows by the rotation of the last token's position from the right: `rows R`, as `Rᵀ` on each of them."""
+    if attention.spec.rotary is None:
+        return rows
+    assert prefix.turn is not None
+    cos, sin = prefix.turn
+    return rotate(attention.spec.rotary, rows, jnp.stack([cos, -sin]))
+
+
+def _columns(matrix: Float[Array, "m n"], scales: Float[Array, " n"]) -> Float[Array, "m n"]:
+    """Scale the columns of a matrix."""
+    return matrix * scales[None]
+
+
+def _slope(function: Callable[[Array], Array], x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """Compute the derivative of a function that acts on each number alone."""
+    return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+
+
+def _directions(
+    norm: LayerNorm | RMSNorm, x: Float[Array, " size"]
+) -> tuple[Float[Array, " size"], Float[Array, " size"]]:
+    """Return a norm's gain w / s, and the unit-variance vector that it cannot see a change along."""
+    centred = x - jnp.mean(x) if isinstance(norm, LayerNorm) else x
+    scale = jnp.sqrt(jnp.mean(jnp.square(centred)) + norm.eps)
+    weight = norm.weight[...] if isinstance(norm, LayerNorm) else norm.weight[...] + norm.offset
+    return weight / scale, centred / scale
+
+
+def _norm_times(
+    norm: LayerNorm | RMSNorm, x: Float[Array, " size"], matrix: Float[Array, "size n"]
+) -> Float[Array, "size n"]:
+    """Multiply the Jacobian of a norm at `x` with a matrix, in O(size · n)."""
+    gain, unit = _directions(norm, x)
+    rest = matrix - jnp.outer(unit, unit @ matrix / x.size)
+    if isinstance(norm, LayerNorm):
+        rest -= jnp.mean(matrix, axis=0, keepdims=True)
+    return gain[:, None] * rest
+
+
+def _times_norm(
+    matrix: Float[Array, "m size"], norm: LayerNorm | RMSNorm, x: Float[Array, " size"]
+) -> Float[Array, "m size"]:
+    """Multiply a matrix with the Jacobian of a norm at `x`, in O(m · size)."""
+    gain, unit = _directions(norm, x)
+    scaled = _columns(matrix, gain)
+    rest = scaled - jnp.outer(scaled @ unit / x.size, unit)
+    if isinstance(norm, LayerNorm):
+        rest -= jnp.mean(scaled, axis=1, keepdims=True)
+    return rest
