@@ -53,7 +53,7 @@ def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
     mlp = (2 if spec.mlp.gated else 1) * spec.mlp.d_ff * spec.d_model
     # W_Q, W_K and the sum of the three terms.
     attention = (3 if own.qk_norm else 1) * inner * spec.d_model + own.heads * (own.d_head**2 + 3 * (tokens + 1))
-    prefix = 2 * (tokens + 1) * own.kv_heads * own.d_head
+    prefix = 2 * (tokens + 1) * (own.kv_heads + own.heads) * own.d_head
     return itemsize * (max(mlp, attention) + prefix + 5 * spec.d_model**2)
 
 
@@ -143,16 +143,17 @@ def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]
     products = jnp.einsum("kgd,tkd->kgt", look.query, keys)
     pull = look.weights * _slope(attention.score, products)
     mixed = jnp.einsum("kgt,tkv->kgv", look.weights, values)
-    spread = jnp.einsum("kgt,tkv,tke->kgve", pull, values, keys)
-    spread -= jnp.einsum("kgv,kge->kgve", mixed, jnp.einsum("kgt,tke->kge", pull, keys))
+    # Taken from each value before the sum: where one token has nearly all the weight, the two sums would cancel.
+    away = values[:, :, None] - mixed[None]
+    spread = jnp.einsum("kgt,tkgv,tke->kgve", pull, away, keys)
     # What a query does to a head's output, and what W_Q does to the query.
     heads = jnp.einsum("kgve,kgen->kgvn", _turned_back(attention, prefix, spread), _query(attention, u))
     if look.value is not None:
         toward = _turned_back(attention, prefix, look.query)
         key = jnp.einsum("kge,ken->kgn", toward, _key(attention, u))
-        away = pull[..., -1:] * (look.value[:, None] - mixed)
+        own = pull[..., -1:] * away[-1]
         value = attention.v.weight[...].reshape(attention.spec.kv_heads, 1, attention.spec.d_head, -1)
-        heads += away[..., None] * key[..., None, :] + look.weights[..., -1:, None] * value
+        heads += own[..., None] * key[..., None, :] + look.weights[..., -1:, None] * value
     return attention.o.weight[...] @ heads.reshape(-1, u.size)
 
 
