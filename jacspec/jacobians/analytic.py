@@ -58,16 +58,20 @@ def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
 
 
 def _attn(block: Block, prefix: Prefix, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
-    inside = functools.partial(_attention, block.attn, prefix)
-    return _branch(block.attn_norms, lambda u: block.attn.attend_last(u, prefix), inside, x)
+    return _attending(block.attn, block.attn_norms, prefix, x)
 
 
 def _cross(block: Block, read: Prefix, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
-    attention, norms = block.cross, block.cross_norms
-    assert attention is not None
-    assert norms is not None
-    inside = functools.partial(_attention, attention, read)
-    return _branch(norms, lambda u: attention.attend_last(u, read), inside, x)
+    assert block.cross is not None
+    assert block.cross_norms is not None
+    return _attending(block.cross, block.cross_norms, read, x)
+
+
+def _attending(
+    attention: Attention, norms: Sublayer, prefix: Prefix, x: Float[Array, " d_model"]
+) -> Float[Array, "d_model d_model"]:
+    inside = functools.partial(_attention, attention, prefix)
+    return _branch(norms, lambda u: attention.attend_last(u, prefix), inside, x)
 
 
 def _mlp(block: Block, context: None, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
@@ -143,7 +147,6 @@ def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]
     products = jnp.einsum("kgd,tkd->kgt", look.query, keys)
     pull = look.weights * _slope(attention.score, products)
     mixed = jnp.einsum("kgt,tkv->kgv", look.weights, values)
-    # Taken from each value before the sum: where one token has nearly all the weight, the two sums would cancel.
     away = values[:, :, None] - mixed[None]
     spread = jnp.einsum("kgt,tkgv,tke->kgve", pull, away, keys)
     # What a query does to a head's output, and what W_Q does to the query.
@@ -212,10 +215,8 @@ def _directions(
     norm: LayerNorm | RMSNorm, x: Float[Array, " size"]
 ) -> tuple[Float[Array, " size"], Float[Array, " size"]]:
     """Return a norm's gain w / s, and the unit-variance vector that it cannot see a change along."""
-    centred = x - jnp.mean(x) if isinstance(norm, LayerNorm) else x
-    scale = jnp.sqrt(jnp.mean(jnp.square(centred)) + norm.eps)
-    weight = norm.weight[...] if isinstance(norm, LayerNorm) else norm.weight[...] + norm.offset
-    return weight / scale, centred / scale
+    unit, scale = norm.standardise(x)
+    return norm.gain / scale, unit
 
 
 def _norm_times(

@@ -6,6 +6,7 @@ Jacobian differentiates), and inside the forward pass over the whole sample.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -180,13 +181,22 @@ class Block(nnx.Module):
 
         `read` is what cross attention sees of the encoder, where the block has it.
         """
-        attended = self.attn_branch(x, prefix)
+        cross = None if read is None else functools.partial(self.cross_branch, prefix=read)
+        return self._add_branches(x, self.attn_branch(x, prefix), cross)
+
+    def _add_branches(
+        self,
+        x: Float[Array, "*token d_model"],
+        attended: Float[Array, "*token d_model"],
+        cross: Callable[[Array], Array] | None,
+    ) -> Float[Array, "*token d_model"]:
+        """Carry a stream through the block, given what attention adds and how cross attention is computed."""
         if self.spec.parallel:
             return x + attended + self.mlp_branch(x)
         x = self.attn_norms.add(x, attended)
         if self.cross_norms is not None:
-            assert read is not None
-            x = self.cross_norms.add(x, self.cross_branch(x, read))
+            assert cross is not None
+            x = self.cross_norms.add(x, cross(x))
         return self.mlp_norms.add(x, self.mlp_branch(x))
 
     def attn_branches(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
@@ -207,14 +217,8 @@ class Block(nnx.Module):
         `memory` is the encoder's output, for a block with cross attention.
         """
         length = jnp.asarray(h.shape[0]) if length is None else length
-        attended = self.attn_branches(h, length)
-        if self.spec.parallel:
-            return h + attended + self.mlp_branch(h)
-        h = self.attn_norms.add(h, attended)
-        if self.cross_norms is not None:
-            assert memory is not None
-            h = self.cross_norms.add(h, self.cross_branches(h, memory))
-        return self.mlp_norms.add(h, self.mlp_branch(h))
+        cross = None if memory is None else functools.partial(self.cross_branches, memory=memory)
+        return self._add_branches(h, self.attn_branches(h, length), cross)
 
 
 class Embedding(nnx.Module):

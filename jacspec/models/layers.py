@@ -117,12 +117,21 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size, dtype))
         self.eps = eps
 
+    @property
+    def gain(self) -> Float[Array, " size"]:
+        """What each coordinate is multiplied by after it is standardised."""
+        return self.weight[...]
+
+    def standardise(self, x: Float[Array, "*axes size"]) -> tuple[Float[Array, "*axes size"], Float[Array, "*axes 1"]]:
+        """Return vectors of mean zero and unit variance, and the √(variance + eps) that they were divided by."""
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        scale = jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.eps)
+        return centred / scale, scale
+
     def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        weight, bias = (jnp.broadcast_to(leaf[...], x.shape) for leaf in (self.weight, self.bias))
-        return centred / jnp.sqrt(variance + self.eps) * weight + bias
+        gain, bias = (jnp.broadcast_to(leaf, x.shape) for leaf in (self.gain, self.bias[...]))
+        return self.standardise(x)[0] * gain + bias
 
 
 class RMSNorm(nnx.Module):
@@ -132,10 +141,19 @@ class RMSNorm(nnx.Module):
         self.weight = nnx.Param(jnp.full(size, 1.0 - offset, dtype))
         self.eps, self.offset = eps, offset
 
+    @property
+    def gain(self) -> Float[Array, " size"]:
+        """What each coordinate is multiplied by after it is standardised."""
+        return self.weight[...] + self.offset
+
+    def standardise(self, x: Float[Array, "*axes size"]) -> tuple[Float[Array, "*axes size"], Float[Array, "*axes 1"]]:
+        """Return vectors of unit mean square, and the √(mean square + eps) that they were divided by."""
+        scale = jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        return x / scale, scale
+
     def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
-        square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x / jnp.sqrt(square + self.eps) * jnp.broadcast_to(self.weight[...] + self.offset, x.shape)
+        return self.standardise(x)[0] * jnp.broadcast_to(self.gain, x.shape)
 
 
 def make_norm(spec: NormSpec, size: int, dtype: jnp.dtype) -> LayerNorm | RMSNorm:
