@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.models.block import Block
 
-FIRST_CHECK, CHECK_EVERY = 8, 4
+FIRST_CHECK, CHECK_EVERY = 8, 2
 CAPACITY = 32
 MAX_STEPS = 320
 
