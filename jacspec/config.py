@@ -94,6 +94,15 @@ class EngineConfig:
 
 
 @dataclasses.dataclass
+class DepthConfig:
+    """From the input of layer `first` to the output of layer `last`; see conf/task/depth.yaml."""
+
+    first: int = MISSING
+    last: int | None = MISSING
+    exponents: int = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -121,6 +130,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    depth: DepthConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32

@@ -39,6 +39,11 @@ class PaddedBatch(NamedTuple):
     batch: Batch
     samples: list[int]
 
+    @property
+    def row_samples(self) -> Int[np.ndarray, " row"]:
+        """The number of each row's sample; padding repeats the last."""
+        return np.array(self.samples + self.samples[-1:] * (len(self.batch.lengths) - len(self.samples)))
+
 
 class Memory(NamedTuple):
     """The encoder's output for one sample, of which `length` tokens count: what cross attention reads."""
@@ -55,8 +60,8 @@ class Prefix(NamedTuple):
     relative positions, where the family has them; keys are already rotated.
     """
 
-    key: Float[Array, "token kv_head d_head"]
-    value: Float[Array, "token kv_head d_head"]
+    key: Float[Array, "kv_head token d_head"]
+    value: Float[Array, "kv_head token d_head"]
     visible: Bool[Array, " token"]
     turn: Float[Array, "2 half"] | None
     bias: Float[Array, "kv_head group token"] | None

@@ -77,6 +77,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-status", action="store_true", help="write the table of families into README.md")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-status") and config.getoption("numprocesses"):
+        raise pytest.UsageError("--write-status needs all tests in one process. Type --write-status -n 0.")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not session.config.getoption("--write-status"):
         return

@@ -102,7 +102,7 @@ def test_oracle_sees_another_seed(reference: Path, tmp_path: Path) -> None:
 def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import jacspec.jacobians.engine as engine
 
-    real, computed = engine._gather, []
+    real, computed = engine.gather, []
 
     def stop_at_layer_4(number: int, *arguments: Any) -> Any:
         if number == 4 and 4 not in computed:
@@ -111,8 +111,8 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
         computed.append(number)
         return real(number, *arguments)
 
-    monkeypatch.setattr(engine, "_gather", stop_at_layer_4)
-    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)
+    monkeypatch.setattr(engine, "gather", stop_at_layer_4)
+    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda run: None)
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
     done = run_here(*small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 130
@@ -151,7 +151,7 @@ def test_run_of_another_configuration_is_refused(
 
 def test_damaged_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
-    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", _interrupt)
+    monkeypatch.setattr("jacspec.tasks.layers.write_report", _interrupt)
     assert run_here(*small, "hydra.run.dir=out", cwd=tmp_path).code == 130
     layer = tmp_path / "out" / "layers" / "0002.npz"
     for content in (b"", b"PK\x03\x04 cut off", b"no archive", layer.read_bytes()[:-100]):
@@ -161,7 +161,7 @@ def test_damaged_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.err.startswith("jacspec: ")
         assert "0002.npz is damaged" in done.err
     layer.unlink()
-    monkeypatch.setattr("jacspec.tasks.jacobian.write_report", lambda run: None)
+    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda run: None)
     assert run_here(*small, "resume=out", cwd=tmp_path).code == 0
     assert statuses(tmp_path) == ["finished"]
 

@@ -14,7 +14,7 @@ from servers import TINY, run_here
 from jacspec import JacspecError, compute_spectra, load_model, open_run
 from jacspec.backend import numerics
 from jacspec.glossary import Memory
-from jacspec.jacobians import analytic, lanczos, solvers
+from jacspec.jacobians import analytic, lanczos
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components
 from jacspec.jacobians.dense import jacobians
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
@@ -211,4 +211,4 @@ def test_estimates_of_memory_grow_with_what_is_asked() -> None:
         assert 0 < engine.bytes(spec, 16, 4) < engine.bytes(spec, 512, 4)
     sizes = [ENGINES[name].bytes(spec, 100, 4) for name in ("lanczos", "analytic", "jacfwd")]
     assert sizes == sorted(sizes)
-    assert solvers.TOP == 2
+    assert lanczos.TOP == 2

@@ -143,18 +143,19 @@ def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]
     look = attention.look(u, prefix)
     keys, values = prefix.key, prefix.value
     if look.key is not None and look.value is not None:
-        keys, values = jnp.concatenate([keys, look.key[None]]), jnp.concatenate([values, look.value[None]])
-    products = jnp.einsum("kgd,tkd->kgt", look.query, keys)
+        keys = jnp.concatenate([keys, look.key[:, None]], axis=1)
+        values = jnp.concatenate([values, look.value[:, None]], axis=1)
+    products = jnp.einsum("kgd,ktd->kgt", look.query, keys)
     pull = look.weights * _slope(attention.score, products)
-    mixed = jnp.einsum("kgt,tkv->kgv", look.weights, values)
-    away = values[:, :, None] - mixed[None]
-    spread = jnp.einsum("kgt,tkgv,tke->kgve", pull, away, keys)
+    mixed = jnp.einsum("kgt,ktv->kgv", look.weights, values)
+    away = values[:, None] - mixed[:, :, None]
+    spread = jnp.einsum("kgt,kgtv,kte->kgve", pull, away, keys)
     # What a query does to a head's output, and what W_Q does to the query.
     heads = jnp.einsum("kgve,kgen->kgvn", _turned_back(attention, prefix, spread), _query(attention, u))
     if look.value is not None:
         toward = _turned_back(attention, prefix, look.query)
         key = jnp.einsum("kge,ken->kgn", toward, _key(attention, u))
-        own = pull[..., -1:] * away[-1]
+        own = pull[..., -1:] * away[:, :, -1]
         value = attention.v.weight[...].reshape(attention.spec.kv_heads, 1, attention.spec.d_head, -1)
         heads += own[..., None] * key[..., None, :] + look.weights[..., -1:, None] * value
     return attention.o.weight[...] @ heads.reshape(-1, u.size)

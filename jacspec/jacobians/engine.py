@@ -2,25 +2,24 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jacspec.corpus import check_tokens, decoder_batch, make_batches
+from jacspec.corpus import check_tokens, make_batches
 from jacspec.errors import JacspecError
-from jacspec.glossary import Batch, LayerResult, Memory, PaddedBatch
+from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.branches import branch_points, components_of
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
-from jacspec.models.block import Block, BlockSpec, Embedding, ModelSpec
+from jacspec.jacobians.streaming import Stream, walk
+from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
 
 MAX_BATCH = 32
 """Samples in one compiled step at most: beyond it only memory grows, and progress comes in larger steps."""
-
 
 SIGMA = "singular values"
 
@@ -84,8 +83,7 @@ def stream_layers(
 ) -> Iterator[LayerResult]:
     """Yield the result of each block, carrying all samples through the model as it goes.
 
-    Only one block and the hidden states (sample, token, d_model) are in memory, in a decoder its encoder's output
-    too. Blocks in `done` are carried through and yielded as they are, so that going on with a run gives what an
+    Blocks in `done` are carried through and yielded as they are, so that going on with a run gives what an
     undisturbed run gives.
 
     **Arguments:** `done`, results by block number; `advance`, called with (place among the blocks that have a
@@ -99,24 +97,19 @@ def stream_layers(
     if all(number in done for number in working):
         yield from (done[number] for number in working)
         return
-    streams = _enter(checkpoint, [padded.batch for padded in batches], None)
-    for number in range(working[-1] + 1):
-        if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
-            streams = _enter_decoder(checkpoint, streams, plan.decoder_input)
-        block = checkpoint.block(number)
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:
+        if number not in working:
+            return None
+        report = functools.partial(advance, working.index(number))
         if number in done:
-            advance(working.index(number), sum(len(padded.samples) for padded in batches))
-            yield done[number]
-        elif number in working:
-            report = functools.partial(advance, working.index(number))
-            yield _gather(
-                number, spec.layer(number), batches, _measure_block(block, number, streams, batches, plan, report)
-            )
-        if number < working[-1]:
-            streams = [stream._replace(hidden=_step(block, *stream)) for stream in streams]
-        # Only one block is ever in memory: what still reads this one ends before the next is made.
-        jax.block_until_ready(streams)
-        del block
+            report(sum(len(padded.samples) for padded in batches))
+            return done[number]
+        parts = _measure_block(block, number, streams, batches, plan, report)
+        return gather(number, spec.layer(number), batches, parts)
+
+    results = walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
+    yield from (result for result in results if result is not None)
 
 
 def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
@@ -124,34 +117,7 @@ def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
     return [number for number, block in enumerate(spec.blocks) if components_of(block, components)]
 
 
-class _Stream(NamedTuple):
-    """A batch on its way through a stack: its residual streams, and what its decoder reads."""
-
-    hidden: Float[Array, "sample token d_model"]
-    batch: Batch
-    memory: Memory | None
-
-
-def _enter(checkpoint: Checkpoint, batches: Sequence[Batch], memories: Sequence[Memory] | None) -> list[_Stream]:
-    """Embed the tokens of all batches."""
-    embedding = checkpoint.embedding()
-    return [
-        _Stream(_embed(embedding, batch.tokens), batch, memory)
-        for batch, memory in zip(batches, memories or (None,) * len(batches), strict=True)
-    ]
-
-
-def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[_Stream], decoder_input: str) -> list[_Stream]:
-    """End the encoder with its norm, and embed what the decoder is fed."""
-    start = checkpoint.spec.decoder_start
-    assert start is not None
-    norm = checkpoint.encoder_norm()
-    memories = [Memory(_normed(norm, stream.hidden), jnp.asarray(stream.batch.lengths)) for stream in streams]
-    batches = [decoder_batch(stream.batch, start=start, kind=decoder_input) for stream in streams]
-    return _enter(checkpoint, batches, memories)
-
-
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """What one batch gave of one component: values by name, a row a sample, and the deviations of its audit."""
 
     values: dict[str, np.ndarray]
@@ -162,59 +128,65 @@ class _Part(NamedTuple):
 def _measure_block(
     block: Block,
     number: int,
-    streams: Sequence[_Stream],
+    streams: Sequence[Stream],
     batches: Sequence[PaddedBatch],
     plan: Plan,
     report: Callable[[int], None],
-) -> dict[str, list[_Part]]:
+) -> dict[str, list[Part]]:
     """Compute one block: by full name of the component, one part a batch."""
     components = components_of(block.spec, plan.components)
-    parts: dict[str, list[_Part]] = {full: [] for full in components}
+    parts: dict[str, list[Part]] = {full: [] for full in components}
     chosen = _audited(plan, number, sum(len(padded.samples) for padded in batches))
     for padded, stream in zip(batches, streams, strict=True):
         points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
-        count, rows = len(padded.samples), len(padded.batch.lengths)
-        samples = np.array(padded.samples + padded.samples[-1:] * (rows - count))
         for full, component in components.items():
             point = points[component]
-            spectra = ENGINES[plan.engine].solve(block, point, component, samples, plan.tolerance, plan.seed)
+            spectra = ENGINES[plan.engine].solve(block, point, component, padded.row_samples, plan.tolerance, plan.seed)
+            audited = [
+                audit(block, point, component, row, spectra, _where(number, full, padded.samples[row]), plan.tolerance)
+                for row in rows_to_audit(padded, chosen, spectra)
+            ]
             values = measure(spectra, point.x, plan.metric_names, top_k=plan.top_k)
-            found = {SIGMA: spectra.singular_values, **values}
-            converged = spectra.diagnostics.get("converged", np.ones(rows, bool))
-            parts[full].append(
-                _Part(
-                    {name: np.asarray(array)[:count] for name, array in found.items()},
-                    {name: array[:count] for name, array in spectra.diagnostics.items()},
-                    [
-                        audit(
-                            block,
-                            point,
-                            component,
-                            row,
-                            spectra,
-                            f"block {number}, component {full}, sample {sample}",
-                            plan.tolerance,
-                        )
-                        for row, sample in enumerate(padded.samples)
-                        if sample in chosen and converged[row]
-                    ],
-                )
-            )
-        report(count)
+            parts[full].append(make_part(padded, spectra, values, audited))
+        report(len(padded.samples))
     return parts
+
+
+def _where(number: int, full: str, sample: int) -> str:
+    return f"block {number}, component {full}, sample {sample}"
 
 
 def _audited(plan: Plan, number: int, samples: int) -> set[int]:
     """Draw the samples of a block that are recomputed; none where the engine is the reference itself."""
-    if plan.engine == "jacfwd":
-        return set()
-    drawn = np.random.default_rng([plan.seed, number]).choice(samples, min(plan.audit, samples), replace=False)
+    return set() if plan.engine == "jacfwd" else draw_samples(plan.audit, samples, [plan.seed, number])
+
+
+def draw_samples(count: int, samples: int, seed: Sequence[int]) -> set[int]:
+    """Draw the samples that an audit recomputes."""
+    drawn = np.random.default_rng(seed).choice(samples, min(count, samples), replace=False)
     return set(drawn.tolist())
 
 
-def _gather(
-    number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mapping[str, Sequence[_Part]]
-) -> LayerResult:
+def rows_to_audit(padded: PaddedBatch, chosen: set[int], spectra: BranchSpectra) -> list[int]:
+    """List the rows of a batch that an audit recomputes: chosen ones that converged."""
+    converged = spectra.diagnostics.get("converged", np.ones(len(padded.samples), bool))
+    return [row for row, sample in enumerate(padded.samples) if sample in chosen and converged[row]]
+
+
+def make_part(
+    padded: PaddedBatch, spectra: BranchSpectra, values: Mapping[str, Float[Array, " row"]], audited: list[float]
+) -> Part:
+    """Keep of a batch what belongs to its samples, leaving its padding out."""
+    count = len(padded.samples)
+    found = {SIGMA: spectra.singular_values, **values}
+    return Part(
+        {name: np.asarray(array)[:count] for name, array in found.items()},
+        {name: array[:count] for name, array in spectra.diagnostics.items()},
+        audited,
+    )
+
+
+def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mapping[str, Sequence[Part]]) -> LayerResult:
     """Put what the batches of one block gave in the order of the samples; refuse values that are not finite."""
     # Batches hold samples in order of length.
     order = np.argsort(np.concatenate([padded.samples for padded in batches]))
@@ -253,20 +225,3 @@ def measure(
         matrices=spectra.jacobians if needs_matrix else None,
         directions=x if needs_matrix else None,
     )
-
-
-@jax.jit
-def _embed(embedding: Embedding, tokens: Int[Array, "sample token"]) -> Float[Array, "sample token d_model"]:
-    return jax.vmap(embedding)(jnp.asarray(tokens))
-
-
-@jax.jit
-def _normed(norm: Any, h: Float[Array, "sample token d_model"]) -> Float[Array, "sample token d_model"]:
-    return norm(h)
-
-
-@jax.jit
-def _step(
-    block: Block, h: Float[Array, "sample token d_model"], batch: Batch, memory: Memory | None
-) -> Float[Array, "sample token d_model"]:
-    return jax.vmap(block)(h, jnp.asarray(batch.lengths), memory)

@@ -1,4 +1,4 @@
-"""The `lanczos` engine: the largest singular values of Jacobians that are never formed.
+"""Lanczos: the largest singular values of Jacobians that are never formed, of one component or of a product.
 
 Golub–Kahan–Lanczos bidiagonalisation (Golub & Kahan 1965; Golub & Van Loan, Matrix Computations, 10.4) with full
 reorthogonalisation, on `jax.linearize` and its transpose, a batch of samples in step so that every product with a
@@ -7,19 +7,23 @@ sample stops on its own error bound and says which, so the loop is written out.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy.linalg import eigh_tridiagonal
 
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.models.block import Block
 
-FIRST_CHECK, CHECK_EVERY = 8, 2
+FIRST_CHECK, CHECK_EVERY, LATER = 8, 2, 16
 CAPACITY = 32
 MAX_STEPS = 320
+TOP = 2
+"""Singular values that are computed: what ρ and δ need."""
 
 
 class TopValues(NamedTuple):
@@ -31,7 +35,7 @@ class TopValues(NamedTuple):
     converged: Bool[np.ndarray, " sample"]
 
 
-class _Bases(NamedTuple):
+class Bases(NamedTuple):
     """The two orthonormal bases so far, rows beyond the steps taken zero, and the bidiagonal matrix between them."""
 
     right: Float[Array, "*sample capacity+1 d_model"]
@@ -43,16 +47,27 @@ class _Bases(NamedTuple):
 def top_singular_values(
     block: Block, point: Point, component: str, starts: Float[Array, "sample d_model"], *, k: int, tolerance: float
 ) -> TopValues:
-    r"""Compute the `k` largest singular values of one component's Jacobian at every sample.
+    """Compute the `k` largest singular values of one component's Jacobian at every sample: see `bidiagonalise`.
+
+    Each step costs one product with J and one with its transpose, about twice a forward pass of one token each.
+    """
+    extend = functools.partial(_extend, block, point.context, point.x, component=component)
+    return bidiagonalise(extend, starts, k=k, tolerance=tolerance)
+
+
+def bidiagonalise(
+    extend: Callable[[Bases, int, int], Bases], starts: Float[Array, "sample d_model"], *, k: int, tolerance: float
+) -> TopValues:
+    r"""Find the `k` largest singular values of a batch of matrices that `extend` multiplies with.
 
     After m steps $J V_m = U_m B_m$ and $J^\top U_m = V_m B_m^\top + \beta_m v_{m+1} e_m^\top$ with $B_m$ upper
     bidiagonal. A singular value $\theta_i$ of $B_m$ with left vector $p_i$ has residual
     $r_i = \beta_m |e_m^\top p_i|$, and J has a singular value within $r_i$ of it; where the gap $g_i$ to its
     neighbours is larger than $r_i$, within $r_i^2 / (g_i - r_i)$ (Kato–Temple, the gap taken between the values of
-    $B_m$). A sample stops when the smaller of the two is below `tolerance` times $\theta_i$ for all k. Each step
-    costs one product with J and one with its transpose, about twice a forward pass of one token each.
+    $B_m$). A sample stops when the smaller of the two is below `tolerance` times $\theta_i$ for all k.
 
-    **Arguments:** `starts`, a random vector a sample, any length; `tolerance`, relative.
+    **Arguments:** `extend(bases, begin, end)` takes the steps `begin` to `end − 1` for every sample, by `grow_left`
+    and `grow_right`; `starts`, a random vector a sample, any length; `tolerance`, relative.
 
     **Returns:** values at the step where a sample stopped, whatever its company in the batch does; `converged` is
     false for one that had not after `MAX_STEPS` steps.
@@ -72,78 +87,117 @@ def top_singular_values(
         if check > capacity:
             room = min(2 * capacity, limit) - capacity
             bases, capacity = jax.tree.map(functools.partial(_widen, room=room), bases), capacity + room
-        bases = _extend(block, point.context, point.x, bases, taken, check, component=component)
+        bases = extend(bases, taken, check)
         taken = check
         _record(found, bases, taken, tolerance)
-        check = min(taken + CHECK_EVERY, limit)
+        check = min(taken + (CHECK_EVERY if taken < LATER else 2 * CHECK_EVERY), limit)
     return found
 
 
-def _record(found: TopValues, bases: _Bases, taken: int, tolerance: float) -> None:
+def start_vectors(
+    samples: Int[np.ndarray, " sample"], d_model: int, dtype: jnp.dtype, *, seed: int
+) -> Float[Array, "sample d_model"]:
+    """Draw a start vector a sample, by the sample's own number, so that its company in a batch changes nothing."""
+    key = jax.random.key(seed)
+
+    def start(sample: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, sample), (d_model,), dtype)
+
+    return jax.vmap(start)(jnp.asarray(samples))
+
+
+def grow_left(bases: Bases, image: Float[Array, " d_model"], index: Array | int) -> Bases:
+    """Take step `index` of one sample, first half: `image` is J times the right vector `index`."""
+    left, alpha = _orthonormal(image, bases.left)
+    return bases._replace(left=bases.left.at[index].set(left), diagonal=bases.diagonal.at[index].set(alpha))
+
+
+def grow_right(bases: Bases, image: Float[Array, " d_model"], index: Array | int) -> Bases:
+    """Take step `index` of one sample, second half: `image` is Jᵀ times the left vector `index`."""
+    right, beta = _orthonormal(image, bases.right)
+    return bases._replace(right=bases.right.at[index + 1].set(right), above=bases.above.at[index].set(beta))
+
+
+def _record(found: TopValues, bases: Bases, taken: int, tolerance: float) -> None:
     """Note, for samples that have not stopped, the values after `taken` steps, their bounds, and whether they stop."""
-    k = found.singular_values.shape[1]
-    diagonal, above = (np.asarray(part, np.float64)[:, :taken] for part in (bases.diagonal, bases.above))
-    matrix = np.zeros((len(diagonal), taken, taken))
-    index = np.arange(taken)
-    matrix[:, index, index] = diagonal
-    matrix[:, index[:-1], index[1:]] = above[:, :-1]
-    left, theta, _ = np.linalg.svd(matrix)
-    residual = above[:, -1:] * np.abs(left[:, -1, :k])
-    distance = np.abs(theta[:, :k, None] - theta[:, None, :])
-    distance[:, np.arange(k), np.arange(k)] = np.inf
-    gap = distance.min(axis=2) - residual
+    open_ = np.flatnonzero(~found.converged)
+    diagonal, above = (np.asarray(part, np.float64)[open_, :taken] for part in (bases.diagonal, bases.above))
+    theta, last = _top_of_bidiagonal(diagonal, above[:, :-1], found.singular_values.shape[1])
+    k = last.shape[1]
+    residual = above[:, -1:] * last
+    # The neighbours of a value are the ones before and after it.
+    below = theta[:, :k] - np.pad(theta, [(0, 0), (0, 1)], constant_values=-np.inf)[:, 1 : k + 1]
+    beside = np.pad(below, [(0, 0), (1, 0)], constant_values=np.inf)[:, :k]
+    gap = np.minimum(below, beside) - residual
     with np.errstate(divide="ignore", invalid="ignore"):
         bound = np.where(gap > residual, residual**2 / gap, residual)
-    open_ = ~found.converged
-    found.singular_values[open_] = theta[open_, :k]
-    found.bounds[open_] = bound[open_]
+    theta = theta[:, :k]
+    found.singular_values[open_] = theta
+    found.bounds[open_] = bound
     found.steps[open_] = taken
     # A value that is zero has no relative error: rounding of the largest is as near as it comes.
     rounding = 16 * float(np.finfo(found.singular_values.dtype).eps) * theta[:, :1]
-    found.converged[open_] = (bound <= np.maximum(tolerance * theta[:, :k], rounding)).all(axis=1)[open_]
+    found.converged[open_] = (bound <= np.maximum(tolerance * theta, rounding)).all(axis=1)
+
+
+def _top_of_bidiagonal(
+    diagonal: Float[np.ndarray, "sample m"], above: Float[np.ndarray, "sample m-1"], k: int
+) -> tuple[Float[np.ndarray, "sample top"], Float[np.ndarray, "sample k"]]:
+    """Compute the k + 1 largest singular values of upper bidiagonal matrices, and where their left vectors end.
+
+    **Returns:** the values, and of the first k the size of the left vector's last component. They are the upper half
+    of the eigenvalues of the tridiagonal matrix with zeros on its diagonal and the entries in turn beside it, whose
+    vectors hold right and left in turn (Golub & Kahan 1965). Only the top is computed: an SVD of each matrix at each
+    look took longer than the products with J.
+    """
+    samples, m = diagonal.shape
+    between = np.zeros((samples, 2 * m - 1))
+    between[:, ::2], between[:, 1::2] = diagonal, above
+    top = min(k + 1, m)
+    theta, last = np.zeros((samples, top)), np.zeros((samples, top))
+    for sample, entries in enumerate(between):
+        chosen = (2 * m - top, 2 * m - 1)
+        values, vectors = eigh_tridiagonal(np.zeros(2 * m), entries, select="i", select_range=chosen)
+        theta[sample] = np.maximum(values[::-1], 0)
+        last[sample] = np.minimum(np.sqrt(2) * np.abs(vectors[-1, ::-1]), 1)
+    return theta, last[:, :k]
 
 
 @functools.partial(jax.jit, static_argnames="capacity")
-def _begin(starts: Float[Array, "sample d_model"], capacity: int) -> _Bases:
+def _begin(starts: Float[Array, "sample d_model"], capacity: int) -> Bases:
     samples, d_model = starts.shape
     # One right vector more: the one that the next step starts from.
     right = jnp.zeros((samples, capacity + 1, d_model), starts.dtype)
     first = starts / jnp.linalg.norm(starts, axis=1, keepdims=True)
     none = jnp.zeros((samples, capacity), starts.dtype)
-    return _Bases(right.at[:, 0].set(first), right[:, 1:], none, none)
+    return Bases(right.at[:, 0].set(first), right[:, 1:], none, none)
 
 
 def _widen(part: Float[Array, "sample capacity *d_model"], room: int) -> Float[Array, "sample wider *d_model"]:
     return jnp.pad(part, [(0, room if axis == 1 else 0) for axis in range(part.ndim)])
 
 
-@functools.partial(jax.jit, static_argnames="component")
+@functools.partial(jax.jit, static_argnames="component", donate_argnames="bases")
 def _extend(
     block: Block,
     context: Any,
     x: Float[Array, "sample d_model"],
-    bases: _Bases,
+    bases: Bases,
     begin: Int[Array, ""] | int,
     end: Int[Array, ""] | int,
     *,
     component: str,
-) -> _Bases:
+) -> Bases:
     """Take the steps `begin` to `end − 1` for every sample."""
 
-    def extend(context: Any, x: Array, bases: _Bases) -> _Bases:
+    def extend(context: Any, x: Array, bases: Bases) -> Bases:
         _, forward = jax.linearize(lambda moved: BRANCHES[component](block, context, moved), x)
         backward = jax.linear_transpose(forward, x)
 
-        def step(index: Array, bases: _Bases) -> _Bases:
-            left, alpha = _orthonormal(forward(bases.right[index]), bases.left)
-            (image,) = backward(left)
-            right, beta = _orthonormal(image, bases.right)
-            return _Bases(
-                bases.right.at[index + 1].set(right),
-                bases.left.at[index].set(left),
-                bases.diagonal.at[index].set(alpha),
-                bases.above.at[index].set(beta),
-            )
+        def step(index: Array, bases: Bases) -> Bases:
+            bases = grow_left(bases, forward(bases.right[index]), index)
+            (image,) = backward(bases.left[index])
+            return grow_right(bases, image, index)
 
         return jax.lax.fori_loop(begin, end, step, bases)
 

@@ -11,15 +11,12 @@ from jaxtyping import Array, Float
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point
-from jacspec.jacobians.lanczos import MAX_STEPS, top_singular_values
+from jacspec.jacobians.lanczos import MAX_STEPS, TOP, TopValues, start_vectors, top_singular_values
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.svd import singular_values
 
 AUTO = "auto"
-TOP = 2
-"""Singular values that the metrics of the top need: ρ and δ."""
-
 ADVANTAGE = 10.0
 """`auto` gives the spectrum up only where that is this many times cheaper."""
 
@@ -67,15 +64,14 @@ def _dense(form: Callable[..., Array]) -> Callable[[Block, Point, str, np.ndarra
 def _lanczos(
     block: Block, point: Point, component: str, samples: np.ndarray, tolerance: float, seed: int
 ) -> BranchSpectra:
-    d_model, dtype = point.x.shape[1], point.x.dtype
-    key = jax.random.key(seed)
-
-    def start(sample: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, sample), (d_model,), dtype)
-
-    # By the number of the sample, so that its company in a batch changes nothing.
-    starts = jax.vmap(start)(jnp.asarray(samples))
+    d_model = point.x.shape[1]
+    starts = start_vectors(samples, d_model, point.x.dtype, seed=seed)
     found = top_singular_values(block, point, component, starts, k=min(TOP, d_model), tolerance=tolerance)
+    return top_spectra(found)
+
+
+def top_spectra(found: TopValues) -> BranchSpectra:
+    """Hand on the largest singular values, with what Lanczos says of their accuracy."""
     said = {"error_bound": found.bounds, "steps": found.steps, "converged": found.converged}
     return BranchSpectra(jnp.asarray(found.singular_values), None, said)
 
@@ -172,17 +168,23 @@ def audit(
     """
     alone: Any = jax.tree.map(lambda leaf: leaf[row : row + 1], point)
     exact = dense.jacobians(block, alone.context, alone.x, component=component)
-    reference = np.asarray(singular_values(exact))[0]
     if found.jacobians is None:
-        given = np.asarray(found.singular_values)[row]
-        largest = reference[: len(given)]
-        deviation = float((np.abs(given - largest) / np.where(largest > 0, largest, 1)).max())
-    else:
-        difference = singular_values(found.jacobians[row : row + 1] - exact)[0, 0]
-        deviation = float(difference) / (float(reference[0]) or 1.0)
-    allowed = max(tolerance, 64 * float(np.finfo(reference.dtype).eps))
+        return audit_top(np.asarray(found.singular_values)[row], exact, where, tolerance)
+    largest = float(singular_values(exact)[0, 0]) or 1.0
+    deviation = float(singular_values(found.jacobians[row : row + 1] - exact)[0, 0]) / largest
+    return _allow(deviation, "the Jacobian", where, tolerance, exact.dtype)
+
+
+def audit_top(given: Float[np.ndarray, " k"], exact: Float[Array, "1 m n"], where: str, tolerance: float) -> float:
+    """Compare the largest singular values of one sample with those of its matrix; as `audit`."""
+    largest = np.asarray(singular_values(exact))[0, : len(given)]
+    deviation = float((np.abs(given - largest) / np.where(largest > 0, largest, 1)).max())
+    return _allow(deviation, "a singular value", where, tolerance, exact.dtype)
+
+
+def _allow(deviation: float, what: str, where: str, tolerance: float, dtype: jnp.dtype) -> float:
+    allowed = max(tolerance, 64 * float(np.finfo(dtype).eps))
     if not deviation <= allowed:
-        what = "a singular value" if found.jacobians is None else "the Jacobian"
         raise JacspecError(
             f"Audit failed: {where}: {what} is off by {deviation:.1e} from jacfwd and SVD, more than "
             f"{allowed:.1e}. Type engine=jacfwd, or precision=float64."

@@ -19,10 +19,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from jacspec.report.labels import component_words, metric_label, title_lines
-from jacspec.report.lines import draw_spectra
+from jacspec.report.lines import draw_exponents, draw_spectra, exponent_names
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
 
-SPECTRA = "spectra"
+SPECTRA, EXPONENTS = "spectra", "lyapunov"
 KINDS = ("png", "pdf")
 DPI = 200
 LOG_SPAN = 100.0
@@ -50,9 +50,24 @@ FIXED_STYLES = {"attn": 0, "mlp": 1}
 def draw_figures(run: Run) -> dict[str, Figure]:
     """Draw every figure of a run.
 
-    **Returns:** by name, a box plot a metric (named like it), then `spectra`.
+    **Returns:** by name, a box plot a metric (named like it), then the lines: `lyapunov` and `spectra`.
     """
-    return {**{metric: draw_boxes(run, metric) for metric in run.metric_names}, SPECTRA: draw_spectra(run)}
+    boxes = {metric: draw_boxes(run, metric) for metric in boxed_metrics(run)}
+    return {**boxes, **{name: _LINES[name](run) for name in line_figures(run)}}
+
+
+def boxed_metrics(run: Run) -> tuple[str, ...]:
+    """List the metrics that have a box plot: all but exponents, which one figure shows together."""
+    return tuple(name for name in run.metric_names if name not in exponent_names(run))
+
+
+def line_figures(run: Run) -> tuple[str, ...]:
+    """List the figures of lines that a run has; two points a layer are no spectrum."""
+    names = (EXPONENTS,) if exponent_names(run) else ()
+    return (*names, SPECTRA) if run.dataset.sizes["k"] > 2 else names
+
+
+_LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
 
 
 def save_figures(run: Run) -> list[Path]:

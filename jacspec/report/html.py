@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jacspec.report.facts import what_was_run
-from jacspec.report.figures import DPI, SPECTRA, save_figures
+from jacspec.report.figures import DPI, EXPONENTS, SPECTRA, boxed_metrics, line_figures, save_figures
 from jacspec.report.labels import (
     MISSING,
     component_words,
@@ -15,11 +15,11 @@ from jacspec.report.labels import (
     model_name,
     number_format,
     run_title,
+    words_of,
 )
 from jacspec.report.markup import STYLE, Markup, element, section, together
 from jacspec.runs import QUANTILES, RUN_FILE, Run, write_atomically
 from jacspec.runs import SPECTRA as SPECTRA_FILE
-from jacspec.spectra.metrics import METRICS
 
 TABLES = {
     "metrics.csv": "one row a layer, component and sample, a column a metric",
@@ -39,13 +39,28 @@ READING = (
     "A small decay ratio δ = σ₂/σ₁ means concentration: one direction dominates the layer's response. "
     "Near 1, at least two directions are passed on equally strongly.",
 )
+PATH_READING = (
+    "A path goes from the input of the first layer to the output of the layer named: the product of the Jacobians of "
+    "all blocks in between, identity and norms included, each taken where the last token's own stream passes. Changes "
+    "that other tokens would pick up in between and hand back are left out; in a causal model there are none.",
+)
+LINE_CAPTIONS = {
+    EXPONENTS: "Growth of a small change a layer, from the first layer to the layer named: Lyapunov exponents (medians "
+    "over samples, the quartiles as bands), and the same from the largest singular values of the products, dashed.",
+    SPECTRA: "Singular values by index, the median over samples, a line a layer. Values that are rounding only "
+    "(σ₁ · k · eps and below) are not drawn.",
+}
+LINE_WORDS = {
+    EXPONENTS: "Line plots of the Lyapunov exponents against depth",
+    SPECTRA: "Line plots of the singular values of each layer",
+}
 SHOWN_SAMPLES = 6
 PIXELS_AN_INCH = 110
 
 
 def write_html(run: Run) -> Path:
     """Write `report.html` of a run from its folder; figures that are not there are drawn first."""
-    names = [*run.metric_names, SPECTRA]
+    names = [*boxed_metrics(run), *line_figures(run)]
     if not all(_image(run, name).is_file() for name in names):
         save_figures(run)
     sections = (
@@ -79,17 +94,18 @@ def _heading(run: Run) -> Markup:
 
 
 def _reading(run: Run) -> Markup:
-    points = element("ul", together((element("li", point) for point in READING), "\n"))
+    sentences = READING + (PATH_READING if run.provenance.get("task") == "depth" else ())
+    points = element("ul", together((element("li", sentence) for sentence in sentences), "\n"))
     terms = together((_definition(metric) for metric in run.metric_names), "\n")
     return section("How to read it", points, element("h3", "The metrics of this run"), element("dl", terms))
 
 
 def _definition(metric: str) -> Markup:
     term = element("dt", metric_title(metric), " ", element("code", metric))
-    if metric not in METRICS:
+    words = words_of(metric)
+    if words is None:
         return together((term, element("dd", "This version of jacspec does not know the metric.")))
-    row = METRICS[metric]
-    return together((term, element("dd", row.definition), element("dd", f"Source: {row.source}", class_="quiet")))
+    return together((term, element("dd", words.definition), element("dd", f"Source: {words.source}", class_="quiet")))
 
 
 def _image(run: Run, name: str) -> Path:
@@ -97,14 +113,12 @@ def _image(run: Run, name: str) -> Path:
 
 
 def _figures(run: Run) -> Markup:
-    boxes = [_figure(run, metric, _box_caption(run, metric), _box_words(run, metric)) for metric in run.metric_names]
-    caption = (
-        "Singular values by index, the median over samples, a line a layer. Values that are rounding only "
-        "(σ₁ · k · eps and below) are not drawn."
-    )
-    words = f"Line plots of the singular values of each layer, a panel each for {_listed(run.components)}."
-    lines = _figure(run, SPECTRA, caption, words)
-    return section("Figures", *boxes, lines)
+    boxes = [_figure(run, metric, _box_caption(run, metric), _box_words(run, metric)) for metric in boxed_metrics(run)]
+    lines = [
+        _figure(run, name, LINE_CAPTIONS[name], f"{LINE_WORDS[name]}, a panel each for {_listed(run.components)}.")
+        for name in line_figures(run)
+    ]
+    return section("Figures", *boxes, *lines)
 
 
 def _figure(run: Run, name: str, caption: str, description: str) -> Markup:

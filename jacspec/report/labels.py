@@ -5,12 +5,17 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 
+EXPONENT = re.compile(r"lyapunov_(\d+)")
+
 COMPONENT_WORDS: Mapping[str, str] = {
+    "path": "path",
+    "encoder.path": "encoder path",
+    "decoder.path": "decoder path",
     "attn": "attention",
     "mlp": "MLP",
     "block": "block",
@@ -23,7 +28,7 @@ COMPONENT_WORDS: Mapping[str, str] = {
     "decoder.block": "decoder block",
 }
 MATHTEXT = {
-    r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\kappa": "κ", r"\lambda": "λ",
+    r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\kappa": "κ", r"\lambda": "λ", r"\mu": "μ",
     r"\hat{x}": "x̂", r"\max": "max", r"\|": "‖", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
@@ -44,13 +49,38 @@ def metric_words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
+class Words(NamedTuple):
+    """What is said of the values in a column: symbol in mathtext, definition, source."""
+
+    symbol: str
+    definition: str
+    source: str
+
+
+def words_of(metric: str) -> Words | None:
+    """Find what is said of a metric or an exponent; `None` for one that this version does not know."""
+    if found := EXPONENT.fullmatch(metric):
+        number = found[1]
+        return Words(
+            rf"Lyapunov exponent $\mu_{{{number}}}$",
+            f"(1/t) Σ ln |R_{number},{number}| over the t layers so far, R from the QR decomposition of orthonormal "
+            "columns, random at first, after each block: the growth of a small change a layer, in nats. At finite "
+            "depth it depends on the columns drawn.",
+            "Benettin et al. 1980, Meccanica 15, 9",
+        )
+    if metric not in METRICS:
+        return None
+    row = METRICS[metric]
+    return Words(row.symbol, row.definition, row.source)
+
+
 def metric_label(metric: str) -> str:
     """Label an axis: the words, then the symbol in mathtext; a symbol that has the words in it stands alone."""
-    if metric not in METRICS:
+    found = words_of(metric)
+    if found is None:
         return metric_words(metric)
-    symbol = METRICS[metric].symbol
-    in_words = "$" not in symbol or re.match(r"[a-z]", symbol)
-    return symbol if in_words else f"{metric_words(metric)} {symbol}"
+    in_words = "$" not in found.symbol or re.match(r"[A-Za-z]", found.symbol)
+    return found.symbol if in_words else f"{metric_words(metric)} {found.symbol}"
 
 
 def metric_title(metric: str) -> str:
@@ -58,7 +88,7 @@ def metric_title(metric: str) -> str:
     label = metric_label(metric)
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
-    return label
+    return label.replace("_", "") if EXPONENT.fullmatch(metric) else label
 
 
 def lookup(tree: Any, path: str) -> Any:

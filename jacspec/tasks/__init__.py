@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 TASKS: Mapping[str, str] = {
+    "depth": "jacspec.tasks.depth:run_depth",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",
     "report": "jacspec.tasks.report:run_report",
     "train": "jacspec.tasks.train:run_train",

@@ -1,0 +1,290 @@
+r"""Through depth: the last token's Jacobian from one layer to another, as a product that is never formed.
+
+With $B_l$ the block of layer l at the last token, everything it reads of other tokens held fixed, and
+$x_{l+1} = B_l(x_l)$ the token's own path,
+
+$$J_{a \to l} = \frac{\partial B_l}{\partial x_l} \cdots \frac{\partial B_{a+1}}{\partial x_{a+1}}
+\frac{\partial B_a}{\partial x_a}.$$
+
+In a causal stack no other token reads the last one, so this is the whole derivative of its stream after layer l with
+respect to its stream before layer a. In an encoder the others read it and hand the change back in later layers: those
+ways are left out. Left out everywhere is what a change of another token does to the last.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jacspec.errors import JacspecError
+from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.jacobians import dense
+from jacspec.jacobians.branches import BRANCHES, Point, branch_points
+from jacspec.jacobians.engine import Part, draw_samples, gather, make_part, measure, memory_budget, rows_to_audit
+from jacspec.jacobians.lanczos import TOP, Bases, bidiagonalise, grow_left, grow_right, start_vectors
+from jacspec.jacobians.solvers import audit_top, top_spectra
+from jacspec.jacobians.streaming import Stream, walk
+from jacspec.models.block import Block, BlockSpec, ModelSpec
+from jacspec.models.checkpoint import Checkpoint, module_template
+
+PATH, EXPONENT = "path", "lyapunov_"
+
+
+class DepthPlan(NamedTuple):
+    """What is computed through depth: from the input of layer `first` to the output of each layer up to `last`.
+
+    `exponents` Lyapunov exponents a sample; `memory_gib`, what blocks that are used again may take; the rest as in
+    `engine.Plan`.
+    """
+
+    metric_names: Sequence[str]
+    first: int
+    last: int
+    exponents: int
+    memory_gib: float = 1.0
+    decoder_input: str = "shifted"
+    tolerance: float = 1e-5
+    seed: int = 0
+    audit: int = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all values a sample: the metrics of the spectrum, then the exponents."""
+        return (*self.metric_names, *(f"{EXPONENT}{number}" for number in range(1, self.exponents + 1)))
+
+
+def choose_layers(first: int, last: int | None, exponents: int, spec: ModelSpec) -> tuple[int, int]:
+    """Check a choice of layers and of a number of exponents against a model; `last` is the model's own where None.
+
+    **Raises:** `JacspecError` where a stack has not these layers, or d_model is below the exponents asked for.
+    """
+    layers = [sum(block.stack == stack for block in spec.blocks) for stack in spec.stacks]
+    whole = min(layers) - 1
+    chosen = whole if last is None else last
+    if not 0 <= first <= chosen <= whole:
+        raise JacspecError(
+            f"depth.first={first} depth.last={last} is no range of this model's layers 0 to {whole}. "
+            f"Type depth.first=0 depth.last={whole}, or a part of it."
+        )
+    if not 1 <= exponents <= spec.d_model:
+        raise JacspecError(
+            f"depth.exponents={exponents} is not between 1 and the width of this model, {spec.d_model}. "
+            "Type depth.exponents=4."
+        )
+    return first, chosen
+
+
+def path_blocks(spec: ModelSpec, first: int, last: int) -> list[int]:
+    """List the numbers of the blocks between two layers, of every stack."""
+    return [number for number in range(len(spec.blocks)) if first <= spec.layer(number) <= last]
+
+
+def path_name(block: BlockSpec) -> str:
+    """Name the component: `path`, or `encoder.path` in an encoder-decoder model."""
+    return f"{block.stack}.{PATH}" if block.stack else PATH
+
+
+class _Journey(NamedTuple):
+    """A batch on its way from layer `first`: where each block on it is differentiated, by its number.
+
+    `frame` are orthonormal columns carried through the product so far, `logs` the sums of what QR took out of them;
+    `products`, by row, the product itself where the audit recomputes it.
+    """
+
+    padded: PaddedBatch
+    points: dict[int, Point]
+    frame: Float[Array, "row exponent d_model"]
+    logs: Float[Array, "row exponent"]
+    products: dict[int, Float[Array, "1 d_model d_model"]]
+
+
+def stream_depth(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    plan: DepthPlan,
+    *,
+    done: Mapping[int, LayerResult] | None = None,
+    advance: Callable[[int, int], None] = lambda number, samples: None,
+) -> Iterator[LayerResult]:
+    r"""Yield, for each layer l of the plan, the top of the spectrum of $J_{a \to l}$ and the exponents up to there.
+
+    The singular values come from Lanczos on products with every block and its transpose in turn. The exponents are
+    $\frac{1}{l - a + 1} \sum_s \ln |R^{(s)}_{ii}|$, where random orthonormal columns are multiplied by one block
+    after another and $Q^{(s)} R^{(s)}$ is what QR makes of them (Benettin et al. 1980): with depth they go to the
+    Lyapunov exponents, at finite depth they depend on the columns drawn.
+
+    A layer's cost grows with its distance from `first`: each of its steps goes through all blocks in between and back.
+    In memory are the hidden states, for every sample the keys and values of all these layers (sample, layer, token,
+    kv_heads · d_head, twice), and as many blocks as `plan.memory_gib` holds; others are read again.
+
+    **Arguments:** `done` and `advance` as in `engine.stream_layers`.
+
+    **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
+    """
+    done = done or {}
+    spec = checkpoint.spec
+    working = path_blocks(spec, plan.first, plan.last)
+    if all(number in done for number in working):
+        yield from (done[number] for number in working)
+        return
+    checkpoint = _keeping_blocks(checkpoint, plan.memory_gib)
+    total = sum(len(padded.samples) for padded in batches)
+    chosen = draw_samples(plan.audit, total, [plan.seed])
+    journeys: list[_Journey] = []
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:
+        nonlocal journeys
+        if number not in working:
+            return None
+        if spec.layer(number) == plan.first:
+            journeys = [_set_out(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
+        journeys = [
+            _go_on(journey, number, block, stream, chosen) for journey, stream in zip(journeys, streams, strict=True)
+        ]
+        place = working.index(number)
+        if number in done:
+            advance(place, total)
+            return done[number]
+        parts = []
+        for journey in journeys:
+            parts.append(_measure(checkpoint.block, journey, number, plan, path_name(block.spec), chosen))
+            advance(place, len(journey.padded.samples))
+        return gather(number, spec.layer(number), batches, {path_name(block.spec): parts})
+
+    results = walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
+    yield from (result for result in results if result is not None)
+
+
+def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float) -> Checkpoint:
+    """Make a checkpoint that keeps the blocks used last, as many as the memory budget holds."""
+    leaves = jax.tree.leaves(module_template(checkpoint.spec, "block", 0))
+    size = sum(leaf.size for leaf in leaves) * checkpoint.dtype.itemsize
+    kept = functools.lru_cache(max(int(memory_budget(memory_gib) // size), 1))(checkpoint.block)
+    return dataclasses.replace(
+        checkpoint, make=lambda part, number: kept(number) if part == "block" else checkpoint.make(part, number)
+    )
+
+
+def _set_out(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPlan) -> _Journey:
+    # The first start vector of a sample is Lanczos's: these are drawn apart.
+    key = jax.random.fold_in(jax.random.key(plan.seed), 1)
+    frame = _draw_frames(key, jnp.asarray(padded.row_samples), plan.exponents, d_model, jnp.dtype(dtype))
+    return _Journey(padded, {}, frame, jnp.zeros(frame.shape[:2], dtype), {})
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _draw_frames(
+    key: Any, samples: Int[Array, " row"], exponents: int, d_model: int, dtype: jnp.dtype
+) -> Float[Array, "row exponent d_model"]:
+    def draw(sample: Array) -> Array:
+        columns = jax.random.normal(jax.random.fold_in(key, sample), (d_model, exponents), dtype)
+        return jnp.linalg.qr(columns)[0].T
+
+    return jax.vmap(draw)(samples)
+
+
+def _go_on(journey: _Journey, number: int, block: Block, stream: Stream, chosen: set[int]) -> _Journey:
+    """Take one block further."""
+    point = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)["block"]
+    frame, logs = _carry(block, point, journey.frame, journey.logs)
+    products = {}
+    for row, sample in enumerate(journey.padded.samples):
+        if sample in chosen:
+            alone: Any = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], point)
+            products[row] = dense.jacobians(block, alone.context, alone.x, component="block")
+            if row in journey.products:
+                products[row] = products[row] @ journey.products[row]
+    return _Journey(journey.padded, {**journey.points, number: point}, frame, logs, products)
+
+
+@jax.jit
+def _carry(
+    block: Block, point: Point, frame: Float[Array, "row exponent d_model"], logs: Float[Array, "row exponent"]
+) -> tuple[Float[Array, "row exponent d_model"], Float[Array, "row exponent"]]:
+    """Multiply the columns by a block's Jacobian, make them orthonormal again, and add up the logarithms."""
+    q, r = jnp.linalg.qr(jnp.swapaxes(_pushed(block, point, frame), 1, 2))
+    return jnp.swapaxes(q, 1, 2), logs + jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
+
+
+def _measure(
+    blocks: Callable[[int], Block], journey: _Journey, number: int, plan: DepthPlan, component: str, chosen: set[int]
+) -> Part:
+    """Compute the top of the spectrum of the product so far, and the exponents."""
+    padded, d_model = journey.padded, journey.frame.shape[2]
+    starts = start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed)
+    extend = functools.partial(_extend, blocks, journey.points)
+    spectra = top_spectra(bidiagonalise(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
+    values = measure(spectra, starts, plan.metric_names, top_k=TOP)
+    exponents = journey.logs / len(journey.points)
+    values |= {name: exponents[:, index] for index, name in enumerate(plan.columns[len(plan.metric_names) :])}
+    audited = [
+        audit_top(
+            np.asarray(spectra.singular_values[row]),
+            journey.products[row],
+            f"from layer {plan.first} through block {number}, component {component}, sample {padded.samples[row]}",
+            plan.tolerance,
+        )
+        for row in rows_to_audit(padded, chosen, spectra)
+    ]
+    return make_part(padded, spectra, values, audited)
+
+
+def _extend(blocks: Callable[[int], Block], points: Mapping[int, Point], bases: Bases, begin: int, end: int) -> Bases:
+    """Take steps of Lanczos with the product of all blocks."""
+    for index in range(begin, end):
+        vectors = _row(bases.right, index)
+        for number, point in points.items():
+            vectors = _push(blocks(number), point, vectors)
+        bases = _grow_left(bases, vectors, index)
+        vectors = _row(bases.left, index)
+        for number, point in reversed(list(points.items())):
+            vectors = _pull(blocks(number), point, vectors)
+        bases = _grow_right(bases, vectors, index)
+    return bases
+
+
+@jax.jit
+def _row(basis: Float[Array, "row capacity d_model"], index: Array | int) -> Float[Array, "row d_model"]:
+    return basis[:, index]
+
+
+@jax.jit
+def _grow_left(bases: Bases, images: Float[Array, "row d_model"], index: Array | int) -> Bases:
+    return jax.vmap(grow_left, in_axes=(0, 0, None))(bases, images, index)
+
+
+@jax.jit
+def _grow_right(bases: Bases, images: Float[Array, "row d_model"], index: Array | int) -> Bases:
+    return jax.vmap(grow_right, in_axes=(0, 0, None))(bases, images, index)
+
+
+@jax.jit
+def _push(block: Block, point: Point, vectors: Float[Array, "row d_model"]) -> Float[Array, "row d_model"]:
+    """Multiply a vector a sample by a block's Jacobian."""
+    return _pushed(block, point, vectors[:, None])[:, 0]
+
+
+def _pushed(
+    block: Block, point: Point, vectors: Float[Array, "row column d_model"]
+) -> Float[Array, "row column d_model"]:
+    def push(context: Any, x: Array, vectors: Array) -> Array:
+        _, forward = jax.linearize(lambda moved: BRANCHES["block"](block, context, moved), x)
+        return jax.vmap(forward)(vectors)
+
+    return jax.vmap(push)(point.context, point.x, vectors)
+
+
+@jax.jit
+def _pull(block: Block, point: Point, vectors: Float[Array, "row d_model"]) -> Float[Array, "row d_model"]:
+    """Multiply a vector a sample by the transpose of a block's Jacobian."""
+
+    def pull(context: Any, x: Array, vector: Array) -> Array:
+        _, backward = jax.vjp(lambda moved: BRANCHES["block"](block, context, moved), x)
+        return backward(vector)[0]
+
+    return jax.vmap(pull)(point.context, point.x, vectors)

@@ -1,0 +1,166 @@
+"""What the tasks share that go through a checkpoint layer by layer: text and checkpoint in, a run folder out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from jacspec.backend import numerics, use_compilation_cache
+from jacspec.config import Config
+from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
+from jacspec.errors import JacspecError
+from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.hub import open_model
+from jacspec.progress import Stopwatch, layer_progress
+from jacspec.provenance import describe_device, git_commit, now, versions
+from jacspec.report import write_report
+from jacspec.report.console import print_summary
+from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
+
+
+class Work(NamedTuple):
+    """What a task computes for a model and its samples.
+
+    `numbers` are the blocks that give a result, `columns` the names of the values a sample, `facts` what `run.json`
+    says besides, `batches` the samples, `stream(done=, advance=)` the results as `engine.stream_layers` yields
+    them, `audited` whether they come from an engine that is.
+    """
+
+    numbers: Sequence[int]
+    columns: tuple[str, ...]
+    facts: Mapping[str, Any]
+    batches: Sequence[PaddedBatch]
+    stream: Callable[..., Iterator[LayerResult]]
+    audited: bool
+
+
+def run_layers(
+    config: Config, folder: Path, console: Console, prepare: Callable[[Config, Checkpoint, Sample], Work]
+) -> None:
+    """Open model and text, compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds."""
+    _check_accuracy(config)
+    watch = Stopwatch()
+    use_compilation_cache()
+    with numerics(config.precision.value):
+        with watch("open model"):
+            checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+        with watch("read text"):
+            corpus = load_corpus(config.data)
+            sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
+        work = prepare(config, checkpoint, sample)
+        provenance = _provenance(config, checkpoint, corpus, sample, work.batches) | {
+            "metrics": list(work.columns),
+            **work.facts,
+        }
+        writer = _open_folder(config, folder, provenance, sample, work.columns)
+        if writer.provenance["status"] != "finished":
+            shown = layer_progress(console, layers=len(work.numbers), samples=len(sample.tokens))
+            with watch("spectra"), shown as advance:
+                for result in work.stream(done=dict(writer.done), advance=advance):
+                    writer.add_layer(result)
+            writer.write_tables()
+            accuracy = _accuracy(list(writer.done.values()), config.engine.tolerance) if work.audited else NOT_AUDITED
+            writer.record(seconds=watch.seconds, finished=now(), **accuracy)
+    write_report(Run(writer.folder))
+    writer.finish()
+    print_summary(open_run(writer.folder), console)
+    _say_accuracy(writer.provenance, console)
+
+
+def _check_accuracy(config: Config) -> None:
+    if not config.engine.tolerance > 0:
+        raise JacspecError(f"engine.tolerance={config.engine.tolerance} is not above 0. Type engine.tolerance=1e-5.")
+    if config.engine.audit < 0:
+        raise JacspecError(f"engine.audit={config.engine.audit} is negative. Type engine.audit=N with N of 0 or more.")
+
+
+NOT_AUDITED = {"audit": "none: jacfwd is the reference engine"}
+
+
+def _accuracy(results: Sequence[LayerResult], tolerance: float) -> dict[str, Any]:
+    """Sum up what the engine says of its accuracy: the audit, and the samples that did not converge."""
+    said = [(result.layer, name, values) for result in results for name, values in result.diagnostics.items()]
+    audited = np.concatenate([np.zeros(0), *(values.get("audit_deviation", np.zeros(0)) for *_, values in said)])
+    missed = [
+        f"layer {layer}, {name}, sample {sample}"
+        for layer, name, values in said
+        for sample in np.flatnonzero(~values.get("converged", np.ones(0, bool))).tolist()
+    ]
+    return {
+        "audit": {
+            "recomputed Jacobians": int(audited.size),
+            "largest relative deviation": float(audited.max()) if audited.size else None,
+            "tolerance": tolerance,
+        },
+        "not_converged": missed,
+    }
+
+
+def _say_accuracy(provenance: Mapping[str, Any], console: Console) -> None:
+    found = provenance.get("audit")
+    if isinstance(found, Mapping) and found["recomputed Jacobians"]:
+        console.print(
+            f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD, "
+            f"largest relative deviation {found['largest relative deviation']:.1e}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if missed := provenance.get("not_converged"):
+        shown = "; ".join(missed[:5]) + ("; …" if len(missed) > 5 else "")
+        console.print(
+            f"{len(missed)} spectra did not reach engine.tolerance (error bounds: spectra.nc): {shown}",
+            style="bold red",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _open_folder(
+    config: Config, folder: Path, provenance: dict[str, Any], sample: Sample, columns: tuple[str, ...]
+) -> RunWriter:
+    n_tokens = [len(ids) for ids in sample.tokens]
+    if config.resume is not None:
+        return resume_run(Path(config.resume), provenance, metric_names=columns, n_tokens=n_tokens)
+    rows = [(number, n, text) for number, (n, text) in enumerate(zip(n_tokens, sample.texts, strict=True))]
+    return start_run(folder, provenance, metric_names=columns, samples=rows)
+
+
+def _provenance(
+    config: Config, checkpoint: Checkpoint, corpus: Corpus, sample: Sample, batches: Sequence[PaddedBatch]
+) -> dict[str, Any]:
+    """Collect what `run.json` holds; `identity` is what must be the same for a run to be gone on with."""
+    whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(whole, dict)
+    comparable = {key: value for key, value in whole.items() if key not in ("resume", "run", "train")}
+    # Where files lie does not matter: their hashes are compared.
+    for group in ("model", "data"):
+        comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}
+    return {
+        "task": config.task,
+        "created": now(),
+        "config": whole,
+        "identity": {
+            "config": comparable,
+            "checkpoint": {
+                "name": checkpoint.name,
+                "revision": checkpoint.revision,
+                "files": dict(checkpoint.files),
+            },
+            "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter},
+            "batches": [list(padded.batch.tokens.shape) for padded in batches],
+            "device": describe_device(),
+            "versions": versions(),
+        },
+        "corpus": {
+            "source": corpus.source,
+            "candidates": len(corpus.texts),
+            "drawn": sample.candidates,
+        },
+        "precision": {"dtype": config.precision.value, "matmul": "highest"},
+        "seed": config.seed,
+        "git_commit": git_commit(),
+    }

@@ -1,0 +1,191 @@
+"""Through depth: products of block Jacobians against HF's whole-sequence derivatives, exponents, `task=depth`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import CASES, config_of, layout_of
+from oracles import Seen, branch_jacobian, deviation, save_random, watch
+from servers import CONTRACT, TINY, files_below, run_here
+
+from jacspec import JacspecError, load_model, open_run
+from jacspec.backend import numerics
+from jacspec.jacobians import depth
+from jacspec.jacobians.depth import DepthPlan, choose_layers, stream_depth
+from jacspec.jacobians.engine import prepare_batches
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint
+
+FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
+BIDIRECTIONAL = {("", family) for family in ("bert", "roberta", "distilbert")} | {("encoder.", "t5")}
+NAMES = ("spectral_radius", "decay_ratio")
+TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10, 11], [12, 13, 14])
+
+
+def _results(checkpoint: Checkpoint, plan: DepthPlan, tokens: Sequence[Sequence[int]] = TOKENS) -> list[Any]:
+    batches = prepare_batches(checkpoint, tokens, memory_gib=1.0, engine="lanczos")
+    return list(stream_depth(checkpoint, batches, plan))
+
+
+def _frame(sample: int, exponents: int, d_model: int) -> np.ndarray:
+    """The columns that a sample's exponents start from."""
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    drawn = depth._draw_frames(key, jnp.asarray([sample]), exponents, d_model, jnp.dtype("float64"))
+    return np.asarray(drawn[0]).T
+
+
+@pytest.mark.parametrize("family", FIRST_CASES)
+def test_path_equals_hf(family: str, tmp_path: Path) -> None:
+    """The product of HF's blocks; in causal stacks also HF's derivative through all of them, other tokens moving."""
+    _, case = CASES[FIRST_CASES[family]]
+    config = config_of(family, case)
+    model = save_random(tmp_path, family, **config)
+    seen = [
+        watch(model, layout_of(family, config), np.array(ids), config.get("decoder_start_token_id")) for ids in TOKENS
+    ]
+    with numerics("float64"):
+        checkpoint = open_checkpoint(tmp_path, dtype="float64")
+        spec = checkpoint.spec
+        first, last = choose_layers(0, None, 3, spec)
+        assert last >= 1
+        results = _results(checkpoint, DepthPlan(NAMES, first, last, 3, tolerance=1e-10, audit=2))
+        for sample, one in enumerate(seen):
+            products: dict[str, np.ndarray] = {}
+            for result in results:
+                ((component, sigma),) = result.singular_values.items()
+                stack = component.removesuffix("path")
+                block = branch_jacobian(one.calls[stack.rstrip("."), "block", result.layer])
+                products[stack] = block @ products.get(stack, np.eye(len(block)))
+                expected = np.linalg.svd(products[stack], compute_uv=False)[:2]
+                assert deviation(sigma[sample], expected) < 1e-9
+                volumes = _log_volumes(products[stack] @ _frame(sample, 3, spec.d_model))
+                found = [result.metrics[component][f"lyapunov_{i}"][sample] for i in (1, 2, 3)]
+                assert np.cumsum(found) * (result.layer + 1) == pytest.approx(volumes, rel=1e-8, abs=1e-8)
+            for stack, product in products.items():
+                through = _through_all(one, stack.rstrip("."), last)
+                assert (deviation(product, through) < 1e-9) == ((stack, family) not in BIDIRECTIONAL)
+
+
+def _log_volumes(columns: np.ndarray) -> np.ndarray:
+    """The logarithms of the volumes that the first 1, 2, … columns span."""
+    return np.array([0.5 * np.linalg.slogdet(part.T @ part)[1] for part in map(columns.__getitem__, _leading(columns))])
+
+
+def _leading(columns: np.ndarray) -> list[Any]:
+    return [np.s_[:, : count + 1] for count in range(columns.shape[1])]
+
+
+def _through_all(seen: Seen, stack: str, last: int) -> np.ndarray:
+    return branch_jacobian([call for layer in range(last + 1) for call in seen.calls[stack, "block", layer]])
+
+
+def test_all_exponents_add_up_to_the_determinant() -> None:
+    """d_model exponents, whatever columns they start from: their sum is ln |det J| a layer."""
+    with numerics("float64"):
+        model = load_model("nano", precision="float64")
+        d_model = model.spec.d_model
+        results = _results(model, DepthPlan(NAMES, 2, 4, d_model, tolerance=1e-10))
+        assert [result.layer for result in results] == [2, 3, 4]
+        points = _block_jacobians(model)
+        for sample in range(len(TOKENS)):
+            product = np.eye(d_model)
+            for result, matrix in zip(results, points[2:5], strict=True):
+                product = matrix[sample] @ product
+                metrics = result.metrics["path"]
+                total = sum(metrics[f"lyapunov_{i + 1}"][sample] for i in range(d_model))
+                assert total * (result.layer - 1) == pytest.approx(np.linalg.slogdet(product)[1], rel=1e-9)
+                assert metrics["spectral_radius"][sample] == pytest.approx(np.linalg.norm(product, 2), rel=1e-8)
+
+
+def _block_jacobians(model: Checkpoint) -> list[np.ndarray]:
+    """Every block's Jacobian at the last token, by differentiating the block over the whole sample."""
+    found = []
+    hidden = [model.embedding()(jnp.asarray(ids)) for ids in TOKENS]
+    for block in model.blocks():
+        matrices = []
+        for index, h in enumerate(hidden):
+
+            def last(x: Any, h: Any = h, block: Any = block) -> Any:
+                return block(h.at[-1].set(x))[-1]
+
+            matrices.append(np.asarray(jax.jacrev(last)(h[-1])))
+            hidden[index] = block(h)
+        found.append(np.stack(matrices))
+    return found
+
+
+def test_blocks_that_memory_does_not_hold_are_read_again() -> None:
+    """The numbers are the same when one block is kept at a time."""
+    plan = DepthPlan(NAMES, 0, 3, 2)
+    with numerics("float32"):
+        model = load_model("nano")
+        kept, read = _results(model, plan), _results(model, plan._replace(memory_gib=1e-9))
+    for one, other in zip(kept, read, strict=True):
+        np.testing.assert_array_equal(one.singular_values["path"], other.singular_values["path"])
+        np.testing.assert_array_equal(one.metrics["path"]["lyapunov_2"], other.metrics["path"]["lyapunov_2"])
+
+
+def test_audit_catches_a_wrong_transpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = depth._pull
+    with numerics("float32"):
+        model = load_model("nano")
+        honest = _results(model, DepthPlan(NAMES, 0, 1, 2, audit=2))
+        assert honest[-1].diagnostics["path"]["audit_deviation"].max() < 1e-5
+        monkeypatch.setattr(depth, "_pull", lambda block, point, vectors: 1.01 * real(block, point, vectors))
+        with pytest.raises(JacspecError, match=r"Audit failed: from layer 0 through block 0, component path, sample"):
+            _results(model, DepthPlan(NAMES, 0, 1, 2, audit=2))
+
+
+DEPTH = ("task=depth", *TINY, "depth.exponents=2")
+
+
+def test_run_through_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables, figures, and a run that was interrupted ends with the same numbers."""
+    done = run_here(*DEPTH, "hydra.run.dir=whole", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "Lyapunov exponent μ1" in done.out
+    assert "audit: 12 Jacobians" in done.out
+    figures = {"lyapunov.png", "lyapunov.pdf", *(f"{name}.{kind}" for name in NAMES for kind in ("png", "pdf"))}
+    drawn = {name for name in CONTRACT if not name.startswith("figures/")} | {f"figures/{name}" for name in figures}
+    assert files_below(tmp_path / "whole") == drawn
+    run = open_run(tmp_path / "whole")
+    assert list(run.metrics)[4:] == [*NAMES, "lyapunov_1", "lyapunov_2"]
+    assert run.provenance["depth"] == {"first": 0, "last": 5}
+    real = depth.gather
+
+    def stop(number: int, *arguments: Any) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return real(number, *arguments)
+
+    monkeypatch.setattr(depth, "gather", stop)
+    assert run_here(*DEPTH, "hydra.run.dir=cut", cwd=tmp_path).code == 130
+    monkeypatch.setattr(depth, "gather", real)
+    assert run_here(*DEPTH, "resume=cut", cwd=tmp_path).code == 0
+    for name in ("metrics.csv", "summary.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
+    assert "A path goes from the input of the first layer" in page
+    assert "Benettin" in page
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fragment"),
+    [
+        ("depth.last=6", "layers 0 to 5"),
+        ("depth.first=-1", "layers 0 to 5"),
+        ("depth.first=3 depth.last=2", "layers 0 to 5"),
+        ("depth.exponents=0", "depth.exponents=0"),
+        ("depth.exponents=97", "width of this model, 96"),
+        ("metrics=full", "stable_rank"),
+        ("engine=analytic", "engine=auto"),
+    ],
+)
+def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
+    done = run_here(*DEPTH, *wrong.split(), "hydra.run.dir=no", cwd=tmp_path)
+    assert done.code == 1
+    assert fragment in done.err
+    assert not (tmp_path / "no").exists()
