@@ -67,6 +67,22 @@ def test_lanczos_finds_prescribed_spectra(precision: str, monkeypatch: pytest.Mo
             assert (error <= found.bounds[row] + rounding * sigma[0]).all(), name
 
 
+def test_bounds_hold_where_the_second_and_third_value_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they part, a mixture of both looks like one value with a wide gap around it."""
+    matrices = []
+    for seed in range(96):
+        apart = 10.0 ** np.random.default_rng(seed).uniform(-4.5, -2.5)
+        sigma = np.r_[1.0, 0.97, 0.97 - apart, np.linspace(0.96, 0.0, N - 3)]
+        matrices.append(_with_spectrum(sigma, seed))
+    exact = np.linalg.svd(np.stack(matrices), compute_uv=False)[:, :2]
+    with numerics("float64"):
+        found = _top_of(np.stack(matrices), monkeypatch, "float64")
+    assert found.converged.all()
+    error = np.abs(found.singular_values - exact)
+    assert (error <= found.bounds + 1e-13).all()
+    assert (error <= 1e-5 * exact).all()
+
+
 def test_twins_are_found_where_rounding_or_more_steps_part_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of the method that the module's words and the audit own up to: exact twins look like one value."""
     matrix = _with_spectrum(SPECTRA["twin"], 2)

@@ -20,6 +20,7 @@ from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.models.block import Block
 
 FIRST_CHECK, CHECK_EVERY, LATER = 8, 2, 16
+"""A sample looks at its bound after so many steps, then every two, beyond 16 every four."""
 CAPACITY = 32
 MAX_STEPS = 320
 TOP = 2
@@ -62,9 +63,10 @@ def bidiagonalise(
 
     After m steps $J V_m = U_m B_m$ and $J^\top U_m = V_m B_m^\top + \beta_m v_{m+1} e_m^\top$ with $B_m$ upper
     bidiagonal. A singular value $\theta_i$ of $B_m$ with left vector $p_i$ has residual
-    $r_i = \beta_m |e_m^\top p_i|$, and J has a singular value within $r_i$ of it; where the gap $g_i$ to its
-    neighbours is larger than $r_i$, within $r_i^2 / (g_i - r_i)$ (Kato–Temple, the gap taken between the values of
-    $B_m$). A sample stops when the smaller of the two is below `tolerance` times $\theta_i$ for all k.
+    $r_i = \beta_m |e_m^\top p_i|$, and J has a singular value within $r_i$ of it. A sample stops when $r_i$ is below
+    `tolerance` times $\theta_i$ for all k. The sharper bound of Kato and Temple, $r_i^2$ over the gap, stops a fifth
+    earlier and was wrong where σ₂ and σ₃ are close: until they part, a mixture of both looks like one value with a
+    wide gap around it (off by up to 9e-4 in 18 of 96 matrices made so, and by 1.7e-4 in a flat spectrum).
 
     **Arguments:** `extend(bases, begin, end)` takes the steps `begin` to `end − 1` for every sample, by `grow_left`
     and `grow_right`; `starts`, a random vector a sample, any length; `tolerance`, relative.
@@ -123,15 +125,7 @@ def _record(found: TopValues, bases: Bases, taken: int, tolerance: float) -> Non
     open_ = np.flatnonzero(~found.converged)
     diagonal, above = (np.asarray(part, np.float64)[open_, :taken] for part in (bases.diagonal, bases.above))
     theta, last = _top_of_bidiagonal(diagonal, above[:, :-1], found.singular_values.shape[1])
-    k = last.shape[1]
-    residual = above[:, -1:] * last
-    # The neighbours of a value are the ones before and after it.
-    below = theta[:, :k] - np.pad(theta, [(0, 0), (0, 1)], constant_values=-np.inf)[:, 1 : k + 1]
-    beside = np.pad(below, [(0, 0), (1, 0)], constant_values=np.inf)[:, :k]
-    gap = np.minimum(below, beside) - residual
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bound = np.where(gap > residual, residual**2 / gap, residual)
-    theta = theta[:, :k]
+    bound = above[:, -1:] * last
     found.singular_values[open_] = theta
     found.bounds[open_] = bound
     found.steps[open_] = taken
@@ -141,26 +135,26 @@ def _record(found: TopValues, bases: Bases, taken: int, tolerance: float) -> Non
 
 
 def _top_of_bidiagonal(
-    diagonal: Float[np.ndarray, "sample m"], above: Float[np.ndarray, "sample m-1"], k: int
-) -> tuple[Float[np.ndarray, "sample top"], Float[np.ndarray, "sample k"]]:
-    """Compute the k + 1 largest singular values of upper bidiagonal matrices, and where their left vectors end.
+    diagonal: Float[np.ndarray, "sample m"], above: Float[np.ndarray, "sample m-1"], top: int
+) -> tuple[Float[np.ndarray, "sample top"], Float[np.ndarray, "sample top"]]:
+    """Compute the largest singular values of upper bidiagonal matrices, and where their left vectors end.
 
-    **Returns:** the values, and of the first k the size of the left vector's last component. They are the upper half
-    of the eigenvalues of the tridiagonal matrix with zeros on its diagonal and the entries in turn beside it, whose
-    vectors hold right and left in turn (Golub & Kahan 1965). Only the top is computed: an SVD of each matrix at each
-    look took longer than the products with J.
+    **Returns:** the values, and the size of each left vector's last component. They are the upper half of the
+    eigenvalues of the tridiagonal matrix with zeros on its diagonal and the entries in turn beside it, whose vectors
+    hold right and left in turn (Golub & Kahan 1965). Only the top is computed: an SVD of each matrix at each look took
+    longer than the products with J.
     """
     samples, m = diagonal.shape
     between = np.zeros((samples, 2 * m - 1))
     between[:, ::2], between[:, 1::2] = diagonal, above
-    top = min(k + 1, m)
+    top = min(top, m)
     theta, last = np.zeros((samples, top)), np.zeros((samples, top))
     for sample, entries in enumerate(between):
         chosen = (2 * m - top, 2 * m - 1)
         values, vectors = eigh_tridiagonal(np.zeros(2 * m), entries, select="i", select_range=chosen)
         theta[sample] = np.maximum(values[::-1], 0)
         last[sample] = np.minimum(np.sqrt(2) * np.abs(vectors[-1, ::-1]), 1)
-    return theta, last[:, :k]
+    return theta, last
 
 
 @functools.partial(jax.jit, static_argnames="capacity")
