@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jacspec import runs
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs import (
@@ -20,6 +19,7 @@ from jacspec.runs import (
     Run,
     RunWriter,
     differing_keys,
+    layers,
     open_run,
     resume_run,
     start_run,
@@ -235,7 +235,7 @@ def test_kill_between_layer_file_and_table(tmp_path: Path, monkeypatch: pytest.M
     writer = start(tmp_path)
     writer.add_layer(make_result(0))
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_csv_text", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(layers, "csv_text", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             writer.add_layer(make_result(1))
     (tmp_path / "layers" / ".0002.npz.x7").write_bytes(b"half a layer")

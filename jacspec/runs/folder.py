@@ -1,0 +1,113 @@
+"""A run folder as it is read: what was run, and its tables."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jacspec.errors import JacspecError
+from jacspec.runs.files import RUN_FILE, SPECTRA
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run folder, read lazily."""
+
+    folder: Path
+
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What was run, from `run.json`."""
+        return read_run_file(self.folder)
+
+    @functools.cached_property
+    def metrics(self) -> "pandas.DataFrame":
+        """One row a (layer, component, sample), a column a metric."""
+        return self._table("metrics.csv")
+
+    @functools.cached_property
+    def summary(self) -> "pandas.DataFrame":
+        """One row a (layer, component, metric): n, mean, standard error, median, quartiles, whiskers."""
+        return self._table("summary.csv")
+
+    @functools.cached_property
+    def samples(self) -> "pandas.DataFrame":
+        """One row a sample: number, tokens, text."""
+        return self._table("samples.csv")
+
+    @functools.cached_property
+    def dataset(self) -> "xarray.Dataset":
+        """Singular values and metrics with labelled axes."""
+        import xarray
+
+        return xarray.load_dataset(self.folder / SPECTRA, engine="scipy")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics that were computed, in the order of the table."""
+        return tuple(self.provenance["metrics"])
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that were analysed."""
+        return tuple(dict.fromkeys(self.metrics["component"]))
+
+    def _table(self, name: str) -> "pandas.DataFrame":
+        import pandas
+
+        # A sample's text may be "nan".
+        return pandas.read_csv(
+            self.folder / name, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv"
+        )
+
+
+def open_run(folder: Path | str) -> Run:
+    """Open a finished run folder.
+
+    **Raises:** `JacspecError` where it is no run, or one that is not finished.
+    """
+    run = Run(Path(folder).expanduser())
+    if run.provenance["status"] != "finished":
+        raise JacspecError(f"The run in {folder} is not finished. Type resume={folder} to go on with it.")
+    if "metrics" not in run.provenance:
+        raise JacspecError(f"The run in {folder} is of task={run.provenance.get('task')}: it has no spectra to show.")
+    return run
+
+
+def differing_keys(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Name the leaves in which two nested mappings differ, with both values."""
+    left, right = _flatten(stored), _flatten(given)
+    return [
+        f"{key} was {left.get(key)!r}, now {right.get(key)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """Read `run.json`; raises `JacspecError` where the folder is no run."""
+    try:
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JacspecError(f"{folder} is not a run folder: it has no {RUN_FILE}.") from None
+    except (OSError, ValueError) as error:
+        raise JacspecError(f"{folder / RUN_FILE} cannot be read: {error}") from error
+    if not isinstance(content, dict) or "status" not in content:
+        raise JacspecError(f"{folder / RUN_FILE} was not written by jacspec.")
+    return content
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

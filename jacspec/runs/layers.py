@@ -1,0 +1,135 @@
+"""A run over samples: written layer by layer so that a kill loses at most the layer in work, and gone on with."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from jacspec.errors import JacspecError
+from jacspec.glossary import LayerResult
+from jacspec.runs.files import PARTS, RUN_FILE, SPECTRA, csv_text, write_atomically, write_csv, write_json
+from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
+from jacspec.runs.writing import Writer, make_folder, reopen_folder
+
+
+@dataclasses.dataclass
+class RunWriter(Writer):
+    """A Jacobian run being written. `done` maps the blocks that an earlier try finished to their results."""
+
+    metric_names: tuple[str, ...]
+    n_tokens: Sequence[int]
+    done: dict[int, LayerResult]
+
+    def add_layer(self, result: LayerResult) -> None:
+        """Write one finished layer durably, then its rows of `metrics.csv`."""
+        if result.number in self.done:
+            return
+        write_atomically(self.folder / PARTS / f"{result.number:04d}.npz", _pack_layer(result))
+        self.done[result.number] = result
+        with (self.folder / "metrics.csv").open("a", encoding="utf-8", newline="") as stream:
+            stream.write(csv_text(_metric_rows(result, self.metric_names, self.n_tokens)))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def write_tables(self) -> None:
+        """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the layers that are done."""
+        results = [self.done[number] for number in sorted(self.done)]
+        write_csv(
+            self.folder / "metrics.csv",
+            ("layer", "component", "sample", "n_tokens", *self.metric_names),
+            (row for result in results for row in _metric_rows(result, self.metric_names, self.n_tokens)),
+        )
+        if results:
+            write_csv(self.folder / "summary.csv", SUMMARY_COLUMNS, summary_rows(results, self.metric_names))
+            dataset = to_dataset(results, self.metric_names, self.n_tokens)
+            write_atomically(self.folder / SPECTRA, bytes(dataset.to_netcdf(engine="scipy")))
+
+
+def start_run(
+    folder: Path,
+    provenance: Mapping[str, Any],
+    *,
+    metric_names: tuple[str, ...],
+    samples: Sequence[tuple[int, int, str]],
+) -> RunWriter:
+    """Begin a run in a new folder.
+
+    **Arguments:** `provenance`, what `run.json` is to hold; its entry `identity` decides later whether a run can
+    be gone on with. `samples`, rows of `samples.csv`: number, tokens, text.
+    """
+    whole = make_folder(folder, provenance)
+    write_csv(folder / "samples.csv", ("sample", "n_tokens", "text"), samples)
+    writer = RunWriter(folder, whole, metric_names, [n for _, n, _ in samples], {})
+    writer.write_tables()
+    write_json(folder / RUN_FILE, whole)
+    return writer
+
+
+def resume_run(
+    folder: Path, provenance: Mapping[str, Any], *, metric_names: tuple[str, ...], n_tokens: Sequence[int]
+) -> RunWriter:
+    """Go on with an unfinished run of the same configuration, files and versions.
+
+    **Raises:** `JacspecError` with the keys that differ.
+    """
+    stored = reopen_folder(folder, provenance)
+    done = {}
+    for file in sorted((folder / PARTS).glob("*.npz")):
+        result = _unpack_layer(file, metric_names)
+        done[result.number] = result
+    writer = RunWriter(folder, stored, metric_names, n_tokens, done)
+    if stored["status"] != "finished":
+        writer.write_tables()
+    return writer
+
+
+def _metric_rows(result: LayerResult, names: Sequence[str], n_tokens: Sequence[int]) -> list[tuple[Any, ...]]:
+    return [
+        (result.layer, component, sample, tokens, *(metrics[name][sample] for name in names))
+        for component, metrics in result.metrics.items()
+        for sample, tokens in enumerate(n_tokens)
+    ]
+
+
+def _pack_layer(result: LayerResult) -> bytes:
+    arrays: dict[str, Shaped[np.ndarray, ...]] = {
+        "number": np.array(result.number),
+        "layer": np.array(result.layer),
+        "components": np.array(list(result.singular_values)),
+    }
+    for component, sigma in result.singular_values.items():
+        arrays[f"{component}/singular_values"] = sigma
+        arrays |= {f"{component}/metric/{name}": values for name, values in result.metrics[component].items()}
+        said = result.diagnostics.get(component, {})
+        arrays |= {f"{component}/diagnostic/{name}": values for name, values in said.items()}
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def _unpack_layer(file: Path, metric_names: Sequence[str]) -> LayerResult:
+    try:
+        # All is read, not only what is looked for: reading is what compares checksums and names.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        components = arrays["components"].tolist()
+        singular_values = {component: arrays[f"{component}/singular_values"] for component in components}
+        metrics = {
+            component: {name: arrays[f"{component}/metric/{name}"] for name in metric_names} for component in components
+        }
+        diagnostics = {
+            component: {
+                name.removeprefix(f"{component}/diagnostic/"): values
+                for name, values in arrays.items()
+                if name.startswith(f"{component}/diagnostic/")
+            }
+            for component in components
+        }
+        return LayerResult(int(arrays["number"]), int(arrays["layer"]), singular_values, metrics, diagnostics)
+    except Exception as error:  # zipfile raises many types for a damaged file
+        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
