@@ -33,6 +33,14 @@ class DecoderInput(enum.Enum):
     start = "start"
 
 
+class Against(enum.Enum):
+    """What a weight matrix is compared with: its own entries in another order, or Gaussian ones of their variance."""
+
+    shuffled = "shuffled"
+    gaussian = "gaussian"
+    none = "none"
+
+
 class Precision(enum.Enum):
     """Floating point type of everything that is computed."""
 
@@ -103,6 +111,24 @@ class DepthConfig:
 
 
 @dataclasses.dataclass
+class WeightsConfig:
+    """Which weight matrices, and what they are held against; see conf/task/weights.yaml."""
+
+    include: list[str] = MISSING
+    exclude: list[str] = MISSING
+    embeddings: bool = MISSING
+    against: Against = MISSING
+    show_layer: int = MISSING
+
+
+@dataclasses.dataclass
+class HeadsConfig:
+    """How many draws the baselines of chance take; see conf/task/heads.yaml."""
+
+    draws: int = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -131,6 +157,8 @@ class Config:
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     depth: DepthConfig | None = None
+    weights: WeightsConfig | None = None
+    heads: HeadsConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32

@@ -81,3 +81,21 @@ class LayerResult(NamedTuple):
     singular_values: Mapping[str, Float[np.ndarray, "sample k"]]
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
+
+
+class MatrixResult(NamedTuple):
+    """What is known of one matrix: which it is, its singular values, its metrics.
+
+    `number` is its place in the run; `layer` and `head` are None where it belongs to none. `reason` says why metrics
+    are missing (NaN), and is empty where none is.
+    """
+
+    number: int
+    layer: int | None
+    role: str
+    head: int | None
+    name: str
+    shape: tuple[int, int]
+    sigma: Float[np.ndarray, " k"]
+    metrics: Mapping[str, float]
+    reason: str = ""

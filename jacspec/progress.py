@@ -37,6 +37,15 @@ def layer_progress(console: Console, *, layers: int, samples: int) -> Iterator[C
 
 
 @contextlib.contextmanager
+def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None]]:
+    """Show how many things are done, where nobody knows how many there are; yields `advance(n)`."""
+    columns = (TextColumn("{task.completed:.0f} " + what), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda n: progress.update(bar, advance=n)
+
+
+@contextlib.contextmanager
 def step_progress(console: Console, *, steps: int) -> Iterator[Callable[[int, float], None]]:
     """Show a bar of training steps with the loss; yields `report(step, loss)`."""
     with _bar(console, "steps") as progress:

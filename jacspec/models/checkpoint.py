@@ -6,12 +6,13 @@ With `hf_config.py` and `tensor_files.py` this room alone knows HF's layout. No 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jacspec.errors import JacspecError
@@ -29,7 +30,7 @@ class Checkpoint:
     `config` holds every HF key, class defaults included. `files` maps the names of the files that were read to
     their sha256. `make` builds a module by part (`embedding`, `block`, `encoder_norm`, `head`) and number; use the
     methods. Blocks are numbered through, an encoder's before its decoder's. `has_head` is false for a checkpoint
-    that was saved without its language-model head.
+    that was saved without its language-model head. `tensors` are its files, where it has any.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Checkpoint:
     dtype: jnp.dtype
     make: Callable[[str, int], Any]
     has_head: bool = True
+    tensors: TensorFiles | None = None
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
@@ -64,6 +66,23 @@ class Checkpoint:
         if not self.has_head:
             raise JacspecError(f"{self.name} was saved without its language-model head: it gives no logits.")
         return self.make("head", 0)
+
+    def leaves(self, part: str, number: int, names: Collection[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Read tensors of one module by HF's `names`, one after the other, as the leaves that each fills.
+
+        Values that are not finite are handed on, unlike by the methods that make modules.
+        """
+        module = module_template(self.spec, part, number) if self.tensors else self.make(part, number)
+        whole = dict(zip(leaf_names(module), jax.tree.leaves(module), strict=True))
+        for name, rule, target in module_rules(self.architecture, self.spec, part, number, module):
+            if name not in names:
+                continue
+            if self.tensors is None:
+                yield name, {leaf: np.asarray(whole[leaf]) for leaf in rule.leaves}
+            else:
+                serving = _serving(self.architecture, self.spec, self.tensors, name)
+                values = rule.load(self.tensors.read(serving, finite=False), target)
+                yield name, dict(zip(rule.leaves, values, strict=True))
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -104,6 +123,7 @@ def open_checkpoint(
         dtype=jnp.dtype(dtype),
         make=functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
         has_head=has_head,
+        tensors=tensors,
     )
 
 

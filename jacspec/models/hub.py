@@ -12,7 +12,7 @@ from jacspec.config import ASSETS, Init, ModelConfig
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from jacspec.models.hf_config import read_json
-from jacspec.models.tensor_files import require_torch
+from jacspec.models.tensor_files import TensorFiles, open_tensors, require_torch
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -56,6 +56,19 @@ def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> 
         folder = _download(model, (*TOKENIZER_FILES, *PICKLED_FILES))
     # The hub's cache names a snapshot's folder by its commit.
     return open_checkpoint(folder, name=model.id, revision=folder.name, dtype=dtype)
+
+
+def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
+    """Open the tensors of a checkpoint of any kind, by name alone; its config is not read.
+
+    **Returns:** its name, and its tensors.
+
+    **Raises:** `JacspecError` where there are none, or they are out of reach or damaged.
+    """
+    if model.path is not None:
+        folder = _existing_folder(model.path)
+        return folder.name, open_tensors(_revision_folder(folder, model.revision), any_name=True)
+    return str(model.id), open_tensors(_download(model, ("*.safetensors", "*.safetensors.index.json")), any_name=True)
 
 
 def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:

@@ -40,8 +40,8 @@ class TensorFiles:
     files: tuple[Path, ...]
     index: Mapping[str, StoredTensor]
 
-    def read(self, name: str) -> Shaped[np.ndarray, "..."]:
-        """Read one tensor; raises `JacspecError` where it is damaged or holds values that are not finite."""
+    def read(self, name: str, *, finite: bool = True) -> Shaped[np.ndarray, "..."]:
+        """Read one tensor; raises `JacspecError` where it is damaged or, with `finite`, holds values that are not."""
         stored = self.index[name]
         if stored.file.suffix == ".bin":
             tensor = _unpickle(stored.file)[stored.name]
@@ -53,16 +53,17 @@ class TensorFiles:
                     values = np.asarray(reader.get_tensor(stored.name))
             except (SafetensorError, OSError) as error:
                 raise JacspecError(f"{stored.file}: the tensor {stored.name} cannot be read: {error}") from error
-        if not np.isfinite(values).all():
+        if finite and not np.isfinite(values).all():
             raise JacspecError(f"{stored.file}: the tensor {stored.name} holds values that are not finite.")
         return values
 
 
-def open_tensors(folder: Path) -> TensorFiles:
+def open_tensors(folder: Path, *, any_name: bool = False) -> TensorFiles:
     """Find the weight files of a folder and index their tensors.
 
     Safetensors are taken where there are any. `pytorch_model.bin` needs torch, the extra `jacspec[torch]`: it
-    is opened with `weights_only=True`, which makes tensors and nothing else, and mapped into memory.
+    is opened with `weights_only=True`, which makes tensors and nothing else, and mapped into memory. With
+    `any_name`, a folder without either may hold safetensors of other names.
 
     **Raises:** `JacspecError` where there are no weights, a file is damaged, or torch is needed and not there.
     """
@@ -70,8 +71,10 @@ def open_tensors(folder: Path) -> TensorFiles:
         if (folder / single).is_file() or (folder / (single + INDEX)).is_file():
             break
     else:
-        raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.")
-    files = _files(folder, single)
+        single = ""
+        if not (any_name and any(folder.glob("*.safetensors"))):
+            raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.")
+    files = _files(folder, single) if single else tuple(sorted(folder.glob("*.safetensors")))
     index: dict[str, StoredTensor] = {}
     for file in files:
         for stored in _unpickled_tensors(file) if single == PICKLED else _safe_tensors(file):

@@ -6,6 +6,8 @@
 | `figures.py` | `figures/`: a box plot a metric                              |
 | `lines.py`   | `figures/`: the spectra                                      |
 | `html.py`    | `report.html`: figures, tables, samples, on one page         |
+| `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
+| `matrix_page.py` | `report.html` of both                                    |
 | `facts.py`   | its part that says what was run                              |
 | `markup.py`  | its elements, in which text is always escaped                |
 | `console.py` | the same medians and quartiles as a table in the terminal    |
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 def write_report(run: "Run") -> None:
     """Draw the figures of a finished run and write its page."""
+    if run.provenance.get("task") in ("weights", "heads"):
+        from jacspec.report.matrix_page import write_matrix_page
+
+        write_matrix_page(run)
+        return
     from jacspec.report.figures import save_figures
     from jacspec.report.html import write_html
 

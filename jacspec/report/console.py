@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jacspec.report.labels import component_words, metric_title, number_format, printable, run_title
+from jacspec.report.labels import component_words, metric_title, model_name, number_format, printable, run_title
 from jacspec.runs import QUANTILES, Run
 
 GROUP_WIDTH = 35
@@ -25,10 +25,49 @@ def print_summary(run: Run, console: Console) -> None:
             console.print()
             console.print(_table(metric, rows, group))
     console.print()
+    _print_files(run, console)
+
+
+def _print_files(run: Run, console: Console) -> None:
     _print_line(console, "run folder: ", str(run.folder))
     _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
     if (run.folder / "report.html").exists():
         _print_line(console, "report: ", str(run.folder / "report.html"))
+
+
+CONSOLE_METRICS = (
+    "spectral_radius",
+    "stable_rank",
+    "alpha",
+    "outliers_above",
+    "outliers_below",
+    "npr_lambda",
+    "kappa_sigma",
+)
+"""Of the many columns of a run over matrices, those that fit a terminal."""
+
+
+def print_matrices(run: Run, console: Console) -> None:
+    """Print a table of roles (medians over their matrices), what was left out, then where the files are."""
+    console.print(Text(f"{model_name(run)}, {len(run.metrics)} matrices", style="bold"), soft_wrap=True)
+    whole = run.summary[run.summary["layer"].isna()]
+    metrics = [name for name in CONSOLE_METRICS if name in run.metric_names]
+    table = Table(title="medians by role", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("role", "n", *map(metric_title, metrics)):
+        table.add_column(heading, justify="left" if heading == "role" else "right")
+    for role in dict.fromkeys(whole["component"]):
+        rows = whole[whole["component"] == role].set_index("metric")["median"]
+        count = int((run.metrics["role"] == role).sum())
+        table.add_row(printable(role), str(count), *(number_format([rows[name]])(rows[name]) for name in metrics))
+    console.print(table)
+    for reason, count in (run.provenance.get("left_out") or {}).items():
+        _print_line(console, f"left out, {count}: ", reason)
+    if why := run.provenance.get("read by name"):
+        _print_line(console, "read by tensor name, because: ", str(why))
+    missing = run.metrics["reason"].dropna()
+    if len(missing):
+        _print_line(console, f"{len(missing)} matrices lack some values: ", "; ".join(sorted(set(missing))))
+    _print_files(run, console)
 
 
 def _groups(components: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -20,6 +20,8 @@ FACTS = {
     "metrics": ("metrics",),
     "engine": ("engine",),
     "audit": ("audit",),
+    "matrices left out": ("left_out",),
+    "read by tensor name, because": ("read by name",),
     "not converged": ("not_converged",),
     "precision": ("precision", "identity.config.precision"),
     "device": ("identity.device",),
@@ -37,7 +39,7 @@ def what_was_run(run: Run) -> Markup:
     facts: dict[str, Any] = {"status": f"finished {finished}" if finished else run.provenance.get("status")}
     for name, paths in FACTS.items():
         facts[name] = next((found for path in paths if (found := lookup(run.provenance, path)) is not None), None)
-        if name == "splitter":
+        if name == "splitter" and (run.folder / "samples.csv").is_file():
             facts["samples"] = _sample_words(run)
     rows = [
         element("tr", element("th", name, scope="row"), element("td", _say(value)))

@@ -70,12 +70,12 @@ def line_figures(run: Run) -> tuple[str, ...]:
 _LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
 
 
-def save_figures(run: Run) -> list[Path]:
-    """Write every figure into `figures/`, as PNG and as PDF; the same run gives the same bytes."""
+def save_figures(run: Run, drawn: Mapping[str, Figure] | None = None) -> list[Path]:
+    """Write figures (by default all of a run over samples) as PNG and as PDF; the same run gives the same bytes."""
     folder = run.folder / "figures"
     folder.mkdir(exist_ok=True)
     files = []
-    for name, figure in draw_figures(run).items():
+    for name, figure in (draw_figures(run) if drawn is None else drawn).items():
         for kind in KINDS:
             files.append(folder / f"{name}.{kind}")
             write_atomically(files[-1], _render(figure, kind))

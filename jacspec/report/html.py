@@ -61,7 +61,7 @@ PIXELS_AN_INCH = 110
 def write_html(run: Run) -> Path:
     """Write `report.html` of a run from its folder; figures that are not there are drawn first."""
     names = [*boxed_metrics(run), *line_figures(run)]
-    if not all(_image(run, name).is_file() for name in names):
+    if not all(image_file(run, name).is_file() for name in names):
         save_figures(run)
     sections = (
         _heading(run),
@@ -70,12 +70,17 @@ def write_html(run: Run) -> Path:
         _figures(run),
         _numbers(run),
         _sentences(run),
-        _files(run),
+        list_files(run),
     )
+    return write_page(run, run_title(run), sections)
+
+
+def write_page(run: Run, title: str, sections: Sequence[Markup]) -> Path:
+    """Put sections on one page and write it as `report.html`."""
     head = (
         element("meta", charset="utf-8"),
         element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"jacspec: {run_title(run)}"),
+        element("title", f"jacspec: {title}"),
         element("style", STYLE),
     )
     body = element("body", element("main", together(sections, "\n")))
@@ -96,11 +101,12 @@ def _heading(run: Run) -> Markup:
 def _reading(run: Run) -> Markup:
     sentences = READING + (PATH_READING if run.provenance.get("task") == "depth" else ())
     points = element("ul", together((element("li", sentence) for sentence in sentences), "\n"))
-    terms = together((_definition(metric) for metric in run.metric_names), "\n")
+    terms = together((define(metric) for metric in run.metric_names), "\n")
     return section("How to read it", points, element("h3", "The metrics of this run"), element("dl", terms))
 
 
-def _definition(metric: str) -> Markup:
+def define(metric: str) -> Markup:
+    """Say what a column holds: term, definition, source."""
     term = element("dt", metric_title(metric), " ", element("code", metric))
     words = words_of(metric)
     if words is None:
@@ -108,21 +114,25 @@ def _definition(metric: str) -> Markup:
     return together((term, element("dd", words.definition), element("dd", f"Source: {words.source}", class_="quiet")))
 
 
-def _image(run: Run, name: str) -> Path:
+def image_file(run: Run, name: str) -> Path:
+    """Return where the PNG of a figure lies."""
     return run.folder / "figures" / f"{name}.png"
 
 
 def _figures(run: Run) -> Markup:
-    boxes = [_figure(run, metric, _box_caption(run, metric), _box_words(run, metric)) for metric in boxed_metrics(run)]
+    boxes = [
+        show_figure(run, metric, _box_caption(run, metric), _box_words(run, metric)) for metric in boxed_metrics(run)
+    ]
     lines = [
-        _figure(run, name, LINE_CAPTIONS[name], f"{LINE_WORDS[name]}, a panel each for {_listed(run.components)}.")
+        show_figure(run, name, LINE_CAPTIONS[name], f"{LINE_WORDS[name]}, a panel each for {_listed(run.components)}.")
         for name in line_figures(run)
     ]
     return section("Figures", *boxes, *lines)
 
 
-def _figure(run: Run, name: str, caption: str, description: str) -> Markup:
-    picture = _image(run, name).read_bytes()
+def show_figure(run: Run, name: str, caption: str, description: str) -> Markup:
+    """Put a figure on the page, its PDF one click away; `description` is for those who do not see it."""
+    picture = image_file(run, name).read_bytes()
     width = int.from_bytes(picture[16:20]) * PIXELS_AN_INCH // DPI  # where a PNG file has its width
     source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     link = element("a", "PDF", href=f"figures/{name}.pdf")
@@ -206,7 +216,8 @@ def _sentences(run: Run) -> Markup:
     return section("A few of the samples", *quotes)
 
 
-def _files(run: Run) -> Markup:
+def list_files(run: Run) -> Markup:
+    """Link the tables of a run."""
     there = {name: words for name, words in TABLES.items() if (run.folder / name).is_file()}
     items = (element("li", element("a", name, href=name), f": {words}") for name, words in there.items())
     return section("Files of this run", element("ul", together(items, "\n")))

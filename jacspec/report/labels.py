@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
+from jacspec.spectra.static import HEADS, STATIC
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")
 
@@ -28,8 +29,9 @@ COMPONENT_WORDS: Mapping[str, str] = {
     "decoder.block": "decoder block",
 }
 MATHTEXT = {
-    r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\kappa": "κ", r"\lambda": "λ", r"\mu": "μ",
-    r"\hat{x}": "x̂", r"\max": "max", r"\|": "‖", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
+    r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\lambda": "λ", r"\mu": "μ",
+    r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log_{10}": "log₁₀", r"\mathrm": "", r"\min": "min",
+    r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\|": "‖", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
@@ -68,10 +70,8 @@ def words_of(metric: str) -> Words | None:
             "depth it depends on the columns drawn.",
             "Benettin et al. 1980, Meccanica 15, 9",
         )
-    if metric not in METRICS:
-        return None
-    row = METRICS[metric]
-    return Words(row.symbol, row.definition, row.source)
+    row = METRICS.get(metric) or STATIC.get(metric) or HEADS.get(metric)
+    return None if row is None else Words(row.symbol, row.definition, row.source)
 
 
 def metric_label(metric: str) -> str:

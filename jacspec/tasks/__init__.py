@@ -6,9 +6,11 @@ from typing import Any
 
 TASKS: Mapping[str, str] = {
     "depth": "jacspec.tasks.depth:run_depth",
+    "heads": "jacspec.tasks.heads:run_heads",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",
     "report": "jacspec.tasks.report:run_report",
     "train": "jacspec.tasks.train:run_train",
+    "weights": "jacspec.tasks.weights:run_weights",
 }
 """Tasks by name: the function `(config, folder, console)`, imported only when it is used."""
 

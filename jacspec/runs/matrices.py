@@ -1,0 +1,154 @@
+"""A run over weight matrices: written batch by batch, so that a kill loses at most the batch in work."""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jacspec.errors import JacspecError
+from jacspec.glossary import MatrixResult
+from jacspec.runs.files import PARTS, RUN_FILE, SPECTRA, write_atomically, write_csv, write_json
+from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
+from jacspec.runs.writing import Writer, make_folder, reopen_folder
+
+if TYPE_CHECKING:
+    import xarray
+
+IDENTITY_COLUMNS = ("layer", "role", "head", "name", "rows", "cols")
+REASON = "reason"
+
+
+@dataclasses.dataclass
+class MatrixWriter(Writer):
+    """A run over matrices being written. `done` maps the numbers of the matrices that are done to their results."""
+
+    columns: tuple[str, ...]
+    done: dict[int, MatrixResult]
+
+    def add_batch(self, results: Sequence[MatrixResult]) -> None:
+        """Write the results of one batch durably."""
+        new = [result for result in results if result.number not in self.done]
+        if new:
+            write_atomically(self.folder / PARTS / f"{new[0].number:06d}.npz", _pack(new, self.columns))
+            self.done |= {result.number: result for result in new}
+
+    def write_tables(self) -> None:
+        """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the matrices that are done."""
+        results = [self.done[number] for number in sorted(self.done)]
+        write_csv(
+            self.folder / "metrics.csv",
+            (*IDENTITY_COLUMNS, *self.columns, REASON),
+            (
+                (*_identity(result), *(result.metrics[name] for name in self.columns), result.reason)
+                for result in results
+            ),
+        )
+        if results:
+            write_csv(self.folder / "summary.csv", SUMMARY_COLUMNS, _summary_rows(results, self.columns))
+            write_atomically(self.folder / SPECTRA, bytes(_to_dataset(results, self.columns).to_netcdf(engine="scipy")))
+
+
+def start_matrices(folder: Path, provenance: Mapping[str, Any], *, columns: tuple[str, ...]) -> MatrixWriter:
+    """Begin a run over matrices in a new folder; as `layers.start_run`."""
+    writer = MatrixWriter(folder, make_folder(folder, provenance), columns, {})
+    writer.write_tables()
+    write_json(folder / RUN_FILE, writer.provenance)
+    return writer
+
+
+def resume_matrices(folder: Path, provenance: Mapping[str, Any], *, columns: tuple[str, ...]) -> MatrixWriter:
+    """Go on with an unfinished run over matrices; as `layers.resume_run`."""
+    stored = reopen_folder(folder, provenance)
+    done: dict[int, MatrixResult] = {}
+    for file in sorted((folder / PARTS).glob("*.npz")):
+        done |= {result.number: result for result in _unpack(file, columns)}
+    return MatrixWriter(folder, stored, columns, done)
+
+
+def _identity(result: MatrixResult) -> tuple[Any, ...]:
+    layer, head = ("" if place is None else place for place in (result.layer, result.head))
+    return (layer, result.role, head, result.name, *result.shape)
+
+
+def _summary_rows(results: Sequence[MatrixResult], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Summarise each role: over all its matrices (no layer named), then layer by layer where a layer has several."""
+    groups: dict[tuple[str, int | None], list[MatrixResult]] = {}
+    for result in results:
+        groups.setdefault((result.role, None), []).append(result)
+        if result.layer is not None and result.head is not None:
+            groups.setdefault((result.role, result.layer), []).append(result)
+    return [
+        ("" if layer is None else layer, role, name, *summarise(np.array([each.metrics[name] for each in members])))
+        for (role, layer), members in groups.items()
+        for name in columns
+    ]
+
+
+def _to_dataset(results: Sequence[MatrixResult], columns: Sequence[str]) -> "xarray.Dataset":
+    """Label results: `singular_values` (matrix, k), NaN beyond a matrix's own, and each metric (matrix)."""
+    import xarray
+
+    longest = max(result.sigma.size for result in results)
+    sigma = np.full((len(results), longest), np.nan, results[0].sigma.dtype)
+    for row, result in zip(sigma, results, strict=True):
+        row[: result.sigma.size] = result.sigma
+    variables: dict[str, Any] = {"singular_values": (("matrix", "k"), sigma)}
+    variables |= {name: ("matrix", np.array([result.metrics[name] for result in results])) for name in columns}
+    coordinates: dict[str, Any] = {"k": np.arange(1, longest + 1), "matrix": [result.number for result in results]}
+    for name in ("role", "name"):
+        coordinates[name] = ("matrix", [getattr(result, name) for result in results])
+    for name in ("layer", "head"):
+        places = (getattr(result, name) for result in results)
+        coordinates[name] = ("matrix", [-1 if place is None else place for place in places])
+    for axis, name in enumerate(("rows", "cols")):
+        coordinates[name] = ("matrix", [result.shape[axis] for result in results])
+    return xarray.Dataset(variables, coordinates)
+
+
+def _pack(results: Sequence[MatrixResult], columns: Sequence[str]) -> bytes:
+    arrays: dict[str, np.ndarray] = {
+        "number": np.array([result.number for result in results]),
+        "layer": _places(result.layer for result in results),
+        "head": _places(result.head for result in results),
+        "shape": np.array([result.shape for result in results]),
+        **{name: np.array([getattr(result, name) for result in results]) for name in ("role", "name", "reason")},
+        "metrics": np.array([[result.metrics[name] for name in columns] for result in results]),
+        **{f"sigma/{result.number}": result.sigma for result in results},
+    }
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def _places(places: Iterable[int | None]) -> np.ndarray:
+    return np.array([-1 if place is None else place for place in places])
+
+
+def _unpack(file: Path, columns: Sequence[str]) -> list[MatrixResult]:
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        rows = zip(
+            *(arrays[name].tolist() for name in ("number", "layer", "role", "head", "name", "shape", "reason")),
+            arrays["metrics"].tolist(),
+            strict=True,
+        )
+        return [
+            MatrixResult(
+                number,
+                None if layer < 0 else layer,
+                role,
+                None if head < 0 else head,
+                name,
+                (shape[0], shape[1]),
+                arrays[f"sigma/{number}"],
+                dict(zip(columns, metrics, strict=True)),
+                reason,
+            )
+            for number, layer, role, head, name, shape, reason, metrics in rows
+        ]
+    except Exception as error:  # zipfile raises many types for a damaged file
+        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes it again.") from error

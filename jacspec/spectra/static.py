@@ -1,0 +1,214 @@
+"""What is said of a weight matrix beyond `METRICS`: its tail, and its spectrum beside chance. One table, `STATIC`.
+
+λ = σ² throughout, without a factor of 1/N: the convention of WeightWatcher's eigenvalues. Its `spectral_norm` is
+λ_max, its `log_norm` log10 ‖W‖_F².
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import xlogy
+
+from jacspec.spectra.metrics import METRICS
+from jacspec.spectra.power_law import fit_tails
+from jacspec.spectra.random_matrix import (
+    bulk_distance,
+    fit_bulk,
+    largest_p_value,
+    marchenko_pastur_edges,
+    smallest_p_value,
+)
+from jacspec.spectra.svd import singular_values
+
+
+class Quantity(NamedTuple):
+    """A row of the table: symbol in mathtext, definition, source."""
+
+    symbol: str
+    definition: str
+    source: str
+
+
+WEIGHTWATCHER = "Martin & Mahoney 2021, JMLR 22, 165 (WeightWatcher)"
+CLAUSET = "Clauset, Shalizi & Newman 2009, SIAM Review 51, 661"
+SMALL = "Small Singular Values Matter"
+MP = "Marchenko & Pastur 1967"
+
+STATIC: Mapping[str, Quantity] = {
+    "log_spectral_norm": Quantity(r"$\log_{10} \lambda_1$", "log10 of the largest λ = σ²", WEIGHTWATCHER),
+    "alpha": Quantity(r"$\alpha$", "exponent of the tail of λ, continuous maximum likelihood above x_min", CLAUSET),
+    "alpha_sigma": Quantity(r"$\sigma_\alpha$", "standard error of α: (α − 1)/√n, n values in the tail", CLAUSET),
+    "alpha_weighted": Quantity(r"$\alpha \log_{10} \lambda_1$", "α times log10 λ_1", WEIGHTWATCHER),
+    "log_alpha_norm": Quantity(r"$\log_{10} \Sigma \lambda^\alpha$", "log10 Σ λ^α", WEIGHTWATCHER),
+    "x_min": Quantity(r"$x_{\min}$", "where the tail of λ begins: the candidate of least distance D", CLAUSET),
+    "ks_distance": Quantity(r"$D$", "Kolmogorov–Smirnov distance of the tail from its power law", CLAUSET),
+    "tail_fraction": Quantity(r"tail fraction", "share of the positive λ at or above x_min", CLAUSET),
+    "rand_distance": Quantity(
+        r"$D_{JS}$",
+        "Jensen–Shannon distance (nats, square root) between the ordered λ, divided by their sum, and those of the "
+        "null (weights.against): the same entries in another order, or Gaussian ones",
+        WEIGHTWATCHER,
+    ),
+    "mp_low": Quantity(
+        r"$\sigma_-$", "lower Marchenko–Pastur edge s(√N − √M) of σ, s² the variance of the entries", MP
+    ),
+    "mp_high": Quantity(r"$\sigma_+$", "upper edge s(√N + √M)", MP),
+    "bulk_low": Quantity(r"$\sigma_-^{\mathrm{bulk}}$", "lower edge for the variance that fits the bulk", SMALL),
+    "bulk_high": Quantity(r"$\sigma_+^{\mathrm{bulk}}$", "upper edge for the variance that fits the bulk", SMALL),
+    "bulk_share": Quantity(
+        r"$s_{\mathrm{bulk}}^2 / s^2$", "variance that fits the bulk over that of the entries", SMALL
+    ),
+    "bulk_distance": Quantity(
+        r"$D_{MP}$", "Kolmogorov–Smirnov distance of the σ between the bulk's edges from Marchenko–Pastur there", MP
+    ),
+    "outliers_above": Quantity(r"$n_>$", "number of σ above the bulk's upper edge", SMALL),
+    "outliers_below": Quantity(r"$n_<$", "number of σ below the bulk's lower edge", SMALL),
+    "largest_p": Quantity(
+        r"$p_{\max}$",
+        "chance of so large a σ_1 in a Gaussian matrix of the entries' variance",
+        "Johnstone 2001; Ma 2012",
+    ),
+    "smallest_p": Quantity(
+        r"$p_{\min}$", "chance of so small a smallest σ in such a matrix", "Ma 2012; Edelman 1988 where it is square"
+    ),
+}
+
+
+STUDY = "the study of per-head W_QK spectra"
+
+HEADS: Mapping[str, Quantity] = {
+    "lambda_0": Quantity(r"$\lambda_0$", "the largest λ = σ² (the study counts from 0)", STUDY),
+    "lambda_sum": Quantity(r"$\Sigma \lambda$", "Σλ, the square of the Frobenius norm", STUDY),
+    "lambda_square_sum": Quantity(r"$\Sigma \lambda^2$", "Σλ²", STUDY),
+    "npr_lambda": Quantity(r"$\mathrm{NPR}_\lambda$", "(Σλ)² / (d_head Σλ²), on λ as the study's text has it", STUDY),
+    "npr_sigma": Quantity(r"$\mathrm{NPR}_\sigma$", "(Σσ)² / (d_head Σσ²), on σ as the study's code has it", STUDY),
+    "spectral_entropy": Quantity(METRICS["spectral_entropy"].symbol, METRICS["spectral_entropy"].definition, STUDY),
+    "effective_rank": Quantity(
+        METRICS["effective_rank"].symbol, METRICS["effective_rank"].definition, METRICS["effective_rank"].source
+    ),
+    "kappa_sigma": Quantity(r"$\kappa_\sigma$", "σ_1 / σ_d_head; infinite below full rank, then missing", STUDY),
+    "kappa_lambda": Quantity(r"$\kappa_\lambda$", "its square, λ_1 / λ_d_head", STUDY),
+    "element_mean": Quantity(r"mean of $W_{ij}$", "mean over the d_model² elements of the product", STUDY),
+    "element_std": Quantity(r"$\sigma(W_{ij})$", "standard deviation of the elements: not a singular value", STUDY),
+    "element_skewness": Quantity(r"skewness of $W_{ij}$", "third central moment of the elements over σ³", STUDY),
+    "element_kurtosis": Quantity(r"excess kurtosis of $W_{ij}$", "fourth central moment over σ⁴, less 3", STUDY),
+}
+"""What `task=heads` says of each head: its columns."""
+
+
+def head_metrics(sigma: Float[np.ndarray, "head d_head"]) -> dict[str, Float[np.ndarray, " head"]]:
+    """Compute the rows of `HEADS` that come from singular values, in float64; NaN where a head is all zero."""
+    sigma = sigma.astype(np.float64)
+    lam, d_head = sigma**2, sigma.shape[1]
+    whole = sigma[:, 0] > 0
+    rank = np.where(whole & (sigma[:, -1] > sigma[:, 0] * d_head * float(np.finfo(np.float32).eps)), 1.0, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = sigma / sigma[:, :1]
+        shares = {"lambda": relative**2, "sigma": relative}
+        shares = {name: part / part.sum(axis=1, keepdims=True) for name, part in shares.items()}
+        npr = {name: 1 / (d_head * np.square(part).sum(axis=1)) for name, part in shares.items()}
+        npr["sigma"] = np.square(relative.sum(axis=1)) / (d_head * np.square(relative).sum(axis=1))
+        entropy = {name: -xlogy(part, part).sum(axis=1) for name, part in shares.items()}
+        kappa = rank / relative[:, -1]
+    found = {
+        "lambda_0": lam[:, 0],
+        "lambda_sum": lam.sum(axis=1),
+        "lambda_square_sum": np.square(lam).sum(axis=1),
+        "npr_lambda": npr["lambda"],
+        "npr_sigma": npr["sigma"],
+        "spectral_entropy": entropy["lambda"],
+        "effective_rank": np.exp(entropy["sigma"]),
+        "kappa_sigma": kappa,
+        "kappa_lambda": np.square(kappa),
+    }
+    return {name: np.where(whole, values, np.nan) for name, values in found.items()}
+
+
+def static_metrics(
+    sigma: Float[np.ndarray, "batch k"],
+    shape: tuple[int, int],
+    variances: Float[np.ndarray, " batch"],
+    null: Float[np.ndarray, "batch k"] | None,
+) -> dict[str, Float[np.ndarray, " batch"]]:
+    """Compute every row of `STATIC` for a batch of matrices of one shape, in float64.
+
+    **Arguments:** `sigma`, singular values in descending order, rows of NaN for matrices without any; `variances`, of
+    the entries about their mean; `null`, singular values of what the matrices are compared with.
+
+    **Returns:** one value a matrix and row; NaN where there is none (see `missing_reason`).
+    """
+    sigma = sigma.astype(np.float64)
+    lam = np.where(_above_rounding(sigma, shape), sigma**2, np.nan)
+    tails = {name: np.asarray(values, np.float64) for name, values in fit_tails(lam)._asdict().items()}
+    alpha = np.where(tails["valid"], tails["alpha"], np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_first = np.log10(np.where(sigma[:, 0] > 0, sigma[:, 0], np.nan) ** 2)
+        # In units of the largest, so that no power overflows.
+        log_norm = alpha * log_first + np.log10(np.nansum((lam / lam[:, :1]) ** alpha[:, None], axis=1))
+    found = {
+        "log_spectral_norm": log_first,
+        "alpha": alpha,
+        "alpha_sigma": tails["alpha_sigma"],
+        "alpha_weighted": alpha * log_first,
+        "log_alpha_norm": log_norm,
+        "x_min": tails["x_min"],
+        "ks_distance": tails["ks_distance"],
+        "tail_fraction": tails["tail_fraction"],
+        "rand_distance": np.full(len(sigma), np.nan) if null is None else _js_distance(sigma**2, null**2),
+    }
+    chance = [_beside_chance(row, shape, float(variance)) for row, variance in zip(sigma, variances, strict=True)]
+    return found | {name: np.array([one[name] for one in chance]) for name in chance[0]}
+
+
+def _beside_chance(sigma: Float[np.ndarray, " k"], shape: tuple[int, int], variance: float) -> dict[str, float]:
+    names = [name for name in STATIC if name.startswith(("mp_", "bulk_", "outliers_")) or name.endswith("_p")]
+    if not (np.isfinite(sigma).all() and variance > 0):
+        return dict.fromkeys(names, float("nan"))
+    low, high = marchenko_pastur_edges(shape, variance)
+    bulk = fit_bulk(sigma, shape)
+    bulk_low, bulk_high = marchenko_pastur_edges(shape, bulk)
+    values = (
+        *(low, high, bulk_low, bulk_high, bulk / variance, bulk_distance(sigma, shape, bulk)),
+        *(float((sigma > bulk_high).sum()), float((sigma < bulk_low).sum())),
+        *(largest_p_value(float(sigma[0]), shape, variance), smallest_p_value(float(sigma[-1]), shape, variance)),
+    )
+    return dict(zip(names, map(float, values), strict=True))
+
+
+def null_spectra(keys: Array, matrices: Float[Array, "batch m n"], kind: str) -> Float[np.ndarray, "batch k"]:
+    """Compute the singular values of one draw of chance a matrix.
+
+    **Arguments:** `keys`, one a matrix; `kind`, `shuffled` (its own entries in another order) or `gaussian` (of the
+    variance of its entries).
+    """
+    return np.asarray(singular_values(_draw(keys, matrices, kind)))
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _draw(keys: Array, matrices: Float[Array, "batch m n"], kind: str) -> Float[Array, "batch m n"]:
+    def draw(key: Array, matrix: Array) -> Array:
+        if kind == "shuffled":
+            return jax.random.permutation(key, matrix.ravel()).reshape(matrix.shape)
+        return jnp.std(matrix) * jax.random.normal(key, matrix.shape, matrix.dtype)
+
+    return jax.vmap(draw)(keys, matrices)
+
+
+def _above_rounding(sigma: Float[np.ndarray, "batch k"], shape: tuple[int, int]) -> np.ndarray:
+    """Say which values are more than rounding, as `numerical_rank` does for float32."""
+    return sigma > sigma[:, :1] * max(shape) * float(np.finfo(np.float32).eps)
+
+
+def _js_distance(
+    left: Float[np.ndarray, "batch k"], right: Float[np.ndarray, "batch k"]
+) -> Float[np.ndarray, " batch"]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, q = (part / part.sum(axis=1, keepdims=True) for part in (left, right))
+        middle = (p + q) / 2
+        divergence = sum(xlogy(part, part / middle).sum(axis=1) for part in (p, q)) / 2
+    return np.sqrt(np.maximum(divergence, 0))

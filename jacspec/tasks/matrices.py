@@ -1,0 +1,83 @@
+"""What the tasks share that look at weights alone: a checkpoint in, a run folder of one row a matrix out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from jacspec.backend import use_compilation_cache
+from jacspec.config import Config
+from jacspec.glossary import MatrixResult
+from jacspec.progress import Stopwatch, count_progress
+from jacspec.provenance import describe_device, git_commit, now, versions
+from jacspec.report import write_report
+from jacspec.report.console import print_matrices
+from jacspec.runs import Run, open_run
+from jacspec.runs.matrices import MatrixWriter, resume_matrices, start_matrices
+
+CONCERNS = ("task", "model", "metrics", "precision", "seed", "weights", "heads")
+
+
+class MatrixWork(NamedTuple):
+    """What a task computes: columns, what `run.json` says besides, the checkpoint, and the results in batches.
+
+    `stream(done)` yields batches and skips what is in `done`; `left_out` counts, by reason, what gave no matrix, once
+    the stream has ended.
+    """
+
+    columns: tuple[str, ...]
+    checkpoint: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    stream: Callable[[Mapping[int, MatrixResult]], Iterator[Sequence[MatrixResult]]]
+    left_out: Mapping[str, int]
+
+
+def run_matrices(config: Config, folder: Path, console: Console, prepare: Callable[[], MatrixWork]) -> None:
+    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds."""
+    watch = Stopwatch()
+    use_compilation_cache()
+    with watch("open model"):
+        work = prepare()
+    writer = _open_folder(config, folder, _provenance(config, work), work.columns)
+    if writer.provenance["status"] != "finished":
+        with watch("spectra"), count_progress(console, "matrices") as advance:
+            advance(len(writer.done))
+            for batch in work.stream(dict(writer.done)):
+                writer.add_batch(batch)
+                advance(len(batch))
+        writer.write_tables()
+        writer.record(seconds=watch.seconds, finished=now(), left_out=dict(work.left_out))
+    write_report(Run(writer.folder))
+    writer.finish()
+    print_matrices(open_run(writer.folder), console)
+
+
+def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], columns: tuple[str, ...]) -> MatrixWriter:
+    if config.resume is not None:
+        return resume_matrices(Path(config.resume), provenance, columns=columns)
+    return start_matrices(folder, provenance, columns=columns)
+
+
+def _provenance(config: Config, work: MatrixWork) -> dict[str, Any]:
+    whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(whole, dict)
+    comparable = {key: whole[key] for key in CONCERNS}
+    comparable["model"] = {key: value for key, value in whole["model"].items() if key != "path"}
+    return {
+        "task": config.task,
+        "created": now(),
+        "config": whole,
+        "identity": {
+            "config": comparable,
+            "checkpoint": dict(work.checkpoint),
+            "device": describe_device(),
+            "versions": versions(),
+        },
+        "metrics": list(work.columns),
+        "precision": {"dtype": config.precision.value, "matmul": "highest"},
+        "seed": config.seed,
+        "git_commit": git_commit(),
+        **work.facts,
+    }

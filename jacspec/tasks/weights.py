@@ -1,0 +1,84 @@
+"""`task=weights`: the spectra of a checkpoint's weight matrices, by role, beside chance."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jacspec.backend import numerics
+from jacspec.config import Config, Init
+from jacspec.errors import JacspecError
+from jacspec.glossary import MatrixResult
+from jacspec.jacobians.engine import memory_budget
+from jacspec.models.checkpoint import sha256
+from jacspec.models.hub import open_any_tensors, open_model
+from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
+from jacspec.spectra.static import STATIC
+from jacspec.tasks.matrices import MatrixWork, run_matrices
+from jacspec.weights import Choice, LeftOut, Matrix, in_batches, measure_batch, stream_model, stream_tensors
+
+
+def run_weights(config: Config, folder: Path, console: Console) -> None:
+    """Compute the spectra of all weight matrices into `folder`, or go on with what `config.resume` holds."""
+    names = spectral_metrics(config.metrics.names)
+    with numerics(config.precision.value):
+        run_matrices(config, folder, console, lambda: _prepare(config, names))
+
+
+def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """Choose metrics of singular values; `full` means all of these; one that needs the Jacobian itself is refused."""
+    chosen = choose_metrics(names)
+    beyond = [name for name in chosen if METRICS[name].needs == "matrix"]
+    if beyond and FULL not in names:
+        raise JacspecError(f"{', '.join(beyond)} concern Jacobians, not weights. Type metrics=full for all that do.")
+    return tuple(name for name in chosen if name not in beyond)
+
+
+def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
+    assert config.weights is not None
+    options = config.weights
+    choice = Choice(options.include, options.exclude, options.embeddings)
+    identity, facts, matrices = _open(config, choice)
+    left_out: Counter[str] = Counter()
+
+    def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
+        counter = itertools.count()
+
+        def wanted() -> Iterator[tuple[int, Matrix]]:
+            for found in matrices:
+                if isinstance(found, LeftOut):
+                    left_out[found.reason] += 1
+                elif (number := next(counter)) not in done:
+                    yield number, found._replace(values=found.values.astype(config.precision.value))
+
+        budget = memory_budget(config.engine.memory_gib) / 4  # the batch, its draw of chance, and LAPACK's copies
+        for batch in in_batches(wanted(), memory_bytes=budget):
+            yield measure_batch(batch, names, top_k=config.metrics.top_k, null=options.against.value, seed=config.seed)
+        if not next(counter):
+            raise JacspecError(
+                f"No matrix is left: {dict(left_out) or 'the checkpoint holds no tensor'}. "
+                "Type weights.include=[] weights.exclude=[] for all."
+            )
+
+    return MatrixWork((*names, *STATIC), identity, facts, stream, left_out)
+
+
+def _open(config: Config, choice: Choice) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:
+    """Open a checkpoint by its family's rules, or where it has none by tensor name."""
+    try:
+        checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+    except JacspecError as error:
+        if config.model.init is Init.random:
+            raise
+        try:
+            name, tensors = open_any_tensors(config.model)
+        except JacspecError:
+            raise error from None
+        files = {file.name: sha256(file) for file in tensors.files}
+        identity = {"name": name, "revision": config.model.revision, "files": files}
+        return identity, {"read by name": str(error)}, stream_tensors(tensors, choice)
+    identity = {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
+    return identity, {}, stream_model(checkpoint, choice)

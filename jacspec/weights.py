@@ -1,0 +1,224 @@
+"""The weight matrices of a checkpoint, by role: streamed, none skipped without a word.
+
+Of a supported family each matrix has a role and a layer, a fused tensor gives its parts and itself. Of any other
+checkpoint each tensor is a matrix by its name.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from jacspec.glossary import MatrixResult
+from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
+from jacspec.models.tensor_files import FLOATS, TensorFiles
+from jacspec.spectra.metrics import compute_metrics
+from jacspec.spectra.static import null_spectra, static_metrics
+from jacspec.spectra.svd import singular_values
+
+EMBEDDINGS = ("embed", "unembed")
+ROLES: dict[str, str] = {
+    **{
+        f"{place}.{name}.weight": f"{prefix}{name}"
+        for place, prefix in (("attn", ""), ("cross", "cross."))
+        for name in "qkvo"
+    },
+    **{f"mlp.{name}.weight": name for name in ("up", "gate", "down")},
+    "token": "embed",
+    "position": "embed",
+    "token_type": "embed",
+    "unembed.weight": "unembed",
+}
+"""Roles of the leaves of jacspec's modules; other matrices have the role `other`."""
+
+UNUSED = "enters no forward pass"
+VECTOR, TIED, UNWANTED = (
+    "a vector: bias, norm or scalar",
+    "tied to another tensor",
+    "left out by weights.include or exclude",
+)
+NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
+
+
+class Matrix(NamedTuple):
+    """A weight matrix `(out, in)`, or what a tensor gives as one; `layer` is None outside the blocks."""
+
+    layer: int | None
+    role: str
+    name: str
+    values: Shaped[np.ndarray, "rows cols"]
+
+
+class LeftOut(NamedTuple):
+    """A tensor that gives no matrix, and why."""
+
+    name: str
+    reason: str
+
+
+class Choice(NamedTuple):
+    """Which matrices are wanted: patterns (`*` and `?`) on name or role, an empty `include` meaning all."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    embeddings: bool = False
+
+    def refuses(self, role: str, name: str) -> str | None:
+        """Say why a matrix is left out; None where it is wanted."""
+
+        def matches(patterns: Sequence[str]) -> bool:
+            return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (role, name))
+
+        if (self.include and not matches(self.include)) or matches(self.exclude):
+            return UNWANTED
+        return NO_EMBEDDING if role in EMBEDDINGS and not self.embeddings and not self.include else None
+
+
+def stream_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Matrix | LeftOut]:
+    """Yield the matrices of a checkpoint of a supported family, in the order of the forward pass.
+
+    One tensor is in memory at a time (one module of a model with random weights). A fused tensor gives its parts by
+    the family's rule, then itself, with the roles of its parts joined (`qkv`).
+    """
+    spec, architecture = checkpoint.spec, checkpoint.architecture
+    seen: set[str] = set()
+    for part, number in module_parts(spec):
+        template = module_template(spec, part, number)
+        shapes = dict(zip(leaf_names(template), (leaf.shape for leaf in jax.tree.leaves(template)), strict=True))
+        stack = f"{spec.blocks[number].stack}." if part == "block" and spec.blocks[number].stack else ""
+        wanted: dict[str, dict[tuple[str, ...], str]] = {}
+        for name, rule, _ in module_rules(architecture, spec, part, number, template):
+            roles = {leaves: stack + _role(leaves) for leaves in (*((leaf,) for leaf in rule.leaves), rule.leaves)}
+            kept = {leaves: role for leaves, role in roles.items() if not choice.refuses(role, name)}
+            if name in seen or (part == "head" and not checkpoint.has_head):
+                continue
+            seen.add(name)
+            if part == "head" and spec.tied and name in architecture.tied:
+                yield LeftOut(name, TIED)
+            elif any(len(shapes[leaf]) != 2 for leaf in rule.leaves):
+                yield LeftOut(name, VECTOR)
+            elif not kept:
+                yield LeftOut(name, choice.refuses(roles[rule.leaves], name) or UNWANTED)
+            else:
+                wanted[name] = kept
+        layer = spec.layer(number) if part == "block" else None
+        for name, leaves in checkpoint.leaves(part, number, wanted):
+            for group, role in wanted[name].items():
+                parts = [leaves[leaf] for leaf in group]
+                yield Matrix(layer, role, name, parts[0] if len(parts) == 1 else np.concatenate(parts))
+    stored = checkpoint.tensors.index if checkpoint.tensors else {}
+    yield from (LeftOut(name, UNUSED) for name in stored if name not in seen)
+
+
+def _role(leaves: Sequence[str]) -> str:
+    """Name the role of a leaf, or of a tensor that holds several: `qkv`, `gate_up`."""
+    roles = [ROLES.get(leaf, "other") for leaf in leaves]
+    return ("" if max(map(len, roles)) == 1 else "_").join(roles)
+
+
+def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | LeftOut]:
+    """Yield the matrices of a checkpoint of any kind by tensor name, with the role `other`.
+
+    A tensor of more than two axes, as a convolution's kernel (out, in, height, width), becomes a matrix (out,
+    in · height · width), as one output sees its inputs. The layer is the first number in the name.
+    """
+    for name in sorted(tensors.index, key=_natural):
+        stored = tensors.index[name]
+        if stored.dtype not in FLOATS:
+            yield LeftOut(name, f"not a floating point tensor: {stored.dtype}")
+        elif len(stored.shape) < 2:
+            yield LeftOut(name, VECTOR)
+        elif 0 in stored.shape:
+            yield LeftOut(name, "empty")
+        elif reason := choice.refuses("other", name):
+            yield LeftOut(name, reason)
+        else:
+            found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+            values = tensors.read(name, finite=False).reshape(stored.shape[0], -1)
+            yield Matrix(int(found[1]) if found else None, "other", name, values)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort `h.2` before `h.10`."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def in_batches(
+    matrices: Iterator[tuple[int, Matrix]], *, memory_bytes: float, most: int = 16
+) -> Iterator[list[tuple[int, Matrix]]]:
+    """Gather matrices of one shape, wide ones turned tall, into batches for one call of the SVD kernel.
+
+    Waiting matrices take `memory_bytes` at most: beyond it the shape that holds most goes first.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[int, Matrix]]] = {}
+    for number, matrix in matrices:
+        shape = tuple(sorted(matrix.values.shape, reverse=True))
+        waiting.setdefault(shape, []).append((number, matrix))
+        if len(waiting[shape]) >= most:
+            yield waiting.pop(shape)
+        while waiting and sum(each.values.nbytes for batch in waiting.values() for _, each in batch) > memory_bytes:
+            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]) * int(np.prod(shape))))
+    yield from waiting.values()
+
+
+def measure_batch(
+    batch: Sequence[tuple[int, Matrix]], metric_names: Sequence[str], *, top_k: int, null: str, seed: int
+) -> list[MatrixResult]:
+    """Compute the spectra of matrices of one shape (some perhaps transposed), and all that is said of them.
+
+    **Arguments:** `batch`, matrices with their numbers in the run, in the dtype they are computed in; `metric_names`,
+    rows of `METRICS` that need no matrix; `null`, `shuffled`, `gaussian` or `none`; `seed`, of its draws, which
+    depend on a matrix's number and on nothing else.
+    """
+    stacked = np.stack([_tall(matrix.values) for _, matrix in batch])
+    finite = np.isfinite(stacked).all(axis=(1, 2))
+    # A matrix that holds NaN is computed as zeros and blanked: LAPACK may not end on it.
+    matrices = jnp.asarray(np.where(finite[:, None, None], stacked, 0))
+    sigma = singular_values(matrices)
+    rows, cols = stacked.shape[1:]
+    values = compute_metrics(metric_names, sigma, shape=(rows, cols), top_k=top_k)
+    drawn = None
+    if null != "none":
+        key = jax.random.key(seed)
+        keys = jnp.stack([jax.random.fold_in(key, number) for number, _ in batch])
+        drawn = null_spectra(keys, matrices, null)
+    spectra = np.where(finite[:, None], np.asarray(sigma), np.nan)
+    variances = np.where(finite, stacked.astype(np.float64).var(axis=(1, 2)), np.nan)
+    found = {name: np.asarray(array, np.float64) for name, array in values.items()}
+    found |= static_metrics(spectra, (rows, cols), variances, drawn)
+    results = []
+    for row, (number, matrix) in enumerate(batch):
+        metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}
+        reason = _reason(spectra[row], float(variances[row]), metrics)
+        shape = (int(matrix.values.shape[0]), int(matrix.values.shape[1]))
+        results.append(
+            MatrixResult(number, matrix.layer, matrix.role, None, matrix.name, shape, spectra[row], metrics, reason)
+        )
+    return results
+
+
+def _tall(values: Shaped[np.ndarray, "rows cols"]) -> Shaped[np.ndarray, "most least"]:
+    return values if values.shape[0] >= values.shape[1] else values.T
+
+
+def _reason(sigma: Float[np.ndarray, " k"], variance: float, metrics: Mapping[str, float]) -> str:
+    """Say why metrics are missing; empty where none is."""
+    if not np.isfinite(sigma).all():
+        return "holds values that are not finite"
+    if not sigma[0] > 0:
+        return "all zero: no ratios, no tail, nothing beside chance"
+    reasons = []
+    if sigma.size == 1:
+        reasons.append("one singular value: no decay ratio")
+    if not variance > 0:
+        reasons.append("all entries equal: nothing beside chance")
+    if not np.isfinite(metrics["alpha"]):
+        reasons.append("too few values for a tail")
+    if np.isfinite(metrics["mp_low"]) and not np.isfinite(metrics["smallest_p"]):
+        reasons.append("no law known for the smallest value of this shape")
+    return "; ".join(reasons)

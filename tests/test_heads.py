@@ -1,0 +1,163 @@
+"""`task=heads`: products of heads against explicit matrices in float64, moments, baselines, runs."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from families import FAMILIES
+from servers import run_here
+
+from jacspec import load_model, open_run
+from jacspec.backend import numerics
+from jacspec.heads import gaussian_baseline, head_products, product_edges, product_npr
+from jacspec.models.block import Block
+from jacspec.models.checkpoint import random_checkpoint
+from jacspec.spectra.static import head_metrics
+
+HEADS = {"one for each": 4, "grouped": 2, "one for all": 1}
+
+
+def _block(kv_heads: int, tmp_path: Path, precision: str) -> Block:
+    config = {"model_type": "llama", **FAMILIES["llama"].base, "num_key_value_heads": kv_heads}
+    model = random_checkpoint(config, tokenizer_folder=tmp_path, seed=0, name="x", dtype=precision)
+    return model.block(0)
+
+
+def _explicit(block: Block) -> dict[str, list[np.ndarray]]:
+    """Every head's products, d_model × d_model, from its own rows of the weights."""
+    own = block.attn.spec
+    w = {name: np.asarray(getattr(block.attn, name).weight[...], np.float64) for name in "qkvo"}
+    found: dict[str, list[np.ndarray]] = {"qk": [], "ov": []}
+    for head in range(own.heads):
+        read = head // (own.heads // own.kv_heads)
+        rows, kv_rows = (slice(i * own.d_head, (i + 1) * own.d_head) for i in (head, read))
+        found["qk"].append(w["q"][rows].T @ w["k"][kv_rows])
+        found["ov"].append(w["o"][:, rows] @ w["v"][kv_rows])
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("kv_heads", HEADS.values(), ids=HEADS)
+def test_heads_equal_explicit_products(kv_heads: int, precision: str, tmp_path: Path) -> None:
+    tolerance = {"float32": 1e-5, "float64": 1e-10}[precision]
+    with numerics(precision):
+        block = _block(kv_heads, tmp_path, precision)
+        found = head_products(block)
+    for name, matrices in _explicit(block).items():
+        for head, matrix in enumerate(matrices):
+            expected = np.linalg.svd(matrix, compute_uv=False)[: block.attn.spec.d_head]
+            np.testing.assert_allclose(found[name].sigma[head], expected, atol=tolerance * expected[0])
+            elements = matrix.ravel()
+            moments = (
+                elements.mean(),
+                elements.std(),
+                scipy.stats.skew(elements),
+                scipy.stats.kurtosis(elements),
+            )
+            np.testing.assert_allclose(found[name].moments[head], moments, rtol=20 * tolerance, atol=20 * tolerance)
+    shuffled = _explicit(block)["qk"][1]
+    assert np.abs(np.linalg.svd(shuffled, compute_uv=False)[0] - found["qk"].sigma[0, 0]) > 100 * tolerance
+
+
+def test_queries_read_the_right_keys(tmp_path: Path) -> None:
+    """The oracle sees a head that reads another group's keys."""
+    with numerics("float64"):
+        block = _block(2, tmp_path, "float64")
+        leaves = jax.tree.map(lambda leaf: leaf, block)
+        size = block.attn.spec.d_head
+        leaves.attn.k.weight = type(block.attn.k.weight)(np.roll(np.asarray(block.attn.k.weight[...]), size, axis=0))
+        wrong = head_products(leaves)["qk"].sigma
+        right = head_products(block)["qk"].sigma
+    assert np.abs(wrong - right).max() > 1e-3 * right.max()
+
+
+def test_nano_heads_in_full(tmp_path: Path) -> None:
+    """A trained model with a width that is no multiple of the block of rows."""
+    with numerics("float64"):
+        block = load_model("nano", precision="float64").block(3)
+        found = head_products(block)
+    for name, matrices in _explicit(block).items():
+        expected = [np.linalg.svd(matrix, compute_uv=False)[:16] for matrix in matrices]
+        np.testing.assert_allclose(found[name].sigma, expected, atol=1e-10 * np.max(expected))
+        kurtosis = [scipy.stats.kurtosis(matrix.ravel()) for matrix in matrices]
+        np.testing.assert_allclose(found[name].moments[:, 3], kurtosis, rtol=1e-9)
+
+
+def test_metrics_by_hand() -> None:
+    found = head_metrics(np.array([[2.0, 1.0], [0.0, 0.0], [3.0, 0.0]]))
+    assert found["lambda_0"][0] == 4
+    assert found["lambda_sum"][0] == 5
+    assert found["lambda_square_sum"][0] == 17
+    assert found["npr_lambda"][0] == pytest.approx(25 / 17 / 2)
+    assert found["npr_sigma"][0] == pytest.approx(9 / 5 / 2)
+    assert found["kappa_sigma"][0] == 2
+    assert found["kappa_lambda"][0] == 4
+    p = np.array([0.8, 0.2])
+    assert found["spectral_entropy"][0] == pytest.approx(-(p * np.log(p)).sum())
+    assert all(np.isnan(values[1]) for values in found.values())
+    assert np.isnan(found["kappa_sigma"][2])
+    assert found["npr_lambda"][2] == pytest.approx(0.5)
+
+
+def test_baseline_is_that_of_the_study() -> None:
+    """(768, 64): edges 0.378 and 2.037 at mean 1, NPR_λ 0.8552, κ_λ ≈ 5 between the edges."""
+    assert product_edges(768, 64) == pytest.approx((0.378, 2.037), abs=5e-4)
+    assert product_npr(768, 64) == pytest.approx(0.8552, abs=5e-5)
+    with numerics("float32"):
+        sigma = gaussian_baseline(768, 64, draws=24, seed=0).astype(np.float64)
+    lam = sigma**2
+    relative = lam / lam.mean(axis=1, keepdims=True)
+    low, high = product_edges(768, 64)
+    assert relative.min(axis=1).mean() == pytest.approx(low, rel=0.05)
+    assert relative.max(axis=1).mean() == pytest.approx(high, rel=0.05)
+    npr = head_metrics(sigma)["npr_lambda"]
+    assert npr.mean() == pytest.approx(0.8552, abs=4 * npr.std() / 24**0.5 + 2e-4)
+    # Elements have variance 1.
+    assert lam.sum(axis=1).mean() == pytest.approx(768**2, rel=0.01)
+    assert product_npr(768, 768) == pytest.approx(1 / 3, rel=0.01)
+
+
+def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run_here("task=heads", "heads.draws=4", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "out")
+    assert len(run.metrics) == 2 * 6 * 6
+    assert list(run.metrics)[:6] == ["layer", "role", "head", "name", "rows", "cols"]
+    block = load_model("nano").block(4)
+    row = run.metrics.set_index(["role", "layer", "head"]).loc[("ov", 4, 2)]
+    expected = np.linalg.norm(_explicit(block)["ov"][2], 2) ** 2
+    assert row["lambda_0"] == pytest.approx(expected, rel=1e-4)
+    assert {"lambda_qk", "density_ov", "by_head_qk", "elements_ov", "grid_qk", "entropy_npr"} <= {
+        file.stem for file in (tmp_path / "out" / "figures").glob("*.png")
+    }
+    done = run_here("task=report", "run=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    refused = run_here("task=heads", "heads.draws=1", "hydra.run.dir=no", cwd=tmp_path)
+    assert refused.code == 1
+    assert "heads.draws=1" in refused.err
+
+
+def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jacspec.tasks import heads, matrices
+
+    monkeypatch.setattr(matrices, "write_report", lambda run: None)
+    small = ("task=heads", "heads.draws=2")
+    assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
+    real = heads.head_products
+
+    def stop(block: Any) -> Any:
+        stop.calls += 1  # type: ignore[attr-defined]
+        if stop.calls == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return real(block)
+
+    stop.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(heads, "head_products", stop)
+    assert run_here(*small, "hydra.run.dir=cut", cwd=tmp_path).code == 130
+    assert run_here(*small, "resume=cut", cwd=tmp_path).code == 0
+    assert stop.calls == 3 + 4  # type: ignore[attr-defined]
+    for name in ("metrics.csv", "summary.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

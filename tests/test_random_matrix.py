@@ -1,0 +1,170 @@
+"""Chance and tails: Marchenko–Pastur, Tracy–Widom, p-values that are calibrated, power laws."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from jacspec.spectra.power_law import fit_tails
+from jacspec.spectra.random_matrix import (
+    bulk_distance,
+    fit_bulk,
+    largest_p_value,
+    marchenko_pastur_cdf,
+    marchenko_pastur_density,
+    marchenko_pastur_edges,
+    smallest_p_value,
+    tracy_widom_cdf,
+    tracy_widom_sf,
+)
+
+SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_law_of_the_bulk(shape: tuple[int, int]) -> None:
+    """The share is the integral of the density, all of it lies between the edges, E λ = N s² whatever the shape."""
+    low, high = marchenko_pastur_edges(shape, 2.0)
+
+    def density(x: float) -> float:
+        return float(marchenko_pastur_density(np.array([x]), shape, 2.0)[0])
+
+    for x in np.linspace(low, high, 5)[1:]:
+        share = float(marchenko_pastur_cdf(np.array([x]), shape, 2.0)[0])
+        assert share == pytest.approx(quad(density, low, x, limit=200)[0], abs=1e-7)
+    second = quad(lambda x: x * x * density(x), low, high, limit=200)[0]
+    assert second == pytest.approx(2.0 * max(shape), rel=1e-7)
+    assert marchenko_pastur_cdf(np.array([low * 0.5, high * 1.5]), shape, 2.0) == pytest.approx([0, 1], abs=1e-9)
+
+
+def test_edges_by_hand() -> None:
+    assert marchenko_pastur_edges((64, 768), 1.0) == pytest.approx((768**0.5 - 8, 768**0.5 + 8))
+    assert marchenko_pastur_edges((768, 64), 4.0) == pytest.approx((2 * (768**0.5 - 8), 2 * (768**0.5 + 8)))
+
+
+def test_oracle_sees_sides_mistaken() -> None:
+    """A law with the variance of the other side would miss E λ = N s² by the ratio of the sides."""
+    low, high = marchenko_pastur_edges((64, 768), 1.0)
+    wrong = quad(
+        lambda x: x * x * float(marchenko_pastur_density(np.array([x]), (64, 768), 1.0)[0]) * 64 / 768, low, high
+    )[0]
+    assert wrong != pytest.approx(768, rel=0.5)
+
+
+def test_tracy_widom_has_its_published_moments() -> None:
+    """Mean and variance as Bornemann 2010 gives them, and the quantiles of Johnstone's tables."""
+    above = quad(tracy_widom_sf, 0, 12, limit=200, epsabs=1e-10)[0]
+    below = quad(tracy_widom_cdf, -10, 0, limit=200, epsabs=1e-10)[0]
+    mean = above - below
+    second = 2 * (
+        quad(lambda x: x * tracy_widom_sf(x), 0, 12, limit=200, epsabs=1e-10)[0]
+        - quad(lambda x: x * tracy_widom_cdf(x), -10, 0, limit=200, epsabs=1e-10)[0]
+    )
+    assert mean == pytest.approx(-1.2065335745820, abs=1e-6)
+    assert second - mean**2 == pytest.approx(1.607781034581, abs=1e-6)
+    assert [tracy_widom_sf(x) for x in (0.4501, 0.9793, 2.0234)] == pytest.approx([0.10, 0.05, 0.01], abs=2e-5)
+    assert 0 < tracy_widom_sf(20.0) < tracy_widom_sf(10.0) < 1e-9
+    assert tracy_widom_sf(float("inf")) == 0
+    assert np.isnan(tracy_widom_sf(float("nan")))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 96), (100, 115), (64, 768), (200, 100)])
+def test_false_positives_are_as_many_as_stated(shape: tuple[int, int]) -> None:
+    """Gaussian matrices, variance estimated from the entries: at 1 % and 5 %, within the binomial 99.9 % interval.
+
+    The estimate shares its noise with σ₁, which makes small matrices slightly safe: 0.6 % at 60 × 60 was seen.
+    """
+    rng = np.random.default_rng(sum(shape))
+    largest, smallest = [], []
+    draws = 1500
+    for matrix in rng.normal(scale=3.0, size=(draws, *shape)).astype(np.float32):
+        sigma = np.linalg.svd(matrix, compute_uv=False)
+        variance = float(matrix.var())
+        largest.append(largest_p_value(float(sigma[0]), shape, variance))
+        smallest.append(smallest_p_value(float(sigma[-1]), shape, variance))
+    for values in (largest, smallest):
+        for level in (0.01, 0.05):
+            found = float(np.mean(np.array(values) < level))
+            assert abs(found - level) < 3.3 * np.sqrt(level * (1 - level) / draws)
+    # The oracle can fail: values of another variance are not calibrated.
+    shifted = [largest_p_value(float(sigma[0]) * 1.05, shape, variance) for _ in range(3)]
+    assert max(shifted) < 0.05
+
+
+def test_where_no_law_is_known_there_is_no_value() -> None:
+    assert np.isnan(smallest_p_value(1.0, (60, 66), 1.0))
+    assert np.isnan(largest_p_value(1.0, (60, 66), 0.0))
+    assert smallest_p_value(0.0, (60, 90), 1.0) == 0
+    assert smallest_p_value(0.0, (60, 60), 1.0) == 0
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (100, 300), (64, 768)])
+def test_bulk_is_fitted_without_its_outliers(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(scale=0.7, size=shape)
+    sigma = np.linalg.svd(matrix, compute_uv=False)
+    assert fit_bulk(sigma, shape) == pytest.approx(0.49, rel=0.03)
+    assert bulk_distance(sigma, shape, fit_bulk(sigma, shape)) < 0.05
+    spiked = matrix + sum(
+        12 * sigma[0] * np.outer(np.linalg.qr(rng.normal(size=(shape[0], 1)))[0], np.eye(shape[1])[i]) for i in range(4)
+    )
+    sigma = np.linalg.svd(spiked, compute_uv=False)
+    assert fit_bulk(sigma, shape) == pytest.approx(0.49, rel=0.06)
+    assert spiked.var() > 2 * 0.49
+    assert np.isnan(fit_bulk(np.zeros(5), (5, 5)))
+    assert np.isnan(bulk_distance(np.ones(3), (3, 3), float("nan")))
+
+
+def _search_by_hand(values: np.ndarray) -> tuple[float, float, float]:
+    """The search of Clauset et al. as its paper tells it, one candidate after the other."""
+    best = (np.inf, np.nan, np.nan)
+    values = np.sort(values)
+    for start in values[:-1]:
+        tail = values[values >= start]
+        alpha = 1 + len(tail) / np.log(tail / start).sum()
+        model = 1 - (tail / start) ** (1 - alpha)
+        distance = np.abs(model - np.arange(len(tail)) / len(tail)).max()
+        best = min(best, (distance, alpha, start))
+    return best
+
+
+def test_tails_equal_a_plain_search() -> None:
+    rng = np.random.default_rng(1)
+    rows = [rng.pareto(1.5, 200) + 1, np.linalg.svd(rng.normal(size=(200, 300)), compute_uv=False) ** 2]
+    found = fit_tails(np.stack(rows))
+    for row, values in enumerate(rows):
+        distance, alpha, start = _search_by_hand(values)
+        assert found.alpha[row] == pytest.approx(alpha, rel=1e-10)
+        assert found.ks_distance[row] == pytest.approx(distance, abs=1e-12)
+        assert found.x_min[row] == pytest.approx(start, rel=1e-12)
+        size = (values >= start).sum()
+        assert found.tail_fraction[row] == pytest.approx(size / 200)
+        assert found.alpha_sigma[row] == pytest.approx((alpha - 1) / size**0.5)
+
+
+def test_exponent_of_a_pareto_sample_is_found() -> None:
+    values = np.random.default_rng(2).pareto(1.5, (8, 2000)) + 1
+    found = fit_tails(values)
+    assert (np.abs(found.alpha - 2.5) < 4 * found.alpha_sigma).all()
+    assert np.abs(found.alpha - 2.0).min() > 0.2  # the oracle can fail
+
+
+def test_missing_values_are_left_out_and_too_few_are_no_tail() -> None:
+    values = np.random.default_rng(3).pareto(2.0, 100) + 1
+    padded = np.r_[values, np.nan, 0.0, -1.0]
+    whole, padded_fit = fit_tails(values[None]), fit_tails(padded[None])
+    assert padded_fit.alpha[0] == pytest.approx(whole.alpha[0], rel=1e-12)
+    for row in (np.full(100, np.nan), np.ones(100), np.r_[np.arange(1.0, 6), np.full(95, np.nan)]):
+        found = fit_tails(row[None])
+        assert not found.valid[0]
+        assert np.isnan(found.alpha[0])
+
+
+def test_tails_equal_the_package_powerlaw() -> None:
+    powerlaw = pytest.importorskip("powerlaw")
+    rng = np.random.default_rng(4)
+    for values in (rng.pareto(1.5, 300) + 1, np.linalg.svd(rng.normal(size=(150, 300)), compute_uv=False) ** 2):
+        theirs = powerlaw.Fit(values, verbose=False)
+        ours = fit_tails(values[None])
+        assert ours.x_min[0] == pytest.approx(theirs.xmin, rel=1e-9)
+        assert ours.alpha[0] == pytest.approx(theirs.alpha, rel=1e-3)
+        assert ours.ks_distance[0] == pytest.approx(theirs.D, abs=1e-6)

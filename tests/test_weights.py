@@ -1,0 +1,246 @@
+"""`task=weights`: closed cases, roles against the file itself, bad matrices, any checkpoint, going on after a kill."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from servers import run_here
+
+from jacspec import load_model, open_run
+from jacspec.config import ASSETS
+from jacspec.models.tensor_files import open_tensors
+from jacspec.report.matrices import matrix_figures
+from jacspec.runs import Run
+from jacspec.tasks import matrices as task
+from jacspec.weights import Choice, LeftOut, Matrix, in_batches, stream_model, stream_tensors
+
+RNG = np.random.default_rng(0)
+GAUSSIAN = RNG.normal(size=(60, 90)).astype(np.float32)
+CASES: dict[str, np.ndarray] = {
+    "two": np.array([[3, 2], [2, 3]], np.float32),
+    "diagonal": np.pad(np.diag([3, 2, 1]).astype(np.float32), [(0, 0), (0, 1)]),
+    "counting": np.arange(1, 13, dtype=np.float32).reshape(3, 4),
+    "rank one": np.outer(np.arange(1, 31), np.arange(1, 41)).astype(np.float32),
+    "hidden rank two": (RNG.normal(size=(50, 2)) @ RNG.normal(size=(2, 70))).astype(np.float32),
+    "decaying": (
+        np.linalg.qr(RNG.normal(size=(80, 80)))[0]
+        * np.arange(1, 81) ** -1.0
+        @ np.linalg.qr(RNG.normal(size=(80, 80)))[0]
+    ).astype(np.float32),
+    "gaussian": GAUSSIAN,
+    "spiked": GAUSSIAN + np.outer(np.full(60, 2.0), np.full(90, 1.0)).astype(np.float32),
+    "zero": np.zeros((20, 30), np.float32),
+    "constant": np.full((20, 30), 2.0, np.float32),
+    "with nan": np.where(np.eye(20, 30) > 0, np.nan, 1.0).astype(np.float32),
+    "row": np.arange(1, 8, dtype=np.float32)[None],
+    "kernel": RNG.normal(size=(8, 4, 3, 3)).astype(np.float32),
+    "bias": np.ones(5, np.float32),
+    "ids": np.arange(12).reshape(3, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run over tensors of no family, in a folder without a config."""
+    cwd = tmp_path_factory.mktemp("cases")
+    (cwd / "any").mkdir()
+    safetensors.numpy.save_file(
+        {f"layers.3.{name}": array for name, array in CASES.items()}, cwd / "any" / "vision.safetensors"
+    )
+    done = run_here(
+        "task=weights",
+        "model=path",
+        "model.path=any",
+        "hydra.run.dir=out",
+        "metrics=full",
+        "precision=float64",
+        cwd=cwd,
+    )
+    assert done.code == 0, done.err
+    assert "read by tensor name, because:" in done.out
+    assert "not a floating point tensor: I64" in done.out
+    return open_run(cwd / "out")
+
+
+def _row(run: Run, name: str) -> Any:
+    return run.metrics.set_index("name").loc[f"layers.3.{name}"]
+
+
+def _sigma(run: Run, name: str) -> np.ndarray:
+    place = run.dataset["name"].values.tolist().index(f"layers.3.{name}")
+    values = run.dataset["singular_values"].values[place]
+    return values[np.isfinite(values)]
+
+
+def test_closed_cases(cases: Run) -> None:
+    np.testing.assert_allclose(_sigma(cases, "two"), [5, 1], rtol=1e-12)
+    np.testing.assert_allclose(_sigma(cases, "diagonal"), [3, 2, 1], rtol=1e-12)
+    np.testing.assert_allclose(_sigma(cases, "counting"), [25.4368356, 1.72261225, 0], atol=1e-7)
+    assert _row(cases, "rank one")["numerical_rank"] == 1
+    assert _row(cases, "rank one")["stable_rank"] == pytest.approx(1, rel=1e-9)
+    # The entries are rounded to float32: a rank of two and rounding.
+    assert _sigma(cases, "hidden rank two")[2] < 1e-5 * _sigma(cases, "hidden rank two")[1]
+    np.testing.assert_allclose(_sigma(cases, "decaying"), np.arange(1, 81) ** -1.0, rtol=1e-4)
+
+
+def test_every_matrix_equals_numpy(cases: Run) -> None:
+    for name, array in CASES.items():
+        if array.ndim < 2 or name in ("ids", "with nan"):
+            continue
+        matrix = array.reshape(len(array), -1).astype(np.float64)
+        expected = np.linalg.svd(matrix, compute_uv=False)
+        np.testing.assert_allclose(_sigma(cases, name), expected, atol=1e-12 * max(expected[0], 1))
+        row = _row(cases, name)
+        assert (row["rows"], row["cols"], row["layer"], row["role"]) == (*matrix.shape, 3, "other")
+        if expected[0] > 0:
+            assert row["spectral_radius"] == pytest.approx(expected[0], rel=1e-12)
+            assert row["log_spectral_norm"] == pytest.approx(2 * np.log10(expected[0]), abs=1e-10)
+            assert row["frobenius_norm"] == pytest.approx(np.linalg.norm(matrix), rel=1e-12)
+
+
+def test_bad_matrices_have_missing_values_with_a_reason(cases: Run) -> None:
+    reasons = {name: _row(cases, name)["reason"] for name in ("zero", "constant", "with nan", "row", "two")}
+    assert "all zero" in reasons["zero"]
+    assert "all entries equal" in reasons["constant"]
+    assert "not finite" in reasons["with nan"]
+    assert "one singular value" in reasons["row"]
+    assert "too few values for a tail" in reasons["two"]
+    assert np.isnan(_row(cases, "with nan")["spectral_radius"])
+    assert np.isnan(_row(cases, "zero")["alpha"])
+    assert np.isnan(_row(cases, "constant")["largest_p"])
+    assert _row(cases, "constant")["spectral_radius"] == pytest.approx(2 * np.sqrt(600))
+    good = _row(cases, "spiked")
+    assert np.isfinite(good[["alpha", "largest_p", "smallest_p", "bulk_distance", "rand_distance"]].astype(float)).all()
+
+
+def test_spike_stands_out_of_chance(cases: Run) -> None:
+    spiked, gaussian = _row(cases, "spiked"), _row(cases, "gaussian")
+    assert spiked["outliers_above"] >= 1
+    assert spiked["largest_p"] < 1e-6
+    assert gaussian["largest_p"] > 1e-3
+    assert gaussian["smallest_p"] > 1e-3
+    assert gaussian["bulk_share"] == pytest.approx(1, abs=0.05)
+    assert gaussian["mp_high"] == pytest.approx(GAUSSIAN.std() * (np.sqrt(90) + np.sqrt(60)), rel=1e-6)
+    assert spiked["rand_distance"] > 3 * gaussian["rand_distance"]
+
+
+def test_convolution_kernel_is_flattened_as_stated(cases: Run) -> None:
+    expected = np.linalg.svd(CASES["kernel"].reshape(8, -1).astype(np.float64), compute_uv=False)
+    np.testing.assert_allclose(_sigma(cases, "kernel"), expected, rtol=1e-12)
+
+
+def test_figures_and_page(cases: Run) -> None:
+    drawn = {file.stem for file in (cases.folder / "figures").glob("*.png")}
+    assert drawn == set(matrix_figures(cases))
+    assert {"spectra", "bulk", "bulk_of_layer", "tails", "one_matrix", "metrics_1"} <= drawn
+    page = (cases.folder / "report.html").read_text(encoding="utf-8")
+    assert "Marchenko" in page
+    assert "a vector: bias, norm or scalar" in page
+
+
+def test_roles_are_those_of_the_file() -> None:
+    """The fused tensor's parts, transposed, by hand from the file; swapped parts would not pass."""
+    model = load_model("nano")
+    stored = open_tensors(ASSETS / "nano")
+    d_model = model.spec.d_model
+    found = {(each.layer, each.role): each for each in stream_model(model, Choice()) if isinstance(each, Matrix)}
+    whole = np.asarray(stored.read("transformer.h.2.attn.c_attn.weight"), np.float32).T
+    for index, role in enumerate("qkv"):
+        part = whole[index * d_model : (index + 1) * d_model]
+        np.testing.assert_array_equal(found[2, role].values.astype(np.float32), part)
+    np.testing.assert_array_equal(found[2, "qkv"].values.astype(np.float32), whole)
+    up = np.asarray(stored.read("transformer.h.5.mlp.c_fc.weight"), np.float32).T
+    np.testing.assert_array_equal(found[5, "up"].values.astype(np.float32), up)
+    assert {role for _, role in found} == {"q", "k", "v", "qkv", "o", "up", "down"}
+
+
+def test_nothing_is_skipped_without_a_word() -> None:
+    model = load_model("nano")
+    assert model.tensors is not None
+    for choice in (Choice(), Choice(embeddings=True), Choice(include=["up"]), Choice(exclude=["*.attn.*"])):
+        found = list(stream_model(model, choice))
+        named = {each.name for each in found}
+        assert set(model.tensors.index) <= named
+        refused = {each.name for each in found if isinstance(each, LeftOut)}
+        assert not refused & {each.name for each in found if isinstance(each, Matrix)}
+    wanted = {each.role for each in stream_model(model, Choice(include=["up", "q"])) if isinstance(each, Matrix)}
+    assert wanted == {"up", "q"}
+    taken = {each.role for each in stream_model(model, Choice(embeddings=True)) if isinstance(each, Matrix)}
+    assert "embed" in taken
+
+
+def test_a_checkpoint_read_by_name_gives_the_same_tensors() -> None:
+    by_name = {
+        each.name: each.values
+        for each in stream_tensors(open_tensors(ASSETS / "nano"), Choice())
+        if isinstance(each, Matrix)
+    }
+    assert by_name["transformer.h.0.mlp.c_fc.weight"].shape == (96, 384)
+    layers = [
+        each.layer for each in stream_tensors(open_tensors(ASSETS / "nano"), Choice()) if isinstance(each, Matrix)
+    ]
+    assert layers == sorted(layers, key=lambda layer: -1 if layer is None else layer) or None in layers
+
+
+def test_batches_hold_one_shape_and_little_memory() -> None:
+    sizes = [(30, 20), (20, 30), (10, 10), (30, 20), (50, 50)]
+    listed = [(i, Matrix(0, "other", str(i), np.zeros(size, np.float32))) for i, size in enumerate(sizes)]
+    batches = list(in_batches(iter(listed), memory_bytes=1e9))
+    assert sorted(number for batch in batches for number, _ in batch) == [0, 1, 2, 3, 4]
+    assert {tuple(sorted(matrix.values.shape)) for _, matrix in batches[0]} == {(20, 30)}
+    assert all(len(batch) == 1 for batch in in_batches(iter(listed), memory_bytes=1.0))
+
+
+SMALL = ("task=weights", "weights.include=[q,up]")
+
+
+def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "write_report", lambda run: None)
+    assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0
+    real, calls = task.MatrixWriter.add_batch, []
+
+    def stop(self: Any, results: Any) -> None:
+        calls.append(len(results))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(self, results)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task.MatrixWriter, "add_batch", stop)
+        assert run_here(*SMALL, "hydra.run.dir=cut", cwd=tmp_path).code == 130
+    assert run_here(*SMALL, "resume=cut", cwd=tmp_path).code == 0
+    for name in ("metrics.csv", "summary.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    refused = run_here(*SMALL, "resume=cut", "seed=1", cwd=tmp_path)
+    assert refused.code == 1
+    assert "config.seed was 0, now 1" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fragment"),
+    [
+        ("weights.include=[nothing]", "No matrix is left"),
+        ("metrics.names=[residual_gain]", "concern Jacobians"),
+        ("weights.against=other", "against"),
+        ("model=path model.path=nowhere", "is not a folder"),
+    ],
+)
+def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
+    done = run_here("task=weights", *wrong.split(), "hydra.run.dir=no", cwd=tmp_path)
+    assert done.code == 1
+    assert fragment in done.err
+
+
+@pytest.mark.parametrize("revision", ["step0"])
+def test_random_weights_are_chance(revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before training, the weights of nano are Gaussian: p-values are spread, the bulk is all of the variance."""
+    monkeypatch.setattr(task, "write_report", lambda run: None)
+    done = run_here(
+        "task=weights", f"model.revision={revision}", "weights.exclude=[o,down]", "hydra.run.dir=out", cwd=tmp_path
+    )
+    assert done.code == 0, done.err
+    table = open_run(tmp_path / "out").metrics
+    assert table["largest_p"].between(1e-4, 1).all()
+    assert table["bulk_share"].between(0.95, 1.05).all()
