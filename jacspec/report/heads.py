@@ -102,7 +102,9 @@ def _draw_grid(run: Run, role: str) -> Figure:
     dataset = run.dataset
     layer = int(dataset["layer"].values.min())
     rows = np.flatnonzero((dataset["role"].values == role) & (dataset["layer"].values == layer))
-    figure, axes = panels(len(rows), _title(run, role, f"singular values of the heads of layer {layer}"), size=(2.6, 2))
+    figure, axes = panels(
+        len(rows), _title(run, role, f"singular values of the heads of layer {layer}"), size=(2.6, 2.0)
+    )
     chance = lookup(run.provenance, "baseline.median sigma")
     for panel, row in zip(axes, rows, strict=True):
         sigma = dataset["singular_values"].values[row].astype(np.float64)
@@ -149,7 +151,7 @@ def _add_points(panel: Axes, table: Any, name: str, chance: Any) -> None:
 
 
 def _draw_entropy(run: Run) -> Figure:
-    figure, axes = panels(2, f"{model_name(run)}: entropy against participation", size=(4, 3.4))
+    figure, axes = panels(2, f"{model_name(run)}: entropy against participation", size=(4.0, 3.4))
     for panel, role in zip(axes, ("qk", "ov"), strict=True):
         table = run.metrics[run.metrics["role"] == role]
         points = panel.scatter(
@@ -169,7 +171,7 @@ def _draw_entropy(run: Run) -> Figure:
 
 def _draw_elements(run: Run, role: str) -> Figure:
     table = run.metrics[run.metrics["role"] == role]
-    figure, axes = panels(len(AGAINST_ELEMENTS), _title(run, role, "spectra against elements"), size=(4, 2.9))
+    figure, axes = panels(len(AGAINST_ELEMENTS), _title(run, role, "spectra against elements"), size=(4.0, 2.9))
     colours = matplotlib.colormaps["viridis"](table["layer"] / max(table["layer"].max(), 1))
     for panel, name in zip(axes, AGAINST_ELEMENTS, strict=True):
         if table[name].notna().any():

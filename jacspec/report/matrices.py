@@ -104,13 +104,13 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _rows(run: Run, role: str, layer: int | None = None) -> np.ndarray:
+def _rows(run: Run, role: str, layer: int | None = None) -> list[int]:
     dataset = run.dataset
     mask = dataset["role"].values == role
     if layer is not None:
         mask = mask & (dataset["layer"].values == layer)
     finite = np.isfinite(dataset["singular_values"].values[:, 0])
-    return np.flatnonzero(mask & finite)
+    return np.flatnonzero(mask & finite).tolist()
 
 
 def _sigma(run: Run, row: int) -> Float[np.ndarray, " k"]:
@@ -120,7 +120,7 @@ def _sigma(run: Run, row: int) -> Float[np.ndarray, " k"]:
 
 def _draw_spectra(run: Run) -> Figure:
     """Draw the singular values of each role, a line a matrix, with the Marchenko–Pastur edges of the bulk."""
-    roles = [role for role in roles_of(run) if _rows(run, role).size]
+    roles = [role for role in roles_of(run) if _rows(run, role)]
     figure, axes = panels(max(len(roles), 1), _title(run, "singular values by role, a line a layer (dark: first)"))
     for panel, role in zip(axes, roles, strict=False):
         rows = _rows(run, role)
@@ -145,7 +145,7 @@ def _draw_spectra(run: Run) -> Figure:
 
 def _draw_bulk(run: Run, layer: int | None) -> Figure:
     """Draw histograms of σ over s√N with the law of chance, and mark what lies beyond the bulk's edges."""
-    roles = [role for role in roles_of(run) if _rows(run, role, layer).size]
+    roles = [role for role in roles_of(run) if _rows(run, role, layer)]
     where = "all layers" if layer is None else f"layer {layer}"
     figure, axes = panels(max(len(roles), 1), _title(run, f"singular values beside Marchenko–Pastur, {where}"))
     for panel, role in zip(axes, roles, strict=False):
@@ -157,7 +157,7 @@ def _draw_bulk(run: Run, layer: int | None) -> Figure:
     return figure
 
 
-def _add_histogram(panel: Axes, run: Run, rows: np.ndarray) -> None:
+def _add_histogram(panel: Axes, run: Run, rows: Sequence[int]) -> None:
     table, scaled, outliers = run.metrics, [], []
     shape = (1, 1)
     for row in rows:
@@ -192,7 +192,7 @@ def _add_histogram(panel: Axes, run: Run, rows: np.ndarray) -> None:
 
 def _draw_tails(run: Run, layer: int) -> Figure:
     """Draw the share of λ at or above x on log–log axes, with the fitted power law from x_min on."""
-    roles = [role for role in roles_of(run) if _rows(run, role, layer).size]
+    roles = [role for role in roles_of(run) if _rows(run, role, layer)]
     figure, axes = panels(max(len(roles), 1), _title(run, f"tails of λ = σ², layer {layer}"))
     for panel, role in zip(axes, roles, strict=False):
         row = _rows(run, role, layer)[0]
@@ -215,7 +215,7 @@ def _draw_tails(run: Run, layer: int) -> Figure:
 
 def _draw_one(run: Run, layer: int) -> Figure:
     """Draw one matrix as the c_attn walk-through does: σ, cumulative variance, eigenvalues of its Gram matrix."""
-    roles = [role for role in roles_of(run) if _rows(run, role, layer).size]
+    roles = [role for role in roles_of(run) if _rows(run, role, layer)]
     if not roles:
         return panels(1, _title(run, "no matrix of this layer has a spectrum"))[0]
     role = "qkv" if "qkv" in roles else roles[0]
