@@ -161,6 +161,7 @@ def test_missing_values_are_left_out_and_too_few_are_no_tail() -> None:
         assert np.isnan(found.alpha[0])
 
 
+@pytest.mark.filterwarnings("ignore")  # the package warns of its own internals
 def test_tails_equal_the_package_powerlaw() -> None:
     powerlaw = pytest.importorskip("powerlaw")
     rng = np.random.default_rng(4)
