@@ -4,11 +4,14 @@ import datetime
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+from omegaconf import OmegaConf
 
-from jacspec.config import PACKAGE
+from jacspec.config import PACKAGE, Config
+from jacspec.models.checkpoint import Checkpoint
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
 
@@ -22,6 +25,34 @@ def describe_device() -> dict[str, Any]:
     """Say what computed the numbers."""
     device = jax.local_devices()[0]
     return {"platform": device.platform, "kind": device.device_kind, "machine": platform.machine()}
+
+
+def describe_run(config: Config, *, without: Collection[str], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what `run.json` of every task holds; its `identity` must be the same for a run to be gone on with.
+
+    **Arguments:** `without`, keys of the configuration that change no number of the task; `identity`, what it depends
+    on besides: checkpoint, corpus.
+    """
+    whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(whole, dict)
+    comparable = {key: value for key, value in whole.items() if key not in without}
+    # Where files lie does not matter: their hashes are compared.
+    for group in comparable.keys() & {"model", "data"}:
+        comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}
+    return {
+        "task": config.task,
+        "created": now(),
+        "config": whole,
+        "identity": {"config": comparable, **identity, "device": describe_device(), "versions": versions()},
+        "precision": {"dtype": config.precision.value, "matmul": "highest"},
+        "seed": config.seed,
+        "git_commit": git_commit(),
+    }
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Say which checkpoint was read: name, revision, hashes of its files."""
+    return {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
 
 
 def git_commit() -> str | None:

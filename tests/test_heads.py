@@ -141,6 +141,17 @@ def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "heads.draws=1" in refused.err
 
 
+def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> None:
+    small = ("model.config.num_layers=1", "+model.config.num_decoder_layers=1", "heads.draws=2")
+    done = run_here("task=heads", "model=t5-small", "model.init=random", *small, "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert set(open_run(tmp_path / "out").metrics["role"]) == {
+        f"{s}.{k}" for s in ("encoder", "decoder") for k in ("qk", "ov")
+    }
+    drawn = {file.stem for file in (tmp_path / "out" / "figures").glob("*.png")}
+    assert {"lambda_encoder.qk", "grid_decoder.qk", "by_head_decoder.ov", "entropy_npr"} <= drawn
+
+
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jacspec.tasks import heads, matrices
 

@@ -156,8 +156,7 @@ def stream_depth(
             advance(place, len(journey.padded.samples))
         return gather(number, spec.layer(number), batches, {path_name(block.spec): parts})
 
-    results = walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
-    yield from (result for result in results if result is not None)
+    yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
 
 
 def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float) -> Checkpoint:
@@ -228,6 +227,7 @@ def _measure(
             journey.products[row],
             f"from layer {plan.first} through block {number}, component {component}, sample {padded.samples[row]}",
             plan.tolerance,
+            ways_on="precision=float64",
         )
         for row in rows_to_audit(padded, chosen, spectra)
     ]

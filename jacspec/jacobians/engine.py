@@ -108,8 +108,7 @@ def stream_layers(
         parts = _measure_block(block, number, streams, batches, plan, report)
         return gather(number, spec.layer(number), batches, parts)
 
-    results = walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
-    yield from (result for result in results if result is not None)
+    yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
 
 
 def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:

@@ -169,24 +169,32 @@ def audit(
     alone: Any = jax.tree.map(lambda leaf: leaf[row : row + 1], point)
     exact = dense.jacobians(block, alone.context, alone.x, component=component)
     if found.jacobians is None:
-        return audit_top(np.asarray(found.singular_values)[row], exact, where, tolerance)
+        return audit_top(np.asarray(found.singular_values)[row], exact, where, tolerance, ways_on=WAYS_ON)
     largest = float(singular_values(exact)[0, 0]) or 1.0
     deviation = float(singular_values(found.jacobians[row : row + 1] - exact)[0, 0]) / largest
-    return _allow(deviation, "the Jacobian", where, tolerance, exact.dtype)
+    return _allow(deviation, "the Jacobian", where, tolerance, exact.dtype, WAYS_ON)
 
 
-def audit_top(given: Float[np.ndarray, " k"], exact: Float[Array, "1 m n"], where: str, tolerance: float) -> float:
-    """Compare the largest singular values of one sample with those of its matrix; as `audit`."""
+WAYS_ON = "engine=jacfwd, or precision=float64"
+
+
+def audit_top(
+    given: Float[np.ndarray, " k"], exact: Float[Array, "1 m n"], where: str, tolerance: float, *, ways_on: str
+) -> float:
+    """Compare the largest singular values of one sample with those of its matrix; as `audit`.
+
+    **Arguments:** `ways_on`, what the error tells the user to type.
+    """
     largest = np.asarray(singular_values(exact))[0, : len(given)]
     deviation = float((np.abs(given - largest) / np.where(largest > 0, largest, 1)).max())
-    return _allow(deviation, "a singular value", where, tolerance, exact.dtype)
+    return _allow(deviation, "a singular value", where, tolerance, exact.dtype, ways_on)
 
 
-def _allow(deviation: float, what: str, where: str, tolerance: float, dtype: jnp.dtype) -> float:
+def _allow(deviation: float, what: str, where: str, tolerance: float, dtype: jnp.dtype, ways_on: str) -> float:
     allowed = max(tolerance, 64 * float(np.finfo(dtype).eps))
     if not deviation <= allowed:
         raise JacspecError(
             f"Audit failed: {where}: {what} is off by {deviation:.1e} from jacfwd and SVD, more than "
-            f"{allowed:.1e}. Type engine=jacfwd, or precision=float64."
+            f"{allowed:.1e}. Type {ways_on}."
         )
     return deviation

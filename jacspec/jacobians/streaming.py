@@ -26,15 +26,16 @@ class Stream(NamedTuple):
 def walk(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
-    visit: Callable[[int, Block, list[Stream]], Result],
+    visit: Callable[[int, Block, list[Stream]], Result | None],
     *,
     last: int,
     decoder_input: str,
 ) -> Iterator[Result]:
-    """Carry all samples through blocks 0 to `last`, and yield what `visit(number, block, streams)` finds at each.
+    """Carry all samples through blocks 0 to `last`, and yield what `visit(number, block, streams)` finds.
 
-    `streams` are those that enter the block. Only one block and the hidden states (sample, token, d_model) are in
-    memory, in a decoder its encoder's output too, as long as `visit` keeps no block.
+    Where it finds nothing (None), nothing is yielded. `streams` are those that enter the block. Only one block and the
+    hidden states (sample, token, d_model) are in memory, in a decoder its encoder's output too, as long as `visit`
+    keeps no block.
     """
     spec = checkpoint.spec
     streams = _enter(checkpoint, [padded.batch for padded in batches], None)
@@ -42,7 +43,8 @@ def walk(
         if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
             streams = _enter_decoder(checkpoint, streams, decoder_input)
         block = checkpoint.block(number)
-        yield visit(number, block, streams)
+        if (found := visit(number, block, streams)) is not None:
+            yield found
         if number < last:
             streams = [stream._replace(hidden=_step(block, *stream)) for stream in streams]
         # What still reads this block ends before the next is made.

@@ -72,17 +72,18 @@ class Checkpoint:
 
         Values that are not finite are handed on, unlike by the methods that make modules.
         """
-        module = module_template(self.spec, part, number) if self.tensors else self.make(part, number)
-        whole = dict(zip(leaf_names(module), jax.tree.leaves(module), strict=True))
-        for name, rule, target in module_rules(self.architecture, self.spec, part, number, module):
-            if name not in names:
-                continue
-            if self.tensors is None:
-                yield name, {leaf: np.asarray(whole[leaf]) for leaf in rule.leaves}
-            else:
-                serving = _serving(self.architecture, self.spec, self.tensors, name)
-                values = rule.load(self.tensors.read(serving, finite=False), target)
-                yield name, dict(zip(rule.leaves, values, strict=True))
+        if self.tensors is not None:
+            found = _read_leaves(self.architecture, self.spec, self.tensors, part, number, finite=False)
+        else:
+            module = self.make(part, number)
+            whole = dict(zip(leaf_names(module), map(np.asarray, jax.tree.leaves(module)), strict=True))
+            rules = module_rules(self.architecture, self.spec, part, number, module)
+
+            def pick(rule: TensorRule) -> dict[str, Any]:
+                return {leaf: whole[leaf] for leaf in rule.leaves}
+
+            found = ((name, functools.partial(pick, rule)) for name, rule, _ in rules)
+        yield from ((name, read()) for name, read in found if name in names)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -294,8 +295,19 @@ def _read_module(
     """Read the tensors of one module and put them in its template's place."""
     template = module_template(spec, part, number)
     leaves: dict[str, jax.Array] = {}
-    for name, rule, target in module_rules(architecture, spec, part, number, template):
-        tensor = tensors.read(_serving(architecture, spec, tensors, name))
-        for leaf, value in zip(rule.leaves, rule.load(tensor, target), strict=True):
-            leaves[leaf] = jnp.asarray(value, dtype)
+    for _, read in _read_leaves(architecture, spec, tensors, part, number, finite=True):
+        leaves |= {leaf: jnp.asarray(value, dtype) for leaf, value in read().items()}
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in leaf_names(template)])
+
+
+def _read_leaves(
+    architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, part: str, number: int, *, finite: bool
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Go through the tensors of one module: HF's name, and how to read the leaves that it fills."""
+    for name, rule, target in module_rules(architecture, spec, part, number, module_template(spec, part, number)):
+
+        def read(name: str = name, rule: TensorRule = rule, target: Target = target) -> dict[str, Any]:
+            tensor = tensors.read(_serving(architecture, spec, tensors, name), finite=finite)
+            return dict(zip(rule.leaves, rule.load(tensor, target), strict=True))
+
+        yield name, read

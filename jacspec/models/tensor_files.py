@@ -67,21 +67,24 @@ def open_tensors(folder: Path, *, any_name: bool = False) -> TensorFiles:
 
     **Raises:** `JacspecError` where there are no weights, a file is damaged, or torch is needed and not there.
     """
-    for single in (WEIGHTS, PICKLED):
-        if (folder / single).is_file() or (folder / (single + INDEX)).is_file():
-            break
-    else:
-        single = ""
-        if not (any_name and any(folder.glob("*.safetensors"))):
-            raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.")
-    files = _files(folder, single) if single else tuple(sorted(folder.glob("*.safetensors")))
+    files = _find_files(folder, any_name=any_name)
     index: dict[str, StoredTensor] = {}
     for file in files:
-        for stored in _unpickled_tensors(file) if single == PICKLED else _safe_tensors(file):
+        for stored in _unpickled_tensors(file) if file.suffix == ".bin" else _safe_tensors(file):
             if stored.name in index:
                 raise JacspecError(f"{file}: the tensor {stored.name} is there twice.")
             index[stored.name] = stored
     return TensorFiles(files, index)
+
+
+def _find_files(folder: Path, *, any_name: bool) -> tuple[Path, ...]:
+    for single in (WEIGHTS, PICKLED):
+        if (folder / single).is_file() or (folder / (single + INDEX)).is_file():
+            return _files(folder, single)
+    others = tuple(sorted(folder.glob("*.safetensors"))) if any_name else ()
+    if not others:
+        raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.")
+    return others
 
 
 def _files(folder: Path, single: str) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.labels import lookup, metric_label, model_name
-from jacspec.report.matrices import CHANCE, panels
+from jacspec.report.matrices import CHANCE, panels, roles_of
 from jacspec.runs import Run
 
 COLOUR = "#0072B2"
@@ -23,19 +23,22 @@ AGAINST_ELEMENTS = ("lambda_0", "lambda_sum", "lambda_square_sum", "spectral_ent
 def head_figures(run: Run) -> dict[str, Callable[[], Figure]]:
     """Name the figures of a `task=heads` run, each with the function that draws it."""
     figures: dict[str, Callable[[], Figure]] = {}
-    for role in ("qk", "ov"):
+    for role in roles_of(run):
         figures |= {
             f"lambda_{role}": lambda role=role: _draw_lambda(run, role),  # type: ignore[misc]
             f"density_{role}": lambda role=role: _draw_density(run, role),  # type: ignore[misc]
             f"by_head_{role}": lambda role=role: _draw_by_head(run, role),  # type: ignore[misc]
             f"elements_{role}": lambda role=role: _draw_elements(run, role),  # type: ignore[misc]
         }
-    return figures | {"grid_qk": lambda: _draw_grid(run, "qk"), "entropy_npr": lambda: _draw_entropy(run)}
+        if role.endswith("qk"):
+            figures[f"grid_{role}"] = lambda role=role: _draw_grid(run, role)  # type: ignore[misc]
+    return figures | {"entropy_npr": lambda: _draw_entropy(run)}
 
 
 def _title(run: Run, role: str, what: str) -> str:
-    product = {"qk": "W_Qᵀ W_K", "ov": "W_O W_V"}[role]
-    return f"{model_name(run)}: {what} of {product}"
+    stack, _, kind = role.rpartition(".")
+    product = {"qk": "W_Qᵀ W_K", "ov": "W_O W_V"}[kind]
+    return f"{model_name(run)}: {what} of {product}{f', {stack}' if stack else ''}"
 
 
 def _lambda(run: Run, role: str) -> Float[np.ndarray, "head k"]:
@@ -100,7 +103,7 @@ def _draw_density(run: Run, role: str) -> Figure:
 def _draw_grid(run: Run, role: str) -> Figure:
     """Draw the singular values of each head of the first layer beside the Gaussian baseline."""
     dataset = run.dataset
-    layer = int(dataset["layer"].values.min())
+    layer = int(dataset["layer"].values[dataset["role"].values == role].min())
     rows = np.flatnonzero((dataset["role"].values == role) & (dataset["layer"].values == layer))
     figure, axes = panels(
         len(rows), _title(run, role, f"singular values of the heads of layer {layer}"), size=(2.6, 2.0)
@@ -151,8 +154,9 @@ def _add_points(panel: Axes, table: Any, name: str, chance: Any) -> None:
 
 
 def _draw_entropy(run: Run) -> Figure:
-    figure, axes = panels(2, f"{model_name(run)}: entropy against participation", size=(4.0, 3.4))
-    for panel, role in zip(axes, ("qk", "ov"), strict=True):
+    roles = roles_of(run)
+    figure, axes = panels(len(roles), f"{model_name(run)}: entropy against participation", size=(4.0, 3.4))
+    for panel, role in zip(axes, roles, strict=True):
         table = run.metrics[run.metrics["role"] == role]
         points = panel.scatter(
             table["npr_lambda"], table["spectral_entropy"], s=9, c=table["layer"], cmap="viridis", linewidths=0

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import xlogy
 
-from jacspec.spectra.metrics import METRICS
+from jacspec.backend import numerics
+from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (
     bulk_distance,
@@ -100,29 +101,29 @@ HEADS: Mapping[str, Quantity] = {
 }
 """What `task=heads` says of each head: its columns."""
 
+SHARED = ("normalized_participation_ratio", "sigma_participation_ratio", "spectral_entropy", "effective_rank")
+"""Rows of `METRICS` that columns of heads come from."""
+
 
 def head_metrics(sigma: Float[np.ndarray, "head d_head"]) -> dict[str, Float[np.ndarray, " head"]]:
     """Compute the rows of `HEADS` that come from singular values, in float64; NaN where a head is all zero."""
     sigma = sigma.astype(np.float64)
     lam, d_head = sigma**2, sigma.shape[1]
     whole = sigma[:, 0] > 0
-    rank = np.where(whole & (sigma[:, -1] > sigma[:, 0] * d_head * float(np.finfo(np.float32).eps)), 1.0, np.nan)
+    with numerics("float64"):
+        shared = compute_metrics(SHARED, jnp.asarray(sigma), shape=(d_head, d_head))
+    table = {name: np.asarray(values) for name, values in shared.items()}
+    full_rank = sigma[:, -1] > sigma[:, 0] * d_head * float(np.finfo(np.float32).eps)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = sigma / sigma[:, :1]
-        shares = {"lambda": relative**2, "sigma": relative}
-        shares = {name: part / part.sum(axis=1, keepdims=True) for name, part in shares.items()}
-        npr = {name: 1 / (d_head * np.square(part).sum(axis=1)) for name, part in shares.items()}
-        npr["sigma"] = np.square(relative.sum(axis=1)) / (d_head * np.square(relative).sum(axis=1))
-        entropy = {name: -xlogy(part, part).sum(axis=1) for name, part in shares.items()}
-        kappa = rank / relative[:, -1]
+        kappa = np.where(full_rank, sigma[:, 0] / sigma[:, -1], np.nan)
     found = {
         "lambda_0": lam[:, 0],
         "lambda_sum": lam.sum(axis=1),
         "lambda_square_sum": np.square(lam).sum(axis=1),
-        "npr_lambda": npr["lambda"],
-        "npr_sigma": npr["sigma"],
-        "spectral_entropy": entropy["lambda"],
-        "effective_rank": np.exp(entropy["sigma"]),
+        "npr_lambda": table["normalized_participation_ratio"],
+        "npr_sigma": table["sigma_participation_ratio"] / d_head,
+        "spectral_entropy": table["spectral_entropy"],
+        "effective_rank": table["effective_rank"],
         "kappa_sigma": kappa,
         "kappa_lambda": np.square(kappa),
     }

@@ -14,6 +14,7 @@ from jacspec.glossary import MatrixResult
 from jacspec.heads import HeadProducts, gaussian_baseline, head_products, product_edges, product_npr
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
+from jacspec.provenance import describe_checkpoint
 from jacspec.spectra.static import HEADS, head_metrics
 from jacspec.tasks.matrices import MatrixWork, run_matrices
 
@@ -43,8 +44,7 @@ def _prepare(config: Config) -> MatrixWork:
             if not all(each in done for each in numbers):
                 yield list(_results(checkpoint, place, numbers))
 
-    identity = {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
-    return MatrixWork(tuple(HEADS), identity, {"baseline": baseline}, stream, {})
+    return MatrixWork(tuple(HEADS), describe_checkpoint(checkpoint), {"baseline": baseline}, stream, {})
 
 
 def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int]) -> Iterator[MatrixResult]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from jacspec.backend import numerics, use_compilation_cache
@@ -16,7 +15,7 @@ from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
-from jacspec.provenance import describe_device, git_commit, now, versions
+from jacspec.provenance import describe_checkpoint, describe_run, now
 from jacspec.report import write_report
 from jacspec.report.console import print_summary
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
@@ -132,35 +131,16 @@ def _open_folder(
 def _provenance(
     config: Config, checkpoint: Checkpoint, corpus: Corpus, sample: Sample, batches: Sequence[PaddedBatch]
 ) -> dict[str, Any]:
-    """Collect what `run.json` holds; `identity` is what must be the same for a run to be gone on with."""
-    whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(whole, dict)
-    comparable = {key: value for key, value in whole.items() if key not in ("resume", "run", "train")}
-    # Where files lie does not matter: their hashes are compared.
-    for group in ("model", "data"):
-        comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}
-    return {
-        "task": config.task,
-        "created": now(),
-        "config": whole,
-        "identity": {
-            "config": comparable,
-            "checkpoint": {
-                "name": checkpoint.name,
-                "revision": checkpoint.revision,
-                "files": dict(checkpoint.files),
-            },
-            "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter},
-            "batches": [list(padded.batch.tokens.shape) for padded in batches],
-            "device": describe_device(),
-            "versions": versions(),
-        },
+    """Collect what `run.json` holds of a run over samples."""
+    identity = {
+        "checkpoint": describe_checkpoint(checkpoint),
+        "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter},
+        "batches": [list(padded.batch.tokens.shape) for padded in batches],
+    }
+    return describe_run(config, without=("resume", "run", "train"), identity=identity) | {
         "corpus": {
             "source": corpus.source,
             "candidates": len(corpus.texts),
             "drawn": sample.candidates,
         },
-        "precision": {"dtype": config.precision.value, "matmul": "highest"},
-        "seed": config.seed,
-        "git_commit": git_commit(),
     }

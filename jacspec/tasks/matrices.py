@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.glossary import MatrixResult
 from jacspec.progress import Stopwatch, count_progress
-from jacspec.provenance import describe_device, git_commit, now, versions
+from jacspec.provenance import describe_run, now
 from jacspec.report import write_report
 from jacspec.report.console import print_matrices
 from jacspec.runs import Run, open_run
 from jacspec.runs.matrices import MatrixWriter, resume_matrices, start_matrices
 
-CONCERNS = ("task", "model", "metrics", "precision", "seed", "weights", "heads")
+UNCONCERNED = ("data", "engine", "depth", "train", "components", "resume", "run")
+"""Keys of the configuration that change nothing about weights."""
 
 
 class MatrixWork(NamedTuple):
@@ -40,7 +40,8 @@ def run_matrices(config: Config, folder: Path, console: Console, prepare: Callab
     use_compilation_cache()
     with watch("open model"):
         work = prepare()
-    writer = _open_folder(config, folder, _provenance(config, work), work.columns)
+    described = describe_run(config, without=UNCONCERNED, identity={"checkpoint": dict(work.checkpoint)})
+    writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work.columns)
     if writer.provenance["status"] != "finished":
         with watch("spectra"), count_progress(console, "matrices") as advance:
             advance(len(writer.done))
@@ -58,26 +59,3 @@ def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], co
     if config.resume is not None:
         return resume_matrices(Path(config.resume), provenance, columns=columns)
     return start_matrices(folder, provenance, columns=columns)
-
-
-def _provenance(config: Config, work: MatrixWork) -> dict[str, Any]:
-    whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(whole, dict)
-    comparable = {key: whole[key] for key in CONCERNS}
-    comparable["model"] = {key: value for key, value in whole["model"].items() if key != "path"}
-    return {
-        "task": config.task,
-        "created": now(),
-        "config": whole,
-        "identity": {
-            "config": comparable,
-            "checkpoint": dict(work.checkpoint),
-            "device": describe_device(),
-            "versions": versions(),
-        },
-        "metrics": list(work.columns),
-        "precision": {"dtype": config.precision.value, "matmul": "highest"},
-        "seed": config.seed,
-        "git_commit": git_commit(),
-        **work.facts,
-    }

@@ -15,6 +15,7 @@ from jacspec.glossary import MatrixResult
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.checkpoint import sha256
 from jacspec.models.hub import open_any_tensors, open_model
+from jacspec.provenance import describe_checkpoint
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.spectra.static import STATIC
 from jacspec.tasks.matrices import MatrixWork, run_matrices
@@ -80,5 +81,4 @@ def _open(config: Config, choice: Choice) -> tuple[dict[str, Any], dict[str, Any
         files = {file.name: sha256(file) for file in tensors.files}
         identity = {"name": name, "revision": config.model.revision, "files": files}
         return identity, {"read by name": str(error)}, stream_tensors(tensors, choice)
-    identity = {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
-    return identity, {}, stream_model(checkpoint, choice)
+    return describe_checkpoint(checkpoint), {}, stream_model(checkpoint, choice)
