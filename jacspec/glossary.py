@@ -99,3 +99,24 @@ class MatrixResult(NamedTuple):
     sigma: Float[np.ndarray, " k"]
     metrics: Mapping[str, float]
     reason: str = ""
+
+
+class CellResult(NamedTuple):
+    """What one experiment of a run gave: a row of `metrics.csv`, and the arrays behind it.
+
+    `number` is its place in the run, `key` which it is, one value a key column of the run; `values` its numbers, NaN
+    where there is none; `arrays` have one axis each, and all cells of a run have the same ones.
+    """
+
+    number: int
+    key: tuple[str | int | float, ...]
+    values: Mapping[str, float]
+    arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
+
+
+class Quantity(NamedTuple):
+    """What is said of the values in a column of a table: symbol in mathtext, definition, source."""
+
+    symbol: str
+    definition: str
+    source: str

@@ -46,6 +46,14 @@ def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None
 
 
 @contextlib.contextmanager
+def cell_progress(console: Console, *, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of experiments with the time left; yields `advance(n)`."""
+    with _bar(console, "experiments") as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda n: progress.update(bar, advance=n)
+
+
+@contextlib.contextmanager
 def step_progress(console: Console, *, steps: int) -> Iterator[Callable[[int, float], None]]:
     """Show a bar of training steps with the loss; yields `report(step, loss)`."""
     with _bar(console, "steps") as progress:

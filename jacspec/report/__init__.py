@@ -8,6 +8,7 @@
 | `html.py`    | `report.html`: figures, tables, samples, on one page         |
 | `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
 | `matrix_page.py` | `report.html` of both                                    |
+| `cell_page.py` | `report.html` of runs over cells: tables of experiments    |
 | `facts.py`   | its part that says what was run                              |
 | `markup.py`  | its elements, in which text is always escaped                |
 | `console.py` | the same medians and quartiles as a table in the terminal    |
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
     from jacspec.runs import Run
 
 
+MATRIX_TASKS = ("weights", "heads")
+"""Tasks whose runs have a row a matrix."""
+
+
 def write_report(run: "Run") -> None:
     """Draw the figures of a finished run and write its page."""
-    if run.provenance.get("task") in ("weights", "heads"):
+    if run.provenance.get("task") in MATRIX_TASKS:
         from jacspec.report.matrix_page import write_matrix_page
 
         write_matrix_page(run)
+        return
+    if "key_columns" in run.provenance:
+        from jacspec.report.cell_page import write_cell_page
+
+        write_cell_page(run)
         return
     from jacspec.report.figures import save_figures
     from jacspec.report.html import write_html

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jacspec.report import MATRIX_TASKS
 from jacspec.report.labels import component_words, metric_title, model_name, number_format, printable, run_title
 from jacspec.runs import QUANTILES, Run
 
@@ -45,6 +46,31 @@ CONSOLE_METRICS = (
     "kappa_sigma",
 )
 """Of the many columns of a run over matrices, those that fit a terminal."""
+
+
+def print_report(run: Run, console: Console) -> None:
+    """Print the summary of a finished run of any task."""
+    if "key_columns" in run.provenance:
+        print_cells(run, console)
+    else:
+        (print_matrices if run.provenance["task"] in MATRIX_TASKS else print_summary)(run, console)
+
+
+def print_cells(run: Run, console: Console) -> None:
+    """Print the table of a run over cells, a row an experiment, then where the files are."""
+    keys = run.provenance["key_columns"]
+    console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in keys:
+        table.add_column(key)
+    for name in run.metric_names:
+        table.add_column(metric_title(name), justify="right")
+    writers = {name: number_format(run.metrics[name].tolist()) for name in run.metric_names}
+    for row in run.metrics.to_dict("records"):
+        cells = (writers[name](float(row[name])) for name in run.metric_names)
+        table.add_row(*(printable(row[key]) for key in keys), *cells)
+    console.print(table)
+    _print_files(run, console)
 
 
 def print_matrices(run: Run, console: Console) -> None:

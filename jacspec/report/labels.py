@@ -5,11 +5,15 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from jacspec.glossary import Quantity
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
+
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS)
+"""What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")
 
@@ -51,19 +55,11 @@ def metric_words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-class Words(NamedTuple):
-    """What is said of the values in a column: symbol in mathtext, definition, source."""
-
-    symbol: str
-    definition: str
-    source: str
-
-
-def words_of(metric: str) -> Words | None:
+def words_of(metric: str) -> Quantity | None:
     """Find what is said of a metric or an exponent; `None` for one that this version does not know."""
     if found := EXPONENT.fullmatch(metric):
         number = found[1]
-        return Words(
+        return Quantity(
             rf"Lyapunov exponent $\mu_{{{number}}}$",
             f"(1/t) Σ ln |R_{number},{number}| over the t layers so far, R from the QR decomposition of orthonormal "
             "columns, random at first, after each block: the growth of a small change a layer, in nats. At finite "

@@ -6,7 +6,6 @@
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float
 from scipy.special import xlogy
 
 from jacspec.backend import numerics
+from jacspec.glossary import Quantity
 from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (
@@ -25,15 +25,6 @@ from jacspec.spectra.random_matrix import (
     smallest_p_value,
 )
 from jacspec.spectra.svd import singular_values
-
-
-class Quantity(NamedTuple):
-    """A row of the table: symbol in mathtext, definition, source."""
-
-    symbol: str
-    definition: str
-    source: str
-
 
 WEIGHTWATCHER = "Martin & Mahoney 2021, JMLR 22, 165 (WeightWatcher)"
 CLAUSET = "Clauset, Shalizi & Newman 2009, SIAM Review 51, 661"

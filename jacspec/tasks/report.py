@@ -7,7 +7,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.report import write_report
-from jacspec.report.console import print_matrices, print_summary
+from jacspec.report.console import print_report
 from jacspec.runs import open_run
 
 
@@ -17,4 +17,4 @@ def run_report(config: Config, folder: Path, console: Console) -> None:
         raise JacspecError("task=report needs a finished run: run=FOLDER.")
     run = open_run(Path(config.run))
     write_report(run)
-    (print_matrices if run.provenance["task"] in ("weights", "heads") else print_summary)(run, console)
+    print_report(run, console)
