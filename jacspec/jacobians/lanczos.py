@@ -19,9 +19,10 @@ from scipy.linalg import eigh_tridiagonal
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.models.block import Block
 
-FIRST_CHECK, CHECK_EVERY, LATER = 8, 2, 16
-"""A sample looks at its bound after so many steps, then every two, beyond 16 every four."""
-CAPACITY = 32
+FIRST_CHECK, CHECK_EVERY, LATER = 10, 2, 16
+"""A sample looks at its bound after so many steps, then every two, beyond 16 every four. Looks are not free: each
+linearises the branch anew, and one at 8 steps, where no trained spectrum has converged, cost a fifth."""
+CAPACITY = 16
 MAX_STEPS = 320
 TOP = 2
 """Singular values that are computed: what ρ and δ need."""
