@@ -66,8 +66,10 @@ def words_of(metric: str) -> Quantity | None:
             "depth it depends on the columns drawn.",
             "Benettin et al. 1980, Meccanica 15, 9",
         )
-    row = METRICS.get(metric) or STATIC.get(metric) or HEADS.get(metric)
-    return None if row is None else Words(row.symbol, row.definition, row.source)
+    row = METRICS.get(metric)
+    if row is not None:
+        return Quantity(row.symbol, row.definition, row.source)
+    return next((table[metric] for table in TABLES if metric in table), None)
 
 
 def metric_label(metric: str) -> str:
