@@ -9,7 +9,7 @@ from jacspec.report.coupling import FEWEST, coupling_figures, coupling_table, sh
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import save_figures
 from jacspec.report.html import define, list_files, quote_samples, show_figure, write_page
-from jacspec.report.labels import component_words, metric_title, number_format, run_title
+from jacspec.report.labels import component_words, metric_symbol, metric_title, number_format, run_title
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.coupling import BY_KIND, KINDS_FILE
@@ -22,8 +22,8 @@ CAPTIONS: Mapping[str, str] = {
     "alignment": "Where the Jacobian's leading directions and those of its weights meet: |cos|, medians over samples "
     "with quartiles; dotted, what independent random directions have on average.",
     "coupling": "Which layer reads what another writes: the mean over samples of |u · v|, u the leading left singular "
-    "vector of the row's Jacobian, v the leading right one of the column's, at the same sample. Above the line the read "
-    "comes after the write in the stream; below it there is no way from one to the other, a control.",
+    "vector of the row's Jacobian, v the leading right one of the column's, at the same sample. Above the line the "
+    "read comes after the write in the stream; below it there is no way from one to the other, a control.",
     "kinds": "ρ and the gain of the residual direction by the kind of the token at which each sample ends.",
 }
 READING = (
@@ -60,7 +60,7 @@ def write_coupling_page(run: Run) -> None:
             element("details", element("summary", "The columns"), terms),
         ),
         section("Figures", *(show_figure(run, name, CAPTIONS[name], CAPTIONS[name]) for name in figures)),
-        section("Numbers", element("p", "Medians over samples."), *_layers(run)),
+        section("Numbers", element("p", "Medians over samples; the columns are explained above."), *_layers(run)),
         section("The strongest couplings", *_strongest(run)),
         section("By kind of token", *_kinds(run)),
         quote_samples(run),
@@ -78,7 +78,7 @@ def _layers(run: Run) -> Iterable[Markup]:
         writers = {name: number_format(medians[name].tolist(), digits=(3, 2)) for name in names}
         body = ((layer, *(writers[name](row[name]) for name in names)) for layer, row in medians.iterrows())
         yield element("h3", component_words(component))
-        yield _table(("layer", *map(metric_title, names)), body)
+        yield _table(("layer", *map(metric_symbol, names)), body)
 
 
 def _strongest(run: Run) -> Iterable[Markup]:

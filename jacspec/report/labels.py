@@ -85,10 +85,21 @@ def metric_label(metric: str) -> str:
 
 def metric_title(metric: str) -> str:
     """Return the label of a metric in Unicode, for where there is no mathtext."""
-    label = metric_label(metric)
+    label = _in_unicode(metric_label(metric))
+    return label.replace("_", "") if EXPONENT.fullmatch(metric) else label
+
+
+def metric_symbol(metric: str) -> str:
+    """Return the symbol of a metric alone, in Unicode; its words where it has none."""
+    found = words_of(metric)
+    _, dollar, symbol = (found.symbol if found else "").partition("$")
+    return _in_unicode(dollar + symbol) if dollar else metric_words(metric)
+
+
+def _in_unicode(label: str) -> str:
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
-    return label.replace("_", "") if EXPONENT.fullmatch(metric) else label
+    return label
 
 
 def lookup(tree: Any, path: str) -> Any:
