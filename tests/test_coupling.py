@@ -36,12 +36,11 @@ from jacspec.jacobians.factors import norm_gain
 from jacspec.jacobians.streaming import Stream, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
-from jacspec.models.layers import LayerNorm, RMSNorm
+from jacspec.models.layers import LayerNorm, NormSpec, make_norm
 
 TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10], [5, 4, 3])
 NAMES = ("attn", "mlp")
 CHOSEN = (
-    "gpt2: tied",
     "gpt_neox: parallel",
     "llama: yarn, every number",
     "gemma2: grouped windows",
@@ -51,6 +50,8 @@ CHOSEN = (
     "t5: 1.1",
 )
 """Every norm place, gated and plain, GQA, softcap, both norms of queries and keys, relative biases, cross attention."""
+
+ONE_LAYER = {"t5": {"num_layers": 1, "num_decoder_layers": 1}}
 
 
 def _stream(checkpoint: Checkpoint, names: tuple[str, ...], **more: Any) -> list[LayerResult]:
@@ -72,7 +73,7 @@ def _points(checkpoint: Checkpoint) -> list[tuple[Block, list[dict[str, Point]]]
         for padded, stream in zip(batches, streams, strict=True):
             points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
             for row, sample in enumerate(padded.samples):
-                found[sample] = jax.tree.map(lambda leaf, row=row: leaf[row], points)  # type: ignore[misc]
+                found[sample] = jax.tree.map(lambda leaf, row=row: leaf[row], points)
         return block, [found[sample] for sample in sorted(found)]
 
     last = len(checkpoint.spec.blocks) - 1
@@ -113,7 +114,7 @@ def _assemble(block: Block, component: str, point: Point, calls: list[Any]) -> A
         if getattr(module, name, None) is not None
     }
     if component == "mlp":
-        paths = {name: (np.diag(slope), weights[name]) for name, slope in hidden_slopes(module, u).items()}
+        paths = {name: (np.diag(slope), weights[name]) for name, slope in jax.jit(hidden_slopes)(module, u).items()}
         return Assembled(output_norm, weights["down"], paths, norm)
     return Assembled(output_norm, weights["o"], _head_paths(module, point.context, u, weights), norm)
 
@@ -121,7 +122,7 @@ def _assemble(block: Block, component: str, point: Point, calls: list[Any]) -> A
 def _head_paths(
     module: Any, prefix: Any, u: Any, weights: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    own, maps = module.spec, head_maps(module, prefix, u)
+    own, maps = module.spec, jax.tree.map(np.asarray, jax.jit(head_maps)(module, prefix, u))
     d = own.d_head
     s = {
         "q": np.zeros((own.heads * d, own.heads * d)),
@@ -136,17 +137,18 @@ def _head_paths(
             s["k"][rows, columns] = np.outer(maps.own.away[kv, member], maps.own.toward[kv, member])
     if own.qk_norm is not None:
         for name, linear, norm in (("q", module.q, module.q_norm), ("k", module.k, module.k_norm)):
-            shape = (-1,) if own.qk_norm == "full" else (-1, d)
-            s[name] = s[name] @ np.asarray(
-                jax.jacfwd(lambda y, n=norm, shape=shape: n(y.reshape(shape)).ravel())(linear(u))
-            )
+
+            def normed(y: Any, norm: Any = norm) -> Any:
+                return norm(y if own.qk_norm == "full" else y.reshape(-1, d)).ravel()
+
+            s[name] = s[name] @ np.asarray(jax.jit(jax.jacfwd(normed))(linear(u)))
     return {name: (s[name], weights[name]) for name in (("q",) if maps.own is None else "vqk")}
 
 
 @pytest.fixture(scope="module", params=CHOSEN)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, list[Seen]]:
     family, name = CASES[request.param]
-    config = config_of(family, name)
+    config = {**config_of(family, name), **ONE_LAYER.get(family, {"num_hidden_layers": 1})}
     folder = tmp_path_factory.mktemp("model")
     model = save_random(folder, family, **config)
     start = config.get("decoder_start_token_id")
@@ -159,7 +161,7 @@ def test_factors_and_directions_equal_hf(case: tuple[Checkpoint, list[Seen]]) ->
     checkpoint, seen = case
     names = (*NAMES, "cross") if checkpoint.spec.decoder_start is not None else NAMES
     with numerics("float64"):
-        results = _stream(checkpoint, names, tolerance=1e-13, audit=1)
+        results = _stream(checkpoint, names, tolerance=1e-13)
         for result, (block, points) in zip(results, _points(checkpoint), strict=True):
             for full, metrics in result.metrics.items():
                 stack, _, component = full.rpartition(".")
@@ -194,14 +196,9 @@ def test_factors_and_directions_equal_hf(case: tuple[Checkpoint, list[Seen]]) ->
                     assert abs(vectors[READS] @ vt[0]) == pytest.approx(1, abs=1e-9)
                     for column, value in _alignments(block, component, parts, u[:, 0], vt[0]).items():
                         assert found[column] == pytest.approx(value, abs=1e-8)
-                    absent = {
-                        f"{kind}_{path}" for kind in ("sigma", "slope", "read_alignment") for path in _others(parts)
-                    }
+                    others = {"up", "gate", "v", "q", "k"} - parts.paths.keys()
+                    absent = {f"{kind}_{path}" for kind in ("sigma", "slope", "read_alignment") for path in others}
                     assert all(np.isnan(found[name]) for name in absent & found.keys())
-
-
-def _others(parts: Assembled) -> set[str]:
-    return {"up", "gate", "v", "q", "k"} - parts.paths.keys()
 
 
 def _alignments(block: Block, component: str, parts: Assembled, u: np.ndarray, v: np.ndarray) -> dict[str, float]:
@@ -251,19 +248,16 @@ def test_norm_gain_equals_svd(kind: str, precision: str) -> None:
         "two": np.concatenate([[7.0, -7.0], np.ones(22)]),
         "zero": np.zeros(24),
     }
+    gain_of, derivative = jax.jit(norm_gain), jax.jit(lambda norm, x: jax.jacfwd(norm)(x))
     with numerics(precision):
         dtype = jnp.dtype(precision)
         for gain in gains.values():
             for eps in (1e-6, 0.5):
-                norm = (
-                    LayerNorm(24, eps=eps, dtype=dtype)
-                    if kind == "layernorm"
-                    else RMSNorm(24, eps=eps, offset=0.0, dtype=dtype)
-                )
+                norm = make_norm(NormSpec(kind, eps), 24, dtype)
                 norm.weight = nnx.Param(jnp.asarray(gain, dtype))
                 x = jnp.asarray(3 * rng.standard_normal(24), dtype)
-                exact = np.linalg.norm(np.asarray(jax.jacfwd(norm)(x), np.float64), 2)
-                assert float(norm_gain(norm, x)) == pytest.approx(exact, rel=tolerance, abs=1e-30)
+                exact = np.linalg.norm(np.asarray(derivative(norm, x), np.float64), 2)
+                assert float(gain_of(norm, x)) == pytest.approx(exact, rel=tolerance, abs=1e-30)
 
 
 def test_couplings_equal_loops_and_chance() -> None:
@@ -340,44 +334,30 @@ def test_one_block_is_in_memory_at_a_time() -> None:
     assert {array.shape for array in kept} == {(len(TOKENS), 96)}
 
 
-RUN = ("task=coupling", *TINY)
-TABLES = {
-    "run.json",
-    "metrics.csv",
-    "summary.csv",
-    "samples.csv",
-    "spectra.nc",
-    "coupling.csv",
-    "kinds.csv",
-    "report.html",
-}
+RUN = ("task=coupling", "data.samples=24", "data.max_tokens=16")
+TABLES = {*("run.json", "metrics.csv", "summary.csv", "samples.csv"), *("spectra.nc", "coupling.csv", "kinds.csv")}
 FIGURES = ("factors", "bound_share", "alignment", "coupling", "kinds")
 
 
 def test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables, figures, page; a run that was interrupted ends with the same bytes; the report is drawn again."""
+    """Tables, figures and page from the folder alone; a run that was interrupted ends with the same bytes."""
+    from jacspec.tasks import layers
+
+    monkeypatch.setattr(layers, "write_report", lambda run: None)
     done = run_here(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "share of the bound ρ / bound" in done.out
     assert "audit: 24 Jacobians" in done.out
+    assert files_below(tmp_path / "whole") == TABLES
+    assert run_here("task=report", "run=whole", cwd=tmp_path).code == 0
     drawn = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert files_below(tmp_path / "whole") == TABLES | drawn
+    assert files_below(tmp_path / "whole") == TABLES | drawn | {"report.html"}
     run = open_run(tmp_path / "whole")
     assert list(run.metrics)[:4] == ["layer", "component", "sample", "n_tokens"]
     assert tuple(run.metrics)[4:] == run.metric_names
     assert (run.metrics["bound_share"] <= 1).all()
-    assert {len(kinds) for kinds in run.provenance["token_kinds"].values()} == {4}
     _check_coupling(run)
-    # Four samples: no kind has enough of them, and the page says so.
-    page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
-    assert "Left out, with fewer than 5 samples: " in page
-    assert "The strongest couplings" in page
-    assert run_here("task=report", "run=whole", cwd=tmp_path).code == 0
-    assert (tmp_path / "whole" / "report.html").read_text(encoding="utf-8") == page
-
-    from jacspec.tasks import layers
-
-    monkeypatch.setattr(layers, "write_report", lambda run: None)
+    _check_kinds(run)
     real = coupling.leading_weights
 
     def stop(block: Block, component: str) -> Any:
@@ -412,9 +392,25 @@ def _check_coupling(run: Any) -> None:
     assert np.abs((write * np.roll(read, 1, axis=0)).sum(axis=1)).mean() != pytest.approx(values.mean(), rel=1e-3)
 
 
-def test_samples_that_stay_whole_are_those_of_the_jacobian_task(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _check_kinds(run: Any) -> None:
+    """`kinds.csv` groups `metrics.csv` as `run.json` says, and the page names the groups that are too small."""
+    kinds = np.array(run.provenance["token_kinds"]["mlp"])
+    assert len(kinds) == 24
+    table = pandas.read_csv(run.folder / "kinds.csv").set_index(["layer", "component", "metric", "kind"])
+    values = run.metrics.query("layer == 3 and component == 'mlp'")["spectral_radius"].to_numpy()
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    counts = {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))}
+    assert max(counts.values()) >= 5 > min(counts.values())
+    for kind, count in counts.items():
+        row = table.loc[(3, "mlp", "spectral_radius", kind)]
+        assert row["n"] == count
+        assert row["median"] == pytest.approx(np.median(values[kinds == kind]))
+        assert (f"{kind} (n = {count})" in page) == (count >= 5)
+        assert (f"{kind} ({count})" in page) == (count < 5)
+    assert "Left out, with fewer than 5 samples: " in page
+
+
+def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jacspec.tasks import layers
 
     monkeypatch.setattr(layers, "write_report", lambda run: None)
@@ -423,9 +419,8 @@ def test_samples_that_stay_whole_are_those_of_the_jacobian_task(
         "cut": ("task=coupling",),
         "plain": ("task=jacobian", "engine=lanczos"),
     }.items():
-        done = run_here(
-            *arguments, *TINY, "data.min_tokens=3", "components=[mlp]", f"hydra.run.dir={name}", cwd=tmp_path
-        )
+        more = ("data.min_tokens=3", "components=[mlp]", f"hydra.run.dir={name}")
+        done = run_here(*arguments, *TINY, *more, cwd=tmp_path)
         assert done.code == 0, done.err
     whole, cut, plain = (open_run(tmp_path / name).metrics for name in ("whole", "cut", "plain"))
     pandas.testing.assert_frame_equal(whole[list(plain)], plain)
@@ -434,29 +429,14 @@ def test_samples_that_stay_whole_are_those_of_the_jacobian_task(
     assert cut["n_tokens"].min() >= 3
 
 
-def test_kinds_with_samples_enough_are_shown(tmp_path: Path) -> None:
+def test_encoder_decoder_run(tmp_path: Path) -> None:
+    """Both stacks and cross attention; the decoder's last token is not its encoder's; no kind has samples enough."""
+    sizes = {"num_layers": 1, "d_model": 24, "d_ff": 40, "d_kv": 6, "num_heads": 4, "vocab_size": 1100}
+    small = [f"model.config.{key}={value}" for key, value in sizes.items()]
     done = run_here(
-        "task=coupling", "data.samples=30", "data.max_tokens=16", "components=[mlp]", "hydra.run.dir=out", cwd=tmp_path
-    )
-    assert done.code == 0, done.err
-    run = open_run(tmp_path / "out")
-    kinds = np.array(run.provenance["token_kinds"]["mlp"])
-    table = pandas.read_csv(tmp_path / "out" / "kinds.csv").set_index(["layer", "metric", "kind"])
-    values = run.metrics.query("layer == 3")["spectral_radius"].to_numpy()
-    for kind in set(kinds):
-        assert table.loc[(3, "spectral_radius", kind), "n"] == (kinds == kind).sum()
-        assert table.loc[(3, "spectral_radius", kind), "median"] == pytest.approx(np.median(values[kinds == kind]))
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert f"word start (n = {(kinds == 'word start').sum()})" in page
-    assert (kinds == "word start").sum() >= 5
-
-
-def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both stacks and cross attention; the decoder's last token is not its encoder's."""
-    small = ("model.config.num_layers=1", "+model.config.num_decoder_layers=1", "data.samples=2", "data.max_tokens=8")
-    done = run_here(
-        *("task=coupling", "model=t5-small", "model.init=random", "coupling.end=sample", *small),
-        *("components=[attn,cross,mlp]", "data.decoder_input=start", "hydra.run.dir=out"),
+        *("task=coupling", "model=t5-small", "model.init=random", "coupling.end=sample", "data.samples=2"),
+        *("components=[attn,cross,mlp]", "data.decoder_input=start", "data.max_tokens=8", "hydra.run.dir=out"),
+        *(*small, "+model.config.num_decoder_layers=1"),
         cwd=tmp_path,
     )
     assert done.code == 0, done.err
