@@ -37,6 +37,7 @@ from jacspec.jacobians.streaming import Stream, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.layers import LayerNorm, NormSpec, make_norm
+from jacspec.report.coupling import coupling_figures
 
 TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10], [5, 4, 3])
 NAMES = ("attn", "mlp")
@@ -429,10 +430,13 @@ def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatc
     assert cut["n_tokens"].min() >= 3
 
 
-def test_encoder_decoder_run(tmp_path: Path) -> None:
+def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both stacks and cross attention; the decoder's last token is not its encoder's; no kind has samples enough."""
     sizes = {"num_layers": 1, "d_model": 24, "d_ff": 40, "d_kv": 6, "num_heads": 4, "vocab_size": 1100}
     small = [f"model.config.{key}={value}" for key, value in sizes.items()]
+    from jacspec.tasks import layers
+
+    monkeypatch.setattr(layers, "write_report", lambda run: None)
     done = run_here(
         *("task=coupling", "model=t5-small", "model.init=random", "coupling.end=sample", "data.samples=2"),
         *("components=[attn,cross,mlp]", "data.decoder_input=start", "data.max_tokens=8", "hydra.run.dir=out"),
@@ -444,6 +448,9 @@ def test_encoder_decoder_run(tmp_path: Path) -> None:
     assert set(run.provenance["token_kinds"]["decoder.cross"]) == {"special"}
     assert "special" not in run.provenance["token_kinds"]["encoder.attn"]
     assert np.isnan(run.metrics.query("component == 'decoder.cross'")["sigma_v"]).all()
+    assert {name: len(draw().axes) for name, draw in coupling_figures(run).items()} == {
+        "factors": 5, "bound_share": 1, "alignment": 5, "coupling": 2, "kinds": 10
+    }  # fmt: skip
     assert (run.metrics["bound_share"] <= 1).all()
 
 
