@@ -41,6 +41,13 @@ class Against(enum.Enum):
     none = "none"
 
 
+class End(enum.Enum):
+    """Where a sample ends: at a drawn token of it, or at its own last one."""
+
+    random = "random"
+    sample = "sample"
+
+
 class Precision(enum.Enum):
     """Floating point type of everything that is computed."""
 
@@ -102,6 +109,13 @@ class EngineConfig:
 
 
 @dataclasses.dataclass
+class CouplingConfig:
+    """Where the samples end; see conf/task/coupling.yaml."""
+
+    end: End = MISSING
+
+
+@dataclasses.dataclass
 class DepthConfig:
     """From the input of layer `first` to the output of layer `last`; see conf/task/depth.yaml."""
 
@@ -156,6 +170,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    coupling: CouplingConfig | None = None
     depth: DepthConfig | None = None
     weights: WeightsConfig | None = None
     heads: HeadsConfig | None = None

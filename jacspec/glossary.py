@@ -73,7 +73,7 @@ class LayerResult(NamedTuple):
     `number` counts all blocks in the order of the stream, `layer` those of the block's own stack; they differ in
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
-    audited sample.
+    audited sample. `vectors` are, by component and name, directions of the residual stream, where a task keeps any.
     """
 
     number: int
@@ -81,6 +81,7 @@ class LayerResult(NamedTuple):
     singular_values: Mapping[str, Float[np.ndarray, "sample k"]]
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
+    vectors: Mapping[str, Mapping[str, Float[np.ndarray, "sample d_model"]]] = {}
 
 
 class MatrixResult(NamedTuple):

@@ -16,7 +16,7 @@ last two are the last token's own key and value, which cross attention has not.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,17 +129,64 @@ def _summed(
 
 def _hidden(mlp: MLP, u: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
     """Compute the Jacobian of an MLP at `u`, its norms left out."""
-    act, up, down = ACTIVATIONS[mlp.spec.activation], mlp.up.weight[...], mlp.down.weight[...]
+    slopes = hidden_slopes(mlp, u)
+    down = mlp.down.weight[...]
     # Scales stand on W_down's columns, so that a batch of samples is one GEMM with W_up.
+    jacobian = _columns(down, slopes["up"]) @ mlp.up.weight[...]
+    if mlp.gate is not None:
+        jacobian += _columns(down, slopes["gate"]) @ mlp.gate.weight[...]
+    return jacobian
+
+
+def hidden_slopes(mlp: MLP, u: Float[Array, " d_model"]) -> dict[str, Float[Array, " d_ff"]]:
+    """Compute what a small change of each projection is multiplied by on its way to W_down, at `u` after the norm.
+
+    **Returns:** by projection, act′(W_up u) for `up`; in a gated MLP act(g) for `up` and act′(g) ⊙ W_up u for `gate`,
+    with g = W_gate u.
+    """
+    act = ACTIVATIONS[mlp.spec.activation]
     if mlp.gate is None:
-        return _columns(down, _slope(act, mlp.up(u))) @ up
+        return {"up": _slope(act, mlp.up(u))}
     gate = mlp.gate(u)
-    moved = _columns(down, _slope(act, gate) * mlp.up(u)) @ mlp.gate.weight[...]
-    return moved + _columns(down, act(gate)) @ up
+    return {"up": act(gate), "gate": _slope(act, gate) * mlp.up(u)}
 
 
 def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
     """Compute the Jacobian of attention at the last token at `u`, its norms left out."""
+    maps = head_maps(attention, prefix, u)
+    # What a query does to a head's output, and what W_Q does to the query.
+    heads = jnp.einsum("kgve,kgen->kgvn", maps.query, _query(attention, u))
+    if maps.own is not None:
+        key = jnp.einsum("kge,ken->kgn", maps.own.toward, _key(attention, u))
+        value = attention.v.weight[...].reshape(attention.spec.kv_heads, 1, attention.spec.d_head, -1)
+        heads += maps.own.away[..., None] * key[..., None, :] + maps.own.weight[..., None, None] * value
+    return attention.o.weight[...] @ heads.reshape(-1, u.size)
+
+
+class OwnToken(NamedTuple):
+    r"""What the last token's own key and value do to each head's output.
+
+    A change of the key (not yet rotated) goes through $\text{away}\,\text{toward}^\top = a_n c_n (v_n - o)\,q^\top R$,
+    one of the value is multiplied by `weight` $= a_n$.
+    """
+
+    away: Float[Array, "kv_head group d_head"]
+    toward: Float[Array, "kv_head group d_head"]
+    weight: Float[Array, "kv_head group"]
+
+
+class HeadMaps(NamedTuple):
+    r"""What each head does to a small change of its query, not yet rotated, and of the token's own key and value.
+
+    `query` is $\sum_t a_t c_t (v_t - o) k_t^\top R$; `own` is None in cross attention.
+    """
+
+    query: Float[Array, "kv_head group d_head d_head"]
+    own: OwnToken | None
+
+
+def head_maps(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]) -> HeadMaps:
+    """Compute the local linear map of every head at the last token, `u` after the norm; see this file's equation."""
     look = attention.look(u, prefix)
     keys, values = prefix.key, prefix.value
     if look.key is not None and look.value is not None:
@@ -149,16 +196,11 @@ def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]
     pull = look.weights * _slope(attention.score, products)
     mixed = jnp.einsum("kgt,ktv->kgv", look.weights, values)
     away = values[:, None] - mixed[:, :, None]
-    spread = jnp.einsum("kgt,kgtv,kte->kgve", pull, away, keys)
-    # What a query does to a head's output, and what W_Q does to the query.
-    heads = jnp.einsum("kgve,kgen->kgvn", _turned_back(attention, prefix, spread), _query(attention, u))
-    if look.value is not None:
-        toward = _turned_back(attention, prefix, look.query)
-        key = jnp.einsum("kge,ken->kgn", toward, _key(attention, u))
-        own = pull[..., -1:] * away[:, :, -1]
-        value = attention.v.weight[...].reshape(attention.spec.kv_heads, 1, attention.spec.d_head, -1)
-        heads += own[..., None] * key[..., None, :] + look.weights[..., -1:, None] * value
-    return attention.o.weight[...] @ heads.reshape(-1, u.size)
+    query = _turned_back(attention, prefix, jnp.einsum("kgt,kgtv,kte->kgve", pull, away, keys))
+    if look.value is None:
+        return HeadMaps(query, None)
+    toward = _turned_back(attention, prefix, look.query)
+    return HeadMaps(query, OwnToken(pull[..., -1:] * away[:, :, -1], toward, look.weights[..., -1]))
 
 
 def _query(attention: Attention, u: Float[Array, " d_model"]) -> Float[Array, "kv_head group d_head d_model"]:

@@ -91,9 +91,29 @@ def stream_layers(
 
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
+    measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
+    working = working_blocks(checkpoint.spec, plan.components)
+    return stream_blocks(
+        checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
+    )
+
+
+def stream_blocks(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    working: Sequence[int],
+    measure_block: Callable[[Block, int, Sequence[Stream], Callable[[int], None]], dict[str, list["Part"]]],
+    *,
+    decoder_input: str,
+    done: Mapping[int, LayerResult] | None = None,
+    advance: Callable[[int, int], None] = lambda number, samples: None,
+) -> Iterator[LayerResult]:
+    """Yield what `measure_block(block, number, streams, report)` finds of each of the blocks `working`, a part a batch.
+
+    **Arguments:** `done` and `advance` as in `stream_layers`.
+    """
     done = done or {}
     spec = checkpoint.spec
-    working = working_blocks(spec, plan.components)
     if all(number in done for number in working):
         yield from (done[number] for number in working)
         return
@@ -105,10 +125,9 @@ def stream_layers(
         if number in done:
             report(sum(len(padded.samples) for padded in batches))
             return done[number]
-        parts = _measure_block(block, number, streams, batches, plan, report)
-        return gather(number, spec.layer(number), batches, parts)
+        return gather(number, spec.layer(number), batches, measure_block(block, number, streams, report))
 
-    yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
+    yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=decoder_input)
 
 
 def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
@@ -128,9 +147,10 @@ def _measure_block(
     block: Block,
     number: int,
     streams: Sequence[Stream],
+    report: Callable[[int], None],
+    *,
     batches: Sequence[PaddedBatch],
     plan: Plan,
-    report: Callable[[int], None],
 ) -> dict[str, list[Part]]:
     """Compute one block: by full name of the component, one part a batch."""
     components = components_of(block.spec, plan.components)

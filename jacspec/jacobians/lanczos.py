@@ -53,8 +53,12 @@ def top_singular_values(
 
     Each step costs one product with J and one with its transpose, about twice a forward pass of one token each.
     """
-    extend = functools.partial(_extend, block, point.context, point.x, component=component)
-    return bidiagonalise(extend, starts, k=k, tolerance=tolerance)
+    return bidiagonalise(extend_branch(block, point, component), starts, k=k, tolerance=tolerance)
+
+
+def extend_branch(block: Block, point: Point, component: str) -> Callable[[Bases, int, int], Bases]:
+    """Make what takes steps of Lanczos with one component's Jacobian at every sample."""
+    return functools.partial(_extend, block, point.context, point.x, component=component)
 
 
 def bidiagonalise(
@@ -75,6 +79,13 @@ def bidiagonalise(
     **Returns:** values at the step where a sample stopped, whatever its company in the batch does; `converged` is
     false for one that had not after `MAX_STEPS` steps.
     """
+    return decompose(extend, starts, k=k, tolerance=tolerance)[0]
+
+
+def decompose(
+    extend: Callable[[Bases, int, int], Bases], starts: Float[Array, "sample d_model"], *, k: int, tolerance: float
+) -> tuple[TopValues, Bases]:
+    """Do what `bidiagonalise` does, and return the bases too, which `leading_vectors` reads."""
     samples, d_model = starts.shape
     limit = min(MAX_STEPS, d_model)
     capacity = min(CAPACITY, limit)
@@ -94,7 +105,33 @@ def bidiagonalise(
         taken = check
         _record(found, bases, taken, tolerance)
         check = min(taken + (CHECK_EVERY if taken < LATER else 2 * CHECK_EVERY), limit)
-    return found
+    return found, bases
+
+
+def leading_vectors(
+    found: TopValues, bases: Bases
+) -> tuple[Float[Array, "sample d_model"], Float[Array, "sample d_model"]]:
+    r"""Put together the right and the left singular vector of σ₁, at the step where each sample stopped.
+
+    They are $V_m q_1$ and $U_m p_1$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
+    With the residual $r_1$ in `found.bounds` the sine of the angle to the true ones is about
+    $r_1 / (\sigma_1 - \sigma_2)$ at most (Wedin 1972): where σ₂ is close to σ₁ there is no one leading direction.
+    """
+    diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
+    weights = np.zeros((2, *diagonal.shape))
+    for sample, m in enumerate(found.steps.tolist()):
+        _, vectors = _eigen_top(diagonal[sample, :m], above[sample, : m - 1], 1)
+        weights[:, sample, :m] = vectors[::2, 0], vectors[1::2, 0]
+    right, left = jnp.asarray(weights, bases.right.dtype)
+    return _combine(right, bases.right[:, :-1]), _combine(left, bases.left)
+
+
+@jax.jit
+def _combine(
+    weights: Float[Array, "sample capacity"], basis: Float[Array, "sample capacity d_model"]
+) -> Float[Array, "sample d_model"]:
+    vectors = jnp.einsum("sc,scd->sd", weights, basis)
+    return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def start_vectors(
@@ -146,16 +183,23 @@ def _top_of_bidiagonal(
     longer than the products with J.
     """
     samples, m = diagonal.shape
-    between = np.zeros((samples, 2 * m - 1))
-    between[:, ::2], between[:, 1::2] = diagonal, above
     top = min(top, m)
     theta, last = np.zeros((samples, top)), np.zeros((samples, top))
-    for sample, entries in enumerate(between):
-        chosen = (2 * m - top, 2 * m - 1)
-        values, vectors = eigh_tridiagonal(np.zeros(2 * m), entries, select="i", select_range=chosen)
+    for sample in range(samples):
+        values, vectors = _eigen_top(diagonal[sample], above[sample], top)
         theta[sample] = np.maximum(values[::-1], 0)
         last[sample] = np.minimum(np.sqrt(2) * np.abs(vectors[-1, ::-1]), 1)
     return theta, last
+
+
+def _eigen_top(
+    diagonal: Float[np.ndarray, " m"], above: Float[np.ndarray, " m-1"], top: int
+) -> tuple[Float[np.ndarray, " top"], Float[np.ndarray, "2*m top"]]:
+    """Compute the largest eigenvalues, ascending, and vectors of that tridiagonal matrix of one bidiagonal one."""
+    m = len(diagonal)
+    between = np.zeros(2 * m - 1)
+    between[::2], between[1::2] = diagonal, above
+    return eigh_tridiagonal(np.zeros(2 * m), between, select="i", select_range=(2 * m - top, 2 * m - 1))
 
 
 @functools.partial(jax.jit, static_argnames="capacity")

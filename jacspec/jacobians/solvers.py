@@ -190,6 +190,26 @@ def audit_top(
     return _allow(deviation, "a singular value", where, tolerance, exact.dtype, ways_on)
 
 
+def audit_pair(
+    exact: Float[Array, "1 m n"],
+    right: Float[Array, " n"],
+    left: Float[Array, " m"],
+    where: str,
+    tolerance: float,
+    *,
+    ways_on: str,
+) -> float:
+    """Check that a pair of vectors belongs to σ₁ of a matrix: the larger of ‖A v − σ₁ u‖ and ‖Aᵀ u − σ₁ v‖, over σ₁.
+
+    **Raises:** as `audit`.
+    """
+    matrix = np.asarray(exact[0], np.float64)
+    largest = float(singular_values(exact)[0, 0]) or 1.0
+    v, u = (np.asarray(vector, np.float64) for vector in (right, left))
+    residuals = (np.linalg.norm(matrix @ v - largest * u), np.linalg.norm(matrix.T @ u - largest * v))
+    return _allow(float(max(residuals)) / largest, "a singular vector", where, tolerance, exact.dtype, ways_on)
+
+
 def _allow(deviation: float, what: str, where: str, tolerance: float, dtype: jnp.dtype, ways_on: str) -> float:
     allowed = max(tolerance, 64 * float(np.finfo(dtype).eps))
     if not deviation <= allowed:

@@ -8,6 +8,7 @@
 | `html.py`    | `report.html`: figures, tables, samples, on one page         |
 | `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
 | `matrix_page.py` | `report.html` of both                                    |
+| `coupling.py`, `coupling_page.py` | `figures/` and `report.html` of `task=coupling` |
 | `cell_page.py` | `report.html` of runs over cells: tables of experiments    |
 | `facts.py`   | its part that says what was run                              |
 | `markup.py`  | its elements, in which text is always escaped                |
@@ -32,6 +33,11 @@ def write_report(run: "Run") -> None:
         from jacspec.report.matrix_page import write_matrix_page
 
         write_matrix_page(run)
+        return
+    if run.provenance.get("task") == "coupling":
+        from jacspec.report.coupling_page import write_coupling_page
+
+        write_coupling_page(run)
         return
     if "key_columns" in run.provenance:
         from jacspec.report.cell_page import write_cell_page

@@ -16,11 +16,16 @@ GROUP_WIDTH = 35
 """Columns that a component needs: a median and two quartiles of eight digits each, and what parts them."""
 
 
+COUPLING_METRICS = ("spectral_radius", "bound", "bound_share", "residual_gain", "write_alignment")
+"""Of the many columns of a run of static beside dynamic, those that fit a terminal."""
+
+
 def print_summary(run: Run, console: Console) -> None:
     """Print a table a metric (layers down, components across: median and quartiles), then where the files are."""
     console.print(Text(run_title(run), style="bold"), soft_wrap=True)
     across = max(1, (console.width - 8) // GROUP_WIDTH)
-    for metric in run.metric_names:
+    wanted = COUPLING_METRICS if run.provenance.get("task") == "coupling" else run.metric_names
+    for metric in wanted:
         rows = run.summary[run.summary["metric"] == metric]
         for group in _groups(run.components, across):
             console.print()

@@ -96,9 +96,9 @@ def draw_boxes(run: Run, metric: str) -> Figure:
     for position, (component, style) in enumerate(component_styles(components).items()):
         rows = table[table["component"] == component]
         samples = {layer: rows.loc[rows["layer"] == layer, metric].to_numpy(np.float64) for layer in layers}
-        _add_boxes(axes, samples, style, shift=(position - (len(components) - 1) / 2) * slot, width=0.86 * slot)
-    _scale_values(axes, table[metric].to_numpy(np.float64))
-    _label_layers(axes, layers, pitch)
+        add_boxes(axes, samples, style, shift=(position - (len(components) - 1) / 2) * slot, width=0.86 * slot)
+    scale_values(axes, table[metric].to_numpy(np.float64))
+    label_layers(axes, layers, pitch)
     axes.set_ylabel(metric_label(metric))
     axes.set_title(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
     _add_legend(figure, components)
@@ -123,7 +123,8 @@ def component_styles(components: Sequence[str]) -> dict[str, Style]:
     return {name: STYLES[taken[name] if name in taken else next(free) % len(STYLES)] for name in components}
 
 
-def _add_boxes(axes: Axes, samples: Mapping[int, np.ndarray], style: Style, *, shift: float, width: float) -> None:
+def add_boxes(axes: Axes, samples: Mapping[int, np.ndarray], style: Style, *, shift: float, width: float) -> None:
+    """Draw a box a layer, `shift` beside the layer's place."""
     boxes = {layer: statistics for layer, values in samples.items() if (statistics := _box_statistics(values))}
     axes.bxp(
         list(boxes.values()),
@@ -165,7 +166,7 @@ def _box_statistics(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _scale_values(axes: Axes, values: np.ndarray) -> None:
+def scale_values(axes: Axes, values: np.ndarray) -> None:
     """Choose the scale of the value axis, and say so where it cannot show every value."""
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -183,7 +184,8 @@ def _scale_values(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _label_layers(axes: Axes, layers: Sequence[int], pitch: float) -> None:
+def label_layers(axes: Axes, layers: Sequence[int], pitch: float) -> None:
+    """Put layers on the horizontal axis, `pitch` inches apart."""
     step = next(step for step in _steps() if step * pitch >= TICK_INCHES)
     axes.xaxis.set_major_locator(FixedLocator([layer for layer in layers if layer % step == 0]))
     axes.set_xlim(min(layers) - 0.6, max(layers) + 0.6)

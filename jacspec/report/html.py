@@ -20,11 +20,14 @@ from jacspec.report.labels import (
 from jacspec.report.markup import STYLE, Markup, element, section, together
 from jacspec.runs import QUANTILES, RUN_FILE, Run, write_atomically
 from jacspec.runs import SPECTRA as SPECTRA_FILE
+from jacspec.runs.coupling import COUPLING_FILE, KINDS_FILE
 
 TABLES = {
     "metrics.csv": "one row a layer, component and sample, a column a metric",
     "summary.csv": "mean, standard error, median, quartiles and whiskers by layer and component",
     "samples.csv": "the samples: number, tokens, text",
+    COUPLING_FILE: "which component reads what another writes: a row a pair, over samples",
+    KINDS_FILE: "spectral radius and residual gain by kind of the last token",
     SPECTRA_FILE: "the singular values as a labelled array (xarray, netCDF)",
     RUN_FILE: "where the numbers come from: configuration, versions, hashes, seconds",
 }
@@ -69,7 +72,7 @@ def write_html(run: Run) -> Path:
         _reading(run),
         _figures(run),
         _numbers(run),
-        _sentences(run),
+        quote_samples(run),
         list_files(run),
     )
     return write_page(run, run_title(run), sections)
@@ -205,7 +208,7 @@ def _table_head(components: Sequence[str]) -> Markup:
     return element("thead", top, element("tr", *map(Markup, kinds)))
 
 
-def _sentences(run: Run) -> Markup:
+def quote_samples(run: Run) -> Markup:
     """Quote samples spread over the corpus."""
     count = len(run.samples)
     shown = sorted({index * count // SHOWN_SAMPLES for index in range(SHOWN_SAMPLES)})

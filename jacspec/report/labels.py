@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.coupling import COUPLING
 from jacspec.glossary import Quantity
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")
@@ -35,7 +36,8 @@ COMPONENT_WORDS: Mapping[str, str] = {
 MATHTEXT = {
     r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\lambda": "λ", r"\mu": "μ",
     r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log_{10}": "log₁₀", r"\mathrm": "", r"\min": "min",
-    r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\|": "‖", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
+    r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
+    "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
@@ -83,10 +85,21 @@ def metric_label(metric: str) -> str:
 
 def metric_title(metric: str) -> str:
     """Return the label of a metric in Unicode, for where there is no mathtext."""
-    label = metric_label(metric)
+    label = _in_unicode(metric_label(metric))
+    return label.replace("_", "") if EXPONENT.fullmatch(metric) else label
+
+
+def metric_symbol(metric: str) -> str:
+    """Return the symbol of a metric alone, in Unicode; its words where it has none."""
+    found = words_of(metric)
+    _, dollar, symbol = (found.symbol if found else "").partition("$")
+    return _in_unicode(dollar + symbol) if dollar else metric_words(metric)
+
+
+def _in_unicode(label: str) -> str:
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
-    return label.replace("_", "") if EXPONENT.fullmatch(metric) else label
+    return label
 
 
 def lookup(tree: Any, path: str) -> Any:

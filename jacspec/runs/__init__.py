@@ -18,6 +18,7 @@
 | `writing.py`  | how every run begins, goes on and ends                      |
 | `layers.py`   | a run over samples, written layer by layer                  |
 | `matrices.py` | a run over weight matrices, written batch by batch          |
+| `coupling.py` | further tables of `task=coupling`                           |
 | `cells.py`    | a run over experiments, written one by one                  |
 """
 

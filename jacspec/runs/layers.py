@@ -105,8 +105,8 @@ def _pack_layer(result: LayerResult) -> bytes:
     for component, sigma in result.singular_values.items():
         arrays[f"{component}/singular_values"] = sigma
         arrays |= {f"{component}/metric/{name}": values for name, values in result.metrics[component].items()}
-        said = result.diagnostics.get(component, {})
-        arrays |= {f"{component}/diagnostic/{name}": values for name, values in said.items()}
+        for kind, held in (("diagnostic", result.diagnostics), ("vector", result.vectors)):
+            arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
@@ -122,14 +122,15 @@ def _unpack_layer(file: Path, metric_names: Sequence[str]) -> LayerResult:
         metrics = {
             component: {name: arrays[f"{component}/metric/{name}"] for name in metric_names} for component in components
         }
-        diagnostics = {
-            component: {
-                name.removeprefix(f"{component}/diagnostic/"): values
-                for name, values in arrays.items()
-                if name.startswith(f"{component}/diagnostic/")
-            }
-            for component in components
-        }
-        return LayerResult(int(arrays["number"]), int(arrays["layer"]), singular_values, metrics, diagnostics)
+        diagnostics, vectors = (
+            {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
+            for kind in ("diagnostic", "vector")
+        )
+        number, layer = int(arrays["number"]), int(arrays["layer"])
+        return LayerResult(number, layer, singular_values, metrics, diagnostics, vectors)
     except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
+
+
+def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -24,7 +24,8 @@ def to_dataset(
 ) -> "xarray.Dataset":
     """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample).
 
-    NaN stands where a stack has fewer layers than another.
+    Beside them stand what the engine says of its accuracy, and vectors (layer, component, sample, d_model). NaN
+    stands where a stack has fewer layers than another.
     """
     import xarray
 
@@ -58,6 +59,12 @@ def to_dataset(
                 return result.diagnostics[component][name].astype(np.float64)
 
             variables[name] = ((*axes, *dimensions), table(said))
+    for name in dict.fromkeys(name for result in results for held in result.vectors.values() for name in held):
+
+        def vector(result: LayerResult, component: str, name: str = name) -> np.ndarray:
+            return result.vectors[component][name]
+
+        variables[name] = ((*axes, "d_model"), table(vector))
     coordinates = {
         "layer": layers,
         "component": components,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 TASKS: Mapping[str, str] = {
+    "coupling": "jacspec.tasks.coupling:run_coupling",
     "depth": "jacspec.tasks.depth:run_depth",
     "heads": "jacspec.tasks.heads:run_heads",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",

@@ -1,6 +1,6 @@
 """What the tasks share that go through a checkpoint layer by layer: text and checkpoint in, a run folder out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,11 @@ from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
 from jacspec.provenance import describe_checkpoint, describe_run, now
 from jacspec.report import write_report
-from jacspec.report.console import print_summary
-from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
+from jacspec.report.console import print_report
+from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run, write_csv
+
+Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
+"""A header and rows."""
 
 
 class Work(NamedTuple):
@@ -26,7 +29,7 @@ class Work(NamedTuple):
 
     `numbers` are the blocks that give a result, `columns` the names of the values a sample, `facts` what `run.json`
     says besides, `batches` the samples, `stream(done=, advance=)` the results as `engine.stream_layers` yields
-    them, `audited` whether they come from an engine that is.
+    them, `audited` whether they come from an engine that is. `tables(results)` gives further tables by file name.
     """
 
     numbers: Sequence[int]
@@ -35,12 +38,21 @@ class Work(NamedTuple):
     batches: Sequence[PaddedBatch]
     stream: Callable[..., Iterator[LayerResult]]
     audited: bool
+    tables: Callable[[Sequence[LayerResult]], Mapping[str, Table]] = lambda results: {}
 
 
 def run_layers(
-    config: Config, folder: Path, console: Console, prepare: Callable[[Config, Checkpoint, Sample], Work]
+    config: Config,
+    folder: Path,
+    console: Console,
+    prepare: Callable[[Config, Checkpoint, Sample], Work],
+    *,
+    cut: Callable[[Config, Sample], Sample] = lambda config, sample: sample,
 ) -> None:
-    """Open model and text, compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds."""
+    """Open model and text, compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
+
+    `cut` may shorten the samples that were drawn.
+    """
     _check_accuracy(config)
     watch = Stopwatch()
     use_compilation_cache()
@@ -49,7 +61,7 @@ def run_layers(
             checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
         with watch("read text"):
             corpus = load_corpus(config.data)
-            sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
+            sample = cut(config, draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed))
         work = prepare(config, checkpoint, sample)
         provenance = _provenance(config, checkpoint, corpus, sample, work.batches) | {
             "metrics": list(work.columns),
@@ -62,11 +74,14 @@ def run_layers(
                 for result in work.stream(done=dict(writer.done), advance=advance):
                     writer.add_layer(result)
             writer.write_tables()
+            results = [writer.done[number] for number in sorted(writer.done)]
+            for name, (header, rows) in work.tables(results).items():
+                write_csv(writer.folder / name, header, rows)
             accuracy = _accuracy(list(writer.done.values()), config.engine.tolerance) if work.audited else NOT_AUDITED
             writer.record(seconds=watch.seconds, finished=now(), **accuracy)
     write_report(Run(writer.folder))
     writer.finish()
-    print_summary(open_run(writer.folder), console)
+    print_report(open_run(writer.folder), console)
     _say_accuracy(writer.provenance, console)
 
 

@@ -1,0 +1,227 @@
+"""Static beside dynamic, layer by layer: ρ of each component, the factors that bound it, and where it reads and writes.
+
+Everything of J comes from products with it and its transpose (Lanczos); J is formed for audited samples only.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jacspec.coupling import READS, WRITES, Place
+from jacspec.errors import JacspecError
+from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.jacobians import dense
+from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components, components_of
+from jacspec.jacobians.engine import (
+    Part,
+    draw_samples,
+    make_part,
+    measure,
+    rows_to_audit,
+    stream_blocks,
+    working_blocks,
+)
+from jacspec.jacobians.factors import PATHS, branch_slopes, leading_weights
+from jacspec.jacobians.lanczos import TOP, decompose, extend_branch, leading_vectors, start_vectors
+from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
+from jacspec.jacobians.streaming import Stream
+from jacspec.models.block import Block, BlockSpec, ModelSpec
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.spectra.svd import lapack_threads
+
+NAMES = ("spectral_radius", "decay_ratio")
+WAYS_ON = "precision=float64"
+
+
+class CouplingPlan(NamedTuple):
+    """What is computed: of `components` (full names) the `columns`; the rest as in `engine.Plan`."""
+
+    components: Sequence[str]
+    columns: tuple[str, ...]
+    decoder_input: str = "shifted"
+    tolerance: float = 1e-5
+    seed: int = 0
+    audit: int = 0
+
+
+def choose_factored(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
+    """Resolve a choice of components as `choose_components` does; raises `JacspecError` for a whole block."""
+    chosen = choose_components(names, spec)
+    if blocks := [name for name in chosen if name.rpartition(".")[2] not in PATHS]:
+        raise JacspecError(
+            f"components has {', '.join(blocks)}: a whole block is no product of weights. Type 'components=[attn,mlp]'."
+        )
+    return chosen
+
+
+def coupling_columns(components: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
+    """Name the values a sample; those of paths that a component has not are missing there."""
+    found = {
+        PATH
+        for block in spec.blocks
+        for own in components_of(block, components).values()
+        for PATH in _paths(block, own)
+    }
+    paths = [path for path in ("up", "gate", "v", "q", "k") if path in found]
+    return (
+        *NAMES,
+        "residual_gain",
+        "bound",
+        "bound_share",
+        "norm_gain",
+        "output_norm_gain",
+        "sigma_out",
+        *(f"{name}_{path}" for path in paths for name in ("sigma", "slope")),
+        "write_alignment",
+        *(f"read_alignment_{path}" for path in paths),
+    )
+
+
+def _paths(block: BlockSpec, component: str) -> list[str]:
+    return [path for path in PATHS[component] if path != "gate" or block.mlp.gated]
+
+
+def coupling_places(components: Sequence[str], spec: ModelSpec) -> dict[tuple[int, str], Place]:
+    """Say when each component of each layer acts: attention and MLP of a parallel block at the same step."""
+    order = list(BRANCHES)
+    return {
+        (spec.layer(number), full): Place(
+            spec.layer(number), full, block.stack, len(order) * number + (0 if block.parallel else order.index(own))
+        )
+        for number, block in enumerate(spec.blocks)
+        for full, own in components_of(block, components).items()
+    }
+
+
+def stream_coupling(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    plan: CouplingPlan,
+    *,
+    done: Mapping[int, LayerResult] | None = None,
+    advance: Callable[[int, int], None] = lambda number, samples: None,
+) -> Iterator[LayerResult]:
+    """Yield the result of each block: columns, the top two singular values, and where each component reads and writes.
+
+    In memory are one block, the hidden states, and of every finished layer its two vectors a sample:
+    2 · itemsize · samples · components · d_model bytes a layer, which `spectra.nc` holds too.
+
+    **Arguments:** `done` and `advance` as in `engine.stream_layers`.
+
+    **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
+    """
+    working = working_blocks(checkpoint.spec, plan.components)
+    measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
+    found = stream_blocks(
+        checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
+    )
+    for result in found:
+        yield result if result.vectors else _arrange(result, plan.columns)
+
+
+def _arrange(result: LayerResult, columns: Sequence[str]) -> LayerResult:
+    """Part the vectors from the columns, and fill columns that a component has not."""
+    missing = np.full(len(next(iter(result.singular_values.values()))), np.nan)
+    metrics = {
+        component: {name: values.get(name, missing) for name in columns} for component, values in result.metrics.items()
+    }
+    vectors = {
+        component: {name: values[name] for name in (WRITES, READS)} for component, values in result.metrics.items()
+    }
+    return result._replace(metrics=metrics, vectors=vectors)
+
+
+def _measure_block(
+    block: Block,
+    number: int,
+    streams: Sequence[Stream],
+    report: Callable[[int], None],
+    *,
+    batches: Sequence[PaddedBatch],
+    plan: CouplingPlan,
+) -> dict[str, list[Part]]:
+    components = components_of(block.spec, plan.components)
+    weights = {component: leading_weights(block, component) for component in components.values()}
+    parts: dict[str, list[Part]] = {full: [] for full in components}
+    chosen = draw_samples(plan.audit, sum(len(padded.samples) for padded in batches), [plan.seed, number])
+    for padded, stream in zip(batches, streams, strict=True):
+        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        for full, component in components.items():
+            where = f"block {number}, component {full}"
+            point = points[component]
+            part = _measure(block, point, component, weights[component], padded, chosen, where, plan)
+            parts[full].append(part)
+        report(len(padded.samples))
+    return parts
+
+
+def _measure(
+    block: Block,
+    point: Point,
+    component: str,
+    weights: Any,
+    padded: PaddedBatch,
+    chosen: set[int],
+    where: str,
+    plan: CouplingPlan,
+) -> Part:
+    """Compute all of one component at the samples of one batch."""
+    d_model = point.x.shape[1]
+    starts = start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed)
+    extend = extend_branch(block, point, component)
+    found, bases = decompose(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
+    reads, writes = leading_vectors(found, bases)
+    spectra = top_spectra(found)
+    values = measure(spectra, point.x, NAMES, top_k=TOP)
+    with lapack_threads():
+        slopes = jax.block_until_ready(branch_slopes(block, point.context, point.x, component=component))
+    values |= {"residual_gain": residual_gain(block, point.context, point.x, component=component), **slopes}
+    values |= _bound(values, *weights)
+    values |= _alignments(reads, writes, *weights)
+    values |= {READS: reads, WRITES: writes}
+    audited = []
+    for row in rows_to_audit(padded, chosen, spectra):
+        alone: Any = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], point)
+        exact = dense.jacobians(block, alone.context, alone.x, component=component)
+        here = f"{where}, sample {padded.samples[row]}"
+        given = np.asarray(spectra.singular_values[row])
+        audit_pair(exact, reads[row], writes[row], here, plan.tolerance, ways_on=WAYS_ON)
+        audited.append(audit_top(given, exact, here, plan.tolerance, ways_on=WAYS_ON))
+    return make_part(padded, spectra, values, audited)
+
+
+@functools.partial(jax.jit, static_argnames="component")
+def residual_gain(
+    block: Block, context: Any, x: Float[Array, "sample d_model"], *, component: str
+) -> Float[Array, " sample"]:
+    """Compute ‖J x̂‖ of every sample by one product with J; see `METRICS`."""
+
+    def gain(context: Any, x: Array) -> Array:
+        direction = x / jnp.linalg.norm(x)
+        return jnp.linalg.norm(jax.jvp(lambda moved: BRANCHES[component](block, context, moved), (x,), (direction,))[1])
+
+    return jax.vmap(gain)(context, x)
+
+
+@jax.jit
+def _bound(values: Mapping[str, Array], reads: Mapping[str, Any], writes: Any) -> dict[str, Array]:
+    """Multiply the factors, one value a sample, and say which weights' they are."""
+    rho = values["spectral_radius"]
+    sigma = {f"sigma_{name}": jnp.broadcast_to(lead.sigma, rho.shape) for name, lead in reads.items()}
+    sigma["sigma_out"] = jnp.broadcast_to(writes.sigma, rho.shape)
+    inside = sum((values[f"slope_{name}"] * sigma[f"sigma_{name}"] for name in reads), jnp.zeros_like(rho))
+    bound = values["output_norm_gain"] * sigma["sigma_out"] * inside * values["norm_gain"]
+    return sigma | {"bound": bound, "bound_share": rho / bound}
+
+
+@jax.jit
+def _alignments(
+    right: Float[Array, "sample d_model"], left: Float[Array, "sample d_model"], reads: Mapping[str, Any], writes: Any
+) -> dict[str, Float[Array, " sample"]]:
+    found = {f"read_alignment_{name}": jnp.abs(right @ lead.direction) for name, lead in reads.items()}
+    return found | {"write_alignment": jnp.abs(left @ writes.direction)}
