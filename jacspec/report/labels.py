@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.glossary import Quantity
+from jacspec.removal import REMOVAL
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, REMOVAL)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")
