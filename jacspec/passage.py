@@ -110,26 +110,33 @@ def make_passage(
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer
     kind = model_kind(spec)
     if tokens is not None and tokens < 2:
-        raise JacspecError(f"{tokens} tokens leave nothing to predict. Give 2 or more, or null for the whole text.")
+        raise JacspecError(
+            f"removal.tokens={tokens} leaves nothing to predict. Type 2 or more, or null for the whole text."
+        )
     ids = tokenizer(text, add_special_tokens=kind == "causal", verbose=False)["input_ids"][:tokens]
     if len(ids) < 2:
-        raise JacspecError("The text has fewer than two tokens: there is nothing to predict. Give a longer text.")
+        raise JacspecError(
+            "The text has fewer than two tokens: nothing is to be predicted. Type data.path=FILE with a longer text."
+        )
     before, after = _special_tokens(tokenizer) if kind == "masked" else ([], [])
     most = len(ids) if spec.positions is None else spec.positions
     if window is None:
         window = min(most, MASKED_WINDOW) if kind == "masked" else most
     least = 2 + len(before) + len(after)
     if not least <= window <= most:
-        raise JacspecError(
-            f"A window of {window} tokens does not fit. Accepted: {least} to {most}, the model's positions."
-        )
+        raise JacspecError(f"removal.window={window} does not fit. Accepted: {least} to {most}, the model's positions.")
     if kind == "masked":
         if stride is not None:
-            raise JacspecError(f"A stride, {stride}, is for decoders: the windows of a masked model do not overlap.")
+            raise JacspecError(
+                f"removal.stride={stride} is for decoders: the windows of a masked model do not overlap. "
+                "Type removal.stride=null."
+            )
         return masked_passage(ids, window=window, mask=_mask(checkpoint), before=before, after=after)
     stride = min(STRIDE, window // 2) if stride is None else stride
     if not 1 <= stride < window:
-        raise JacspecError(f"A stride of {stride} does not fit a window of {window}. Accepted: 1 to {window - 1}.")
+        raise JacspecError(
+            f"removal.stride={stride} does not fit windows of {window} tokens. Accepted: 1 to {window - 1}."
+        )
     return causal_passage(ids, window=window, stride=stride)
 
 

@@ -125,8 +125,8 @@ def perplexity(sums: ChunkSums) -> Estimate:
     Techniques, ch. 6), carried through the exponential by the delta method:
     $\mathrm{PPL} \cdot \sqrt{\frac{C}{C-1} \sum_c (s_c - \mu n_c)^2} / \sum_c n_c$.
     """
-    value = _exp(mean_nats(sums))
-    return Estimate(value, _ratio_error(value * _residuals(sums), sums.tokens))
+    value, residuals = _exponential(sums)
+    return Estimate(value, _ratio_error(residuals, sums.tokens))
 
 
 def perplexity_change(sums: ChunkSums, before: ChunkSums) -> Estimate:
@@ -136,18 +136,17 @@ def perplexity_change(sums: ChunkSums, before: ChunkSums) -> Estimate:
     and the standard error $\sqrt{\frac{C}{C-1} \sum_c r_c^2} / \sum_c n_c$: a chunk that is hard before and after does
     not make the difference uncertain.
     """
-    value, value_before = _exp(mean_nats(sums)), _exp(mean_nats(before))
-    residuals = value * _residuals(sums) - value_before * _residuals(before)
-    return Estimate(value - value_before, _ratio_error(residuals, sums.tokens))
+    value, residuals = _exponential(sums)
+    value_before, residuals_before = _exponential(before)
+    return Estimate(value - value_before, _ratio_error(residuals - residuals_before, sums.tokens))
 
 
-def _exp(nats: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.exp(nats))
-
-
-def _residuals(sums: ChunkSums) -> Float[np.ndarray, " chunk"]:
-    return sums.nats - mean_nats(sums) * sums.tokens
+def _exponential(sums: ChunkSums) -> tuple[float, Float[np.ndarray, " chunk"]]:
+    """Compute exp μ, infinite beyond float64, and what each chunk adds to it to first order, times all tokens."""
+    mean = mean_nats(sums)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = np.exp(mean)
+        return float(value), value * (sums.nats - mean * sums.tokens)
 
 
 def _ratio_error(residuals: Float[np.ndarray, " chunk"], tokens: Float[np.ndarray, " chunk"]) -> float:
