@@ -29,7 +29,7 @@ Share = tuple[float, float]
 
 SMALL = "Small Singular Values Matter, Fig. 6"
 HF = "HF, Perplexity of fixed-length models"
-SALAZAR = "Salazar et al. 2020, Masked Language Model Scoring, eq. 3"
+SALAZAR = "Salazar et al. 2020, Masked Language Model Scoring"
 COCHRAN = "Cochran 1977, Sampling Techniques, ch. 6"
 REMOVAL: Mapping[str, Quantity] = {
     "perplexity": Quantity("perplexity", "exp of the mean −ln p of a token, given those before it in its window", HF),
@@ -64,7 +64,7 @@ REMOVAL: Mapping[str, Quantity] = {
 class Factors(NamedTuple):
     r"""What is kept of the SVD of a matrix: its values, and the singular vectors of its shorter side, as columns.
 
-    With them $\sum_g \sigma_i u_i v_i^\top = W V_g V_g^\\top$ ($U_g U_g^\\top W$ where W is wide): k² numbers, and the
+    With them $\sum_g \sigma_i u_i v_i^\top = W V_g V_g^\top$ ($U_g U_g^\top W$ where W is wide): k² numbers, and the
     longer side's vectors are never kept.
     """
 

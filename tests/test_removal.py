@@ -1,5 +1,6 @@
 """`task=removal`: singular values taken from HF's own weights by NumPy, nothing and everything removed, runs."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from families import CASES, config_of
 from oracles import float64_throughout, save_random
+from rich.console import Console
 from servers import files_below, run_here
 from test_perplexity import FIRST_CASES, MEMORY, draw_tokens, hf_masked_nats, hf_perplexity, nats_of
 
@@ -34,6 +36,7 @@ from jacspec.removal import (
     remove_group,
     without_group,
 )
+from jacspec.report.console import print_cells
 
 
 def _truncated(matrix: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -158,7 +161,7 @@ def test_nothing_removed_is_the_model_itself() -> None:
     """Bit for bit, and one SVD a matrix serves all groups."""
     with numerics("float32"):
         checkpoint = load_model("nano")
-        passage = causal_passage(list(range(1, 200)), window=64, stride=32)
+        passage = causal_passage(list(range(1, 100)), window=64, stride=32)
         factors = decompose(checkpoint, _role(checkpoint, "up"), memory_bytes=MEMORY)
         whole = nats_of(checkpoint, passage)
         nothing = without_group(checkpoint, factors, (0.4, 0.4))
@@ -227,7 +230,7 @@ def test_targets_of_a_model() -> None:
     assert fewest_values(spec, roles) == 96
 
 
-SMALL = ("task=removal", "removal.tokens=300", "removal.groups=2", "removal.roles=[q,down]")
+SMALL = ("task=removal", "removal.tokens=200", "removal.groups=2", "removal.roles=[q,down]")
 
 
 def test_run(tmp_path: Path) -> None:
@@ -236,7 +239,7 @@ def test_run(tmp_path: Path) -> None:
     run = open_run(tmp_path / "out")
     assert list(run.metrics["target"]) == ["none", "q", "q", "down", "down"]
     assert list(run.metrics["group"]) == [0, 1, 2, 1, 2]
-    assert run.provenance["scored"] == {"tokens": 299, "window": 128, "stride": 64, "chunks": 5}
+    assert run.provenance["scored"] == {"tokens": 199, "window": 128, "stride": 64, "chunks": 4}
     rows = run.metrics.set_index(["target", "group"])
     assert rows.loc[("none", 0), "delta_perplexity"] == rows.loc[("none", 0), "delta_error"] == 0
     assert rows.loc[("q", 1), "perplexity"] == pytest.approx(np.exp(rows.loc[("q", 1), "nll"]))
@@ -248,8 +251,13 @@ def test_run(tmp_path: Path) -> None:
     assert {"figures/removal.png", "figures/removal.pdf", "report.html"} <= files_below(tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "s.e. of change" in page
-    assert "tokens 299, window 128, stride 64, chunks 5" in page
-    assert run_here("task=report", "run=out", cwd=tmp_path).code == 0
+    assert "tokens 199, window 128, stride 64, chunks 4" in page
+    narrow = Console(width=60, file=io.StringIO())
+    print_cells(run, narrow)
+    lines = narrow.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "more columns in metrics.csv: delta_error, nll, removed_values, removed_share" in lines
+    assert max(map(len, lines[:10])) <= 60
+    assert not any("…" in line for line in lines)
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +287,7 @@ def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_layers_ranges_and_random_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_ranges_and_random_encoders(tmp_path: Path) -> None:
     """A masked model with random weights, layer by layer, named as pseudo-perplexity."""
     small = [f"model.config.{key}" for key in ("num_hidden_layers=2", "hidden_size=24", "num_attention_heads=4")]
     small += ["model.config.intermediate_size=40", "removal.by=layer", "removal.ranges=[[0,0],[0,1],[0.9,1]]"]
@@ -293,21 +301,18 @@ def test_layers_ranges_and_random_encoders(tmp_path: Path, monkeypatch: pytest.M
     assert change[1] == change[4] == 0
     assert change[2] != 0
     assert "perplexity" not in run.metrics
+    assert "change of pseudo-perplexity" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("wrong", "fragments"),
     [
         ("removal.roles=[gate]", ["'gate'", "down, k, o, q, up, v"]),
-        ("removal.groups=0", ["removal.groups=0", "1 to 96"]),
         ("removal.groups=97", ["removal.groups=97", "1 to 96"]),
         ("removal.ranges=[[0.5,0.2]]", ["[0.5, 0.2]", "removal.ranges=[[0,0.1],[0.9,1]]"]),
-        ("removal.ranges=[[0,2]]", ["[0, 2]"]),
         ("removal.ranges=[[all,1]]", ["['all', 1]"]),
         ("removal.window=129", ["removal.window=129", "2 to 128"]),
-        ("removal.window=1", ["removal.window=1 ", "2 to 128"]),
         ("removal.stride=128", ["removal.stride=128", "1 to 127"]),
-        ("removal.stride=0", ["removal.stride=0", "1 to 127"]),
         ("removal.tokens=1", ["removal.tokens=1 "]),
         ("engine.memory_gib=0", ["engine.memory_gib=0"]),
         ("removal.by=head", ["removal.by", "role"]),

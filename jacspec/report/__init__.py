@@ -9,6 +9,7 @@
 | `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
 | `matrix_page.py` | `report.html` of both                                    |
 | `cell_page.py` | `report.html` of runs over cells: tables of experiments    |
+| `removal.py` | what `task=removal` puts on such a page                    |
 | `facts.py`   | its part that says what was run                              |
 | `markup.py`  | its elements, in which text is always escaped                |
 | `console.py` | the same medians and quartiles as a table in the terminal    |
