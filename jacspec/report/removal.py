@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
 from jacspec.report.cell_page import CellPage
 from jacspec.report.figures import uses_log_axis
@@ -62,7 +62,8 @@ def draw_removal(run: Run) -> Figure:
     axes.set_ylabel(metric_label(name))
     _finish_inset(inset, shares, spectra)
     scored = run.provenance["scored"]
-    title = f"{model_name(run)}, {scored['tokens']} tokens of {corpus_name(run)} in {scored['chunks']} chunks"
+    count = f"{scored['chunks']} chunk{'s' * (scored['chunks'] != 1)}"
+    title = f"{model_name(run)}, {scored['tokens']} tokens of {corpus_name(run)} in {count}"
     axes.set_title(title, fontsize="medium", parse_math=False)
     columns = -(-len(targets) // LEGEND_LINES)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="removed from", ncols=columns)
@@ -115,12 +116,13 @@ def _label_groups(axes: Axes, shares: list[list[float]]) -> None:
 
 
 def _percent(share: list[float]) -> str:
-    return f"{100 * share[0]:.4g}–{100 * share[1]:.4g}"
+    return f"{100 * share[0]:.3g}–{100 * share[1]:.3g}"
 
 
 def _finish_inset(inset: Axes, shares: list[list[float]], spectra: np.ndarray) -> None:
     if np.nanmax(spectra) > 0:
         inset.set_yscale("log")
+        inset.yaxis.set_minor_formatter(NullFormatter())
     for number, share in enumerate(shares):
         inset.axvspan(*share, color="0.97" if number % 2 else "0.9", linewidth=0, zorder=0)
     inset.set_xlim(0, 1)
