@@ -48,6 +48,13 @@ class End(enum.Enum):
     sample = "sample"
 
 
+class RemoveBy(enum.Enum):
+    """What loses singular values at once: the matrices of a role in all layers, or of all roles in a layer."""
+
+    role = "role"
+    layer = "layer"
+
+
 class Precision(enum.Enum):
     """Floating point type of everything that is computed."""
 
@@ -143,6 +150,20 @@ class HeadsConfig:
 
 
 @dataclasses.dataclass
+class RemovalConfig:
+    """Which singular values are removed where, and on how much text it is measured; see conf/task/removal.yaml."""
+
+    by: RemoveBy = MISSING
+    roles: list[str] = MISSING
+    groups: int = MISSING
+    ranges: list[list[Any]] = MISSING
+    tokens: int | None = MISSING
+    masked_tokens: int | None = MISSING
+    window: int | None = MISSING
+    stride: int | None = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -174,6 +195,7 @@ class Config:
     depth: DepthConfig | None = None
     weights: WeightsConfig | None = None
     heads: HeadsConfig | None = None
+    removal: RemovalConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32

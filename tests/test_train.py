@@ -76,7 +76,7 @@ def positions_of(model: Checkpoint) -> int:
 def score(checkpoint: Checkpoint, text: str, window: int) -> float:
     tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
     with numerics("float32"):
-        return bits_per_byte(whole_model(checkpoint), tokenizer, text, window=window)
+        return bits_per_byte(checkpoint, tokenizer, text, window=window)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,9 @@ def test_reported_score_is_that_of_the_files(trained: Trained) -> None:
 def test_each_token_is_scored_once(trained: Trained, window: int, length: int) -> None:
     # Logits that are all equal cost log₂ V bits a token, whatever the windows.
     checkpoint = open_checkpoint(trained.folder)
-    flat = jax.tree.map(jnp.zeros_like, whole_model(checkpoint))
+    flat = dataclasses.replace(
+        checkpoint, make=lambda part, number: jax.tree.map(jnp.zeros_like, checkpoint.make(part, number))
+    )
     text = trained.held_out[:length]
     tokenizer = Tokenizer.from_file(str(trained.folder / "tokenizer.json"))
     tokens = len(tokenizer.encode(text).ids)

@@ -52,6 +52,17 @@ def walk(
         del block
 
 
+def carry(checkpoint: Checkpoint, batches: Sequence[PaddedBatch]) -> list[Stream]:
+    """Carry all samples through the whole of a model that has one stack, and return what leaves its last block."""
+    last = len(checkpoint.spec.blocks) - 1
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> list[Stream] | None:
+        return [stream._replace(hidden=_step(block, *stream)) for stream in streams] if number == last else None
+
+    (left,) = walk(checkpoint, batches, visit, last=last, decoder_input="shifted")
+    return left
+
+
 def _enter(checkpoint: Checkpoint, batches: Sequence[Batch], memories: Sequence[Memory] | None) -> list[Stream]:
     """Embed the tokens of all batches."""
     embedding = checkpoint.embedding()

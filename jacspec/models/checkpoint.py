@@ -57,6 +57,15 @@ class Checkpoint:
         """Make the blocks in order, one at a time."""
         return (self.block(number) for number in range(len(self.spec.blocks)))
 
+    def with_blocks(self, change: Callable[[int, Block], Block]) -> "Checkpoint":
+        """Return the same model with `change(number, block)` in the place of each block, made when asked for."""
+
+        def make(part: str, number: int) -> Any:
+            module = self.make(part, number)
+            return change(number, module) if part == "block" else module
+
+        return dataclasses.replace(self, make=make)
+
     def encoder_norm(self) -> LayerNorm | RMSNorm:
         """Make the norm that ends the encoder of an encoder-decoder model."""
         return self.make("encoder_norm", 0)

@@ -27,7 +27,7 @@ class CellPage(NamedTuple):
     captions: Mapping[str, str]
 
 
-CELL_PAGES: Mapping[str, str] = {}
+CELL_PAGES: Mapping[str, str] = {"removal": "jacspec.report.removal:PAGE"}
 """Where each task's `CellPage` is."""
 
 

@@ -61,20 +61,34 @@ def print_report(run: Run, console: Console) -> None:
         (print_matrices if run.provenance["task"] in MATRIX_TASKS else print_summary)(run, console)
 
 
+BETWEEN = 3
+"""Columns of the terminal between two of a table."""
+
+
 def print_cells(run: Run, console: Console) -> None:
     """Print the table of a run over cells, a row an experiment, then where the files are."""
     keys = run.provenance["key_columns"]
     console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in keys:
-        table.add_column(key)
-    for name in run.metric_names:
-        table.add_column(metric_title(name), justify="right")
+        table.add_column(key, no_wrap=True)
+    room = console.width - sum(BETWEEN + max(len(key), *map(len, run.metrics[key].astype(str))) for key in keys)
     writers = {name: number_format(run.metrics[name].tolist()) for name in run.metric_names}
+    shown: list[str] = []
+    for name in run.metric_names:
+        # A number is never cut short: columns that a narrow terminal has no room for are left out.
+        numbers = (writers[name](number) for number in run.metrics[name].tolist())
+        width = max(map(len, (*numbers, *metric_title(name).split())))
+        if (room := room - BETWEEN - width) < 0:
+            break
+        shown.append(name)
+        table.add_column(metric_title(name), justify="right", width=width)
     for row in run.metrics.to_dict("records"):
-        cells = (writers[name](float(row[name])) for name in run.metric_names)
+        cells = (writers[name](float(row[name])) for name in shown)
         table.add_row(*(printable(row[key]) for key in keys), *cells)
     console.print(table)
+    if left := [name for name in run.metric_names if name not in shown]:
+        _print_line(console, "more columns in metrics.csv: ", ", ".join(left))
     _print_files(run, console)
 
 

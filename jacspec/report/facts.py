@@ -15,6 +15,7 @@ FACTS = {
     "revision": ("identity.checkpoint.revision",),
     "corpus": ("corpus.source",),
     "corpus SHA-256": ("identity.corpus.sha256", "corpus.sha256"),
+    "text scored": ("scored",),
     "splitter": ("identity.corpus.splitter", "corpus.splitter"),
     "components": ("components",),
     "metrics": ("metrics",),

@@ -9,11 +9,12 @@ from typing import Any
 
 from jacspec.coupling import COUPLING
 from jacspec.glossary import Quantity
+from jacspec.removal import REMOVAL
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")

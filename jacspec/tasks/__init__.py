@@ -9,6 +9,7 @@ TASKS: Mapping[str, str] = {
     "depth": "jacspec.tasks.depth:run_depth",
     "heads": "jacspec.tasks.heads:run_heads",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",
+    "removal": "jacspec.tasks.removal:run_removal",
     "report": "jacspec.tasks.report:run_report",
     "train": "jacspec.tasks.train:run_train",
     "weights": "jacspec.tasks.weights:run_weights",

@@ -26,15 +26,19 @@ from jacspec.config import Config, DataConfig, TrainConfig
 from jacspec.corpus import decode_text, read_text_bytes
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
-from jacspec.models.checkpoint import build_module, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
 from jacspec.models.export import write_config, write_weights
 from jacspec.models.hf_config import read_config
+from jacspec.passage import causal_passage
+from jacspec.perplexity import prepare_passage, score_tokens
 from jacspec.progress import Stopwatch, step_progress
 from jacspec.provenance import now, versions
 from jacspec.runs import write_atomically, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 STORED = ("float16", "float32")
+SCORE_BYTES = 2.0**30
+"""Memory that work arrays may take while a text is scored."""
 
 
 class Transformer(NamedTuple):
@@ -112,7 +116,9 @@ def train_model(
         modules = {("embedding", 0): model.embedding, ("head", 0): model.head}
         modules |= {("block", layer): block for layer, block in enumerate(model.blocks)}
         write_weights(place, architecture, spec, modules, dtype=config.dtype)
-        return bits_per_byte(_read_back(folder, place), tokenizer, text[cut:], window=config.positions)
+        # Read back as any user will, so that the score is that of the file.
+        written = open_checkpoint(folder, weights_folder=place)
+        return bits_per_byte(written, tokenizer, text[cut:], window=config.positions)
 
     model = _initial_model(spec, seed)
     optimizer = _optimizer(config)
@@ -166,21 +172,16 @@ Training loss of single batches, in nats a token:
 """
 
 
-def bits_per_byte(model: Transformer, tokenizer: Any, text: str, *, window: int) -> float:
-    """Measure −log₂ p of a text per UTF-8 byte, in windows that overlap by half.
+def bits_per_byte(checkpoint: Checkpoint, tokenizer: Any, text: str, *, window: int) -> float:
+    """Measure −log₂ p of a text per UTF-8 byte, in windows of `window` tokens read that overlap by half.
 
     Each token is scored once, with at least half a window of context (the first ones with what there is); the
     text is preceded by one end-of-text token.
     """
-    tokens = np.array([tokenizer.token_to_id(END_OF_TEXT), *tokenizer.encode(text).ids], np.int32)
-    stride = max(window // 2, 1)
-    total = 0.0
-    for start in range(0, max(len(tokens) - 1 - (window - stride), 1), stride):
-        piece = tokens[start : start + window + 1]
-        padded = np.pad(piece, (0, window + 1 - len(piece)))
-        nats = np.asarray(_window_nats(model, padded))[: len(piece) - 1]
-        total += float(nats[window - stride if start else 0 :].sum(dtype=np.float64))
-    return total / math.log(2) / len(text.encode("utf-8"))
+    tokens = [tokenizer.token_to_id(END_OF_TEXT), *tokenizer.encode(text).ids]
+    passage = causal_passage(tokens, window=window + 1, stride=max(window // 2, 1))
+    nats = score_tokens(checkpoint, passage, prepare_passage(checkpoint, passage, memory_bytes=SCORE_BYTES))
+    return float(nats.sum()) / math.log(2) / len(text.encode("utf-8"))
 
 
 @jax.jit
@@ -229,12 +230,6 @@ def _initial_model(spec: ModelSpec, seed: int) -> Transformer:
     return Transformer(
         build_module(spec, "embedding", 0, dtype, keys[-2]), blocks, build_module(spec, "head", 0, dtype, keys[-1])
     )
-
-
-def _read_back(folder: Path, weights_folder: Path) -> Transformer:
-    """Read a written model as any user will, so that its score is that of the file."""
-    checkpoint = open_checkpoint(folder, weights_folder=weights_folder)
-    return Transformer(checkpoint.embedding(), tuple(checkpoint.blocks()), checkpoint.head())
 
 
 def _as_override(value: Any) -> str:

@@ -1,0 +1,215 @@
+r"""Remove groups of rank-ordered singular values from the weight matrices of a model.
+
+Of $W = \sum_i \sigma_i u_i v_i^\top$, $\sigma_1 \ge \sigma_2 \ge \dots$, the group $g$ of indices is taken away:
+$W - \sum_{i \in g} \sigma_i u_i v_i^\top$ ("Small Singular Values Matter", Fig. 6). A matrix that loses nothing is the
+weight itself, one that loses everything is zero.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jacspec.errors import JacspecError, suggest
+from jacspec.glossary import Quantity
+from jacspec.models.block import Block, ModelSpec
+from jacspec.models.checkpoint import Checkpoint, leaf_names, module_template
+from jacspec.spectra.svd import lapack_threads
+from jacspec.weights import ROLES, Matrix, in_batches
+
+Place = tuple[int, str]
+"""Where a matrix is: the number of its block, and its role."""
+
+Share = tuple[float, float]
+"""A group of singular values by where it begins and ends among all of a matrix, from 0 (largest) to 1."""
+
+SMALL = "Small Singular Values Matter, Fig. 6"
+HF = "HF, Perplexity of fixed-length models"
+SALAZAR = "Salazar et al. 2020, Masked Language Model Scoring"
+COCHRAN = "Cochran 1977, Sampling Techniques, ch. 6"
+REMOVAL: Mapping[str, Quantity] = {
+    "perplexity": Quantity("perplexity", "exp of the mean −ln p of a token, given those before it in its window", HF),
+    "pseudo_perplexity": Quantity(
+        "pseudo-perplexity", "exp of the mean −ln p of a token that is masked, given all others of its window", SALAZAR
+    ),
+    "perplexity_error": Quantity(
+        "s.e. of perplexity",
+        "standard error over chunks of the text: of a ratio, carried through exp",
+        COCHRAN,
+    ),
+    "delta_perplexity": Quantity("change of perplexity", "perplexity minus that of the unmodified model", SMALL),
+    "delta_pseudo_perplexity": Quantity(
+        "change of pseudo-perplexity", "pseudo-perplexity minus that of the unmodified model", SMALL
+    ),
+    "delta_error": Quantity(
+        "s.e. of change",
+        "standard error of the difference, paired over the same chunks of the text (delta method)",
+        COCHRAN,
+    ),
+    "nll": Quantity("nats a token", "mean −ln p of a token", HF),
+    "removed_values": Quantity("values removed", "singular values that were removed, in all matrices", SMALL),
+    "removed_share": Quantity(
+        "share of squares removed",
+        "squares of the singular values removed over those of all, in the matrices that lose some",
+        SMALL,
+    ),
+}
+"""Columns of `task=removal`."""
+
+
+class Factors(NamedTuple):
+    r"""What is kept of the SVD of a matrix: its values, and the singular vectors of its shorter side, as columns.
+
+    With them $\sum_g \sigma_i u_i v_i^\top = W V_g V_g^\top$ ($U_g U_g^\top W$ where W is wide): k² numbers, and the
+    longer side's vectors are never kept.
+    """
+
+    sigma: Float[np.ndarray, " k"]
+    basis: Float[np.ndarray, "k k"]
+
+
+class Target(NamedTuple):
+    """What loses a group at once: the matrices of one role in all layers, or of all roles in one layer."""
+
+    name: str
+    places: tuple[Place, ...]
+
+
+def block_roles(spec: ModelSpec) -> dict[int, dict[str, str]]:
+    """Find the matrices of every block: by block number, the leaf of each role."""
+    found = {}
+    for number in range(len(spec.blocks)):
+        names = leaf_names(module_template(spec, "block", number))
+        found[number] = {role: leaf for leaf, role in ROLES.items() if leaf in names}
+    return found
+
+
+def choose_targets(spec: ModelSpec, *, by: str, roles: Sequence[str]) -> list[Target]:
+    """List what loses singular values in turn.
+
+    **Arguments:** `by`, `role` or `layer`; `roles`, those taken, none meaning all that the model has.
+
+    **Raises:** `JacspecError` for a role that the model does not have.
+    """
+    there = block_roles(spec)
+    known = list(dict.fromkeys(role for leaves in there.values() for role in leaves))
+    for role in roles:
+        if role not in known:
+            raise JacspecError(f"removal.roles: this model has no role {role!r}. " + suggest(role, known))
+    places = [(number, role) for number, leaves in there.items() for role in leaves if not roles or role in roles]
+    if by == "role":
+        kept = [role for role in known if not roles or role in roles]
+        return [Target(role, tuple(place for place in places if place[1] == role)) for role in kept]
+    return [Target(f"layer {number}", tuple(place for place in places if place[0] == number)) for number in there]
+
+
+def fewest_values(spec: ModelSpec, targets: Sequence[Target]) -> int:
+    """Count the singular values of the smallest matrix of all targets."""
+    leaves = block_roles(spec)
+    shapes = {}
+    for number in leaves:
+        template = module_template(spec, "block", number)
+        shapes[number] = {
+            name: leaf.shape for name, leaf in zip(leaf_names(template), jax.tree.leaves(template), strict=True)
+        }
+    return min(min(shapes[number][leaves[number][role]]) for target in targets for number, role in target.places)
+
+
+def equal_shares(groups: int) -> list[Share]:
+    """Divide all singular values into groups of the same size, as 10 for deciles, the largest values first."""
+    return [(group / groups, (group + 1) / groups) for group in range(groups)]
+
+
+def group_of(share: Share, k: int) -> slice:
+    """Say which of `k` rank-ordered values a group is, from ⌊start · k⌋ to before ⌊stop · k⌋, 0 being the largest."""
+    # 0.29 · 100 is 28.999999999999996.
+    start, stop = (math.floor(end * k + 1e-9) for end in share)
+    return slice(start, stop)
+
+
+def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) -> dict[Place, Factors]:
+    """Compute the SVD of every matrix of a target, once for all groups.
+
+    Returned are k² + k numbers a matrix, k its shorter side: as much as the weights themselves where they are square,
+    less where they are not. On the way there are a batch of matrices of one shape and its vectors (`memory_bytes`).
+    LAPACK's `gesdd` on a CPU, about $4 m n^2 + 8 n^3$ FLOPs for (m, n), m ≥ n (Golub & Van Loan 2013, Fig. 8.6.1).
+    """
+    leaves = block_roles(checkpoint.spec)
+
+    def matrices() -> Iterator[tuple[int, Matrix]]:
+        for number in dict.fromkeys(number for number, _ in target.places):
+            block = checkpoint.block(number)
+            values = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
+            for index, (own, role) in enumerate(target.places):
+                if own == number:
+                    yield index, Matrix(number, role, "", np.asarray(values[leaves[number][role]]))
+
+    found: dict[int, Factors] = {}
+    for batch in in_batches(matrices(), memory_bytes=memory_bytes / 4):
+        tall = [each.values if each.values.shape[0] >= each.values.shape[1] else each.values.T for _, each in batch]
+        with lapack_threads():
+            sigma, rows = map(np.asarray, _decompose(jnp.asarray(np.stack(tall))))
+        found |= {index: Factors(*parts) for (index, _), *parts in zip(batch, sigma, rows.swapaxes(1, 2), strict=True)}
+    return {place: found[index] for index, place in enumerate(target.places)}
+
+
+@jax.jit
+def _decompose(matrices: Float[Array, "batch m n"]) -> tuple[Float[Array, "batch n"], Float[Array, "batch n n"]]:
+    _, sigma, rows = jax.vmap(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))(matrices)
+    return sigma, rows
+
+
+def without_group(checkpoint: Checkpoint, factors: Mapping[Place, Factors], share: Share) -> Checkpoint:
+    """Return the model with a group of singular values taken from each matrix that has `factors`."""
+    leaves = block_roles(checkpoint.spec)
+
+    def change(number: int, block: Block) -> Block:
+        own = {leaves[number][role]: found for (place, role), found in factors.items() if place == number}
+        values, tree = jax.tree.flatten(block)
+        named = zip(leaf_names(block), values, strict=True)
+        return jax.tree.unflatten(
+            tree, [remove_group(leaf, own[name], share) if name in own else leaf for name, leaf in named]
+        )
+
+    return checkpoint.with_blocks(change)
+
+
+def remove_group(weight: Float[Array, "m n"], factors: Factors, share: Share) -> Float[Array, "m n"]:
+    """Take a group of singular values from a matrix, of which `factors` are those of its SVD; O(m n |g|)."""
+    k = len(factors.sigma)
+    group = group_of(share, k)
+    if group.start == group.stop:
+        return weight
+    if group == slice(0, k):
+        return jnp.zeros_like(weight)
+    return _subtract(weight, jnp.asarray(factors.basis[:, group]))
+
+
+@jax.jit
+def _subtract(weight: Float[Array, "m n"], vectors: Float[Array, "k g"]) -> Float[Array, "m n"]:
+    if weight.shape[0] >= weight.shape[1]:
+        return weight - (weight @ vectors) @ vectors.T
+    return weight - vectors @ (vectors.T @ weight)
+
+
+def count_removed(factors: Mapping[Place, Factors], share: Share) -> tuple[int, float]:
+    """Count the singular values of a group in all matrices, and their share of the variance, Σ_g σ² / Σ σ²."""
+    groups = [np.square(found.sigma[group_of(share, len(found.sigma))], dtype=np.float64) for found in factors.values()]
+    total = sum(float(np.square(found.sigma, dtype=np.float64).sum()) for found in factors.values())
+    removed = sum(float(values.sum()) for values in groups)
+    return sum(values.size for values in groups), removed / total if total else 0.0
+
+
+def mean_spectrum(factors: Mapping[Place, Factors]) -> Float[np.ndarray, " k"]:
+    """Average the singular values of matrices rank by rank; those of fewer values at the same share of their ranks."""
+    longest = max(len(found.sigma) for found in factors.values())
+    ranks = (np.arange(longest) + 0.5) / longest
+    spectra = [
+        np.interp(ranks, (np.arange(len(found.sigma)) + 0.5) / len(found.sigma), found.sigma)
+        for found in factors.values()
+    ]
+    return np.mean(spectra, axis=0)
