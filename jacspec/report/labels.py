@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.finetuning import FINETUNE
 from jacspec.glossary import Quantity
+from jacspec.lazy import LAZY
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, FINETUNE, LAZY)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")
