@@ -18,6 +18,7 @@ from jacspec.models.classifier import Classifier
 from jacspec.weights import ROLES
 
 SMALL = "Small Singular Values Matter, Fig. 7"
+LOOK = 16
 
 FINETUNE: Mapping[str, Quantity] = {
     "accuracy": Quantity("accuracy", "share of the examples held out whose label has the highest logit", SMALL),
@@ -25,7 +26,7 @@ FINETUNE: Mapping[str, Quantity] = {
         "loss of labels, nats", "mean cross-entropy of the labels of the examples held out, in nats", SMALL
     ),
     "removed_share": Quantity(
-        r"$\Sigma_{removed}\,\sigma^2 / \Sigma\,\sigma^2$",
+        "share of squares removed",
         "squares of the singular values removed over those of all, in the matrices that removal concerns",
         SMALL,
     ),
@@ -76,9 +77,9 @@ def fine_tune(classifier: Classifier, data: Labelled, recipe: Recipe, *, seed: i
     state = optimizer.init(classifier)
     for step, rows in enumerate(draw_batches(len(data.labels), recipe, seed=seed)):
         classifier, state, loss = _update(recipe, classifier, state, data.take(rows))
-        if step % 16 == 15 or step == recipe.steps - 1:
-            if not math.isfinite(float(loss)):
-                raise JacspecError(f"The loss is not finite at step {step}; lower finetune.learning_rate.")
+        looked_at = step % LOOK == LOOK - 1 or step == recipe.steps - 1  # each look waits for the device
+        if looked_at and not math.isfinite(float(loss)):
+            raise JacspecError(f"The loss is not finite at step {step}; lower finetune.learning_rate.")
     return classifier
 
 
@@ -110,7 +111,7 @@ def score(classifier: Classifier, data: Labelled, *, batch: int) -> Scores:
 @jax.jit
 def compute_logits(classifier: Classifier, batch: Batch) -> Float[Array, "sample label"]:
     """Compute the logits of every sample of a batch."""
-    return jax.vmap(classifier)(jnp.asarray(batch.tokens), jnp.asarray(batch.lengths))
+    return jax.vmap(lambda tokens, length: classifier(tokens, length))(jnp.asarray(batch.tokens), batch.lengths)
 
 
 def remove_groups(
@@ -179,7 +180,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def _update(recipe: Recipe, classifier: Classifier, state: Any, data: Labelled) -> tuple[Classifier, Any, Array]:
     def loss_of(classifier: Classifier) -> Array:
-        logits = jax.vmap(classifier)(*data.batch)
+        logits = compute_logits(classifier, data.batch)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data.labels))
 
     loss, gradient = jax.value_and_grad(loss_of)(classifier)

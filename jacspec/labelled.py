@@ -10,6 +10,7 @@ A file is JSONL (an object a line) or CSV with a header, told by its ending.
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ class LabelledText(NamedTuple):
         return max(found.count(label) for label in self.labels) / len(found)
 
     def numbers(self, examples: Sequence[Example]) -> np.ndarray:
-        """Number the labels of examples."""
+        """Return the number of each example's label."""
         place = {label: number for number, label in enumerate(self.labels)}
         return np.array([place[example.label] for example in examples], np.int32)
 
@@ -85,14 +86,16 @@ def read_labelled(path: str, columns: Columns, *, held_out_path: str | None, hol
         digest, source = f"{digest}, {other}", f"{path}, {held_out_path}"
     labels = tuple(sorted({example.label for example in train}))
     if len(labels) < 2:
-        raise JacspecError(f"All examples of {path} to train on have the label {labels[0]!r}: there is nothing to learn.")
+        raise JacspecError(
+            f"All examples of {path} to train on have the label {labels[0]!r}: there is nothing to learn."
+        )
     if strange := sorted({example.label for example in held_out} - {*labels}):
         raise JacspecError(f"Labels held out that no example to train on has: {', '.join(strange)}. Known: {labels}.")
     return LabelledText(train, held_out, labels, source, digest)
 
 
 def derive_labelled(text: str, source: str, *, holdout: float, seed: int) -> LabelledText:
-    """Make a labelled task of any plain text: is a line as it was printed, or misprinted?
+    """Make a labelled task of any plain text: whether a line is as it was printed, or misprinted.
 
     Each line with three words of four letters or more (a drama's speaker lines have none such) gives two examples:
     itself, `as printed`, and with two neighbouring letters exchanged inside each such word, `misprinted`, as in
@@ -187,13 +190,12 @@ def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(text.split("\n"), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise JacspecError(
-                    f"{file}, line {reader.line_num} does not have the {len(reader.fieldnames or ())} fields of the header."
-                )
+                fields = len(reader.fieldnames or ())
+                raise JacspecError(f"{file}, line {reader.line_num} does not have the header's {fields} fields.")
             yield reader.line_num, row
     except csv.Error as error:
         raise JacspecError(f"{file}, line {reader.line_num} is not CSV: {error}.") from None
@@ -205,11 +207,11 @@ def _example(row: Mapping[str, Any], columns: Columns, where: str) -> Example:
             raise JacspecError(
                 f"{where} has no column {name!r}. " + suggest(name, map(str, row)) + f" Type finetune.{key}=NAME."
             )
-    texts = [None if name is None else row[name] for name in (columns.text, columns.second)]
-    if any(name is not None and not (isinstance(text, str) and text.strip()) for name, text in zip(columns, texts)):
+    texts = [row[name] for name in (columns.text, columns.second) if name is not None]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
         raise JacspecError(f"{where}: a text is empty or not a string. Mend or delete the line.")
     label = row[columns.label]
     if not isinstance(label, (str, bool, int)) or label == "":
         raise JacspecError(f"{where}: the label {label!r} is not a string, an integer or true or false.")
     # As JSON writes it, so that true is true in both kinds of file.
-    return Example(str(texts[0]), texts[1], label if isinstance(label, str) else json.dumps(label))
+    return Example(texts[0], texts[1] if texts[1:] else None, label if isinstance(label, str) else json.dumps(label))

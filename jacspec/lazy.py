@@ -26,8 +26,8 @@ LAZY: Mapping[str, Quantity] = {
     "test_loss": Quantity("test loss", "mean of (output − target)²/2 over test points, targets being ±1", CHIZAT),
     "train_loss": Quantity("training loss", "the same over the points trained on", CHIZAT),
     "movement": Quantity(
-        r"$\|W - W_0\|_F / \|W_0\|_F$",
-        "how far training moved the hidden weights, all together, from where it began, relative to their norm there",
+        "relative movement of hidden weights",
+        "‖W − W₀‖_F / ‖W₀‖_F over both hidden weights together, W₀ being what training began from",
         CHIZAT,
     ),
 }
@@ -80,9 +80,7 @@ def draw_points(key: Array, inputs: int, samples: int) -> tuple[Points, Points]:
     return Points(x[:samples], y[:samples]), Points(x[samples:], y[samples:])
 
 
-def train_network(
-    initial: Network, points: Points, *, scale: float, steps: int, learning_rate: float
-) -> Network:
+def train_network(initial: Network, points: Points, *, scale: float, steps: int, learning_rate: float) -> Network:
     """Descend the gradient of (1/α²) mean (α (f(x; w) − f(x; w₀)) − y)²/2 in all weights, over all points at once.
 
     **Arguments:** `scale`, α; `learning_rate`, the same for every α: the factor 1/α² makes it so.

@@ -1,5 +1,7 @@
 """Figures and pages of experiments that remove groups of singular values before or after training."""
 
+import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,17 +25,19 @@ ORDERS: Mapping[str, tuple[str, str, str, str]] = {
 """By order: words, colour (Okabe & Ito), marker and line, so that they also differ in grey."""
 WHOLE = ("nothing removed", "0.25")
 CHANCE = ("chance", "0.55")
+SCALE = r"output scale $\alpha$ (small: rich, large: lazy)"
+CUT = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"), ("#CC79A7", "D", "-."))
 
 
 def _finetune_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
-    return {name: lambda name=name: draw_groups(run, name) for name in ("accuracy", "label_loss")}
+    return {name: functools.partial(draw_groups, run, name) for name in ("accuracy", "label_loss")}
 
 
 def _lazy_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
     return {
-        "test_accuracy": lambda: draw_scales(run, "test_accuracy"),
-        "test_loss": lambda: draw_scales(run, "test_loss"),
-        "movement": lambda: draw_movement(run),
+        "test_accuracy": functools.partial(draw_scales, run, "test_accuracy"),
+        "test_loss": functools.partial(draw_scales, run, "test_loss"),
+        "movement": functools.partial(draw_movement, run),
     }
 
 
@@ -76,7 +80,7 @@ def draw_scales(run: Run, name: str) -> Figure:
         words = {1: " (largest)", last: " (smallest)"}.get(group, "")
         axes.set_title(f"group {group} of {last}{words}", fontsize="medium")
         axes.set_xscale("log")
-    figure.supxlabel(r"output scale $\alpha$ (left: rich, right: lazy)", fontsize="medium")
+        axes.set_xlabel(SCALE)
     panels[0].set_ylabel(metric_label(name))
     _finish(figure, run, *panels)
     return figure
@@ -89,24 +93,22 @@ def draw_movement(run: Run) -> Figure:
     axes = figure.add_subplot()
     whole = table[table["order"] == "none"].groupby("scale")["movement"].agg(["mean", "std"])
     _add_band(axes, whole)
-    for group, line in zip(sorted({*table["group"]} - {0}), ("-", "--", ":", "-.") * 3, strict=False):
+    for group, (colour, marker, line) in zip(sorted({*table["group"]} - {0}), itertools.cycle(CUT), strict=False):
         rows = table[(table["order"] == "before") & (table["group"] == group)]
         mean = rows.groupby("scale")["movement"].mean()
         label = f"group {group} removed before training"
-        axes.plot(mean.index, mean, line, color="#0072B2", marker="o", markersize=4, linewidth=1.2, label=label)
+        axes.plot(mean.index, mean, line, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
     lazy = whole["mean"].iloc[-1] * whole.index[-1] / whole.index
     axes.plot(whole.index, lazy, color=CHANCE[1], linewidth=0.9, linestyle=(0, (1, 2)), label=r"$\propto 1/\alpha$")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel(r"output scale $\alpha$ (left: rich, right: lazy)")
-    axes.set_ylabel("movement of the hidden weights\n" + metric_label("movement"))
+    axes.set_xlabel(SCALE)
+    axes.set_ylabel(metric_label("movement"))
     _finish(figure, run, axes)
     return figure
 
 
-def _add_line(
-    axes: Axes, rows: "pandas.DataFrame", key: str, name: str, order: str, *, shift: float = 0.0
-) -> None:
+def _add_line(axes: Axes, rows: "pandas.DataFrame", key: str, name: str, order: str, *, shift: float = 0.0) -> None:
     """Draw means over seeds with bars of one standard deviation (none, of a single seed)."""
     words, colour, marker, line = ORDERS[order]
     found = rows.groupby(key)[name].agg(["mean", "std"])

@@ -83,8 +83,8 @@ def _prepare(config: Config, folder: Path) -> CellWork:
     most = most_groups(bench.untrained(config.seed), options.roles)
     if options.groups > most:
         raise JacspecError(
-            f"finetune.groups={options.groups}, but the smallest matrix of {', '.join(options.roles)} has {most} singular "
-            f"values. Type finetune.groups={most} or less" + (", or other finetune.roles." if not most else ".")
+            f"finetune.groups={options.groups}, but the smallest matrix of finetune.roles has {most} singular values. "
+            + (f"Type finetune.groups={most} or less." if most else "Type other finetune.roles.")
         )
     keys = list_keys(config.seed, options.seeds, options.groups)
     counts = {"train": len(text.train), "held_out": len(text.held_out)}
