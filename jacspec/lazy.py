@@ -67,15 +67,16 @@ def draw_network(key: Array, inputs: int, width: int) -> Network:
 def draw_points(key: Array, inputs: int, samples: int) -> tuple[Points, Points]:
     """Draw points to train on and as many to test, x from N(0, I), with the targets of a random teacher.
 
-    The teacher is Σ_j b_j relu(u_jᵀx) of four unit vectors u_j with signs b_j = ±1, two of each; the target is the sign
-    of what it exceeds its median by, so that both are equally frequent and chance is one half.
+    The teacher is Σ_j b_j φ(u_jᵀx), φ(z) = max(z, z/10), of four random unit vectors u_j with signs b_j = ±1, two of
+    each; the target is the sign of what it exceeds its median over all points by, so that both are equally frequent
+    and chance is one half. (With relu one point in sixteen would lie at the median itself.)
     """
     directions, inside = jax.random.split(key)
     units = jax.random.normal(directions, (TEACHER_UNITS, inputs))
     units = units / jnp.linalg.norm(units, axis=1, keepdims=True)
     signs = jnp.where(jnp.arange(TEACHER_UNITS) % 2 == 0, 1.0, -1.0)
     x = jax.random.normal(inside, (2 * samples, inputs))
-    taught = jax.nn.relu(x @ units.T) @ signs
+    taught = jax.nn.leaky_relu(x @ units.T, 0.1) @ signs
     y = jnp.where(taught > jnp.median(taught), 1.0, -1.0)
     return Points(x[:samples], y[:samples]), Points(x[samples:], y[samples:])
 

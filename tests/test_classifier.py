@@ -57,7 +57,7 @@ def test_written_classifiers_load_in_hf(family: str, tmp_path: Path) -> None:
         again = read_classifier(open_checkpoint(tmp_path, dtype="float64"))
     model = load_trained(tmp_path, AutoModelForSequenceClassification)
     assert type(model).__name__ == SEQUENCE_HEADS[family].hf_class
-    assert model.config.id2label == dict(enumerate(NAMES))  # type: ignore[union-attr]
+    assert model.config.id2label == dict(enumerate(NAMES))
     expected = _hf_logits(model)
     assert deviation(found, expected) < TOLERANCE["float64"]
     for written, read in zip(jax.tree.leaves(classifier), jax.tree.leaves(again), strict=True):
