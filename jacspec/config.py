@@ -55,6 +55,13 @@ class RemoveBy(enum.Enum):
     layer = "layer"
 
 
+class Layout(enum.Enum):
+    """How labelled text is laid out: in columns that are named, or as BoolQ is."""
+
+    columns = "columns"
+    boolq = "boolq"
+
+
 class Precision(enum.Enum):
     """Floating point type of everything that is computed."""
 
@@ -164,6 +171,43 @@ class RemovalConfig:
 
 
 @dataclasses.dataclass
+class FinetuneConfig:
+    """On which labelled text and how a classifier is fine-tuned, and what is removed; see conf/task/finetune.yaml."""
+
+    path: str | None = MISSING
+    held_out: str | None = MISSING
+    layout: Layout = MISSING
+    text: str = MISSING
+    second: str | None = MISSING
+    label: str = MISSING
+    holdout: float = MISSING
+    max_tokens: int = MISSING
+    steps: int = MISSING
+    batch: int = MISSING
+    learning_rate: float = MISSING
+    warmup: float = MISSING
+    weight_decay: float = MISSING
+    groups: int = MISSING
+    roles: list[str] = MISSING
+    seeds: int = MISSING
+
+
+@dataclasses.dataclass
+class LazyConfig:
+    """A small network trained at several output scales, and what is removed from it; see conf/task/lazy.yaml."""
+
+    scales: list[float] = MISSING
+    inputs: int = MISSING
+    width: int = MISSING
+    samples: int = MISSING
+    steps: int = MISSING
+    learning_rate: float = MISSING
+    groups: int = MISSING
+    removed: list[int] = MISSING
+    seeds: int = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -196,6 +240,8 @@ class Config:
     weights: WeightsConfig | None = None
     heads: HeadsConfig | None = None
     removal: RemovalConfig | None = None
+    finetune: FinetuneConfig | None = None
+    lazy: LazyConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32

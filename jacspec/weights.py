@@ -18,7 +18,7 @@ from jacspec.glossary import MatrixResult
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
 from jacspec.models.tensor_files import FLOATS, TensorFiles
 from jacspec.spectra.metrics import compute_metrics
-from jacspec.spectra.static import null_spectra, static_metrics
+from jacspec.spectra.static import gaussian_spectrum, shuffled_spectra, static_metrics
 from jacspec.spectra.svd import singular_values
 
 EMBEDDINGS = ("embed", "unembed")
@@ -173,22 +173,22 @@ def measure_batch(
 
     **Arguments:** `batch`, matrices with their numbers in the run, in the dtype they are computed in; `metric_names`,
     rows of `METRICS` that need no matrix; `null`, `shuffled`, `gaussian` or `none`; `seed`, of its draws, which
-    depend on a matrix's number and on nothing else.
+    depend on a matrix's number (shuffled) or its shape (gaussian) and on nothing else.
     """
     stacked = np.stack([_tall(matrix.values) for _, matrix in batch])
     finite = np.isfinite(stacked).all(axis=(1, 2))
     # A matrix that holds NaN is computed as zeros and blanked: LAPACK may not end on it.
-    matrices = jnp.asarray(np.where(finite[:, None, None], stacked, 0))
-    sigma = singular_values(matrices)
+    stacked[~finite] = 0
+    sigma = singular_values(jnp.asarray(stacked))
     rows, cols = stacked.shape[1:]
     values = compute_metrics(metric_names, sigma, shape=(rows, cols), top_k=top_k)
     drawn = None
-    if null != "none":
-        key = jax.random.key(seed)
-        keys = jnp.stack([jax.random.fold_in(key, number) for number, _ in batch])
-        drawn = null_spectra(keys, matrices, null)
     spectra = np.where(finite[:, None], np.asarray(sigma), np.nan)
-    variances = np.where(finite, stacked.astype(np.float64).var(axis=(1, 2)), np.nan)
+    variances = np.where(finite, stacked.var(axis=(1, 2), dtype=np.float64), np.nan)
+    if null == "shuffled":
+        drawn = shuffled_spectra([(seed, number) for number, _ in batch], stacked)
+    elif null == "gaussian":
+        drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), str(stacked.dtype), seed)
     found = {name: np.asarray(array, np.float64) for name, array in values.items()}
     found |= static_metrics(spectra, (rows, cols), variances, drawn)
     results = []

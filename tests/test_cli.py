@@ -197,7 +197,7 @@ def test_help_is_cheap_and_lists_the_groups(tmp_path: Path) -> None:
         (["data.split=words"], ["data.split=words", "lines", "sentences"]),
         (["model.init=rnadom"], ["model.init=rnadom", "pretrained, random"]),
         (["model=gpt3"], ["model=gpt3", "Did you mean 'gpt2'?", "Did you mean 'gpt2'", "nano"]),
-        (["task=jacobain"], ["task=jacobain", "Did you mean 'jacobian'?", "jacobian, removal, report, train"]),
+        (["task=jacobain"], ["task=jacobain", "Did you mean 'jacobian'?", "heads, jacobian"]),
         (["train.steps=5"], ["task=train"]),
         (["data.samples"], ["data.samples", "KEY=VALUE"]),
         (["data.path=[a"], ["'[a'", "KEY=VALUE"]),

@@ -20,6 +20,7 @@ from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
+from jacspec.models.sequence_heads import sequence_tensors
 from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
 
 
@@ -261,6 +262,7 @@ def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorF
         problems += missing
     layers = range(len(spec.blocks))
     unused = {name.format(layer=layer) for name in architecture.unused for layer in layers}
+    unused |= sequence_tensors(architecture.model_type)
     problems += [f"unread: {name}" for name in tensors.index if name not in expected | unused]
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])

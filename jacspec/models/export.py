@@ -27,7 +27,11 @@ def write_weights(
 
     A tied unembedding is written once, as the embedding.
     """
-    tensors = dict(hf_tensors(architecture, spec, modules))
+    write_tensors(folder, dict(hf_tensors(architecture, spec, modules)), dtype=dtype)
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Any], *, dtype: str) -> None:
+    """Write tensors by HF's names as `model.safetensors`, each cast to `dtype`."""
     save_file(
         {name: np.ascontiguousarray(tensor, dtype=np.dtype(dtype)) for name, tensor in tensors.items()},
         folder / WEIGHTS,

@@ -27,7 +27,11 @@ class CellPage(NamedTuple):
     captions: Mapping[str, str]
 
 
-CELL_PAGES: Mapping[str, str] = {"removal": "jacspec.report.removal:PAGE"}
+CELL_PAGES: Mapping[str, str] = {
+    "finetune": "jacspec.report.removed:FINETUNE_PAGE",
+    "lazy": "jacspec.report.removed:LAZY_PAGE",
+    "removal": "jacspec.report.removal:PAGE",
+}
 """Where each task's `CellPage` is."""
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.coupling import COUPLING
+from jacspec.finetuning import FINETUNE
 from jacspec.glossary import Quantity
+from jacspec.lazy import LAZY
 from jacspec.removal import REMOVAL
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL, FINETUNE, LAZY)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")

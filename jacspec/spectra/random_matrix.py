@@ -20,6 +20,10 @@ NODES, REACH = 96, 24.0
 """Of the Gauss–Legendre rule for the Fredholm determinant, and how far it goes: Ai is below 1e-30 beyond."""
 
 
+_gauss_legendre = functools.lru_cache(np.polynomial.legendre.leggauss)
+"""Nodes and weights of the rule of n points on [-1, 1], read only."""
+
+
 def marchenko_pastur_edges(shape: tuple[int, int], variance: float) -> tuple[float, float]:
     r"""Return the edges of the law of σ: $s (\sqrt N \mp \sqrt M)$."""
     least, most = sorted(shape)
@@ -52,7 +56,7 @@ def marchenko_pastur_cdf(
     q = least / most
     x = np.square(np.maximum(sigma, 0)) / (most * variance)
     theta = np.arccos(np.clip((x - 1 - q) / (2 * q**0.5), -1, 1))
-    nodes, weights = np.polynomial.legendre.leggauss(1000)
+    nodes, weights = _gauss_legendre(1000)
     # From θ to π, where x is least.
     half = (np.pi - theta) / 2
     at = theta[:, None] + half[:, None] * (nodes[None] + 1)
@@ -118,7 +122,9 @@ def tracy_widom_sf(x: float) -> float:
         return float("nan") if np.isnan(x) else float(x < 0)
     if x < -12:
         return 1.0
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    if x > 104:
+        return 0.0  # exp(-2/3 x^1.5) is below the smallest double
+    nodes, weights = _gauss_legendre(NODES)
     # Ai falls as exp(-2/3 x^1.5): little lies beyond.
     half = (REACH + 2 * max(-x, 0.0)) / 2
     nodes, roots = half * (nodes + 1), np.sqrt(half * weights)

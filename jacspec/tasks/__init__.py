@@ -7,8 +7,10 @@ from typing import Any
 TASKS: Mapping[str, str] = {
     "coupling": "jacspec.tasks.coupling:run_coupling",
     "depth": "jacspec.tasks.depth:run_depth",
+    "finetune": "jacspec.tasks.finetune:run_finetune",
     "heads": "jacspec.tasks.heads:run_heads",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",
+    "lazy": "jacspec.tasks.lazy:run_lazy",
     "removal": "jacspec.tasks.removal:run_removal",
     "report": "jacspec.tasks.report:run_report",
     "train": "jacspec.tasks.train:run_train",

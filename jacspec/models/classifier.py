@@ -1,0 +1,158 @@
+"""A whole model with a classification head as one pytree: made from a checkpoint, written in HF's layout, read again.
+
+The heads are those of HF's `*ForSequenceClassification`, so what is written here loads there. A decoder reads its last
+token, the only one that saw the whole sample, through one linear map without bias; an encoder reads its first ([CLS]
+or <s>), through a dense map, an activation and a linear map: the one rule of BERT, RoBERTa and DistilBERT under their
+own names. Nothing is dropped out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jacspec.errors import JacspecError
+from jacspec.models.block import Block, Embedding, ModelSpec
+from jacspec.models.checkpoint import Checkpoint, leaf_names, module_rules
+from jacspec.models.export import hf_tensors, write_config, write_tensors
+from jacspec.models.layers import ACTIVATIONS, Linear, make_norm
+from jacspec.models.sequence_heads import SEQUENCE_HEADS, WITH_PREFIX, SequenceHead
+
+
+class Readout(nnx.Module):
+    """The residual stream after the last block in, one score a label out: final norm, then the family's head."""
+
+    def __init__(self, spec: ModelSpec, labels: int, activation: str | None, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        own, d_model = spec.head, spec.d_model
+
+        def linear(n_in: int, n_out: int, *, bias: bool) -> Linear:
+            return Linear(n_in, n_out, std=own.std, bias=bias, dtype=dtype, rngs=rngs)
+
+        # Named as in `Head`, so that the families' tables fill them.
+        self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
+        self.project = linear(d_model, own.width, bias=False) if own.width != d_model else None
+        self.dense = None if activation is None else linear(own.width, own.width, bias=True)
+        self.score = linear(own.width, labels, bias=activation is not None)
+        self.activation = activation
+
+    def __call__(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, " label"]:
+        """Score the labels of one sample, of which `length` tokens count."""
+        x = h[length - 1] if self.activation is None else h[0]
+        x = x if self.norm is None else self.norm(x)
+        x = x if self.project is None else self.project(x)
+        if self.dense is not None:
+            assert self.activation is not None
+            x = ACTIVATIONS[self.activation](self.dense(x))
+        return self.score(x)
+
+
+class Classifier(NamedTuple):
+    """A model that scores labels, as one pytree."""
+
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    readout: Readout
+
+    def __call__(self, tokens: Int[Array, " token"], length: Int[Array, ""]) -> Float[Array, " label"]:
+        """Compute the logits of one sample, padded at the end to more than its `length` tokens."""
+        h = self.embedding(tokens)
+        for block in self.blocks:
+            h = block(h, length)
+        return self.readout(h, length)
+
+
+def make_classifier(checkpoint: Checkpoint, *, labels: int, seed: int) -> Classifier:
+    """Put a new classification head on a pretrained model.
+
+    **Arguments:** `labels`, how many; `seed`, of the head's weights, which are drawn as the family's others are. BERT's
+    pooler is read where the checkpoint has it, as HF reads it; no other part of an earlier head is.
+
+    **Raises:** `JacspecError` for an encoder-decoder model.
+    """
+    head = _sequence_head(checkpoint)
+    rngs = nnx.Rngs(params=jax.random.key(seed))
+    readout = Readout(checkpoint.spec, labels, head.activation, dtype=jnp.dtype("float32"), rngs=rngs)
+    pooler = {leaf: name for leaf, name in head.tensors.items() if name.startswith(WITH_PREFIX)}
+    return _assemble(checkpoint, readout, _stored(checkpoint, pooler))
+
+
+def read_classifier(checkpoint: Checkpoint) -> Classifier:
+    """Read a model with its classification head; raises `JacspecError` where the checkpoint has none."""
+    head = _sequence_head(checkpoint)
+    stored = _stored(checkpoint, head.tensors)
+    if missing := sorted(head.tensors[leaf] for leaf in head.tensors.keys() - stored.keys()):
+        raise JacspecError(f"{checkpoint.name} has no classification head: {', '.join(missing)} not in its files.")
+    labels = stored["score.weight"].shape[0]
+    rngs = nnx.Rngs(params=jax.random.key(0))
+    readout = Readout(checkpoint.spec, labels, head.activation, dtype=jnp.dtype("float32"), rngs=rngs)
+    return _assemble(checkpoint, readout, stored)
+
+
+def write_classifier(
+    folder: Path, checkpoint: Checkpoint, classifier: Classifier, *, labels: tuple[str, ...], pad: int
+) -> None:
+    """Write a classifier made from `checkpoint` in HF layout: config, weights at the classifier's precision, tokenizer.
+
+    **Arguments:** `labels`, their names; `pad`, the id of the padding token, which HF's decoders look for to find the
+    last token. `config.json` is written last: a folder that has it is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    architecture, spec = checkpoint.architecture, checkpoint.spec
+    head = SEQUENCE_HEADS[architecture.model_type]
+    modules: dict[tuple[str, int], Any] = {("embedding", 0): classifier.embedding, ("head", 0): classifier.readout}
+    modules |= {("block", number): block for number, block in enumerate(classifier.blocks)}
+    tensors = dict(hf_tensors(architecture, spec, modules))
+    leaves = _leaves(classifier.readout)
+    for leaf, name in head.tensors.items():
+        tensors[(architecture.prefixes[0] if name.startswith(WITH_PREFIX) else "") + name] = leaves[leaf]
+    write_tensors(folder, tensors, dtype=str(checkpoint.dtype))
+    checkpoint.tokenizer.save_pretrained(folder)
+    numbered = {str(number): label for number, label in enumerate(labels)}
+    changed = {
+        "architectures": [head.hf_class],
+        "dtype": str(checkpoint.dtype),
+        "id2label": numbered,
+        "label2id": {label: int(number) for number, label in numbered.items()},
+        "pad_token_id": pad,
+    }
+    write_config(folder, {**checkpoint.config, **changed})
+
+
+def _sequence_head(checkpoint: Checkpoint) -> SequenceHead:
+    model_type = checkpoint.architecture.model_type
+    if model_type not in SEQUENCE_HEADS:
+        raise JacspecError(
+            f"{checkpoint.name} is a {model_type}, an encoder-decoder model, which has no classification head here. "
+            f"Accepted: {', '.join(sorted(SEQUENCE_HEADS))}. Type model=nano, gpt2 or bert-base."
+        )
+    return SEQUENCE_HEADS[model_type]
+
+
+def _stored(checkpoint: Checkpoint, tensors: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Read those of a head's tensors that the checkpoint's files have, by leaf."""
+    files = checkpoint.tensors
+    if files is None:
+        return {}
+    return {leaf: files.read(name) for leaf, name in tensors.items() if name in files.index}
+
+
+def _assemble(checkpoint: Checkpoint, readout: Readout, stored: Mapping[str, np.ndarray]) -> Classifier:
+    leaves: dict[str, Any] = _leaves(readout)
+    rules = module_rules(checkpoint.architecture, checkpoint.spec, "head", 0, readout)
+    found = dict(stored)
+    for _, filled in checkpoint.leaves("head", 0, {name for name, _, _ in rules}):
+        found |= filled
+    if wrong := [leaf for leaf, values in found.items() if values.shape != leaves[leaf].shape]:
+        raise JacspecError(f"{checkpoint.name}: the shape of {', '.join(wrong)} does not fit the classification head.")
+    filled_in = [jnp.asarray(found.get(name, value), checkpoint.dtype) for name, value in leaves.items()]
+    whole = jax.tree.unflatten(jax.tree.structure(readout), filled_in)
+    return Classifier(checkpoint.embedding(), tuple(checkpoint.blocks()), whole)
+
+
+def _leaves(readout: Readout) -> dict[str, Any]:
+    return dict(zip(leaf_names(readout), jax.tree.leaves(readout), strict=True))

@@ -1,0 +1,285 @@
+"""`task=finetune`: removal against NumPy, training against PyTorch's AdamW, runs and their models against HF."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from conftest import TOLERANCE
+from families import FAMILIES
+from oracles import deviation, float64_throughout, load_trained
+from servers import NANO, assert_refused, run_here
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from jacspec import open_run
+from jacspec.backend import numerics
+from jacspec.errors import JacspecError
+from jacspec.finetuning import (
+    Labelled,
+    Recipe,
+    compute_logits,
+    draw_batches,
+    fine_tune,
+    group_ranks,
+    remove_group,
+    remove_groups,
+    score,
+)
+from jacspec.glossary import Batch
+from jacspec.labelled import Columns, read_labelled
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from jacspec.models.classifier import Classifier, make_classifier, write_classifier
+
+PAD = 1
+trains = pytest.mark.usefixtures("_optax_promotion")
+ROLES = ("q", "k", "v", "o", "up", "gate", "down")
+
+
+@pytest.fixture
+def _optax_promotion() -> Iterator[None]:
+    """Optax mixes int32 counts with Python floats, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _model(dtype: str = "float64", family: str = "gpt2") -> tuple[Checkpoint, Classifier]:
+    config = {"model_type": family, **FAMILIES[family].base}
+    checkpoint = random_checkpoint(config, tokenizer_folder=NANO, seed=0, name="x", dtype=dtype)
+    return checkpoint, make_classifier(checkpoint, labels=2, seed=1)
+
+
+def _data(samples: int = 10) -> Labelled:
+    """Samples whose label says whether the token 5 is among the others."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(6, 37, (samples, 8)).astype(np.int32)
+    labels = (np.arange(samples) % 2).astype(np.int32)
+    lengths = rng.integers(3, 9, samples).astype(np.int32)
+    for row, length, label in zip(tokens, lengths, labels, strict=True):
+        row[length:] = PAD
+        if label:
+            row[rng.integers(length)] = 5
+    return Labelled(Batch(tokens, lengths), labels)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (12, 7), (9, 9), (5, 1)])
+def test_a_group_is_removed_as_numpy_removes_it(shape: tuple[int, int]) -> None:
+    weight = np.random.default_rng(0).standard_normal(shape)
+    u, sigma, vt = np.linalg.svd(weight, full_matrices=False)
+    k, groups = len(sigma), 3
+    removed = np.zeros(shape)
+    for group in range(1, groups + 1):
+        first, last = group_ranks(k, group, groups)
+        assert (first, last) == (int(np.floor((group - 1) * k / groups)), int(np.floor(group * k / groups)))
+        with numerics("float64"):
+            found = np.asarray(remove_group(jax.numpy.asarray(weight), first, last))
+        kept = [rank for rank in range(k) if not first <= rank < last]
+        expected = sum((sigma[rank] * np.outer(u[:, rank], vt[rank]) for rank in kept), np.zeros(shape))
+        np.testing.assert_allclose(found, expected, atol=1e-13 * sigma[0])
+        if k > groups:  # the oracle sees a group shifted by one rank
+            with numerics("float64"):
+                shifted = np.asarray(remove_group(jax.numpy.asarray(weight), first + 1, last + 1))
+            assert np.abs(shifted - expected).max() > 1e-3
+        removed += weight - found
+    np.testing.assert_allclose(removed, weight, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_only_chosen_matrices_lose_a_group(family: str, tmp_path: Path) -> None:
+    """As HF's tensors see it: the parts of a fused one each lose their own group, the rest keeps its bits."""
+    names = {"gpt2": ("c_attn.weight",), "llama": ("v_proj.weight",)}[family]
+    with numerics("float64"):
+        checkpoint, classifier = _model(family=family)
+        cut, share = remove_groups(classifier, group=2, groups=4, roles=("v",))
+        tensors = []
+        for name, model in (("whole", classifier), ("cut", cut)):
+            write_classifier(tmp_path / name, checkpoint, model, labels=("a", "b"), pad=PAD)
+            tensors.append(load_trained(tmp_path / name, AutoModelForSequenceClassification).state_dict())
+    removed = whole = 0.0
+    for name, before in tensors[0].items():
+        one, other = before.numpy(), tensors[1][name].numpy()
+        if not name.endswith(names):
+            np.testing.assert_array_equal(one, other)
+            continue
+        if family == "gpt2":  # stored (in, out): q, k and v side by side
+            d_model = one.shape[0]
+            np.testing.assert_array_equal(one[:, : 2 * d_model], other[:, : 2 * d_model])
+            one, other = one[:, 2 * d_model :], other[:, 2 * d_model :]
+        u, sigma, vt = np.linalg.svd(one, full_matrices=False)
+        first, last = group_ranks(len(sigma), 2, 4)
+        expected = one - (u[:, first:last] * sigma[first:last]) @ vt[first:last]
+        np.testing.assert_allclose(other, expected, atol=1e-12)
+        removed, whole = removed + np.square(sigma[first:last]).sum(), whole + np.square(sigma).sum()
+    assert share == pytest.approx(removed / whole)
+
+
+def _train_in_torch(model: torch.nn.Module, data: Labelled, recipe: Recipe, seed: int) -> None:
+    """PyTorch's AdamW on HF's model: linear warm-up and decay, gradients clipped to norm 1, decay on matrices."""
+    named = dict(model.named_parameters())
+    matrices = [value for value in named.values() if value.ndim == 2]
+    vectors = [value for value in named.values() if value.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    warm = round(recipe.warmup * recipe.steps)
+    for step, rows in enumerate(draw_batches(len(data.labels), recipe, seed=seed)):
+        rising = (step + 1) / (warm + 1)
+        falling = (recipe.steps - step) / (recipe.steps - warm)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * (rising if step < warm else falling)
+        tokens = torch.tensor(np.asarray(data.batch.tokens)[rows]).long()
+        labels = torch.tensor(np.asarray(data.labels)[rows]).long()
+        optimizer.zero_grad()
+        logits = model(tokens, attention_mask=(tokens != PAD).long()).logits
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        norm = torch.sqrt(sum((value.grad**2).sum() for value in named.values() if value.grad is not None))
+        for value in named.values():
+            if value.grad is not None:
+                value.grad /= max(float(norm), 1.0)
+        optimizer.step()
+
+
+@trains
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_training_is_that_of_torch(family: str, tmp_path: Path) -> None:
+    recipe, data = Recipe(steps=6, batch=4, learning_rate=1e-2, warmup=0.34, weight_decay=0.1), _data()
+    with numerics("float64"):
+        checkpoint, classifier = _model(family=family)
+        write_classifier(tmp_path, checkpoint, classifier, labels=("a", "b"), pad=PAD)
+        model = load_trained(tmp_path, AutoModelForSequenceClassification)  # in eval mode: nothing is dropped out
+        with float64_throughout():
+            _train_in_torch(model, data, recipe, seed=3)
+            tokens = torch.tensor(np.asarray(data.batch.tokens)).long()
+            expected = model(tokens, attention_mask=(tokens != PAD).long()).logits.detach().numpy()
+        untouched = [np.asarray(leaf).copy() for leaf in jax.tree.leaves(classifier)]
+        trained = fine_tune(classifier, data, recipe, seed=3)
+        # Optax computes its schedule and bias corrections in float32.
+        assert deviation(compute_logits(trained, data.batch), expected) < 1e-6
+        other = fine_tune(classifier, data, recipe, seed=4)
+        assert deviation(compute_logits(other, data.batch), expected) > 1e-4
+        for before, after in zip(untouched, jax.tree.leaves(classifier), strict=True):
+            np.testing.assert_array_equal(before, np.asarray(after))
+
+
+def test_scores_are_those_of_numpy() -> None:
+    """With a last batch that is short; the oracle sees a label exchanged."""
+    with numerics("float64"):
+        _, classifier = _model()
+        data = _data()
+        logits = np.asarray(compute_logits(classifier, data.batch), np.float64)
+        found = score(classifier, data, batch=4)
+    rows = np.arange(len(data.labels))
+    nats = -np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[rows, data.labels]
+    assert found.accuracy == (logits.argmax(axis=1) == data.labels).mean()
+    assert found.loss == pytest.approx(nats.mean(), rel=1e-12)
+    exchanged = np.array(data.labels)
+    exchanged[0] = 1 - exchanged[0]
+    with numerics("float64"):
+        assert score(classifier, data._replace(labels=exchanged), batch=4).accuracy != found.accuracy
+
+
+def test_batches_take_every_sample_before_any_again() -> None:
+    recipe = Recipe(steps=15, batch=4, learning_rate=1.0, warmup=0.0, weight_decay=0.0)
+    drawn = np.concatenate(list(draw_batches(10, recipe, seed=0)))
+    for epoch in drawn.reshape(-1, 10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert (drawn[:10] != drawn[10:20]).any()
+
+
+@trains
+def test_a_rule_is_learnt_and_its_loss_watched() -> None:
+    with numerics("float32"):
+        _, classifier = _model("float32")
+        data = _data(64)
+        recipe = Recipe(steps=60, batch=16, learning_rate=1e-2, warmup=0.1, weight_decay=0.01)
+        assert score(fine_tune(classifier, data, recipe, seed=0), data, batch=64).accuracy > 0.9
+        with pytest.raises(JacspecError, match="not finite at step"):
+            fine_tune(classifier, data, recipe._replace(learning_rate=1e30, steps=17), seed=0)
+
+
+def _examples(folder: Path) -> str:
+    lines = ("the ferry rows at night", "a bell below the quay", "herring and cheese", "no man goes by", "the tide")
+    rows = [{"text": line, "label": bool(n % 2)} for n, line in enumerate(lines * 3)]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sizes = {"n_layer": 1, "n_embd": 24, "n_head": 2, "vocab_size": 1024, "n_positions": 64}
+    model = "model=gpt2 model.init=random " + " ".join(f"++model.config.{key}={size}" for key, size in sizes.items())
+    small = "finetune.steps=2 finetune.batch=4 finetune.groups=2 finetune.seeds=2 finetune.holdout=0.4"
+    return f"task=finetune {model} finetune.path={folder / 'a.jsonl'} {small}"
+
+
+@trains
+def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
+    done = run_here(*_examples(tmp_path).split(), "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "out")
+    assert list(run.metrics) == ["order", "group", "seed", "accuracy", "label_loss", "removed_share"]
+    assert len(run.metrics) == 2 * (1 + 2 * 2)
+    assert set(run.summary["order"]) == {"none", "before", "after"}
+    assert {file.name for file in (tmp_path / "out" / "figures").glob("*.png")} == {"accuracy.png", "label_loss.png"}
+    # HF's accuracy on the same examples, tokenized by HF from the folder that was written.
+    columns = Columns("text", None, "label")
+    text = read_labelled(str(tmp_path / "a.jsonl"), columns, held_out_path=None, holdout=0.4, seed=0)
+    for seed in (0, 1):
+        folder = tmp_path / "out" / "models" / f"seed{seed}"
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with torch.no_grad():
+            logits = torch.cat([model(**tokenizer(each.text, return_tensors="pt")).logits for each in text.held_out])
+        labels = torch.tensor(text.numbers(text.held_out)).long()
+        row = run.metrics.set_index(["order", "seed"]).loc[("none", seed)]
+        assert row["accuracy"] == float((logits.argmax(dim=1) == labels).double().mean())
+        loss = torch.nn.functional.cross_entropy(logits.double(), labels)
+        assert row["label_loss"] == pytest.approx(float(loss), rel=TOLERANCE["float32"])
+    # What was fine-tuned is a checkpoint like any other.
+    assert open_checkpoint(folder).block(0).spec.d_model == 24
+
+
+@trains
+def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jacspec.tasks import cells, finetune
+
+    monkeypatch.setattr(cells, "write_report", lambda run: None)
+    small = _examples(tmp_path).split()
+    assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
+    real = finetune.fine_tune
+
+    def stop(*arguments: Any, **options: Any) -> Any:
+        stop.calls += 1  # type: ignore[attr-defined]
+        if stop.calls == 2:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    stop.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(finetune, "fine_tune", stop)
+    assert run_here(*small, "hydra.run.dir=cut", cwd=tmp_path).code == 130
+    assert run_here(*small, "resume=cut", cwd=tmp_path).code == 0
+    # One fine-tuning a seed serves all that is removed after it; that of the first was read, not done again.
+    assert stop.calls == 2 + 2 + 1 + 2  # type: ignore[attr-defined]
+    for name in ("metrics.csv", "summary.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("ferry", "barge"))
+    refused = run_here(*small, "resume=cut", cwd=tmp_path)
+    assert "corpus.sha256" in refused.err
+
+
+WRONG = {
+    "finetune.steps=0": ("finetune.steps=0",),
+    "finetune.groups=97": ("finetune.groups=97", "96 singular values"),
+    "finetune.roles=[querry]": ("querry", "Accepted"),
+    "finetune.roles=[]": ("removes nothing",),
+    "finetune.roles=[gate]": ("0 singular values", "other finetune.roles"),
+    "finetune.warmup=1": ("finetune.warmup=1",),
+    "finetune.learning_rate=0": ("finetune.learning_rate=0",),
+    "finetune.held_out=x.csv": ("finetune.path=FILE",),
+    "finetune.path=none.jsonl": ("none.jsonl", "cannot be read"),
+    "model=t5-small model.init=random": ("encoder-decoder", "gpt2"),
+    "seed=-1": ("seed=-1",),
+}
+
+
+@pytest.mark.parametrize(("given", "fragments"), WRONG.items(), ids=WRONG)
+def test_bad_input(given: str, fragments: tuple[str, ...], tmp_path: Path) -> None:
+    done = run_here("task=finetune", *given.split(), "hydra.run.dir=out", cwd=tmp_path)
+    assert_refused(done, tmp_path, *fragments)
