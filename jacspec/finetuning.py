@@ -15,6 +15,7 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import Batch, Quantity
 from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
+from jacspec.removal import equal_shares, factorise, group_of, remove_group
 from jacspec.weights import ROLES
 
 SMALL = "Small Singular Values Matter, Fig. 7"
@@ -123,16 +124,18 @@ def remove_groups(
 
     **Returns:** the classifier without them, and Σ‖removed‖²_F / Σ‖W‖²_F over these matrices.
     """
+    share = equal_shares(groups)[group - 1]
     removed, whole = 0.0, 0.0
     blocks = []
     for block in classifier.blocks:
         leaves = []
         for name, leaf in _named(block):
             if ROLES.get(name) in roles:
-                kept = remove_group(leaf, *group_ranks(min(leaf.shape), group, groups))
-                removed += float(np.square(np.asarray(leaf - kept, np.float64)).sum())
-                whole += float(np.square(np.asarray(leaf, np.float64)).sum())
-                leaf = kept
+                factors = factorise(leaf)
+                squares = np.square(factors.sigma, dtype=np.float64)
+                removed += float(squares[group_of(share, squares.size)].sum())
+                whole += float(squares.sum())
+                leaf = remove_group(leaf, factors, share)
             leaves.append(leaf)
         blocks.append(jax.tree.unflatten(jax.tree.structure(block), leaves))
     return classifier._replace(blocks=tuple(blocks)), removed / whole
@@ -142,23 +145,6 @@ def most_groups(classifier: Classifier, roles: Collection[str]) -> int:
     """Count the singular values of the smallest matrix of these roles: more groups would leave some empty."""
     names = [(name, leaf) for block in classifier.blocks for name, leaf in _named(block) if ROLES.get(name) in roles]
     return min((min(leaf.shape) for _, leaf in names), default=0)
-
-
-def group_ranks(k: int, group: int, groups: int) -> tuple[int, int]:
-    """Return the ranks of a group of singular values, from ⌊(g−1)k/G⌋ to before ⌊gk/G⌋, 0 being the largest."""
-    return (group - 1) * k // groups, group * k // groups
-
-
-@jax.jit
-def remove_group(weight: Float[Array, "m n"], first: int | Array, last: int | Array) -> Float[Array, "m n"]:
-    """Subtract the singular values of ranks `first` to `last − 1` from a matrix: W − U_g diag(σ_g) V_gᵀ.
-
-    What is not removed keeps its bits but for the rounding of one subtraction.
-    """
-    u, sigma, vt = jnp.linalg.svd(weight, full_matrices=False)
-    rank = jnp.arange(sigma.shape[0])
-    inside = jnp.where((rank >= first) & (rank < last), sigma, 0)
-    return weight - (u * inside[None, :]) @ vt
 
 
 def _named(block: Any) -> Iterator[tuple[str, Array]]:

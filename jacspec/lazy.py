@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jacspec.errors import JacspecError
-from jacspec.finetuning import group_ranks, remove_group
 from jacspec.glossary import Quantity
+from jacspec.removal import equal_shares, factorise, remove_group
 
 CHIZAT = "Chizat, Oyallon & Bach 2019, On Lazy Training"
 TEACHER_UNITS = 4
@@ -130,6 +130,5 @@ def relative_movement(network: Network, initial: Network) -> float:
 
 def remove_from(network: Network, group: int, groups: int) -> Network:
     """Remove one of `groups` groups of singular values (1: the largest) of every hidden weight."""
-    return network._replace(
-        hidden=tuple(remove_group(weight, *group_ranks(min(weight.shape), group, groups)) for weight in network.hidden)
-    )
+    share = equal_shares(groups)[group - 1]
+    return network._replace(hidden=tuple(remove_group(weight, factorise(weight), share) for weight in network.hidden))

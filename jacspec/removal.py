@@ -157,6 +157,14 @@ def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) ->
     return {place: found[index] for index, place in enumerate(target.places)}
 
 
+def factorise(weight: Float[Array, "m n"]) -> Factors:
+    """Compute the SVD of one matrix; as `decompose`."""
+    tall = weight if weight.shape[0] >= weight.shape[1] else weight.T
+    with lapack_threads():
+        sigma, rows = map(np.asarray, _decompose(tall[None]))
+    return Factors(sigma[0], rows[0].T)
+
+
 @jax.jit
 def _decompose(matrices: Float[Array, "batch m n"]) -> tuple[Float[Array, "batch n"], Float[Array, "batch n n"]]:
     _, sigma, rows = jax.vmap(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))(matrices)
