@@ -88,7 +88,7 @@ class MatrixResult(NamedTuple):
     """What is known of one matrix: which it is, its singular values, its metrics.
 
     `number` is its place in the run; `layer` and `head` are None where it belongs to none. `reason` says why metrics
-    are missing (NaN), and is empty where none is.
+    are missing (NaN), and is empty where none is. `profiles` are quantities a singular value, by name.
     """
 
     number: int
@@ -100,6 +100,7 @@ class MatrixResult(NamedTuple):
     sigma: Float[np.ndarray, " k"]
     metrics: Mapping[str, float]
     reason: str = ""
+    profiles: Mapping[str, Float[np.ndarray, " k"]] = {}
 
 
 class CellResult(NamedTuple):

@@ -184,7 +184,7 @@ def measure_batch(
     values = compute_metrics(metric_names, sigma, shape=(rows, cols), top_k=top_k)
     drawn = None
     spectra = np.where(finite[:, None], np.asarray(sigma), np.nan)
-    variances = np.where(finite, stacked.var(axis=(1, 2), dtype=np.float64), np.nan)
+    variances = np.where(finite, _variances(stacked, np.asarray(sigma)), np.nan)
     if null == "shuffled":
         drawn = shuffled_spectra([(seed, number) for number, _ in batch], stacked)
     elif null == "gaussian":
@@ -200,6 +200,17 @@ def measure_batch(
             MatrixResult(number, matrix.layer, matrix.role, None, matrix.name, shape, spectra[row], metrics, reason)
         )
     return results
+
+
+def _variances(
+    matrices: Float[np.ndarray, "batch m n"], sigma: Float[np.ndarray, "batch k"]
+) -> Float[np.ndarray, " batch"]:
+    """Compute the variance of the entries, from Σσ² = ‖W‖²_F: NumPy's own in float64 took a tenth of a run's time."""
+    size = matrices.shape[1] * matrices.shape[2]
+    means = matrices.mean(axis=(1, 2), dtype=np.float64)
+    variances = np.square(sigma, dtype=np.float64).sum(axis=1) / size - np.square(means)
+    # Of equal entries nothing but rounding would be left.
+    return np.where(matrices.max(axis=(1, 2)) > matrices.min(axis=(1, 2)), np.maximum(variances, 0), 0)
 
 
 def _tall(values: Shaped[np.ndarray, "rows cols"]) -> Shaped[np.ndarray, "most least"]:

@@ -209,6 +209,32 @@ class Block(nnx.Module):
         assert self.cross_norms is not None
         return self.cross_norms.leave(self.cross.read(self.cross_norms.enter(h), memory))
 
+    def matrix_inputs(
+        self, h: Float[Array, "token d_model"], length: Int[Array, ""], memory: Memory | None = None
+    ) -> dict[str, Float[Array, "source width"]]:
+        """Compute what enters each weight matrix at every token, by the matrix's place, as `attn.q` or `mlp.down`.
+
+        `cross.k` and `cross.v` are entered by the encoder's output; all others by something a token of this stack.
+        """
+        u = self.attn_norms.enter(h)
+        found = {**dict.fromkeys(("attn.q", "attn.k", "attn.v"), u), "attn.o": self.attn.mix(u, length)}
+        if not self.spec.parallel:
+            h = self.attn_norms.add(h, self.attn_branches(h, length))
+        if self.cross is not None:
+            assert self.cross_norms is not None
+            assert memory is not None
+            u = self.cross_norms.enter(h)
+            found |= {
+                "cross.q": u,
+                "cross.k": memory.h,
+                "cross.v": memory.h,
+                "cross.o": self.cross.mix_memory(u, memory),
+            }
+            h = self.cross_norms.add(h, self.cross_branches(h, memory))
+        u = self.mlp_norms.enter(h)
+        gate = {} if self.mlp.gate is None else {"mlp.gate": u}
+        return {**found, "mlp.up": u, **gate, "mlp.down": self.mlp.hidden(u)}
+
     def __call__(
         self, h: Float[Array, "token d_model"], length: Int[Array, ""] | None = None, memory: Memory | None = None
     ) -> Float[Array, "token d_model"]:

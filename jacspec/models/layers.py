@@ -231,6 +231,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
         """Attend from every token to those of the first `length` that it may see."""
+        return self.o(self.mix(x, length))
+
+    def mix(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token inner"]:
+        """Compute what enters W_O at every token: the values of the tokens that it sees, mixed, head beside head."""
         query, (key, value) = self.query(x), self.key_value(x)
         tokens = x.shape[0]
         if self.spec.rotary is not None:
@@ -241,26 +245,29 @@ class Attention(nnx.Module):
             place = jnp.arange(tokens)
             distance = place[None, :] - place[:, None] + tokens - 1
             bias = self._bias(tokens)[..., distance]
-        return self._attend(query, key, value, self.visible(tokens, length), bias)
+        return self._mix(query, key, value, self.visible(tokens, length), bias)
 
     def read(self, x: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token d_model"]:
         """Attend from every token to the encoder's output."""
+        return self.o(self.mix_memory(x, memory))
+
+    def mix_memory(self, x: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token inner"]:
+        """Compute what enters W_O of cross attention at every token."""
         key, value = self.key_value(memory.h)
         seen = jnp.arange(memory.h.shape[0], dtype=memory.length.dtype) < memory.length
-        return self._attend(self.query(x), key, value, jnp.broadcast_to(seen[None], (x.shape[0], seen.shape[0])), None)
+        return self._mix(self.query(x), key, value, jnp.broadcast_to(seen[None], (x.shape[0], seen.shape[0])), None)
 
-    def _attend(
+    def _mix(
         self,
         query: Float[Array, "token kv_head group d_head"],
         key: Float[Array, "source kv_head d_head"],
         value: Float[Array, "source kv_head d_head"],
         visible: Bool[Array, "token source"],
         bias: Float[Array, "kv_head group token source"] | None,
-    ) -> Float[Array, "token d_model"]:
+    ) -> Float[Array, "token inner"]:
         scores = self._biased(self.score(jnp.einsum("qkgd,tkd->kgqt", query, key)), bias)
         weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
-        mixed = jnp.einsum("kgqt,tkd->qkgd", weights, value)
-        return self.o(mixed.reshape(query.shape[0], -1))
+        return jnp.einsum("kgqt,tkd->qkgd", weights, value).reshape(query.shape[0], -1)
 
     def score(self, products: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
         """Scale and cap the products of queries and keys, each alone; relative biases come after."""
@@ -352,5 +359,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
         """Apply the MLP to normed residual vectors."""
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_ff"]:
+        """Compute the hidden units, what enters W_down."""
         act = ACTIVATIONS[self.spec.activation]
-        return self.down(act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x))
+        return act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)

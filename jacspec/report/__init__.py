@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jacspec.runs import Run
 
 
-MATRIX_TASKS = ("weights", "heads")
+MATRIX_TASKS = ("weights", "heads", "overlap")
 """Tasks whose runs have a row a matrix."""
 
 

@@ -49,6 +49,11 @@ CONSOLE_METRICS = (
     "outliers_below",
     "npr_lambda",
     "kappa_sigma",
+    "tokens",
+    "overlap_top",
+    "overlap_bottom",
+    "overlap_null_99",
+    "variance_top",
 )
 """Of the many columns of a run over matrices, those that fit a terminal."""
 

@@ -11,12 +11,13 @@ from jacspec.coupling import COUPLING
 from jacspec.finetuning import FINETUNE
 from jacspec.glossary import Quantity
 from jacspec.lazy import LAZY
+from jacspec.overlap import OVERLAP
 from jacspec.removal import REMOVAL
 from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL, FINETUNE, LAZY)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL, OVERLAP, FINETUNE, LAZY)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")

@@ -13,6 +13,7 @@ from jacspec.report.html import define, list_files, show_figure, write_page
 from jacspec.report.labels import metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.report.matrices import matrix_figures
+from jacspec.report.overlap import overlap_figures
 from jacspec.runs import QUANTILES, Run
 
 if TYPE_CHECKING:
@@ -33,25 +34,46 @@ CAPTIONS: Mapping[str, str] = {
     "by_head": "Largest λ, normalised participation ratio, entropy and condition number of every head, with the mean "
     "of each layer and what chance gives (its mean and three standard deviations).",
     "entropy_npr": "Spectral entropy against normalised participation ratio, a point a head.",
+    "overlap": "O_k = max_j |v_k · f_j| of the right singular vectors with the principal directions of what enters the "
+    "matrix, by index: a line a layer, black their mean; grey, what random directions have (mean and 99 %). Inset: the "
+    "singular values, with the edges of the Marchenko–Pastur bulk, dashed.",
+    "variance": "Variance of what enters the matrix along its right singular vectors, over that of an average "
+    "direction, by index: a line a layer, black their mean; 1 is what random directions have on average.",
     "elements": "Spectral quantities against the standard deviation of the elements of the product, a point a head.",
 }
 READING = {
     "weights": "A matrix W (out, in) has singular values σ and λ = σ², without a factor of 1/N. What entries drawn at "
     "random give is the Marchenko–Pastur law between its two edges; values beyond them, above or below, are what "
     "training put there. A missing value (–) has its reason in the last column of metrics.csv.",
+    "overlap": "Each weight matrix reads along its right singular vectors v_k. What enters it, at every token of the "
+    "samples, varies along the principal directions f_j of its covariance (means removed). O_k is the largest "
+    "|v_k · f_j|; where eigenvalues of the covariance tie, their directions are arbitrary and O_k with them, the "
+    "relative variance n v_kᵀ C v_k / tr C is not. Few tokens make both those of the sample.",
     "heads": "Of each head, qk is W_Qᵀ W_K, which scores pairs of positions, and ov is W_O W_V, which carries what "
     "is read; both have d_head singular values. Rotations of rotary models, biases and query–key norms are left out: "
     "they stand between the two factors.",
 }
 
 
+FIGURES: Mapping[str, Callable[[Run], Mapping[str, Callable[[], Figure]]]] = {
+    "weights": matrix_figures,
+    "heads": head_figures,
+    "overlap": overlap_figures,
+}
+TITLES = {
+    "weights": "weight matrices",
+    "heads": "attention heads",
+    "overlap": "weight matrices beside the activations that enter them",
+}
+
+
 def write_matrix_page(run: Run) -> Path:
     """Draw the figures of a run over matrices or heads and write its page."""
     task = str(run.provenance["task"])
-    figures: Mapping[str, Callable[[], Figure]] = {"weights": matrix_figures, "heads": head_figures}[task](run)
+    figures = FIGURES[task](run)
     for name, draw in figures.items():
         save_figures(run, {name: draw()})  # one at a time in memory
-    title = f"{model_name(run)}: {'weight matrices' if task == 'weights' else 'attention heads'}"
+    title = f"{model_name(run)}: {TITLES[task]}"
     terms = element("dl", together(map(define, run.metric_names), "\n"))
     sections = (
         together(

@@ -88,14 +88,19 @@ def _summary_rows(results: Sequence[MatrixResult], columns: Sequence[str]) -> li
 
 
 def _to_dataset(results: Sequence[MatrixResult], columns: Sequence[str]) -> "xarray.Dataset":
-    """Label results: `singular_values` (matrix, k), NaN beyond a matrix's own, and each metric (matrix)."""
+    """Label results: `singular_values` and profiles (matrix, k), NaN beyond a matrix's own, and metrics (matrix)."""
     import xarray
 
     longest = max(result.sigma.size for result in results)
-    sigma = np.full((len(results), longest), np.nan, results[0].sigma.dtype)
-    for row, result in zip(sigma, results, strict=True):
-        row[: result.sigma.size] = result.sigma
-    variables: dict[str, Any] = {"singular_values": (("matrix", "k"), sigma)}
+
+    def padded(rows: Sequence[np.ndarray]) -> tuple[tuple[str, str], np.ndarray]:
+        table = np.full((len(rows), longest), np.nan, rows[0].dtype)
+        for row, values in zip(table, rows, strict=True):
+            row[: values.size] = values
+        return ("matrix", "k"), table
+
+    variables: dict[str, Any] = {"singular_values": padded([result.sigma for result in results])}
+    variables |= {name: padded([result.profiles[name] for result in results]) for name in results[0].profiles}
     variables |= {name: ("matrix", np.array([result.metrics[name] for result in results])) for name in columns}
     coordinates: dict[str, Any] = {"k": np.arange(1, longest + 1), "matrix": [result.number for result in results]}
     for name in ("role", "name"):
@@ -117,6 +122,7 @@ def _pack(results: Sequence[MatrixResult], columns: Sequence[str]) -> bytes:
         **{name: np.array([getattr(result, name) for result in results]) for name in ("role", "name", "reason")},
         "metrics": np.array([[result.metrics[name] for name in columns] for result in results]),
         **{f"sigma/{result.number}": result.sigma for result in results},
+        **{f"profile/{result.number}/{name}": values for result in results for name, values in result.profiles.items()},
     }
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
@@ -147,6 +153,11 @@ def _unpack(file: Path, columns: Sequence[str]) -> list[MatrixResult]:
                 arrays[f"sigma/{number}"],
                 dict(zip(columns, metrics, strict=True)),
                 reason,
+                {
+                    key.removeprefix(f"profile/{number}/"): values
+                    for key, values in arrays.items()
+                    if key.startswith(f"profile/{number}/")
+                },
             )
             for number, layer, role, head, name, shape, reason, metrics in rows
         ]

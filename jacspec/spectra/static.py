@@ -211,10 +211,14 @@ def shuffled_spectra(
 def gaussian_spectrum(shape: tuple[int, int], dtype: str, seed: int) -> Float[np.ndarray, " k"]:
     """Compute the singular values of one matrix of independent standard normal entries.
 
-    Entries of another variance only scale it, so that one draw serves all matrices of a shape.
+    Entries of another variance only scale it, so that one draw serves all matrices of a shape. Drawn is the triangular
+    factor R of the matrix alone: normal entries above its diagonal, on it χ of m, m − 1, … degrees of freedom
+    (Bartlett 1933), n² numbers for (m, n), m ≥ n.
     """
-    drawn = np.random.default_rng([seed, *shape]).standard_normal(shape)
-    return np.asarray(singular_values(jnp.asarray(drawn[None], dtype)))[0]
+    n, m = sorted(shape)
+    rng = np.random.default_rng([seed, *shape])
+    factor = np.triu(rng.standard_normal((n, n)), 1) + np.diag(np.sqrt(rng.chisquare(m - np.arange(n))))
+    return np.asarray(singular_values(jnp.asarray(factor[None], dtype)))[0]
 
 
 def _above_rounding(sigma: Float[np.ndarray, "batch k"], shape: tuple[int, int]) -> np.ndarray:

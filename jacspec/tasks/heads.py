@@ -44,7 +44,7 @@ def _prepare(config: Config) -> MatrixWork:
             if not all(each in done for each in numbers):
                 yield list(_results(checkpoint, place, numbers))
 
-    return MatrixWork(tuple(HEADS), describe_checkpoint(checkpoint), {"baseline": baseline}, stream, {})
+    return MatrixWork(tuple(HEADS), {"checkpoint": describe_checkpoint(checkpoint)}, {"baseline": baseline}, stream, {})
 
 
 def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int]) -> Iterator[MatrixResult]:

@@ -1,6 +1,6 @@
 """What the tasks share that look at weights alone: a checkpoint in, a run folder of one row a matrix out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,26 +21,36 @@ UNCONCERNED = ("data", "engine", "depth", "train", "components", "resume", "run"
 
 
 class MatrixWork(NamedTuple):
-    """What a task computes: columns, what `run.json` says besides, the checkpoint, and the results in batches.
+    """What a task computes: columns, what it depends on (`identity`: checkpoint, corpus), facts of `run.json`, results.
 
     `stream(done)` yields batches and skips what is in `done`; `left_out` counts, by reason, what gave no matrix, once
     the stream has ended.
     """
 
     columns: tuple[str, ...]
-    checkpoint: Mapping[str, Any]
+    identity: Mapping[str, Any]
     facts: Mapping[str, Any]
     stream: Callable[[Mapping[int, MatrixResult]], Iterator[Sequence[MatrixResult]]]
     left_out: Mapping[str, int]
 
 
-def run_matrices(config: Config, folder: Path, console: Console, prepare: Callable[[], MatrixWork]) -> None:
-    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds."""
+def run_matrices(
+    config: Config,
+    folder: Path,
+    console: Console,
+    prepare: Callable[[], MatrixWork],
+    *,
+    without: Collection[str] = UNCONCERNED,
+) -> None:
+    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
+
+    **Arguments:** `without`, keys of the configuration that change no number of the task.
+    """
     watch = Stopwatch()
     use_compilation_cache()
     with watch("open model"):
         work = prepare()
-    described = describe_run(config, without=UNCONCERNED, identity={"checkpoint": dict(work.checkpoint)})
+    described = describe_run(config, without=without, identity=work.identity)
     writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work.columns)
     if writer.provenance["status"] != "finished":
         with watch("spectra"), count_progress(console, "matrices") as advance:

@@ -64,7 +64,7 @@ def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    return MatrixWork((*names, *STATIC), identity, facts, stream, left_out)
+    return MatrixWork((*names, *STATIC), {"checkpoint": identity}, facts, stream, left_out)
 
 
 def _open(config: Config, choice: Choice) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:

@@ -1,0 +1,93 @@
+"""Figures of a run of `task=overlap`: what each singular vector reads of the activations, by index."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from jacspec.report.labels import model_name
+from jacspec.report.matrices import CHANCE, panels, roles_of
+from jacspec.runs import Run
+
+if TYPE_CHECKING:
+    import pandas
+
+MEAN, NULL = "black", "0.55"
+
+
+def overlap_figures(run: Run) -> dict[str, Callable[[], Figure]]:
+    """Name the figures of the run, each with the function that draws it."""
+    return {"overlap": lambda: _draw_overlap(run), "variance": lambda: _draw_variance(run)}
+
+
+def _profiles(run: Run, role: str, name: str) -> Float[np.ndarray, "matrix k"]:
+    """Collect a profile of all matrices of a role, layer after layer."""
+    values = run.dataset[name].values[run.dataset["role"].values == role].astype(np.float64)
+    return values[:, np.isfinite(values).any(axis=0)]
+
+
+def _add_layers(panel: Axes, rows: Float[np.ndarray, "matrix k"]) -> None:
+    index = np.arange(1, rows.shape[1] + 1)
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(rows)))
+    for values, colour in zip(rows, colours, strict=True):
+        panel.plot(index, values, color=colour, linewidth=0.6, alpha=0.7)
+    panel.plot(index, np.nanmean(rows, axis=0), color=MEAN, linewidth=1.3)
+    panel.grid(color="0.92", linewidth=0.6)
+
+
+def _draw_overlap(run: Run) -> Figure:
+    """Draw O_k against the index, with the level of chance and the spectrum inset."""
+    roles = roles_of(run)
+    title = f"{model_name(run)}: overlap with the principal directions of the input, a line a layer (dark: first)"
+    figure, axes = panels(len(roles), title, size=(3.6, 2.9))
+    table = run.metrics
+    for panel, role in zip(axes, roles, strict=True):
+        _add_layers(panel, _profiles(run, role, "overlap"))
+        own = table[table["role"] == role]
+        for name, line in (("overlap_null", "-"), ("overlap_null_99", "--")):
+            panel.axhline(own[name].mean(), color=NULL, linewidth=1, linestyle=line)
+        panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        panel.set_title(role, fontsize="medium", parse_math=False)
+        _add_spectrum(panel, _profiles(run, role, "singular_values"), own)
+    figure.supxlabel("index $k$ of the singular value (inset: singular values, edges of the bulk)", fontsize="medium")
+    figure.supylabel(r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %)", fontsize="medium")
+    return figure
+
+
+def _add_spectrum(panel: Axes, sigma: Float[np.ndarray, "matrix k"], own: "pandas.DataFrame") -> None:
+    inset = panel.inset_axes((0.52, 0.66, 0.46, 0.32))
+    index = np.arange(1, sigma.shape[1] + 1)
+    for values in sigma:
+        inset.plot(index, np.where(values > values[0] * 1e-7, values, np.nan), color="#0072B2", linewidth=0.5)
+    for name in ("bulk_low", "bulk_high"):
+        edge = float(np.nanmedian(own[name]))
+        if np.isfinite(edge) and edge > 0:
+            inset.axhline(edge, color=CHANCE, linewidth=0.8, linestyle="--")
+    inset.set_yscale("log")
+    inset.tick_params(labelsize="xx-small", length=2, pad=1)
+    inset.minorticks_off()
+
+
+def _draw_variance(run: Run) -> Figure:
+    """Draw the relative variance of the input along each singular vector."""
+    roles = roles_of(run)
+    title = f"{model_name(run)}: variance of the input along singular vectors, a line a layer (dark: first)"
+    figure, axes = panels(len(roles), title, size=(3.6, 2.6))
+    for panel, role in zip(axes, roles, strict=True):
+        rows = _profiles(run, role, "relative_variance")
+        _add_layers(panel, np.where(rows > 0, rows, np.nan))
+        panel.axhline(1, color=NULL, linewidth=1)
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.set_title(role, fontsize="medium", parse_math=False)
+    figure.supxlabel("index $k$ of the singular value", fontsize="medium")
+    figure.supylabel(r"$n\, v_k^\top C v_k\, /\, \mathrm{tr}\, C$ (grey: average direction)", fontsize="medium")
+    return figure

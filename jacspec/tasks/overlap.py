@@ -1,0 +1,111 @@
+"""`task=overlap`: singular vectors of every weight matrix beside the activations that enter it."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from jacspec.backend import numerics
+from jacspec.config import Config
+from jacspec.corpus import draw_sample, load_corpus
+from jacspec.glossary import MatrixResult, PaddedBatch
+from jacspec.jacobians.engine import prepare_batches
+from jacspec.jacobians.streaming import Stream, walk
+from jacspec.models.block import Block
+from jacspec.models.checkpoint import Checkpoint, leaf_names
+from jacspec.models.hub import open_model
+from jacspec.overlap import (
+    ENOUGH,
+    OVERLAP,
+    SHARED,
+    compute_profile,
+    input_moments,
+    null_overlap,
+    principal_directions,
+    summarise_profile,
+)
+from jacspec.provenance import describe_checkpoint
+from jacspec.removal import block_roles
+from jacspec.tasks.matrices import MatrixWork, run_matrices
+
+UNCONCERNED = ("metrics", "depth", "train", "components", "resume", "run")
+"""Keys of the configuration that change nothing here."""
+
+
+def run_overlap(config: Config, folder: Path, console: Console) -> None:
+    """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
+    with numerics(config.precision.value):
+        run_matrices(config, folder, console, lambda: _prepare(config, console), without=UNCONCERNED)
+
+
+def _prepare(config: Config, console: Console) -> MatrixWork:
+    checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+    corpus = load_corpus(config.data)
+    sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
+    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib)
+    tokens = sum(len(ids) for ids in sample.tokens)
+    widest = max(max(block.d_model, block.mlp.d_ff) for block in checkpoint.spec.blocks)
+    warning = None
+    if tokens < ENOUGH * widest:
+        warning = (
+            f"{tokens} tokens are fewer than {ENOUGH} times the {widest} dimensions of the widest input: its principal "
+            "directions are those of this sample more than of the text. Raise data.samples."
+        )
+        console.print(warning, style="bold red", soft_wrap=True, highlight=False)
+    identity = {
+        "checkpoint": describe_checkpoint(checkpoint),
+        "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter, "drawn": sample.candidates},
+        "batches": [list(padded.batch.tokens.shape) for padded in batches],
+    }
+    facts = {"tokens": tokens, "warning": warning, "corpus": {"source": corpus.source, "candidates": len(corpus.texts)}}
+    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value)
+    return MatrixWork(tuple(OVERLAP), identity, facts, stream, {})
+
+
+def _stream(
+    checkpoint: Checkpoint, batches: Sequence[PaddedBatch], decoder_input: str, done: Mapping[int, MatrixResult]
+) -> Iterator[Sequence[MatrixResult]]:
+    """Yield the matrices of each block in turn; a block that is done is carried through."""
+    roles = block_roles(checkpoint.spec)
+    first = 0
+    numbers: dict[int, range] = {}
+    for number, own in roles.items():
+        numbers[number] = range(first, first + len(own))
+        first += len(own)
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> Sequence[MatrixResult] | None:
+        if all(each in done for each in numbers[number]):
+            return None
+        found = _measure(block, roles[number], streams, batches)
+        stack = f"{block.spec.stack}." if block.spec.stack else ""
+        layer = checkpoint.spec.layer(number)
+        return [
+            result._replace(number=place, layer=layer, role=stack + result.role, name=f"block {number} {result.name}")
+            for place, result in zip(numbers[number], found, strict=True)
+        ]
+
+    last = len(checkpoint.spec.blocks) - 1
+    yield from walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)
+
+
+def _measure(
+    block: Block, roles: Mapping[str, str], streams: Sequence[Stream], batches: Sequence[PaddedBatch]
+) -> Iterator[MatrixResult]:
+    """Measure every matrix of a block against the covariance of its inputs, computed once for those that share it."""
+    moments = input_moments(block, streams, batches)
+    leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
+    directions = {place: principal_directions(own) for place, own in moments.items()}
+    for role, leaf in roles.items():
+        place = leaf.removesuffix(".weight")
+        place = SHARED.get(place, place)
+        eigenvalues, vectors, covariance = directions[place]
+        weight = leaves[leaf]
+        profile = compute_profile(weight, vectors, covariance)
+        null = null_overlap(len(covariance), eigenvalues.size)
+        shape = (int(weight.shape[0]), int(weight.shape[1]))
+        metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null)
+        profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
+        yield MatrixResult(-1, None, role, None, leaf, shape, profile.sigma, metrics, "", profiles)

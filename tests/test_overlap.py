@@ -1,0 +1,259 @@
+"""`task=overlap`: covariances, overlaps and runs against HF's activations and weights in NumPy float64."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from oracles import float64_throughout, load_trained, save_random
+from servers import NANO, run_here
+from transformers import AutoModelForCausalLM
+
+from jacspec import load_model, open_run
+from jacspec.backend import numerics
+from jacspec.corpus import make_batches
+from jacspec.glossary import MatrixResult
+from jacspec.overlap import Moments, _accumulate, compute_profile, null_overlap, principal_directions
+from jacspec.tasks import matrices as frame
+from jacspec.tasks import overlap as task
+
+LLAMA = {
+    "vocab_size": 37,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+BERT = {
+    "vocab_size": 37,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 24,
+}
+T5 = {"vocab_size": 37, "d_model": 24, "d_kv": 6, "num_heads": 4, "d_ff": 40, "num_layers": 1, "num_decoder_layers": 1}
+NEOX = {key: LLAMA[key] for key in LLAMA if key != "num_key_value_heads"} | {"hidden_size": 32}
+
+MODULES: dict[str, dict[str, str]] = {
+    "llama": {
+        **{name: f"model.layers.{{}}.self_attn.{name}_proj" for name in "qkvo"},
+        **{name: f"model.layers.{{}}.mlp.{name}_proj" for name in ("up", "gate", "down")},
+    },
+    "bert": {
+        **{
+            role: f"bert.encoder.layer.{{}}.attention.self.{name}"
+            for role, name in zip("qkv", ("query", "key", "value"), strict=True)
+        },
+        "o": "bert.encoder.layer.{}.attention.output.dense",
+        "up": "bert.encoder.layer.{}.intermediate.dense",
+        "down": "bert.encoder.layer.{}.output.dense",
+    },
+    "t5": {
+        **{f"encoder.{name}": f"encoder.block.{{}}.layer.0.SelfAttention.{name}" for name in "qkvo"},
+        **{f"decoder.{name}": f"decoder.block.{{}}.layer.0.SelfAttention.{name}" for name in "qkvo"},
+        **{f"decoder.cross.{name}": f"decoder.block.{{}}.layer.1.EncDecAttention.{name}" for name in "qkvo"},
+        "encoder.up": "encoder.block.{}.layer.1.DenseReluDense.wi",
+        "decoder.down": "decoder.block.{}.layer.2.DenseReluDense.wo",
+    },
+    "gpt_neox": {
+        "o": "gpt_neox.layers.{}.attention.dense",
+        "up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
+        "down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
+    },
+}
+CONFIGS: dict[str, Mapping[str, Any]] = {"llama": LLAMA, "bert": BERT, "t5": T5, "gpt_neox": NEOX}
+
+
+def _inputs(model: torch.nn.Module, names: Sequence[str], tokens: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Run HF's model on each sample by itself; by module, all vectors that entered it."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    handles = []
+    for name in names:
+
+        def hook(module: Any, args: Any, name: str = name) -> None:
+            seen[name].append(args[0].detach().numpy().reshape(-1, args[0].shape[-1]))
+
+        handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
+    with torch.no_grad(), float64_throughout():
+        for sample in tokens:
+            ids = torch.as_tensor(sample)[None]
+            more = {}
+            if model.config.is_encoder_decoder:
+                more = {"decoder_input_ids": torch.cat([torch.tensor([[0]]), ids[:, :-1]], dim=1)}
+            model(input_ids=ids, use_cache=False, **more)
+    for handle in handles:
+        handle.remove()
+    return {name: np.concatenate(parts) for name, parts in seen.items()}
+
+
+def _expected(weight: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """O_k and the relative variance from vectors and a weight (out, in), written out."""
+    covariance = np.cov(x, rowvar=False)
+    values, vectors = np.linalg.eigh(covariance)
+    vectors = vectors[:, values > values.max() * len(values) * np.finfo(np.float32).eps]
+    rows = np.linalg.svd(weight, full_matrices=False)[2]
+    overlap = np.array([max(abs(row @ vector) for vector in vectors.T) for row in rows])
+    relative = np.array([row @ covariance @ row for row in rows]) * len(covariance) / np.trace(covariance)
+    return overlap, relative
+
+
+def _measure(folder: Path, tokens: Sequence[Sequence[int]], size: int) -> list[MatrixResult]:
+    with numerics("float64"):
+        model = load_model(folder, precision="float64")
+        batches = make_batches(tokens, size=size)
+        return [result for block in task._stream(model, batches, "shifted", {}) for result in block]
+
+
+def _tokens(vocab: int = 37) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, vocab, length).tolist() for length in rng.integers(4, 20, 17)]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> None:
+    hf = save_random(tmp_path, family, spread=0.1, **CONFIGS[family])
+    found = _measure(tmp_path, _tokens(), 4)
+    names = {
+        (role, layer): name.format(layer)
+        for role, name in MODULES[family].items()
+        for layer in {result.layer for result in found}
+    }
+    entering = _inputs(hf, list(names.values()), _tokens())
+    compared = 0
+    for result in found:
+        assert result.layer is not None
+        name = names.get((result.role, result.layer))
+        if name is None:
+            continue
+        weight = hf.get_submodule(name).weight.detach().numpy()
+        overlap, relative = _expected(weight, entering[name])
+        np.testing.assert_allclose(result.profiles["relative_variance"], relative, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(result.profiles["overlap"], overlap, atol=1e-6)
+        assert result.metrics["tokens"] == len(entering[name])
+        compared += 1
+    assert compared == len(names)
+    # The oracle sees one token more, and a weight that is transposed.
+    name, x = next(iter(entering.items()))
+    first = next(result for result in found if names.get((result.role, result.layer or 0)) == name)
+    weight = hf.get_submodule(name).weight.detach().numpy()
+    padded = _expected(weight, np.concatenate([x, x[-1:]]))[1]
+    assert np.abs(padded - first.profiles["relative_variance"]).max() > 1e-4
+    if weight.shape[0] == weight.shape[1]:
+        assert np.abs(_expected(weight.T, x)[0] - first.profiles["overlap"]).max() > 1e-2
+
+
+def test_company_in_a_batch_changes_nothing(tmp_path: Path) -> None:
+    save_random(tmp_path, "llama", spread=0.1, **LLAMA)
+    for one, other in zip(_measure(tmp_path, _tokens(), 3), _measure(tmp_path, _tokens(), 17), strict=True):
+        np.testing.assert_allclose(one.profiles["relative_variance"], other.profiles["relative_variance"], rtol=1e-9)
+
+
+def test_moments_are_those_of_all_vectors_at_once() -> None:
+    """Far from zero, where sums of squares would lose all digits."""
+    x = np.random.default_rng(0).normal(size=(5, 40, 7)) + 1e6
+    moments = Moments(jnp.zeros(()), jnp.zeros(7), jnp.zeros((7, 7)))
+    with numerics("float64"):
+        moments = Moments(*(jnp.asarray(part, jnp.float64) for part in moments))
+        for part in x:
+            counted = np.arange(40)[None] < 33
+            moments = _accumulate(moments, jnp.asarray(part[None]), jnp.asarray(counted))
+    whole = x[:, :33].reshape(-1, 7)
+    np.testing.assert_allclose(np.asarray(moments.scatter) / (len(whole) - 1), np.cov(whole, rowvar=False), rtol=1e-7)
+    assert float(moments.total) == len(whole)
+
+
+def test_aligned_and_orthogonal_by_hand() -> None:
+    """A weight that reads along the axes, of an input that varies along them, and along one of them most."""
+    moments = Moments(jnp.asarray(101.0), jnp.zeros(4), jnp.asarray(100 * np.diag([8.0, 4.0, 3.0, 1.0])))
+    values, vectors, covariance = principal_directions(moments)
+    np.testing.assert_allclose(values, [8, 4, 3, 1])
+    profile = compute_profile(jnp.asarray(np.diag([1.0, 2.0, 3.0, 5.0])), vectors, covariance)
+    np.testing.assert_allclose(profile.sigma, [5, 3, 2, 1])
+    np.testing.assert_allclose(profile.overlap, 1)
+    np.testing.assert_allclose(profile.variance, [0.25, 0.75, 1, 2])
+    half = np.array([[1.0, 1.0, 0, 0]]) / np.sqrt(2)
+    found = compute_profile(jnp.asarray(half), vectors, covariance)
+    np.testing.assert_allclose(found.overlap, np.sqrt(0.5))
+    np.testing.assert_allclose(found.variance, 1.5)
+
+
+def test_null_level_is_that_of_the_paper() -> None:
+    """d 768: mean 0.122, 99 % 0.155; and that of other draws."""
+    mean, quantile = null_overlap(768, 768)
+    assert mean == pytest.approx(0.122, abs=1e-3)
+    assert quantile == pytest.approx(0.155, abs=3e-3)
+    drawn = np.random.default_rng(5).standard_normal((3000, 50))
+    largest = np.abs(drawn[:, :20]).max(axis=1) / np.linalg.norm(drawn, axis=1)
+    mean, quantile = null_overlap(50, 20)
+    assert mean == pytest.approx(largest.mean(), abs=5 * largest.std() / 3000**0.5)
+    assert quantile == pytest.approx(np.quantile(largest, 0.99), abs=0.02)
+
+
+SMALL = ("task=overlap", "data.samples=60", "precision=float64")
+
+
+def test_run_on_a_trained_model(tmp_path: Path) -> None:
+    """The embedded model by the command, against HF on the texts of `samples`, drawn as the run did."""
+    done = run_here(*SMALL, "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "fewer than 10 times the 384 dimensions" in done.out
+    run = open_run(tmp_path / "out")
+    assert len(run.metrics) == 36
+    assert {"overlap", "variance"} <= {file.stem for file in (tmp_path / "out" / "figures").glob("*.png")}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "fewer than 10 times" in page
+    model = load_model("nano")
+    from jacspec.config import ASSETS, DataConfig
+    from jacspec.corpus import draw_sample, load_corpus
+
+    data = DataConfig("verse", path=str(ASSETS / "verse.txt"), samples=60)
+    tokens = draw_sample(load_corpus(data), model.tokenizer, data, seed=0).tokens
+    hf = load_trained(NANO, AutoModelForCausalLM)
+    entering = _inputs(hf, ["transformer.h.3.mlp.c_proj", "transformer.h.3.attn.c_attn"], tokens)
+    d_model = model.spec.d_model
+    for role, name, part in (("down", "mlp.c_proj", slice(None)), ("k", "attn.c_attn", slice(d_model, 2 * d_model))):
+        module = hf.get_submodule(f"transformer.h.3.{name}")
+        overlap, relative = _expected(module.weight.detach().numpy().T[part], entering[f"transformer.h.3.{name}"])
+        row = np.flatnonzero((run.dataset["role"].values == role) & (run.dataset["layer"].values == 3)).item()
+        k = len(overlap)
+        np.testing.assert_allclose(run.dataset["relative_variance"].values[row, :k], relative, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(run.dataset["overlap"].values[row, :k], overlap, atol=1e-4)
+        table = run.metrics.set_index(["role", "layer"]).loc[(role, 3)]
+        assert table["overlap_top"] == pytest.approx(overlap[: k // 10].mean(), abs=1e-4)
+        assert table["variance_bottom"] == pytest.approx(relative[-(k // 10) :].mean(), rel=1e-4)
+
+
+def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame, "write_report", lambda run: None)
+    assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0
+    real, calls = task.input_moments, []
+
+    def stop(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(task, "input_moments", stop)
+    assert run_here(*SMALL, "hydra.run.dir=cut", cwd=tmp_path).code == 130
+    assert run_here(*SMALL, "resume=cut", cwd=tmp_path).code == 0
+    assert len(calls) == 3 + 4
+    for name in ("metrics.csv", "summary.csv", "spectra.nc"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    refused = run_here(*SMALL, "resume=cut", "seed=1", cwd=tmp_path)
+    assert "config.seed was 0, now 1" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fragment"), [("data.samples=100000", "Only"), ("data.path=nowhere.txt", "is not a file")]
+)
+def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
+    done = run_here("task=overlap", wrong, "hydra.run.dir=no", cwd=tmp_path)
+    assert done.code == 1
+    assert fragment in done.err
