@@ -1,6 +1,6 @@
 """`task=overlap`: covariances, overlaps and runs against HF's activations and weights in NumPy float64."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES
 from oracles import float64_throughout, load_trained, save_random
 from servers import NANO, run_here
 from transformers import AutoModelForCausalLM
@@ -19,26 +20,6 @@ from jacspec.glossary import MatrixResult
 from jacspec.overlap import Moments, _accumulate, compute_profile, null_overlap, principal_directions
 from jacspec.tasks import matrices as frame
 from jacspec.tasks import overlap as task
-
-LLAMA = {
-    "vocab_size": 37,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-BERT = {
-    "vocab_size": 37,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 40,
-    "max_position_embeddings": 24,
-}
-T5 = {"vocab_size": 37, "d_model": 24, "d_kv": 6, "num_heads": 4, "d_ff": 40, "num_layers": 1, "num_decoder_layers": 1}
-NEOX = {key: LLAMA[key] for key in LLAMA if key != "num_key_value_heads"} | {"hidden_size": 32}
 
 MODULES: dict[str, dict[str, str]] = {
     "llama": {
@@ -67,7 +48,6 @@ MODULES: dict[str, dict[str, str]] = {
         "down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
     },
 }
-CONFIGS: dict[str, Mapping[str, Any]] = {"llama": LLAMA, "bert": BERT, "t5": T5, "gpt_neox": NEOX}
 
 
 def _inputs(model: torch.nn.Module, names: Sequence[str], tokens: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
@@ -115,9 +95,10 @@ def _tokens(vocab: int = 37) -> list[list[int]]:
     return [rng.integers(3, vocab, length).tolist() for length in rng.integers(4, 20, 17)]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", MODULES)
 def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> None:
-    hf = save_random(tmp_path, family, spread=0.1, **CONFIGS[family])
+    base, (case, *_) = FAMILIES[family].base, FAMILIES[family].cases.values()
+    hf = save_random(tmp_path, family, spread=0.1, **base | case)
     found = _measure(tmp_path, _tokens(), 4)
     names = {
         (role, layer): name.format(layer)
@@ -149,7 +130,7 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
 
 
 def test_company_in_a_batch_changes_nothing(tmp_path: Path) -> None:
-    save_random(tmp_path, "llama", spread=0.1, **LLAMA)
+    save_random(tmp_path, "llama", spread=0.1, **FAMILIES["llama"].base)
     for one, other in zip(_measure(tmp_path, _tokens(), 3), _measure(tmp_path, _tokens(), 17), strict=True):
         np.testing.assert_allclose(one.profiles["relative_variance"], other.profiles["relative_variance"], rtol=1e-9)
 

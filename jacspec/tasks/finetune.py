@@ -89,7 +89,7 @@ def _prepare(config: Config, folder: Path) -> CellWork:
     keys = list_keys(config.seed, options.seeds, options.groups)
     counts = {"train": len(text.train), "held_out": len(text.held_out)}
     facts = {"chance": text.chance, "labels": list(text.labels), "corpus": {"source": text.source, **counts}}
-    identity = {**describe_checkpoint(checkpoint), "corpus": {"sha256": text.sha256, **counts}}
+    identity = {"checkpoint": describe_checkpoint(checkpoint), "corpus": {"sha256": text.sha256, **counts}}
 
     def stream(done: Mapping[int, CellResult]) -> Iterator[CellResult]:
         tuned = functools.lru_cache(maxsize=1)(functools.partial(tuned_classifier, bench))
