@@ -208,6 +208,23 @@ class LazyConfig:
 
 
 @dataclasses.dataclass
+class CompareConfig:
+    """Which run the others are held against, and how often it is drawn; see conf/task/compare.yaml."""
+
+    against: int = MISSING
+    draws: int = MISSING
+
+
+@dataclasses.dataclass
+class DynamicsConfig:
+    """Where training ended, and which change counts; see conf/task/dynamics.yaml."""
+
+    final_step: int | None = MISSING
+    least_change: float = MISSING
+    draws: int = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -228,7 +245,10 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class Config:
-    """Everything a run is made of. `resume` names a run folder to go on with, `run` one to report on."""
+    """Everything a run is made of.
+
+    `resume` names a run folder to go on with, `run` one to report on, `runs` several (or a folder of them) to compare.
+    """
 
     task: str = MISSING
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -242,12 +262,15 @@ class Config:
     removal: RemovalConfig | None = None
     finetune: FinetuneConfig | None = None
     lazy: LazyConfig | None = None
+    compare: CompareConfig | None = None
+    dynamics: DynamicsConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32
     seed: int = 0
     resume: str | None = None
     run: str | None = None
+    runs: Any = dataclasses.field(default_factory=list)
 
 
 def register() -> None:

@@ -35,7 +35,7 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
     """
     whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(whole, dict)
-    comparable = {key: value for key, value in whole.items() if key not in without}
+    comparable = {key: value for key, value in whole.items() if key not in (*without, "runs")}
     # Where files lie does not matter: their hashes are compared.
     for group in comparable.keys() & {"model", "data"}:
         comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}

@@ -9,6 +9,8 @@
 | `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
 | `matrix_page.py` | `report.html` of both                                    |
 | `coupling.py`, `coupling_page.py` | `figures/` and `report.html` of `task=coupling` |
+| `compare.py`, `dynamics.py` | `figures/` of tasks over finished runs        |
+| `collected_page.py` | `report.html` of both                              |
 | `cell_page.py` | `report.html` of runs over cells: tables of experiments    |
 | `removal.py` | what `task=removal` puts on such a page                    |
 | `facts.py`   | its part that says what was run                              |
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 MATRIX_TASKS = ("weights", "heads", "overlap")
 """Tasks whose runs have a row a matrix."""
 
+COLLECTED_TASKS = ("compare", "dynamics")
+"""Tasks over finished runs."""
+
 
 def write_report(run: "Run") -> None:
     """Draw the figures of a finished run and write its page."""
@@ -39,6 +44,11 @@ def write_report(run: "Run") -> None:
         from jacspec.report.coupling_page import write_coupling_page
 
         write_coupling_page(run)
+        return
+    if run.provenance.get("task") in COLLECTED_TASKS:
+        from jacspec.report.collected_page import write_collected_page
+
+        write_collected_page(run)
         return
     if "key_columns" in run.provenance:
         from jacspec.report.cell_page import write_cell_page

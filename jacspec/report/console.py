@@ -1,5 +1,6 @@
 """The summary of a run on the console."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jacspec.report import MATRIX_TASKS
+from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS
 from jacspec.report.labels import component_words, metric_title, model_name, number_format, printable, run_title
 from jacspec.runs import QUANTILES, Run
 
@@ -60,12 +61,33 @@ CONSOLE_METRICS = (
 
 def print_report(run: Run, console: Console) -> None:
     """Print the summary of a finished run of any task."""
-    if "key_columns" in run.provenance:
+    if run.provenance.get("task") in COLLECTED_TASKS:
+        print_collected(run, console)
+    elif "key_columns" in run.provenance:
         print_cells(run, console)
     else:
         (print_matrices if run.provenance["task"] in MATRIX_TASKS else print_summary)(run, console)
 
 
+def print_collected(run: Run, console: Console) -> None:
+    """Print which runs were looked at, what was found of them in a sentence or a few, then where the files are."""
+    from jacspec.report.collected_page import count_sure
+    from jacspec.report.dynamics import onset_sentences
+
+    console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
+    for number, label in enumerate(run.provenance["labels"]):
+        _print_line(console, f"run {number}: ", label)
+    for folder, reason in run.provenance["runs_left_out"].items():
+        _print_line(console, "left out: ", f"{folder}: {reason}")
+    if warning := run.provenance.get("warning"):
+        console.print(Text(f"warning: {printable(warning)}", style="bold red"), soft_wrap=True)
+    for sentence in onset_sentences(run) if run.provenance["task"] == "dynamics" else (count_sure(run),):
+        shown = textwrap.shorten(printable(sentence), LONGEST_SENTENCE, placeholder=" … (all in report.html)")
+        console.print(Text(shown), soft_wrap=True)
+    _print_files(run, console)
+
+
+LONGEST_SENTENCE = 400
 BETWEEN = 3
 """Columns of the terminal between two of a table."""
 

@@ -20,7 +20,9 @@ from jacspec.report.labels import (
 from jacspec.report.markup import STYLE, Markup, element, section, together
 from jacspec.runs import QUANTILES, RUN_FILE, Run, write_atomically
 from jacspec.runs import SPECTRA as SPECTRA_FILE
+from jacspec.runs.compared import DIFFERENCES_FILE, RUNS_FILE
 from jacspec.runs.coupling import COUPLING_FILE, KINDS_FILE
+from jacspec.runs.trained import ONSETS_FILE
 
 TABLES = {
     "metrics.csv": "one row a layer, component and sample, a column a metric",
@@ -28,6 +30,9 @@ TABLES = {
     "samples.csv": "the samples: number, tokens, text",
     COUPLING_FILE: "which component reads what another writes: a row a pair, over samples",
     KINDS_FILE: "spectral radius and residual gain by kind of the last token",
+    RUNS_FILE: "the runs that are compared, and which each is held against",
+    DIFFERENCES_FILE: "differences by layer: interval, p-value, noise floor",
+    ONSETS_FILE: "when each metric of each layer changes in training",
     SPECTRA_FILE: "the singular values as a labelled array (xarray, netCDF)",
     RUN_FILE: "where the numbers come from: configuration, versions, hashes, seconds",
 }

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.comparison import COMPARED
 from jacspec.coupling import COUPLING
+from jacspec.dynamics import DYNAMICS
 from jacspec.finetuning import FINETUNE
 from jacspec.glossary import Quantity
 from jacspec.lazy import LAZY
@@ -17,7 +19,17 @@ from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL, OVERLAP, FINETUNE, LAZY)
+TABLES: tuple[Mapping[str, Quantity], ...] = (
+    STATIC,
+    HEADS,
+    COUPLING,
+    REMOVAL,
+    OVERLAP,
+    FINETUNE,
+    LAZY,
+    COMPARED,
+    DYNAMICS,
+)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")

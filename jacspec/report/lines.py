@@ -40,7 +40,7 @@ def draw_spectra(run: Run) -> Figure:
     figure.supxlabel("index $i$", fontsize="medium")
     figure.supylabel(r"singular value $\sigma_i$, median over samples", fontsize="medium")
     figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
-    _add_layer_key(figure, panels[: len(components)], layers, colours)
+    add_layer_key(figure, panels[: len(components)], layers, colours)
     return figure
 
 
@@ -101,7 +101,7 @@ def _add_lines(axes: Axes, sigma: Float[np.ndarray, "layer k"], layers: Sequence
     axes.grid(color="0.92", linewidth=0.6)
 
 
-def _add_layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray) -> None:
+def add_layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray) -> None:
     """Say which colour is which layer: a legend while its lines can be told apart, else a colour bar."""
     if len(layers) <= LEGEND_LINES:
         figure.legend(handles=panels[0].get_lines(), loc="outside right center", frameon=False)

@@ -29,17 +29,17 @@ class Run:
     @functools.cached_property
     def metrics(self) -> "pandas.DataFrame":
         """One row a (layer, component, sample), a column a metric."""
-        return self._table("metrics.csv")
+        return self.table("metrics.csv")
 
     @functools.cached_property
     def summary(self) -> "pandas.DataFrame":
         """One row a (layer, component, metric): n, mean, standard error, median, quartiles, whiskers."""
-        return self._table("summary.csv")
+        return self.table("summary.csv")
 
     @functools.cached_property
     def samples(self) -> "pandas.DataFrame":
         """One row a sample: number, tokens, text."""
-        return self._table("samples.csv")
+        return self.table("samples.csv")
 
     @functools.cached_property
     def dataset(self) -> "xarray.Dataset":
@@ -58,7 +58,8 @@ class Run:
         """The components that were analysed."""
         return tuple(dict.fromkeys(self.metrics["component"]))
 
-    def _table(self, name: str) -> "pandas.DataFrame":
+    def table(self, name: str) -> "pandas.DataFrame":
+        """Read a further table of the folder by its file name."""
         import pandas
 
         # A sample's text may be "nan".
@@ -82,7 +83,7 @@ def open_run(folder: Path | str) -> Run:
 
 def differing_keys(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Name the leaves in which two nested mappings differ, with both values."""
-    left, right = _flatten(stored), _flatten(given)
+    left, right = flatten(stored), flatten(given)
     return [
         f"{key} was {left.get(key)!r}, now {right.get(key)!r}"
         for key in sorted(left.keys() | right.keys())
@@ -103,11 +104,12 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name the leaves of nested mappings by dotted paths."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 TASKS: Mapping[str, str] = {
+    "compare": "jacspec.tasks.compare:run_compare",
     "coupling": "jacspec.tasks.coupling:run_coupling",
     "depth": "jacspec.tasks.depth:run_depth",
+    "dynamics": "jacspec.tasks.dynamics:run_dynamics",
     "finetune": "jacspec.tasks.finetune:run_finetune",
     "heads": "jacspec.tasks.heads:run_heads",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",

@@ -1,0 +1,232 @@
+"""Differences between runs against SciPy's bootstrap and closed forms; `task=compare` against the runs' own tables."""
+
+import json
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas
+import pytest
+import scipy.stats
+from servers import assert_refused, run_here
+
+from jacspec import open_run
+from jacspec.comparison import adjust_for_many, compare_means, split_half_floor
+from jacspec.runs.collection import collect, open_runs
+from jacspec.runs.compared import references
+
+
+def _correlated(units: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    left = rng.lognormal(size=(units, 3))
+    return left, left + 0.3 * rng.normal(size=left.shape) + np.array([0.0, 0.1, 0.5])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_intervals_equal_scipys(paired: bool) -> None:
+    left, right = _correlated()
+    found = compare_means(left, right, paired=paired, draws=9000, seed=3)
+    data = (right - left,) if paired else (right, left)
+
+    def statistic(*parts: np.ndarray, axis: int) -> np.ndarray:
+        return parts[0].mean(axis=axis) - (0 if paired else parts[1].mean(axis=axis))
+
+    expected = scipy.stats.bootstrap(data, statistic, n_resamples=9000, method="percentile", rng=5).confidence_interval
+    width = expected.high - expected.low
+    np.testing.assert_allclose(found.difference, right.mean(axis=0) - left.mean(axis=0), rtol=1e-12)
+    assert (np.abs(found.low - expected.low) < 0.06 * width).all()
+    assert (np.abs(found.high - expected.high) < 0.06 * width).all()
+    # Were pairs taken for strangers, or strangers for pairs, the interval would be another.
+    other = compare_means(left, right, paired=not paired, draws=9000, seed=3)
+    assert (np.abs(other.low - expected.low) > 0.2 * width).all()
+
+
+def test_false_positives_are_as_many_as_stated() -> None:
+    rng = np.random.default_rng(1)
+    for paired in (True, False):
+        left, right = rng.normal(size=(2, 120, 1500))
+        p_values = compare_means(left, right, paired=paired, draws=1000, seed=0).p_value
+        assert 0.035 < (p_values < 0.05).mean() < 0.07
+        moved = compare_means(left, right + 0.5, paired=paired, draws=1000, seed=0).p_value
+        assert (moved < 0.05).mean() > 0.9
+
+
+def test_p_values_follow_the_t_test() -> None:
+    left, right = _correlated(200)
+    found = compare_means(left, right, paired=True, draws=20000, seed=0).p_value
+    expected = scipy.stats.ttest_rel(right, left).pvalue
+    np.testing.assert_allclose(found[:2], expected[:2], atol=0.03)
+    assert found[2] == pytest.approx(2 / 20001)
+
+
+def test_noise_floor_of_normal_values() -> None:
+    """The means of two halves of n values of variance 1 differ by N(0, 4/n)."""
+    for units in (40, 100):
+        values = 3 + np.random.default_rng(2).normal(size=(units, 600))
+        values = (values - values.mean(axis=0)) / values.std(axis=0, ddof=1)
+        floor = split_half_floor(values, draws=2000, seed=0)
+        assert floor.mean() == pytest.approx(1.96 * 2 / units**0.5, rel=0.02)
+        assert floor.mean() != pytest.approx(1.96 / units**0.5, rel=0.3)  # what the whole run's error would give
+
+
+def test_missing_values_are_left_out() -> None:
+    left, right = _correlated()
+    holed = right.copy()
+    holed[:7, 1] = np.nan
+    whole = compare_means(left[7:], right[7:], paired=True, draws=4000, seed=0)
+    found = compare_means(left, holed, paired=True, draws=4000, seed=0)
+    assert found.difference[1] == pytest.approx(whole.difference[1], rel=1e-12)
+    assert found.low[1] == pytest.approx(whole.low[1], abs=0.1 * (whole.high[1] - whole.low[1]))
+    holed[:, 1] = np.nan
+    empty = compare_means(left, holed, paired=False, draws=200, seed=0)
+    assert np.isnan([column[1] for column in empty]).all()
+    assert np.isfinite([column[0] for column in empty]).all()
+
+
+def test_few_units_tell_nothing() -> None:
+    left, right = _correlated(4)
+    found = compare_means(left, right, paired=True, draws=200, seed=0)
+    assert np.isfinite(found.difference).all()
+    assert np.isnan([found.low, found.high, found.p_value]).all()
+    assert np.isnan(split_half_floor(left, draws=200, seed=0)).all()
+    with pytest.raises(ValueError, match="differ in shape"):
+        compare_means(left, right[:3], paired=True, draws=200, seed=0)
+
+
+def test_adjustment_by_hand() -> None:
+    """Benjamini and Hochberg: p · m / rank, made monotone from the largest down."""
+    found = adjust_for_many(np.array([0.01, np.nan, 0.02, 0.9, 0.03]))
+    np.testing.assert_allclose(found, [0.04, np.nan, 0.04, 0.9, 0.04])
+
+
+SWEEP = ("data.samples=8", "data.max_tokens=16", "engine=jacfwd", "metrics.names=[spectral_radius,stable_rank]")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two revisions of nano by two seeds, and a smaller random model."""
+    folder = tmp_path_factory.mktemp("runs")
+    sweep = ("-m", "model.revision=step0,null", "seed=0,1", *SWEEP, "hydra.sweep.dir=sweep")
+    with mock.patch("jacspec.tasks.layers.write_report"):  # of no concern here
+        assert run_here(*sweep, cwd=folder).code == 0
+    small = (
+        "model=gpt2",
+        "model.init=random",
+        *(f"model.config.{key}" for key in ("n_embd=24", "n_layer=3", "n_head=2")),
+    )
+    assert run_here(*small, *SWEEP, "hydra.run.dir=other", cwd=folder).code == 0
+    return folder
+
+
+def test_runs_are_found_and_told_apart(runs: Path) -> None:
+    found, left_out = open_runs([runs / "sweep", runs / "other", runs / "sweep" / "1"])
+    assert [each.label for each in found] == [
+        "nano, step0, seed=0",
+        "nano, step0, seed=1",
+        "nano, last, seed=0",
+        "nano, last, seed=1",
+        "gpt2, random, seed=0",
+    ]
+    assert left_out == {}
+    assert references(found, 0) == [0, 0, 0, 1, 0]
+    assert references(found, 3) == [2, 3, 3, 3, 2]
+    layers = collect(found[4].run, ["spectral_radius"])
+    assert [(each.component, each.layer, each.depth) for each in layers[:4:2]] == [("attn", 0, 0.0), ("attn", 1, 0.5)]
+
+
+def test_comparison_equals_its_runs(runs: Path) -> None:
+    done = run_here("task=compare", "runs=[sweep,other]", "compare.draws=500", "hydra.run.dir=out", cwd=runs)
+    assert done.code == 0, done.err
+    assert "warning" not in done.out
+    run = open_run(runs / "out")
+    folders = [*(runs / "sweep" / str(number) for number in range(4)), runs / "other"]
+    tables = [pandas.read_csv(folder / "metrics.csv") for folder in folders]
+    for row in run.metrics.to_dict("records"):
+        own = tables[row["run"]]
+        values = own[(own["layer"] == row["layer"]) & (own["component"] == row["component"])][row["metric"]]
+        assert row["mean"] == pytest.approx(values.mean(), rel=1e-12)
+        assert row["median"] == pytest.approx(values.median(), rel=1e-12)
+        assert row["n"] == 8
+        assert row["depth"] == pytest.approx(row["layer"] / (2 if row["run"] == 4 else 5))
+    differences = run.table("differences.csv")
+    assert set(zip(differences["run"], differences["against"], strict=True)) == {(1, 0), (2, 0), (3, 1), (4, 0)}
+    for row in differences.to_dict("records"):
+        pair = [
+            table[(table["layer"] == layer) & (table["component"] == row["component"])][row["metric"]].to_numpy()
+            for table, layer in ((tables[row["against"]], row["against_layer"]), (tables[row["run"]], row["layer"]))
+        ]
+        assert row["difference"] == pytest.approx(pair[1].mean() - pair[0].mean(), abs=1e-12)
+        assert row["paired"] == int(row["run"] != 1)  # another seed draws other sentences
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["floor"] > 0
+    assert {row["against_layer"] for row in differences[differences["run"] == 4].to_dict("records")} == {0, 2, 5}
+    page = (runs / "out" / "report.html").read_text(encoding="utf-8")
+    assert "nano, last, seed=1" in page
+    assert "of 84 differences by layer are beyond the noise floor" in page
+    names = {"spectral_radius", "stable_rank"}
+    drawn = {file.stem for file in (runs / "out" / "figures").glob("*.png")}
+    assert drawn == names | {f"difference_{name}" for name in names}
+
+
+def test_unfair_comparisons_are_warned_of(runs: Path) -> None:
+    text = runs / "text.txt"
+    text.write_text("A plain line to read. Another one that is longer than the first.\n" * 9, encoding="utf-8")
+    changed = ("precision=float64", "data=text", "data.path=text.txt", "hydra.run.dir=changed")
+    assert run_here(*SWEEP, *changed, cwd=runs).code == 0
+    both = ("task=compare", "runs=[sweep/2,changed]", "compare.draws=100", "hydra.run.dir=unfair")
+    done = run_here(*both, cwd=runs)
+    assert done.code == 0, done.err
+    assert (
+        "warning: The runs are of different corpora. The runs are of different precisions: float32, float64."
+        in done.out
+    )
+    assert "different corpora" in (runs / "unfair" / "report.html").read_text(encoding="utf-8")
+
+
+def test_unfinished_runs_are_left_out_and_named(runs: Path) -> None:
+    shutil.copytree(runs / "sweep", runs / "holed")
+    file = runs / "holed" / "3" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "unfinished"}), encoding="utf-8")
+    found, left_out = open_runs([runs / "holed"])
+    assert len(found) == 3
+    assert list(left_out) == [str(runs / "holed" / "3")]
+    done = run_here("task=compare", "runs=holed", "compare.draws=100", "hydra.run.dir=named", cwd=runs)
+    assert done.code == 0, done.err
+    assert "left out: holed/3: The run in holed/3 is not finished" in done.out
+
+
+def test_redrawn_from_the_folder_alone(runs: Path, tmp_path: Path) -> None:
+    assert (
+        run_here("task=compare", "runs=sweep", "compare.draws=100", f"hydra.run.dir={tmp_path}/out", cwd=runs).code == 0
+    )
+    before = (tmp_path / "out" / "report.html").read_bytes()
+    (tmp_path / "out" / "report.html").unlink()
+    assert run_here("task=report", "run=out", cwd=tmp_path).code == 0
+    assert (tmp_path / "out" / "report.html").read_bytes() == before
+
+
+WRONG = {
+    "": ("needs finished runs", "runs=[FOLDER,FOLDER]"),
+    "runs=nowhere": ("nowhere", "not a run folder"),
+    "runs=[sweep/0]": ("alone compares with nothing",),
+    "runs=[1,2]": ("runs has 1, which is no folder",),
+    "runs=sweep compare.against=7": ("compare.against=7", "0: step0, seed=0"),
+    "runs=sweep compare.draws=3": ("compare.draws=3",),
+    "runs=sweep resume=sweep/0": ("is not gone on with",),
+}
+
+
+@pytest.mark.parametrize(("given", "fragments"), WRONG.items(), ids=WRONG)
+def test_bad_input(given: str, fragments: tuple[str, ...], runs: Path, tmp_path: Path) -> None:
+    done = run_here("task=compare", *given.split(), f"hydra.run.dir={tmp_path}/out", cwd=runs)
+    assert_refused(done, tmp_path, *fragments)
+
+
+def test_runs_of_other_kinds_are_refused(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "sweep" / "0", tmp_path / "heads")
+    file = tmp_path / "heads" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": "heads"}), encoding="utf-8")
+    done = run_here("task=compare", f"runs=[sweep/0,{tmp_path}/heads]", f"hydra.run.dir={tmp_path}/out", cwd=runs)
+    assert done.code == 1
+    assert "different tasks (heads, jacobian)" in done.err

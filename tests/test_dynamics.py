@@ -1,0 +1,156 @@
+"""Onsets in closed cases; `task=dynamics` on the embedded model's own revisions against its runs, computed again."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas
+import pytest
+import xarray
+from servers import assert_refused, run_here
+
+from jacspec import open_run
+from jacspec.dynamics import find_onset, step_of
+from jacspec.report.dynamics import onset_sentences, spans
+
+STEPS = {0: "step0", 64: "step64", 1024: "step1024", 4096: None}
+
+
+@pytest.mark.parametrize(
+    ("curve", "onset", "extreme"),
+    [
+        ([0, 0, 1, 1], 2, 2),
+        ([0, 1, 1, 1], 1, 1),
+        ([1, 1, 1, 0], 3, 3),  # a change downwards, at the end
+        ([0, 0.6, 0.4, 1], 3, 3),  # half of it was there, and went again
+        ([0, 9, 9, 1], 1, 1),  # beyond its last value before it
+        ([0, -5, 0.2, 1], 3, 1),  # away in the other direction first
+        ([2, 2.5, 2.5, 3], 1, 3),  # just half
+    ],
+)
+def test_onsets_by_hand(curve: list[float], onset: int, extreme: int) -> None:
+    found = find_onset(np.array(curve, float))
+    assert found is not None
+    assert (found.first, found.last, found.onset, found.extreme) == (curve[0], curve[-1], onset, extreme)
+
+
+def test_curves_without_an_onset() -> None:
+    assert find_onset(np.array([1.0, 2.0, 1.0])) is None
+    assert find_onset(np.array([1.0, np.nan, 2.0])) is None
+
+
+def test_steps_in_names_of_revisions() -> None:
+    """As of Pythia, OLMo 2, training folders."""
+    names = {"step1000": 1000, "stage1-step150-tokens1B": 150, "global_step20": 20, "step-7": 7, "4000": 4000}
+    assert {name: step_of(name) for name in names} == names
+    assert [step_of(name) for name in (None, "main", "v1.0", "footstep3", "a1b2c3d")] == [None] * 5
+
+
+def test_spans() -> None:
+    assert spans([3]) == "layer 3"
+    assert spans([0, 1, 2, 5, 7, 8]) == "layers 0–2, 5, 7–8"
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Revisions of nano by two tasks; their own reports, and most figures of the dynamics, are left out."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    names = ",".join(name or "null" for name in STEPS.values())
+    for task, more, drawn in (("heads", "heads.draws=2", "lambda_0"), ("overlap", "data.samples=20", "overlap_mean")):
+        sweep = ("-m", f"task={task}", f"model.revision={names}", more, f"hydra.sweep.dir={task}")
+        with mock.patch("jacspec.tasks.matrices.write_report"):
+            assert run_here(*sweep, cwd=folder).code == 0
+        final = ("dynamics.final_step=4096", "dynamics.draws=400", f"hydra.run.dir={task}_dynamics")
+        with mock.patch("jacspec.report.dynamics.drawn_metrics", lambda run, drawn=drawn: [drawn, "tokens"]):
+            done = run_here("task=dynamics", f"runs={task}", *final, cwd=folder)
+        assert done.code == 0, done.err
+    return folder
+
+
+def _brute_onset(curve: Mapping[int, float]) -> int:
+    """The first step from which half of the change stays, found from the definition."""
+    steps = sorted(curve)
+    first, last = curve[steps[0]], curve[steps[-1]]
+    for step in steps:
+        later = [curve[other] for other in steps if other >= step]
+        if all((value - first) / (last - first) >= 0.5 for value in later):
+            return step
+    raise AssertionError
+
+
+def test_tables_equal_the_runs(sweeps: Path) -> None:
+    run = open_run(sweeps / "heads_dynamics")
+    tables = {step: pandas.read_csv(sweeps / "heads" / str(place) / "metrics.csv") for place, step in enumerate(STEPS)}
+    means = {step: table.groupby(["role", "layer"]).mean(numeric_only=True) for step, table in tables.items()}
+    assert len(run.metrics) == 4 * 2 * 6 * len(run.metric_names)
+    for row in run.metrics.to_dict("records"):
+        own = means[row["step"]].loc[(row["component"], row["layer"])]
+        assert row["mean"] == pytest.approx(own[row["metric"]], rel=1e-12)
+    onsets = run.table("onsets.csv")
+    assert len(onsets) == 2 * 6 * len(run.metric_names)
+    for row in onsets.to_dict("records"):
+        curve = {step: table.loc[(row["component"], row["layer"])][row["metric"]] for step, table in means.items()}
+        assert row["onset"] == _brute_onset(curve)
+        assert row["extreme"] == pytest.approx(max(curve.values(), key=lambda value: abs(value - curve[0])), rel=1e-9)
+        # The last revision taken for the first, all would change at other steps.
+    turned = {step: means[other].loc[("qk", 0)]["lambda_0"] for step, other in zip(STEPS, reversed(STEPS), strict=True)}
+    own = onsets[(onsets["component"] == "qk") & (onsets["layer"] == 0) & (onsets["metric"] == "lambda_0")]
+    assert _brute_onset(turned) != own["onset"].item()
+
+
+def test_what_counts_as_a_change(sweeps: Path) -> None:
+    onsets = open_run(sweeps / "heads_dynamics").table("onsets.csv")
+    change = (onsets["last"] - onsets["first"]).abs()
+    larger = onsets[["first", "last"]].abs().max(axis=1)
+    np.testing.assert_allclose(onsets["relative_change"].abs(), change / larger)
+    counts = (change / larger >= 0.1) & (onsets["q_value"] < 0.05) & (change > onsets["floor"])
+    assert (onsets["appears"] == counts.astype(int)).all()
+    assert 0 < counts.sum() < len(onsets)
+
+
+def test_words_say_what_the_table_says(sweeps: Path) -> None:
+    run = open_run(sweeps / "heads_dynamics")
+    onsets = run.table("onsets.csv")
+    first, *_ = onset_sentences(run)
+    earliest = onsets[onsets["appears"] == 1]["onset"].min()
+    assert first.startswith(f"By step {earliest}: ")
+    assert first in (sweeps / "heads_dynamics" / "report.html").read_text(encoding="utf-8")
+
+
+def test_overlap_over_revisions(sweeps: Path) -> None:
+    run = open_run(sweeps / "overlap_dynamics")
+    dataset = run.dataset
+    assert dataset["step"].values.tolist() == list(STEPS)
+    stored = xarray.load_dataset(sweeps / "overlap" / "2" / "spectra.nc", engine="scipy")
+    rows = (stored["role"].values == "down") & (stored["layer"].values == 4)
+    place = (dataset["component"].values == "down") & (dataset["layer"].values == 4)
+    for name in ("overlap", "relative_variance", "singular_values"):
+        np.testing.assert_array_equal(dataset[name].values[2, place], stored[name].values[rows])
+    drawn = {file.stem for file in (sweeps / "overlap_dynamics" / "figures").glob("*.png")}
+    assert {"overlap_by_step", "onsets", "overlap_mean"} <= drawn
+    assert "tokens" not in drawn  # the same at every step
+
+
+WRONG = {
+    "runs=heads": ("revision None", "dynamics.final_step=N"),
+    "runs=heads dynamics.final_step=64": ("Step 64 is there twice",),
+    "runs=heads dynamics.least_change=2": ("dynamics.least_change=2",),
+    "runs=heads dynamics.draws=1": ("dynamics.draws=1",),
+    "runs=[heads/0]": ("two revisions or more",),
+    "runs=[heads/0,renamed]": ("several models: nano, other",),
+}
+
+
+@pytest.mark.parametrize(("given", "fragments"), WRONG.items(), ids=WRONG)
+def test_bad_input(given: str, fragments: tuple[str, ...], sweeps: Path, tmp_path: Path) -> None:
+    if "renamed" in given:
+        shutil.copytree(sweeps / "heads" / "1", sweeps / "renamed")
+        file = sweeps / "renamed" / "run.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["identity"]["checkpoint"]["name"] = "other"
+        file.write_text(json.dumps(content), encoding="utf-8")
+    done = run_here("task=dynamics", *given.split(), f"hydra.run.dir={tmp_path}/out", cwd=sweeps)
+    assert_refused(done, tmp_path, *fragments)
