@@ -13,7 +13,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from jacspec.report.compare import drawn_metrics
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.lines import add_layer_key
-from jacspec.report.matrices import CHANCE, panels
+from jacspec.report.matrices import panels
+from jacspec.report.overlap import EDGES, add_spectrum, frame_overlap, label_overlap
 from jacspec.runs import Run
 from jacspec.runs.trained import ONSETS_FILE
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import pandas
 
 ONSETS, OVERLAP = "onsets", "overlap_by_step"
-NULL = "0.55"
 LISTED_STEPS = 12
 
 
@@ -121,31 +121,15 @@ def draw_overlap(run: Run) -> Figure:
     figure, axes = panels(len(roles), title, size=(3.6, 2.9))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(steps)))
     for panel, role in zip(axes, roles, strict=True):
+        last = table[(table["component"] == role) & (table["step"] == steps[-1])].groupby("metric")["mean"]
+        inset = frame_overlap(panel, role, last.mean().to_dict() | {name: last.median()[name] for name in EDGES})
         own = dataset.isel(place=np.flatnonzero(dataset["component"].values == role))
-        inset = panel.inset_axes((0.52, 0.66, 0.46, 0.32))
         for row, (step, colour) in enumerate(zip(steps, colours, strict=True)):
             overlap, sigma = (_mean_over_layers(own[name].values[row]) for name in ("overlap", "singular_values"))
             panel.plot(np.arange(1, overlap.size + 1), overlap, color=colour, linewidth=1, label=f"step {step}")
-            visible = np.where(sigma > sigma[0] * 1e-7, sigma, np.nan)
-            inset.plot(np.arange(1, sigma.size + 1), visible, color=colour, linewidth=0.7)
-        levels = table[(table["component"] == role) & (table["step"] == steps[-1])].groupby("metric")["mean"]
-        for name, line in (("overlap_null", "-"), ("overlap_null_99", "--")):
-            panel.axhline(levels.mean()[name], color=NULL, linewidth=1, linestyle=line)
-        for name in ("bulk_low", "bulk_high"):
-            edge = float(levels.median()[name])
-            if np.isfinite(edge) and edge > 0:
-                inset.axhline(edge, color=CHANCE, linewidth=0.8, linestyle="--")
-        inset.set_yscale("log")
-        inset.tick_params(labelsize="xx-small", length=2, pad=1)
-        inset.minorticks_off()
-        panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
-        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        panel.set_title(role, fontsize="medium", parse_math=False)
+            add_spectrum(inset, sigma, colour)
         panel.grid(color="0.92", linewidth=0.6)
-    figure.supxlabel(
-        "index $k$ of the singular value (inset: singular values, edges of the last bulk)", fontsize="medium"
-    )
-    figure.supylabel(r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %)", fontsize="medium")
+    label_overlap(figure, "edges of the last step's bulk")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize="small")
     return figure
 

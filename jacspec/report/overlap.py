@@ -1,7 +1,7 @@
 """Figures of a run of `task=overlap`: what each singular vector reads of the activations, by index."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,9 +13,6 @@ from matplotlib.ticker import LogLocator
 from jacspec.report.labels import model_name
 from jacspec.report.matrices import CHANCE, panels, roles_of
 from jacspec.runs import Run
-
-if TYPE_CHECKING:
-    import pandas
 
 MEAN, NULL = "black", "0.55"
 
@@ -49,29 +46,47 @@ def _draw_overlap(run: Run) -> Figure:
     for panel, role in zip(axes, roles, strict=True):
         _add_layers(panel, _profiles(run, role, "overlap"))
         own = table[table["role"] == role]
-        for name, line in (("overlap_null", "-"), ("overlap_null_99", "--")):
-            panel.axhline(own[name].mean(), color=NULL, linewidth=1, linestyle=line)
-        panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
-        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        panel.set_title(role, fontsize="medium", parse_math=False)
-        _add_spectrum(panel, _profiles(run, role, "singular_values"), own)
-    figure.supxlabel("index $k$ of the singular value (inset: singular values, edges of the bulk)", fontsize="medium")
-    figure.supylabel(r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %)", fontsize="medium")
+        levels = {name: own[name].mean() for name in LEVELS} | {name: own[name].median() for name in EDGES}
+        inset = frame_overlap(panel, role, levels)
+        for sigma in _profiles(run, role, "singular_values"):
+            add_spectrum(inset, sigma, "#0072B2")
+    label_overlap(figure, "edges of the bulk")
     return figure
 
 
-def _add_spectrum(panel: Axes, sigma: Float[np.ndarray, "matrix k"], own: "pandas.DataFrame") -> None:
+LEVELS, EDGES = {"overlap_null": "-", "overlap_null_99": "--"}, ("bulk_low", "bulk_high")
+
+
+def frame_overlap(panel: Axes, role: str, levels: Mapping[str, float]) -> Axes:
+    """Draw what stands around the overlaps of a role: the level of chance, and an inset with the edges of the bulk.
+
+    **Returns:** the inset, which spectra are drawn into.
+    """
+    for name, line in LEVELS.items():
+        panel.axhline(levels[name], color=NULL, linewidth=1, linestyle=line)
+    panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
+    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    panel.set_title(role, fontsize="medium", parse_math=False)
     inset = panel.inset_axes((0.52, 0.66, 0.46, 0.32))
-    index = np.arange(1, sigma.shape[1] + 1)
-    for values in sigma:
-        inset.plot(index, np.where(values > values[0] * 1e-7, values, np.nan), color="#0072B2", linewidth=0.5)
-    for name in ("bulk_low", "bulk_high"):
-        edge = float(np.nanmedian(own[name]))
-        if np.isfinite(edge) and edge > 0:
-            inset.axhline(edge, color=CHANCE, linewidth=0.8, linestyle="--")
+    for name in EDGES:
+        if np.isfinite(levels[name]) and levels[name] > 0:
+            inset.axhline(levels[name], color=CHANCE, linewidth=0.8, linestyle="--")
     inset.set_yscale("log")
     inset.tick_params(labelsize="xx-small", length=2, pad=1)
     inset.minorticks_off()
+    return inset
+
+
+def add_spectrum(inset: Axes, sigma: Float[np.ndarray, " k"], colour: Any) -> None:
+    """Draw the singular values that are more than rounding."""
+    visible = np.where(sigma > sigma[0] * 1e-7, sigma, np.nan)
+    inset.plot(np.arange(1, sigma.size + 1), visible, color=colour, linewidth=0.6)
+
+
+def label_overlap(figure: Figure, edges: str) -> None:
+    """Label the axes of a figure of overlaps; `edges` says which the inset has."""
+    figure.supxlabel(f"index $k$ of the singular value (inset: singular values, {edges})", fontsize="medium")
+    figure.supylabel(r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %)", fontsize="medium")
 
 
 def _draw_variance(run: Run) -> Figure:
