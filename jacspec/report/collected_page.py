@@ -15,7 +15,7 @@ from jacspec.report.html import define, list_files, show_figure, write_page
 from jacspec.report.labels import component_words, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import Run
-from jacspec.runs.compared import DIFFERENCES_FILE, RUNS_FILE
+from jacspec.runs.compared import DIFFERENCES_FILE
 
 
 class CollectedPage(NamedTuple):
@@ -44,6 +44,7 @@ def write_collected_page(run: Run) -> None:
         _warning(run),
         what_was_run(run),
         section("How to read it", reading, element("details", element("summary", "The columns"), terms)),
+        _list_runs(run),
         page.findings(run),
         section("Figures", *(show_figure(run, name, page.caption(name), page.caption(name)) for name in figures)),
         list_files(run),
@@ -54,6 +55,12 @@ def write_collected_page(run: Run) -> None:
 def _warning(run: Run) -> Markup:
     warning = run.provenance.get("warning")
     return element("p", element("strong", f"Warning. {warning}"), role="alert") if warning else Markup("")
+
+
+def _list_runs(run: Run) -> Markup:
+    """List the runs by number, which the tables and figures name them by."""
+    items = together((element("li", label) for label in run.provenance["labels"]), "\n")
+    return section("The runs", element("ol", items, start="0"))
 
 
 def _table(head: Sequence[Any], rows: Iterator[Sequence[Any]]) -> Markup:
@@ -67,7 +74,6 @@ def _table(head: Sequence[Any], rows: Iterator[Sequence[Any]]) -> Markup:
 
 def _compare_findings(run: Run) -> Markup:
     """Write the means over layers of every run, and how many differences are more than noise."""
-    runs = run.table(RUNS_FILE)
     rows = run.metrics[run.metrics["n"] > 0]
     means = rows.groupby(["metric", "component", "run"], sort=False)["mean"].mean().unstack("run")
 
@@ -76,7 +82,7 @@ def _compare_findings(run: Run) -> Markup:
             write = number_format(values.tolist())
             yield (f"{metric_title(metric)}, {component_words(component)}", *(write(value) for value in values))
 
-    head = ("mean over layers", *(runs.set_index("run")["label"][number] for number in means.columns))
+    head = ("mean over layers", *(f"run {number}" for number in means.columns))
     return section("Numbers", element("p", count_sure(run)), _table(head, lines()))
 
 

@@ -1,14 +1,15 @@
 """Figures of `task=compare`: metrics over relative depth, and differences with their noise."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.labels import LETTERS_AN_INCH, component_words, metric_label, model_name
+from jacspec.report.labels import component_words, metric_label, model_name
 from jacspec.report.matrices import panels, styles_of
 from jacspec.runs import Run
 from jacspec.runs.compared import DIFFERENCES_FILE, RUNS_FILE
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MARKERS = "osD^vPX"
 CHANCE_BAND = "0.85"
+LONGEST_LABEL = 26
+"""Letters of a line of the legend."""
 
 
 def compare_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
@@ -121,7 +124,7 @@ def draw_differences(run: Run, metric: str) -> Figure:
                 markersize=3,
                 elinewidth=0.9,
                 capsize=1.5,
-                label=f"{named['label'][number]} − {named['label'][named['against'][number]]}",
+                label=f"{named['label'][number]} − run {named['against'][number]}",
             )
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.supxlabel("layer", fontsize="medium")
@@ -132,8 +135,7 @@ def draw_differences(run: Run, metric: str) -> Figure:
 
 def _add_legend(figure: Figure, panel: Axes) -> None:
     handles, labels = panel.get_legend_handles_labels()
-    columns = max(1, int(figure.get_figwidth() * LETTERS_AN_INCH / (max(map(len, labels)) + 6)))
-    place: Any = {"loc": "outside lower center", "ncols": min(columns, len(labels))}
-    legend = figure.legend(handles, labels, **place, frameon=False, fontsize="small")
+    labels = [textwrap.fill(label, LONGEST_LABEL) for label in labels]
+    legend = figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
     for text in legend.get_texts():
         text.set_parse_math(False)

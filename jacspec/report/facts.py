@@ -11,7 +11,6 @@ from jacspec.runs import Run
 FACTS = {
     "begun": ("created",),
     "task": ("task",),
-    "runs": ("labels",),
     "runs left out": ("runs_left_out",),
     "model": ("identity.checkpoint.name", "identity.config.model.name"),
     "revision": ("identity.checkpoint.revision",),
