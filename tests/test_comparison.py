@@ -122,10 +122,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_are_found_and_told_apart(runs: Path) -> None:
     found, left_out = open_runs([runs / "sweep", runs / "other", runs / "sweep" / "1"])
     assert [each.label for each in found] == [
-        "nano, step0, seed=0",
-        "nano, step0, seed=1",
-        "nano, last, seed=0",
-        "nano, last, seed=1",
+        "nano, step0, pretrained, seed=0",
+        "nano, step0, pretrained, seed=1",
+        "nano, last, pretrained, seed=0",
+        "nano, last, pretrained, seed=1",
         "gpt2, random, seed=0",
     ]
     assert left_out == {}
@@ -162,7 +162,7 @@ def test_comparison_equals_its_runs(runs: Path) -> None:
         assert row["floor"] > 0
     assert {row["against_layer"] for row in differences[differences["run"] == 4].to_dict("records")} == {0, 2, 5}
     page = (runs / "out" / "report.html").read_text(encoding="utf-8")
-    assert "nano, last, seed=1" in page
+    assert "nano, last, pretrained, seed=1" in page
     assert "of 84 differences by layer are beyond the noise floor" in page
     names = {"spectral_radius", "stable_rank"}
     drawn = {file.stem for file in (runs / "out" / "figures").glob("*.png")}

@@ -25,7 +25,7 @@ NOT_SHOWN = ("resume", "run", "runs", "task")
 CHOICES = {"model.name": ("model.name", "model.revision", "model.init"), "data.name": ("data.name",)}
 """Keys that name a ready-made choice, and those of its group that say more than the choice does."""
 
-PLAIN = ("model.name", "model.id", "data.name")
+PLAIN = ("model.name", "model.id", "model.init", "data.name")
 
 UNITS = (("sample",), ("head", "name"))
 """What a value is of, by the columns of `metrics.csv` that say so: a sample, or a head or another matrix."""
@@ -118,8 +118,6 @@ def _label(runs: Sequence[Run]) -> list[LabelledRun]:
 def _words(key: str, config: Mapping[str, Any]) -> str:
     """Write one key as part of a label; what is known from its value alone goes without the key's name."""
     value = config.get(key)
-    if key == "model.init":
-        return "random" if value == "random" else ""
     if key == "model.revision":
         return str(value) if value else "" if config.get("model.init") == "random" else "last"
     if key in ("model.path", "data.path") and value is not None:
