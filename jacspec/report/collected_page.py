@@ -1,5 +1,6 @@
 """`report.html` of tasks over finished runs: `compare` and `dynamics`."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jacspec.report.compare import compare_figures
 from jacspec.report.dynamics import dynamics_figures, onset_sentences
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import save_figures
-from jacspec.report.html import define, list_files, show_figure, write_page
+from jacspec.report.html import define, image_file, list_files, show_figure, write_page
 from jacspec.report.labels import component_words, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import Run
@@ -46,10 +47,25 @@ def write_collected_page(run: Run) -> None:
         section("How to read it", reading, element("details", element("summary", "The columns"), terms)),
         _list_runs(run),
         page.findings(run),
-        section("Figures", *(show_figure(run, name, page.caption(name), page.caption(name)) for name in figures)),
+        section("Figures", *_show(run, list(figures), page.caption)),
         list_files(run),
     )
     write_page(run, title, sections)
+
+
+FIGURE_BYTES = 2_500_000
+"""What the pictures on a page may take; the figures beyond are linked."""
+
+
+def _show(run: Run, names: Sequence[str], caption: Callable[[str], str]) -> Iterator[Markup]:
+    """Put figures on the page as long as there is room, and link the rest."""
+    sizes = itertools.accumulate(image_file(run, name).stat().st_size for name in names)
+    shown = sum(size <= FIGURE_BYTES for size in sizes)
+    yield from (show_figure(run, name, caption(name), caption(name)) for name in names[:shown])
+    if rest := names[shown:]:
+        links = (element("li", element("a", metric_title(name), href=f"figures/{name}.png")) for name in rest)
+        yield element("p", "Further figures, in the folder of the run:")
+        yield element("ul", together(links, "\n"))
 
 
 def _warning(run: Run) -> Markup:
