@@ -10,7 +10,8 @@
 | `matrix_page.py` | `report.html` of both                                    |
 | `coupling.py`, `coupling_page.py` | `figures/` and `report.html` of `task=coupling` |
 | `cell_page.py` | `report.html` of runs over cells: tables of experiments    |
-| `removal.py` | what `task=removal` puts on such a page                    |
+| `cell_rows.py` | the rows of such runs that page and console show           |
+| `removal.py`, `merge.py` | what `task=removal` and `task=merge` put on such a page |
 | `facts.py`   | its part that says what was run                              |
 | `markup.py`  | its elements, in which text is always escaped                |
 | `console.py` | the same medians and quartiles as a table in the terminal    |

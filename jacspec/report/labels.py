@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.compatibility import COMPATIBILITY
 from jacspec.coupling import COUPLING
 from jacspec.finetuning import FINETUNE
 from jacspec.glossary import Quantity
@@ -17,7 +18,7 @@ from jacspec.runs import Run
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
-TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL, OVERLAP, FINETUNE, LAZY)
+TABLES: tuple[Mapping[str, Quantity], ...] = (STATIC, HEADS, COUPLING, REMOVAL, OVERLAP, FINETUNE, LAZY, COMPATIBILITY)
 """What the columns of runs hold, beside `METRICS`."""
 
 EXPONENT = re.compile(r"lyapunov_(\d+)")
