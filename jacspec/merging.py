@@ -95,9 +95,9 @@ def merge_tensors(
     **Arguments:** `base`, the same tensor of the base, which `average` does not use; `dtype`, of the result;
     `truncate`, whether this is a matrix whose task vectors STAR truncates; `precision`, of its SVD.
     """
-    scaled = [recipe.coefficient * weight for weight in recipe.weights] if base is not None else list(recipe.weights)
-    if recipe.method == AVERAGE or base is None:
+    if base is None or recipe.method == AVERAGE:
         return combine(models, recipe.weights, dtype)
+    scaled = [recipe.coefficient * weight for weight in recipe.weights]
     cut = [
         truncate_spectrum(_difference(model, base, precision), recipe.share)
         if truncate and recipe.method == STAR and recipe.share < 1
@@ -122,17 +122,16 @@ def combine(
 
     **Arguments:** `agree`, that the coefficients sum to one: entries that are equal in all tensors are copied.
     """
-    used = [(tensor, c) for tensor, c in zip(tensors, coefficients, strict=True) if c]
-    flat = [tensor.reshape(-1) for tensor, _ in used]
-    merged = np.empty(flat[0].size, dtype)
+    used = [(tensor.reshape(-1), c) for tensor, c in zip(tensors, coefficients, strict=True) if c]
+    merged = np.empty(tensors[0].size, dtype)
     for start in range(0, merged.size, CHUNK):
-        parts = [tensor[start : start + CHUNK] for tensor in flat]
-        total = parts[0].astype(np.float64) * used[0][1]
+        parts = [tensor[start : start + CHUNK].astype(np.float64) for tensor, _ in used]
+        total = parts[0] * used[0][1]
         for part, (_, coefficient) in zip(parts[1:], used[1:], strict=True):
-            total += part.astype(np.float64) * coefficient
+            total += part * coefficient
         if agree:
             same = np.logical_and.reduce([parts[0] == part for part in parts])
-            total[same] = parts[0][same].astype(np.float64)
+            total[same] = parts[0][same]
         merged[start : start + CHUNK] = round_once(total, dtype)
     return merged.reshape(tensors[0].shape)
 

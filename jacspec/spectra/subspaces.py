@@ -35,10 +35,10 @@ def leading_subspaces(
     for start in range(0, len(matrices), size):
         batch = jnp.asarray(np.stack(matrices[start : start + size]))
         with lapack_threads():
-            found = map(np.asarray, _leading(batch, min(top_k, *batch.shape[1:])))
-            for sigma, left, right in zip(*found, strict=True):
-                rank = int((sigma > sigma[0] * max(batch.shape[1:]) * np.finfo(sigma.dtype).eps).sum())
-                yield Leading(sigma, left[:, :rank], right[:, :rank])
+            found = [np.asarray(each) for each in _leading(batch, min(top_k, *batch.shape[1:]))]
+        for sigma, left, right in zip(*found, strict=True):
+            rank = int((sigma > sigma[0] * max(batch.shape[1:]) * np.finfo(sigma.dtype).eps).sum())
+            yield Leading(sigma, left[:, :rank], right[:, :rank])
 
 
 @jax.jit(static_argnums=1)

@@ -198,6 +198,7 @@ def _stream(
             first = numbers.stop
             if any(number not in done for number in numbers):
                 yield from _compare(family, own, zip(numbers, comparisons, strict=True), done)
+            del own  # before the next tensors are read
     if family.merge is not None:
         _write(family, family.merge)
 
