@@ -46,15 +46,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def default(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Run]:
-    cwd = tmp_path_factory.mktemp("default")
-    done = merge("merge.exclude=[qkv]", "hydra.run.dir=out", cwd=cwd)
+def star_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Run]:
+    """The embedded model's steps 256 and 1024 on step 0, as they are compared by default, merged by STAR."""
+    cwd = tmp_path_factory.mktemp("star")
+    done = merge("merge.method=star", "merge.exclude=[qkv]", "hydra.run.dir=out", cwd=cwd)
     assert done.code == 0, done.err
     return done, open_run(cwd / "out")
 
 
-def test_plain_command_compares_and_merges(default: tuple[Finished, Run]) -> None:
-    done, run = default
+def test_every_matrix_is_compared(star_run: tuple[Finished, Run]) -> None:
+    done, run = star_run
     folder = run.folder
     assert {"figures/compatibility.png", "figures/compatibility.pdf", "report.html"} <= files_below(folder)
     assert list(run.metrics.columns[:5]) == ["layer", "role", "compared", "first", "second"]
@@ -84,9 +85,9 @@ def test_plain_command_compares_and_merges(default: tuple[Finished, Run]) -> Non
     assert json.loads((folder / "merged" / "merge.json").read_text())["status"] == "finished"
 
 
-def test_default_merge_is_star_and_loads(default: tuple[Finished, Run]) -> None:
+def test_star_is_written_and_loads(star_run: tuple[Finished, Run]) -> None:
     """Matrices are truncated, what is left out (here the fused qkv too) takes the plain mean of task vectors."""
-    folder = default[1].folder / "merged"
+    folder = star_run[1].folder / "merged"
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"} <= files_below(folder)
     weights = {step: stored(NANO / "revisions" / step) for step in STEPS}
     found = stored(folder)
@@ -275,8 +276,12 @@ def test_one_tensor_of_each_model_is_in_memory(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(TensorFiles, "read", watched)
         assert merge("merge.include=[o]", "hydra.run.dir=out", cwd=tmp_path).code == 0
+    stored_steps = {step: stored(NANO / "revisions" / step) for step in STEPS}
     tensors = len(open_tensors(NANO).index)
     assert len(alive) == 3 * (6 + tensors)
+    for name, values in stored(tmp_path / "out" / "merged").items():  # what the plain command merges
+        one, other = (stored_steps[step][name].astype(np.float64) for step in STEPS[1:])
+        np.testing.assert_array_equal(values, ((one + other) / 2).astype(np.float16))
     # Three models, and the bytes' owner of the tensor before, which goes when the next one is asked for.
     assert 3 <= most[0] <= 4
 
@@ -325,7 +330,8 @@ def test_checkpoints_of_no_known_family_and_pickles(tmp_path: Path) -> None:
         else:
             safetensors.numpy.save_file(own, tmp_path / name / "model.safetensors")
         numbers[name] = own
-    done = merge("merge.models=[a,b]", "merge.base=base", "precision=float64", "hydra.run.dir=out", cwd=tmp_path)
+    named = ("merge.models=[a,b]", "merge.base=base", "merge.method=star")
+    done = merge(*named, "precision=float64", "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "out")
     assert "mystery" in run.provenance["read by name"]
@@ -392,7 +398,7 @@ def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
         ("merge.models=[nano@step7]", ["nano@step7: ", "has no revision 'step7'", "step1024"]),
         ("merge.models=[]", ["names no model"]),
         ("merge.models=[nano] merge.base=null", ["Name another, or merge.base"]),
-        ("merge.base=null", ["merge.method=star needs a common base", "merge.method=average"]),
+        ("merge.base=null merge.method=star", ["merge.method=star needs a common base", "merge.method=average"]),
         ("merge.method=average merge.coefficient=2", ["merge.coefficient=2.0", "merge.method=arithmetic"]),
         ("merge.method=ties", ["merge.method", "star"]),
         ("merge.share=1.5", ["merge.share=1.5"]),

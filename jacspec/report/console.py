@@ -10,7 +10,7 @@ from rich.text import Text
 
 from jacspec.report import MATRIX_TASKS
 from jacspec.report.cell_rows import shown_rows
-from jacspec.report.labels import component_words, metric_title, model_name, number_format, printable, run_title
+from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, printable, run_title
 from jacspec.runs import QUANTILES, Run
 
 GROUP_WIDTH = 35
@@ -37,6 +37,7 @@ def print_summary(run: Run, console: Console) -> None:
 
 def _print_files(run: Run, console: Console) -> None:
     _print_line(console, "run folder: ", str(run.folder))
+    _print_line(console, "merged checkpoint: ", str(lookup(run.provenance, "merged.folder") or ""))
     _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
     if (run.folder / "report.html").exists():
         _print_line(console, "report: ", str(run.folder / "report.html"))

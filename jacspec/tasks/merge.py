@@ -1,5 +1,6 @@
 """`task=merge`: how compatible checkpoints of one architecture are, and one merged from them in HF layout."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,23 +16,14 @@ from jacspec.config import Config, MergeConfig, MergeMethod
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
+from jacspec.matched import list_matrices, role_name, stream_matched
 from jacspec.merging import Recipe, make_recipe, merge_tensors
 from jacspec.models.siblings import Sibling, open_siblings
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
 from jacspec.models.tensor_writer import plan_shards
 from jacspec.runs.merged import check_folder, write_merged
 from jacspec.tasks.cells import CellWork, run_cells
-from jacspec.weights import (
-    LAYER_NUMBER,
-    Choice,
-    LeftOut,
-    Listed,
-    Matrix,
-    list_model,
-    list_tensors,
-    stream_model,
-    stream_tensors,
-)
+from jacspec.weights import Choice, LeftOut, Listed, Matrix
 
 KEYS = ("layer", "role", "compared", "first", "second")
 OUTSIDE = -1
@@ -60,6 +52,7 @@ class Family(NamedTuple):
     precision: str
     memory_bytes: float
     merge: Merge | None
+    console: Console
 
     @property
     def labels(self) -> list[str]:
@@ -73,10 +66,10 @@ def run_merge(config: Config, folder: Path, console: Console) -> None:
     assert config.merge is not None
     _check(config.merge)
     folder = folder if config.resume is None else Path(config.resume)
-    without = [key for key in Config.__dataclass_fields__ if key not in CONCERNED]
+    without = [field.name for field in dataclasses.fields(Config) if field.name not in CONCERNED]
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
     with numerics("float64"):
-        run_cells(config, folder, console, lambda: _prepare(config, folder), without=without)
+        run_cells(config, folder, console, lambda: _prepare(config, folder, console), without=without)
 
 
 def _check(options: MergeConfig) -> None:
@@ -88,15 +81,14 @@ def _check(options: MergeConfig) -> None:
         raise JacspecError(f"merge.top_k={options.top_k} is less than 1. Type merge.top_k=8.")
 
 
-def _prepare(config: Config, folder: Path) -> CellWork:
+def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
     assert config.merge is not None
     options, precision = config.merge, config.precision.value
     recipe = _choose_recipe(options)
-    bases = [options.base] if options.base is not None else []
-    siblings = open_siblings([*bases, *options.models], dtype=precision)
+    has_base = options.base is not None
+    siblings = open_siblings([*([options.base] if options.base is not None else []), *options.models], dtype=precision)
     choice = Choice(options.include, options.exclude, options.embeddings)
-    listed = list(_list(siblings[0], choice))
-    matrices = [each for each in listed if isinstance(each, Listed)]
+    matrices, left_out = list_matrices(siblings[0], choice)
     if not matrices:
         raise JacspecError("No matrix is left. Type merge.include=[] merge.exclude=[] for all.")
     merge = None
@@ -106,21 +98,14 @@ def _prepare(config: Config, folder: Path) -> CellWork:
         merge = Merge(recipe, _describe(siblings, options, recipe, precision), target, truncated)
         check_folder(target, merge.description, resume=config.resume is not None)
     budget = memory_budget(config.engine.memory_gib)
-    family = Family(siblings, bool(bases), options, choice, precision, budget, merge)
-    comparisons = list_comparisons(len(siblings), has_base=bool(bases))
-    files = {f"{each.label}/{name}": digest for each in siblings for name, digest in each.files.items()}
-    facts = {
-        "left_out": dict(_count_left_out(listed)),
-        "read by name": siblings[0].unknown or None,
-        "base": siblings[0].label if bases else None,
-        "merged": None if merge is None else {"method": options.method.value, "folder": str(merge.folder)},
-    }
+    family = Family(siblings, has_base, options, choice, precision, budget, merge, console)
+    comparisons = list_comparisons(len(siblings), has_base=has_base)
     return CellWork(
         keys=KEYS,
         columns=tuple(COMPATIBILITY),
         over="layer",
-        identity={"checkpoint": {"name": _title(siblings, bool(bases)), "revision": None, "files": files}},
-        facts=facts,
+        identity={"checkpoint": _identify(siblings, has_base)},
+        facts=_facts(family, left_out),
         total=len(matrices) * len(comparisons),
         stream=lambda done: _stream(family, matrices, comparisons, done),
         unit="comparisons",
@@ -140,9 +125,22 @@ def _choose_recipe(options: MergeConfig) -> Recipe | None:
     )
 
 
-def _title(siblings: Sequence[Sibling], has_base: bool) -> str:
+def _identify(siblings: Sequence[Sibling], has_base: bool) -> dict[str, Any]:
     names = [each.label for each in siblings]
-    return " + ".join(names[1:]) + f" on {names[0]}" if has_base else " + ".join(names)
+    title = " + ".join(names[1:]) + f" on {names[0]}" if has_base else " + ".join(names)
+    files = {f"{each.label}/{name}": digest for each in siblings for name, digest in each.files.items()}
+    return {"name": title, "revision": None, "files": files}
+
+
+def _facts(family: Family, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    """Collect what `run.json` says besides; the keys that reasons name are those of this task."""
+    merge, first = family.merge, family.siblings[0]
+    return {
+        "left_out": dict(Counter(each.reason.replace("weights.", "merge.") for each in left_out)),
+        "read by name": first.unknown or None,
+        "base": first.label if family.has_base else None,
+        "merged": None if merge is None else {"method": merge.recipe.method, "folder": str(merge.folder)},
+    }
 
 
 def _describe(siblings: Sequence[Sibling], options: MergeConfig, recipe: Recipe, precision: str) -> dict[str, Any]:
@@ -165,35 +163,13 @@ def _describe(siblings: Sequence[Sibling], options: MergeConfig, recipe: Recipe,
     }
 
 
-def _list(sibling: Sibling, choice: Choice) -> Iterator[Listed | LeftOut]:
-    if sibling.checkpoint is None:
-        return list_tensors(sibling.tensors, choice)
-    return list_model(sibling.checkpoint, choice)
-
-
-def _count_left_out(listed: Sequence[Listed | LeftOut]) -> Counter[str]:
-    """Count by reason what gives no matrix to compare; the keys that reasons name are those of this task."""
-    return Counter(each.reason.replace("weights.", "merge.") for each in listed if isinstance(each, LeftOut))
-
-
-def _read(sibling: Sibling, choice: Choice) -> Iterator[Matrix]:
-    """Read the matrices of one checkpoint, one tensor at a time."""
-    checkpoint = sibling.checkpoint
-    found = stream_tensors(sibling.tensors, choice) if checkpoint is None else stream_model(checkpoint, choice)
-    for matrix in found:
-        if isinstance(matrix, Matrix):
-            if not np.isfinite(matrix.values).all():
-                raise JacspecError(f"{sibling.label}: the tensor {matrix.name} holds values that are not finite.")
-            yield matrix
-
-
 def _stream(
     family: Family, matrices: Sequence[Listed], comparisons: Sequence[Comparison], done: Mapping[int, CellResult]
 ) -> Iterator[CellResult]:
     """Compare matrix after matrix, all models side by side, then write the merged checkpoint."""
     first = 0
     if any(number not in done for number in range(len(matrices) * len(comparisons))):
-        for own in zip(*(_read(each, family.choice) for each in family.siblings), strict=True):
+        for own in stream_matched(family.siblings, family.choice):
             numbers = range(first, first + len(comparisons))
             first = numbers.stop
             if any(number not in done for number in numbers):
@@ -219,19 +195,17 @@ def _compare(
     for number, comparison in numbered:
         if number not in done:
             first, second = comparison.first, comparison.second
-            key = (layer, _role(own[0]), comparison.compared, labels[first], labels[second])
+            key = (layer, role_name(own[0]), comparison.compared, labels[first], labels[second])
             found = compare(subjects[first], subjects[second], share=options.share)
             yield CellResult(number, key, *found)
-
-
-def _role(matrix: Matrix) -> str:
-    """Name the role of a matrix; where its family is not known, its tensor's name with `*` for the layer."""
-    return matrix.role if matrix.role != "other" else LAYER_NUMBER.sub("*", matrix.name, count=1)
 
 
 def _write(family: Family, merge: Merge) -> None:
     """Write the merged checkpoint: config, names and types of its tensors are those of the first, base or model."""
     reference = family.siblings[0]
+    family.console.print(
+        f"merging {len(reference.tensors.index)} tensors of {len(family.siblings)} models", style="dim"
+    )
     names = {stored: name for name, stored in reference.tensors.index.items()}
 
     def read(stored: StoredTensor) -> Shaped[np.ndarray, "..."]:
