@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING
 
 from jacspec.backend import numerics
-from jacspec.config import DecoderInput, Init, ModelConfig, config_folder, register
+from jacspec.config import DecoderInput, Init
 from jacspec.corpus import encode
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import choose_components
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
 from jacspec.jacobians.solvers import choose_engine
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.hub import open_model
+from jacspec.models.hub import named_model, open_model
 from jacspec.runs import to_dataset
 from jacspec.spectra.metrics import choose_metrics
 
@@ -44,14 +42,7 @@ def load_model(
         raise JacspecError(f"precision={precision!r} is not known. Accepted: float32, float64.")
     if init not in Init.__members__:
         raise JacspecError(f"init={init!r} is not known. Accepted: pretrained, random.")
-    ready_made = config_folder() / "model" / f"{name}.yaml"
-    if Path(name).expanduser().is_dir():
-        model = ModelConfig(name="path", path=str(name))
-    elif "/" not in str(name) and ready_made.is_file():
-        register()
-        model = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(ModelConfig, OmegaConf.load(ready_made))))
-    else:
-        model = ModelConfig(name="hub", id=str(name))
+    model = named_model(name)
     model.revision, model.init = revision, Init[init]
     with numerics(precision):
         return open_model(model, seed=seed, dtype=precision)

@@ -55,6 +55,15 @@ class RemoveBy(enum.Enum):
     layer = "layer"
 
 
+class MergeMethod(enum.Enum):
+    """How checkpoints are merged; `none` compares them only."""
+
+    average = "average"
+    arithmetic = "arithmetic"
+    star = "star"
+    none = "none"
+
+
 class Layout(enum.Enum):
     """How labelled text is laid out: in columns that are named, or as BoolQ is."""
 
@@ -225,6 +234,23 @@ class DynamicsConfig:
 
 
 @dataclasses.dataclass
+class MergeConfig:
+    """Which checkpoints are compared and how they are merged; see conf/task/merge.yaml."""
+
+    models: list[str] = MISSING
+    base: str | None = MISSING
+    method: MergeMethod = MISSING
+    share: float = MISSING
+    coefficient: float | None = MISSING
+    weights: list[float] = MISSING
+    top_k: int = MISSING
+    include: list[str] = MISSING
+    exclude: list[str] = MISSING
+    embeddings: bool = MISSING
+    save: str | None = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -264,6 +290,7 @@ class Config:
     lazy: LazyConfig | None = None
     compare: CompareConfig | None = None
     dynamics: DynamicsConfig | None = None
+    merge: MergeConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32

@@ -46,9 +46,9 @@ def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None
 
 
 @contextlib.contextmanager
-def cell_progress(console: Console, *, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of experiments with the time left; yields `advance(n)`."""
-    with _bar(console, "experiments") as progress:
+def cell_progress(console: Console, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar of experiments, or what else `unit` calls them, with the time left; yields `advance(n)`."""
+    with _bar(console, unit) as progress:
         bar = progress.add_task("", total=total)
         yield lambda n: progress.update(bar, advance=n)
 

@@ -42,6 +42,9 @@ VECTOR, TIED, UNWANTED = (
     "tied to another tensor",
     "left out by weights.include or exclude",
 )
+LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+"""Where the name of a tensor says its layer."""
+
 NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
 
 
@@ -79,19 +82,63 @@ class Choice(NamedTuple):
         return NO_EMBEDDING if role in EMBEDDINGS and not self.embeddings and not self.include else None
 
 
+class Listed(NamedTuple):
+    """A matrix that is wanted, not read yet; `whole` where it is all of its tensor, not a part of a fused one."""
+
+    layer: int | None
+    role: str
+    name: str
+    whole: bool
+
+
+class _Module(NamedTuple):
+    """What a module of a checkpoint gives: by tensor name the role of each group of its leaves, and of all of them.
+
+    `left_out` is what gives no matrix.
+    """
+
+    part: str
+    number: int
+    layer: int | None
+    wanted: dict[str, dict[tuple[str, ...], str]]
+    leaves: dict[str, tuple[str, ...]]
+    left_out: list[LeftOut]
+
+
+def list_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Listed | LeftOut]:
+    """List what `stream_model` would yield, in its order, without reading a tensor."""
+    for module in _modules(checkpoint, choice):
+        yield from module.left_out
+        for name, groups in module.wanted.items():
+            for group, role in groups.items():
+                yield Listed(module.layer, role, name, group == module.leaves[name])
+
+
 def stream_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Matrix | LeftOut]:
     """Yield the matrices of a checkpoint of a supported family, in the order of the forward pass.
 
     One tensor is in memory at a time (one module of a model with random weights). A fused tensor gives its parts by
     the family's rule, then itself, with the roles of its parts joined (`qkv`).
     """
+    for module in _modules(checkpoint, choice):
+        yield from module.left_out
+        if not module.wanted:
+            continue
+        for name, leaves in checkpoint.leaves(module.part, module.number, module.wanted):
+            for group, role in module.wanted[name].items():
+                parts = [leaves[leaf] for leaf in group]
+                yield Matrix(module.layer, role, name, parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:
+    """Go through the modules of a checkpoint; the last one stands for tensors that belong to none."""
     spec, architecture = checkpoint.spec, checkpoint.architecture
     seen: set[str] = set()
     for part, number in module_parts(spec):
         template = module_template(spec, part, number)
         shapes = dict(zip(leaf_names(template), (leaf.shape for leaf in jax.tree.leaves(template)), strict=True))
         stack = f"{spec.blocks[number].stack}." if part == "block" and spec.blocks[number].stack else ""
-        wanted: dict[str, dict[tuple[str, ...], str]] = {}
+        module = _Module(part, number, spec.layer(number) if part == "block" else None, {}, {}, [])
         for name, rule, _ in module_rules(architecture, spec, part, number, template):
             roles = {leaves: stack + _role(leaves) for leaves in (*((leaf,) for leaf in rule.leaves), rule.leaves)}
             kept = {leaves: role for leaves, role in roles.items() if not choice.refuses(role, name)}
@@ -99,20 +146,16 @@ def stream_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Matrix | Le
                 continue
             seen.add(name)
             if part == "head" and spec.tied and name in architecture.tied:
-                yield LeftOut(name, TIED)
+                module.left_out.append(LeftOut(name, TIED))
             elif any(len(shapes[leaf]) != 2 for leaf in rule.leaves):
-                yield LeftOut(name, VECTOR)
+                module.left_out.append(LeftOut(name, VECTOR))
             elif not kept:
-                yield LeftOut(name, choice.refuses(roles[rule.leaves], name) or UNWANTED)
+                module.left_out.append(LeftOut(name, choice.refuses(roles[rule.leaves], name) or UNWANTED))
             else:
-                wanted[name] = kept
-        layer = spec.layer(number) if part == "block" else None
-        for name, leaves in checkpoint.leaves(part, number, wanted):
-            for group, role in wanted[name].items():
-                parts = [leaves[leaf] for leaf in group]
-                yield Matrix(layer, role, name, parts[0] if len(parts) == 1 else np.concatenate(parts))
+                module.wanted[name], module.leaves[name] = kept, rule.leaves
+        yield module
     stored = checkpoint.tensors.index if checkpoint.tensors else {}
-    yield from (LeftOut(name, UNUSED) for name in stored if name not in seen)
+    yield _Module("", 0, None, {}, {}, [LeftOut(name, UNUSED) for name in stored if name not in seen])
 
 
 def _role(leaves: Sequence[str]) -> str:
@@ -121,12 +164,8 @@ def _role(leaves: Sequence[str]) -> str:
     return ("" if max(map(len, roles)) == 1 else "_").join(roles)
 
 
-def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | LeftOut]:
-    """Yield the matrices of a checkpoint of any kind by tensor name, with the role `other`.
-
-    A tensor of more than two axes, as a convolution's kernel (out, in, height, width), becomes a matrix (out,
-    in · height · width), as one output sees its inputs. The layer is the first number in the name.
-    """
+def list_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Listed | LeftOut]:
+    """List what `stream_tensors` would yield, in its order, without reading a tensor."""
     for name in sorted(tensors.index, key=_natural):
         stored = tensors.index[name]
         if stored.dtype not in FLOATS:
@@ -138,9 +177,22 @@ def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | Le
         elif reason := choice.refuses("other", name):
             yield LeftOut(name, reason)
         else:
-            found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-            values = tensors.read(name, finite=False).reshape(stored.shape[0], -1)
-            yield Matrix(int(found[1]) if found else None, "other", name, values)
+            found = LAYER_NUMBER.search(name)
+            yield Listed(int(found[0]) if found else None, "other", name, True)
+
+
+def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | LeftOut]:
+    """Yield the matrices of a checkpoint of any kind by tensor name, with the role `other`.
+
+    A tensor of more than two axes, as a convolution's kernel (out, in, height, width), becomes a matrix (out,
+    in · height · width), as one output sees its inputs. The layer is the first number in the name.
+    """
+    for found in list_tensors(tensors, choice):
+        if isinstance(found, LeftOut):
+            yield found
+        else:
+            values = tensors.read(found.name, finite=False)
+            yield Matrix(found.layer, found.role, found.name, values.reshape(len(values), -1))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -7,8 +7,11 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple, cast
 
-from jacspec.config import ASSETS, Init, ModelConfig
+from omegaconf import OmegaConf
+
+from jacspec.config import ASSETS, Init, ModelConfig, config_folder, register
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from jacspec.models.hf_config import read_json
@@ -24,11 +27,34 @@ TOKENIZER_FILES = (
 )
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+SIDE_FILES = (*TOKENIZER_FILES, "chat_template*", "generation_config.json")
+"""What a folder in HF layout holds beside its config and weights, and a copy of it should."""
+
 REACH_SECONDS = 5.0
 WAYS_ON = (
     "Three ways on without a network: model.path=FOLDER (a folder in Hugging Face layout), model.init=random "
     "(the architecture of a ready-made model with random weights), or plain `python -m jacspec` (the embedded model)."
 )
+
+
+class Location(NamedTuple):
+    """Where a checkpoint lies: its config and tokenizer in `folder`, its tensors in `weights`."""
+
+    name: str
+    revision: str | None
+    folder: Path
+    weights: Path
+
+
+def named_model(name: str | Path) -> ModelConfig:
+    """Say which model a name means: a folder in HF layout, a ready-made choice, or else a hub id `ORG/NAME`."""
+    if Path(name).expanduser().is_dir():
+        return ModelConfig(name="path", path=str(name))
+    ready_made = config_folder() / "model" / f"{name}.yaml"
+    if "/" not in str(name) and ready_made.is_file():
+        register()
+        return cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(ModelConfig, OmegaConf.load(ready_made))))
+    return ModelConfig(name="hub", id=str(name))
 
 
 def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> Checkpoint:
@@ -41,21 +67,29 @@ def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> 
     """
     if model.init is Init.random:
         return _open_random(model, seed, dtype)
+    found = locate(model)
+    return open_checkpoint(
+        found.folder, weights_folder=found.weights, name=found.name, revision=found.revision, dtype=dtype
+    )
+
+
+def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> Location:
+    """Find the files of a model that has weights, fetching them from the hub where they lie there.
+
+    **Arguments:** `beside`, patterns of the files that are fetched beside config and weights.
+
+    **Raises:** `JacspecError` where the model is unknown, gated or out of reach.
+    """
     if model.path is not None:
         folder = _existing_folder(model.path)
-        return open_checkpoint(
-            folder,
-            weights_folder=_revision_folder(folder, model.revision),
-            name=model.name if model.name != "path" else folder.name,
-            revision=model.revision,
-            dtype=dtype,
-        )
-    folder = _download(model, (*TOKENIZER_FILES, *WEIGHT_FILES))
+        name = model.name if model.name != "path" else folder.name
+        return Location(name, model.revision, folder, _revision_folder(folder, model.revision))
+    folder = _download(model, (*beside, *WEIGHT_FILES))
     if not any(folder.glob("model*.safetensors")):
         require_torch(f"{model.id} has no safetensors weights at this revision")
-        folder = _download(model, (*TOKENIZER_FILES, *PICKLED_FILES))
+        folder = _download(model, (*beside, *PICKLED_FILES))
     # The hub's cache names a snapshot's folder by its commit.
-    return open_checkpoint(folder, name=model.id, revision=folder.name, dtype=dtype)
+    return Location(str(model.id), folder.name, folder, folder)
 
 
 def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:

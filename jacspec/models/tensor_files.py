@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,20 @@ PICKLED = "pytorch_model.bin"
 INDEX = ".index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of tensors that hold weights, as safetensors names them."""
+
+NUMPY_TYPES: Mapping[str, np.dtype] = {
+    "F64": np.dtype("float64"),
+    "F32": np.dtype("float32"),
+    "F16": np.dtype("float16"),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.dtype("int64"),
+    "I32": np.dtype("int32"),
+    "I16": np.dtype("int16"),
+    "I8": np.dtype("int8"),
+    "U8": np.dtype("uint8"),
+    "BOOL": np.dtype("bool"),
+}
+"""NumPy's types by safetensors' names; others, as those of quantised weights, are not read as numbers here."""
 
 
 class StoredTensor(NamedTuple):
@@ -113,7 +128,7 @@ def _safe_tensors(file: Path) -> list[StoredTensor]:
 
 
 def _unpickled_tensors(file: Path) -> list[StoredTensor]:
-    names = {"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+    names = {f"torch.{dtype}": name for name, dtype in NUMPY_TYPES.items()}
     return [
         StoredTensor(file, name, tuple(tensor.shape), names.get(str(tensor.dtype), str(tensor.dtype)))
         for name, tensor in _unpickle(file).items()

@@ -12,7 +12,8 @@
 | `compare.py`, `dynamics.py` | `figures/` of tasks over finished runs        |
 | `collected_page.py` | `report.html` of both                              |
 | `cell_page.py` | `report.html` of runs over cells: tables of experiments    |
-| `removal.py` | what `task=removal` puts on such a page                    |
+| `cell_rows.py` | the rows of such runs that page and console show           |
+| `removal.py`, `merge.py` | what `task=removal` and `task=merge` put on such a page |
 | `facts.py`   | its part that says what was run                              |
 | `markup.py`  | its elements, in which text is always escaped                |
 | `console.py` | the same medians and quartiles as a table in the terminal    |

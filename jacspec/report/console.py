@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS
-from jacspec.report.labels import component_words, metric_title, model_name, number_format, printable, run_title
+from jacspec.report.cell_rows import shown_rows
+from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, printable, run_title
 from jacspec.runs import QUANTILES, Run
 
 GROUP_WIDTH = 35
@@ -37,6 +38,7 @@ def print_summary(run: Run, console: Console) -> None:
 
 def _print_files(run: Run, console: Console) -> None:
     _print_line(console, "run folder: ", str(run.folder))
+    _print_line(console, "merged checkpoint: ", str(lookup(run.provenance, "merged.folder") or ""))
     _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
     if (run.folder / "report.html").exists():
         _print_line(console, "report: ", str(run.folder / "report.html"))
@@ -93,24 +95,24 @@ BETWEEN = 3
 
 
 def print_cells(run: Run, console: Console) -> None:
-    """Print the table of a run over cells, a row an experiment, then where the files are."""
-    keys = run.provenance["key_columns"]
+    """Print the table of a run over cells (of matrices: medians over layers), then where the files are."""
+    keys, rows, note = shown_rows(run, over=("layer", "role"))
     console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=note or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for key in keys:
         table.add_column(key, no_wrap=True)
-    room = console.width - sum(BETWEEN + max(len(key), *map(len, run.metrics[key].astype(str))) for key in keys)
-    writers = {name: number_format(run.metrics[name].tolist()) for name in run.metric_names}
+    room = console.width - sum(BETWEEN + max(len(key), *map(len, rows[key].astype(str))) for key in keys)
+    writers = {name: number_format(rows[name].tolist()) for name in run.metric_names}
     shown: list[str] = []
     for name in run.metric_names:
         # A number is never cut short: columns that a narrow terminal has no room for are left out.
-        numbers = (writers[name](number) for number in run.metrics[name].tolist())
+        numbers = (writers[name](number) for number in rows[name].tolist())
         width = max(map(len, (*numbers, *metric_title(name).split())))
         if (room := room - BETWEEN - width) < 0:
             break
         shown.append(name)
         table.add_column(metric_title(name), justify="right", width=width)
-    for row in run.metrics.to_dict("records"):
+    for row in rows.to_dict("records"):
         cells = (writers[name](float(row[name])) for name in shown)
         table.add_row(*(printable(row[key]) for key in keys), *cells)
     console.print(table)

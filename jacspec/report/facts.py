@@ -23,6 +23,7 @@ FACTS = {
     "engine": ("engine",),
     "audit": ("audit",),
     "matrices left out": ("left_out",),
+    "merged checkpoint": ("merged",),
     "warning": ("warning",),
     "read by tensor name, because": ("read by name",),
     "not converged": ("not_converged",),

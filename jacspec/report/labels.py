@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.comparison import COMPARED
+from jacspec.compatibility import COMPATIBILITY
 from jacspec.coupling import COUPLING
 from jacspec.dynamics import DYNAMICS
 from jacspec.finetuning import FINETUNE
@@ -20,15 +21,8 @@ from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.static import HEADS, STATIC
 
 TABLES: tuple[Mapping[str, Quantity], ...] = (
-    STATIC,
-    HEADS,
-    COUPLING,
-    REMOVAL,
-    OVERLAP,
-    FINETUNE,
-    LAZY,
-    COMPARED,
-    DYNAMICS,
+    *(STATIC, HEADS, COUPLING, REMOVAL, OVERLAP, FINETUNE, LAZY),
+    *(COMPARED, DYNAMICS, COMPATIBILITY),
 )
 """What the columns of runs hold, beside `METRICS`."""
 

@@ -20,6 +20,7 @@
 | `matrices.py` | a run over weight matrices, written batch by batch          |
 | `coupling.py` | further tables of `task=coupling`                           |
 | `cells.py`    | a run over experiments, written one by one                  |
+| `merged.py`   | a merged checkpoint, written file by file                   |
 """
 
 from jacspec.runs.files import RUN_FILE, SPECTRA, write_atomically, write_csv, write_json

@@ -14,12 +14,16 @@ TEMPORARY = ".jacspec-"
 """How names of files begin that a kill may leave half-written; resuming removes them."""
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Put a file in place whole and durably: after a crash it is the old one or the new one."""
+def write_atomically(file: Path, content: bytes | Iterable[bytes]) -> None:
+    """Put a file in place whole and durably: after a crash it is the old one or the new one.
+
+    `content` may come in parts, of which one is in memory at a time.
+    """
     stream = tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{TEMPORARY}{file.name}.", delete=False)  # noqa: SIM115
     try:
         with stream:
-            stream.write(content)
+            for part in [content] if isinstance(content, bytes) else content:
+                stream.write(part)
             stream.flush()
             os.fsync(stream.fileno())
         Path(stream.name).chmod(0o644)

@@ -167,7 +167,7 @@ def _beside_null(
     low, high = null[:, -1], null[:, 0]
     there = np.isfinite(sigma).all(axis=1) & np.isfinite(null).all(axis=1) & (high > 0)
     found = {
-        "rand_distance": _js_distance(sigma**2, null**2),
+        "rand_distance": js_distance(sigma**2, null**2),
         "null_low": low,
         "null_high": high,
         "above_null": (sigma > high[:, None]).sum(axis=1).astype(np.float64),
@@ -226,9 +226,8 @@ def _above_rounding(sigma: Float[np.ndarray, "batch k"], shape: tuple[int, int])
     return sigma > sigma[:, :1] * max(shape) * float(np.finfo(np.float32).eps)
 
 
-def _js_distance(
-    left: Float[np.ndarray, "batch k"], right: Float[np.ndarray, "batch k"]
-) -> Float[np.ndarray, " batch"]:
+def js_distance(left: Float[np.ndarray, "batch k"], right: Float[np.ndarray, "batch k"]) -> Float[np.ndarray, " batch"]:
+    """Compute the Jensen–Shannon distance (square root, nats) of rows divided by their sums; NaN beside zeros alone."""
     with np.errstate(divide="ignore", invalid="ignore"):
         p, q = (part / part.sum(axis=1, keepdims=True) for part in (left, right))
         middle = (p + q) / 2

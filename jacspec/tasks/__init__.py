@@ -13,6 +13,7 @@ TASKS: Mapping[str, str] = {
     "heads": "jacspec.tasks.heads:run_heads",
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",
     "lazy": "jacspec.tasks.lazy:run_lazy",
+    "merge": "jacspec.tasks.merge:run_merge",
     "overlap": "jacspec.tasks.overlap:run_overlap",
     "removal": "jacspec.tasks.removal:run_removal",
     "report": "jacspec.tasks.report:run_report",

@@ -22,7 +22,8 @@ class CellWork(NamedTuple):
 
     `keys` and `columns` are the columns of `metrics.csv`, `over` the key that `summary.csv` sums up over (None: no
     summary). `identity` is what the numbers depend on beside the configuration (checkpoint, corpus), `facts` what
-    `run.json` says besides. `total` counts the cells; `stream(done)` yields those that are not in `done`, by number.
+    `run.json` says besides. `total` counts the cells, `unit` is what they are called; `stream(done)` yields those that
+    are not in `done`, by number.
     """
 
     keys: tuple[str, ...]
@@ -32,6 +33,7 @@ class CellWork(NamedTuple):
     facts: Mapping[str, Any]
     total: int
     stream: Callable[[Mapping[int, CellResult]], Iterator[CellResult]]
+    unit: str = "experiments"
 
 
 def run_cells(
@@ -48,7 +50,7 @@ def run_cells(
     described = describe_run(config, without=(*without, "resume", "run"), identity=work.identity)
     writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work)
     if writer.provenance["status"] != "finished":
-        with watch("experiments"), cell_progress(console, total=work.total) as advance:
+        with watch("experiments"), cell_progress(console, total=work.total, unit=work.unit) as advance:
             advance(len(writer.done))
             for result in work.stream(dict(writer.done)):
                 writer.add_cell(result)
