@@ -63,11 +63,7 @@ class Run:
 
         # A sample's text may be "nan".
         return pandas.read_csv(
-            self.folder / name,
-            keep_default_na=False,
-            na_values=["nan", ""],
-            na_filter=name != "samples.csv",
-            float_precision="round_trip",  # the default may be off by the last bit
+            self.folder / name, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv"
         )
 
 

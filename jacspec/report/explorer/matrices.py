@@ -70,10 +70,10 @@ def _rows(run: Run, chosen: Spectra) -> Iterator[dict[str, Any]]:
         }
 
 
-def _curve(shape: tuple[int, int]) -> dict[str, list[float | None]]:
+def _curve(shape: tuple[int, int]) -> dict[str, list[float]]:
     """Compute the law of Marchenko and Pastur for entries of variance 1: σ over its upper edge, and the density."""
     low, high = marchenko_pastur_edges(shape, 1.0)
     # Close together at the edges, where the density falls with infinite slope.
     grid = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, CURVE_POINTS))) / 2
     density = marchenko_pastur_density(grid, shape, 1.0) * high
-    return {"sigma": short_decimals(grid / high), "density": short_decimals(density)}
+    return {"sigma": (grid / high).tolist(), "density": density.tolist()}

@@ -101,7 +101,9 @@ const matrixSpectrum = {
       ],
       layout: {
         bargap: 0,
-        xaxis: { title: { text: "singular value σ" }, range: [0, choice.span === "bulk" ? 1.3 * edge : last] },
+        xaxis: {
+          title: { text: "singular value σ" }, ticklabelstandoff: 8, range: [0, choice.span === "bulk" ? 1.3 * edge : last],
+        },
         yaxis: { ...valueAxis("density", type), ...(type === "log" && { range: heights.map(Math.log10) }) },
       },
       says: `${row.role}, ${row.name} (${row.rows} × ${row.cols}): ${sigma.length} singular values, `

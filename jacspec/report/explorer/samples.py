@@ -41,7 +41,7 @@ def sample_data(run: Run, room: int) -> tuple[dict[str, Any], str]:
 def _choose(run: Run, room: int) -> Spectra:
     """Choose whose spectra are shown: medians of layers take at most half of the room, whole samples the rest."""
     if SPECTRA not in line_figures(run):
-        return Spectra((), (), "none: fewer than three singular values were computed")
+        return Spectra(())
     k, layers = run.dataset.sizes["k"], sorted(set(run.metrics["layer"].tolist()))
     shown = [layers[place] for place in spread(len(layers), room // 2 // (k * len(run.components)))]
     groups = run.metrics[["layer", "component"]].drop_duplicates()

@@ -51,7 +51,8 @@ const countAxis = (places, title) => ({
 });
 
 const valueAxis = (title, type) => ({
-  title: { text: plain(title) }, type, hoverformat: ".8~g", exponentformat: "power", minorloglabels: "none",
+  title: { text: plain(title) }, type, hoverformat: ".8~g",
+  ...(type === "log" && { tickformat: "~g", minorloglabels: "complete" }),
 });
 
 function viridis(place, count) {
