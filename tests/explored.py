@@ -184,8 +184,9 @@ def check_boxes(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
                 np.sort({"all": values, "outliers": beyond}.get(choice["points"], beyond[:0])),
             )
             same([float(text.split(": ")[-1]) for text in box["text"] or []], box["all"])
-            cells = [[float(cell) for cell in line[3:6]] for line in shown.table[1:]]
-            assert any(np.allclose(line, [median, q1, q3], rtol=1e-14) for line in cells)
+            cells = [[float(cell) for cell in line[2:7]] for line in shown.table[1:]]
+            numbers = [values.size, values.mean(), median, q1, q3]
+            assert any(np.allclose(line, numbers, rtol=1e-14) for line in cells)
     check_scale(shown, every)
 
 
@@ -232,7 +233,8 @@ def check_runs(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
         known = {
             layer: finite([row[choice["metric"]] for row in rows if int(row["layer"]) == layer]) for layer in layers
         }
-        points = [(layer / (max(layers) or 1), np.median(values)) for layer, values in known.items() if values.size]
+        middle: Callable[[np.ndarray], Any] = np.median if choice["middle"] == "median" else np.mean
+        points = [(layer / (max(layers) or 1), middle(values)) for layer, values in known.items() if values.size]
         expected += [(label, points)] if points else []
     assert len(shown.traces) == len(expected)
     for trace, (_, points) in zip(shown.traces, expected, strict=True):

@@ -68,6 +68,11 @@ def open_page(browser: "Browser", file: Path, *, script: str = "", **options: An
     return Opened(page, noise)
 
 
+def open_table(page: "Page") -> None:
+    page.click("#explorer-values summary")
+    page.wait_for_selector("#explorer-values td")
+
+
 def write_explorer(runs: Sequence[tuple[str, Run]]) -> Path:
     return write_page(runs[0][1], "a page", [explore(runs)])
 
@@ -106,8 +111,7 @@ def test_every_choice_by_keyboard_shows_what_the_files_hold(
     explored: tuple[Opened, list[tuple[str, Run]], Path],
 ) -> None:
     (page, noise), runs, _ = explored
-    page.evaluate("document.getElementById('explorer-values').open = true")
-    page.wait_for_function("() => document.querySelector('#explorer-values td')")
+    open_table(page)
     views = page.eval_on_selector_all("#explorer-view option", "found => found.map((option) => option.value)")
     seen = []
     for place, view in enumerate(views):
@@ -198,8 +202,8 @@ def test_checks_see_a_value_that_is_changed(
     file = write_explorer(runs)
     change_data(file, sabotage)
     page, _ = open_page(browser, file)
-    page.click("#explorer-values summary")
-    with pytest.raises(AssertionError):
+    open_table(page)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(page, runs)
     page.context.close()
 
@@ -265,13 +269,32 @@ def test_spectra_keep_to_their_room_and_metrics_are_all_there(
     whole = sum(int(np.isfinite(spectra_of(run)).sum()) for _, run in runs)
     assert count_singular_values(data) <= limit
     assert (count_singular_values(data) >= whole) is (limit == 100_000)
-    assert ("on this page:" in page) is (limit < 100_000)
+    assert ("In part here" in page) is (limit < 100_000)
     for (_, run), found in zip(runs, data["runs"], strict=True):
         cells = [row[name] for row in rows_of(run) for name in run.metric_names]
         lists = [group["values"] for group in found.get("groups", [])]
         values = [value for name in run.metric_names for group in lists for value in group[name]]
         values += [row["values"][name] for row in found.get("rows", []) for name in run.metric_names]
         assert sorted(value for value in values if value is not None) == np.sort(finite(cells)).tolist()
+
+
+def test_samples_that_are_too_many_leave_their_boxes(
+    browser: "Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = sample_runs(tmp_path)
+    monkeypatch.setattr(section, "METRIC_VALUES", 25 * 6 * 2 + 9 * 4 * 2 - 1)
+    assert "boxes without their samples" in explore(runs)
+    page, noise = open_page(browser, write_explorer(runs))
+    open_table(page)
+    shown = read(page)
+    assert shown.choice["points"] == "none"
+    summary = [row for row in runs[0][1].summary.to_dict("records") if row["metric"] == "spectral_radius"]
+    names = ("n", "mean", "median", "q1", "q3", "whisker_low", "whisker_high")
+    found = [[float(cell) for cell in line[2:]] for line in shown.table[1:]]
+    np.testing.assert_allclose(found, [[row[name] for name in names] for row in summary], rtol=1e-6)
+    assert not any(box["all"] for boxes in shown.boxes for box in boxes)
+    assert noise == []
+    page.context.close()
 
 
 @pytest.mark.parametrize(("count", "wanted", "chosen"), [(5, 9, [0, 1, 2, 3, 4]), (10, 3, [0, 3, 6]), (4, 0, [])])

@@ -125,7 +125,7 @@ def component_styles(components: Sequence[str]) -> dict[str, Style]:
 
 def add_boxes(axes: Axes, samples: Mapping[int, np.ndarray], style: Style, *, shift: float, width: float) -> None:
     """Draw a box a layer, `shift` beside the layer's place."""
-    boxes = {layer: statistics for layer, values in samples.items() if (statistics := box_statistics(values))}
+    boxes = {layer: statistics for layer, values in samples.items() if (statistics := _box_statistics(values))}
     axes.bxp(
         list(boxes.values()),
         positions=[layer + shift for layer in boxes],
@@ -149,7 +149,7 @@ def add_boxes(axes: Axes, samples: Mapping[int, np.ndarray], style: Style, *, sh
     axes.plot(list(flat), list(flat.values()), "D", color=style.colour, markeredgecolor="0.15", markersize=6, zorder=3)
 
 
-def box_statistics(values: np.ndarray) -> dict[str, Any]:
+def _box_statistics(values: np.ndarray) -> dict[str, Any]:
     """Summarise one box as `Axes.bxp` reads it; empty where no value is there to draw."""
     found = dict(zip(SUMMARY_COLUMNS[3:], summarise(values), strict=True))
     if not found["n"]:

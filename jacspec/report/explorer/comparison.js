@@ -8,6 +8,7 @@ const comparison = {
     { key: "runs", words: "Runs", several: true, options: runOptions },
     { ...METRIC, options: (data) => asOptions(data.runs.flatMap((run) => run.metrics), (name) => data.metrics[name]) },
     named("part", "Of", (data) => Object.keys(data.styles)),
+    { key: "middle", words: "Value", options: () => [["median", "median"], ["mean", "mean"]] },
     SCALE,
   ],
   draw(data, choice) {
@@ -25,32 +26,38 @@ const comparison = {
         xaxis: { title: { text: "relative depth, layer over last layer" }, zeroline: false },
         yaxis: valueAxis(title, type),
       },
-      says: `${title} of ${wordsOf(data, choice.part)}, the median of each layer, ${found.length} runs: ${span}`
-        + hiddenWords(values, type),
+      says: `${title} of ${wordsOf(data, choice.part)}, the ${choice.middle} of each layer, ${found.length} runs: `
+        + `${span}${hiddenWords(values, type)}`,
       table: {
-        head: ["run", "layer", "relative depth", "median"],
+        head: ["run", "layer", "relative depth", choice.middle],
         rows: points.map(({ run, layer, depth, value }) => [run, layer, depth, value]),
       },
     };
   },
 };
 
-/** The median of a metric by layer: over samples, or over the matrices or heads of a role. */
-function byDepth(run, { part, metric }) {
+/** The median or mean of a metric by layer: over samples, or over the matrices or heads of a role. */
+function byDepth(run, { part, metric, middle }) {
   const parts = (run.groups ?? run.rows).filter((each) => (each.component ?? each.role) === part && there(each.layer));
   const layers = ascending(unique(parts.map((each) => each.layer)));
   return layers.flatMap((layer) => {
     const own = parts.filter((each) => each.layer === layer);
-    const value = run.groups ? own[0].boxes[metric]?.med : median(own.map((row) => row.values[metric]));
+    const value = run.groups ? own[0].boxes[metric]?.[middle] : MIDDLES[middle](own.map((row) => row.values[metric]));
     return there(value) ? [{ layer, depth: layer / (layers.at(-1) || 1), value }] : [];
   });
 }
 
-function median(values) {
-  const sorted = ascending(values.filter(there));
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle] : sorted.length ? (sorted[middle - 1] + sorted[middle]) / 2 : null;
-}
+const MIDDLES = {
+  median(values) {
+    const sorted = ascending(values.filter(there));
+    const half = sorted.length >> 1;
+    return sorted.length % 2 ? sorted[half] : sorted.length ? (sorted[half - 1] + sorted[half]) / 2 : null;
+  },
+  mean(values) {
+    const known = values.filter(there);
+    return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+  },
+};
 
 function depthTrace({ label, style, place, points }) {
   return {

@@ -1,11 +1,11 @@
 """The data of runs over weight matrices and heads: every value of every row, and spectra as far as there is room."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jacspec.report.explorer.room import Spectra, finite_values, share, short_decimals, spread
+from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
 from jacspec.report.labels import lookup
 from jacspec.report.matrices import styles_of
 from jacspec.runs import Run
@@ -13,8 +13,6 @@ from jacspec.spectra.random_matrix import marchenko_pastur_density, marchenko_pa
 
 DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 CURVE_POINTS = 200
-CHANCE = ("bulk", "mp")
-"""Columns `…_low`, `…_high` that hold the edges of a Marchenko–Pastur law: of the bulk, of all entries."""
 
 
 def role_styles(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
@@ -28,17 +26,18 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
     return {name: {"words": name, "colour": colour, "dash": DASHES[line]} for name, (colour, line) in styles.items()}
 
 
-def matrix_data(run: Run, room: int) -> tuple[dict[str, Any], str]:
+def matrix_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
     """Collect what a page shows of a run over matrices or heads; as `samples.sample_data`, with a row a matrix."""
-    chosen = _choose(run, room)
-    rows = list(_rows(run, chosen))
+    layers = _layers(run)
+    shown = _choose(run, layers, room.spectra)
+    rows = list(_rows(run, layers, shown))
     shapes = {(row["rows"], row["cols"]) for row in rows if "bulk_high" in row["values"]}
     data = {
         "rows": rows,
         "curves": {f"{m} × {n}": _curve((m, n)) for m, n in sorted(shapes)},
         "baseline": lookup(run.provenance, "baseline.median sigma"),
     }
-    return data, chosen.left_out
+    return data, partly("spectra of the matrices", len(shown), len(set(layers)))
 
 
 def _layers(run: Run) -> list[int | None]:
@@ -46,27 +45,25 @@ def _layers(run: Run) -> list[int | None]:
     return [None if np.isnan(layer) else int(layer) for layer in run.metrics["layer"].to_numpy(np.float64)]
 
 
-def _choose(run: Run, room: int) -> Spectra:
+def _choose(run: Run, rows: Sequence[int | None], room: int) -> list[int | None]:
     """Choose whose spectra are shown: layers evenly spaced, each with all its roles."""
-    rows = _layers(run)
     layers = list(dict.fromkeys(rows))
     sizes = np.isfinite(run.dataset["singular_values"].values).sum(axis=1)
-    largest = max((int(sizes[[row == layer for row in rows]].sum()) for layer in layers), default=0)
-    shown = [layers[place] for place in spread(len(layers), room // max(largest, 1))]
-    return Spectra(shown, (), share("", len(shown), len(layers), "layers"))
+    largest = max(int(sizes[[row == layer for row in rows]].sum()) for layer in layers)
+    return [layers[place] for place in spread(len(layers), room // max(largest, 1))]
 
 
-def _rows(run: Run, chosen: Spectra) -> Iterator[dict[str, Any]]:
+def _rows(run: Run, layers: Sequence[int | None], shown: Collection[int | None]) -> Iterator[dict[str, Any]]:
     table, sigma = run.metrics, run.dataset["singular_values"].values
     columns = {name: finite_values(table[name].to_numpy(np.float64)) for name in run.metric_names}
     kept = table[["role", "head", "name", "rows", "cols", "reason"]].astype(object).to_dict("records")
-    for place, (layer, row) in enumerate(zip(_layers(run), kept, strict=True)):
+    for place, (layer, row) in enumerate(zip(layers, kept, strict=True)):
         own = sigma[place][np.isfinite(sigma[place])]
         yield {
             **{key: value if value == value else None for key, value in row.items()},  # NaN is unequal to itself
             "layer": layer,
             "values": {name: column[place] for name, column in columns.items()},
-            "sigma": short_decimals(own) if layer in chosen.layers else None,
+            "sigma": short_decimals(own) if layer in shown else None,
         }
 
 

@@ -87,7 +87,7 @@ const matrixSpectrum = {
     const beyond = (value) => there(high) && (value < low || value > high);
     const outliers = sigma.filter(beyond);
     const edge = high || sigma[0] || 1;
-    const last = 1.05 * Math.max(edge, sigma[0]);
+    const last = choice.span === "bulk" ? 1.3 * edge : 1.05 * Math.max(edge, sigma[0]);
     const size = edge / BINS_TO_EDGE;
     const type = choice.scale === "log" ? "log" : "linear";
     const laws = LAWS.filter(({ name }) => values[`${name}_high`] > 0);
@@ -101,9 +101,7 @@ const matrixSpectrum = {
       ],
       layout: {
         bargap: 0,
-        xaxis: {
-          title: { text: "singular value σ" }, ticklabelstandoff: 8, range: [0, choice.span === "bulk" ? 1.3 * edge : last],
-        },
+        xaxis: { title: { text: "singular value σ" }, ticklabelstandoff: 8, range: [0, last] },
         yaxis: { ...valueAxis("density", type), ...(type === "log" && { range: heights.map(Math.log10) }) },
       },
       says: `${row.role}, ${row.name} (${row.rows} × ${row.cols}): ${sigma.length} singular values, `

@@ -1,24 +1,22 @@
-"""How many singular values a page holds, which ones, and how they are written."""
+"""How much of its runs a page holds, and how numbers are written there."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-SPECTRUM_VALUES = 250_000
-"""Singular values that a page holds, all its runs together: about 1.6 MB of it. Metrics are all there, always."""
+SPECTRUM_VALUES, METRIC_VALUES = 200_000, 300_000
+"""Singular values, and values of metrics a sample, that a page holds of all its runs together.
+
+A float32 number takes 6 bytes of the page, so that they take 1.2 and 1.8 MB beside the 2 MB of Plotly.
+"""
 
 
-class Spectra(NamedTuple):
-    """What a page has of the spectra of a run: the data by group or row, and which part of the whole that is.
+class Room(NamedTuple):
+    """What there is room for of one run: so many singular values, and whether every sample's metrics."""
 
-    `left_out` says what is not there, in words; it is empty where all is.
-    """
-
-    layers: Sequence[int | None]
-    samples: Sequence[int] = ()
-    left_out: str = ""
+    spectra: int
+    samples: bool
 
 
 def spread(count: int, room: int) -> list[int]:
@@ -27,9 +25,9 @@ def spread(count: int, room: int) -> list[int]:
     return [index * count // chosen for index in range(chosen)]
 
 
-def share(left_out: str, shown: int, of: int, what: str) -> str:
-    """Add to the words for what is left out."""
-    return left_out if shown == of else f"{left_out}{', ' if left_out else ''}{shown} of {of} {what}"
+def partly(what: str, shown: int, of: int) -> list[str]:
+    """Say of what a page holds a part; nothing where it holds the whole."""
+    return [] if shown == of else [f"{what} of {shown} of {of}"]
 
 
 def short_decimals(values: Float[np.ndarray, " value"]) -> list[float | None]:

@@ -5,9 +5,15 @@ const groupLayers = (data, choice) => groupsOf(data, choice).map((group) => grou
 const components = (data, choice) => groupsOf(data, choice).map((group) => group.component);
 const COMPONENTS = named("components", "Components", components, { several: true });
 
+const ENDS = ["whisker_low", "q1", "median", "q3", "whisker_high"];
+
+/** Every sample's value, or where the page holds none the ends of the box. */
+const valuesOf = (group, metric) => group.values?.[metric] ?? ENDS.map((name) => group.boxes[metric][name]);
+
 const POINTS = {
   key: "points", words: "Points",
-  options: () => [["outliers", "beyond the whiskers"], ["all", "every sample"], ["none", "none"]],
+  options: (data, choice) => (groupsOf(data, choice).some((group) => group.values)
+    ? [["outliers", "beyond the whiskers"], ["all", "every sample"], ["none", "none"]] : [["none", "none"]]),
 };
 
 const boxes = {
@@ -20,11 +26,11 @@ const boxes = {
     const shown = groupsOf(data, choice)
       .filter((group) => choice.components.includes(group.component) && inRange(group.layer, choice))
       .filter((group) => group.boxes[metric]);
-    const values = shown.flatMap((group) => group.values[metric]);
+    const values = shown.flatMap((group) => valuesOf(group, metric));
     const type = scaleOf(values, choice);
     const names = choice.components.map((name) => wordsOf(data, name));
     const medians = shown.map((group) => ({
-      value: group.boxes[metric].med, at: `${wordsOf(data, group.component)}, layer ${group.layer}`,
+      value: group.boxes[metric].median, at: `${wordsOf(data, group.component)}, layer ${group.layer}`,
     }));
     const what = `${data.metrics[metric]} of ${listed(names)}, ${runOf(data, choice).tokens.length} samples.`;
     return {
@@ -43,14 +49,16 @@ const boxes = {
 /** Boxes as summary.csv has them (Plotly would take other quartiles), and behind them the samples. */
 function boxTrace(data, component, groups, { run, metric, points }) {
   const own = groups.filter((group) => group.component === component);
-  const edge = (name) => own.map((group) => group.boxes[metric][name]);
+  const [lowerfence, q1, middle, q3, upperfence] = ENDS.map((name) => own.map((group) => group.boxes[metric][name]));
   const { words, colour } = data.styles[component];
   const { tokens } = data.runs[Number(run)];
   const say = (value, sample) => `sample ${sample}, ${tokens[sample]} tokens: ${value}`;
   return {
     type: "box", name: plain(words), x: own.map((group) => group.layer), offsetgroup: component,
-    median: edge("med"), q1: edge("q1"), q3: edge("q3"), lowerfence: edge("whislo"), upperfence: edge("whishi"),
-    y: own.map((group) => group.values[metric]), text: own.map((group) => group.values[metric].map(say)),
+    lowerfence, q1, median: middle, q3, upperfence,
+    ...(own.every((group) => group.values) && {
+      y: own.map((group) => group.values[metric]), text: own.map((group) => group.values[metric].map(say)),
+    }),
     boxpoints: points === "none" ? false : points, jitter: points === "all" ? 0.7 : 0.2, pointpos: 0,
     fillcolor: `${colour}99`, line: { color: colour, width: 1.5 },
     marker: { color: colour, size: 4, opacity: 0.7, symbol: SYMBOLS[placeOf(data, component) % SYMBOLS.length] },
@@ -58,13 +66,11 @@ function boxTrace(data, component, groups, { run, metric, points }) {
 }
 
 function boxTable(data, groups, metric) {
+  const columns = ["n", "mean", "median", "q1", "q3", "whisker_low", "whisker_high"];
+  const numbers = (group) => columns.map((name) => group.boxes[metric][name]);
   return {
-    head: ["layer", "component", "samples", "median", "quartile 1", "quartile 3", "whisker low", "whisker high"],
-    rows: groups.map((group) => {
-      const { med, q1, q3, whislo, whishi } = group.boxes[metric];
-      const count = group.values[metric].filter(there).length;
-      return [group.layer, wordsOf(data, group.component), count, med, q1, q3, whislo, whishi];
-    }),
+    head: ["layer", "component", ...columns.map((name) => name.replace("_", " "))],
+    rows: groups.map((group) => [group.layer, wordsOf(data, group.component), ...numbers(group)]),
   };
 }
 

@@ -6,14 +6,11 @@ from typing import Any
 from jacspec.errors import JacspecError
 from jacspec.report.explorer.embedding import embed
 from jacspec.report.explorer.matrices import line_styles, matrix_data, role_styles
-from jacspec.report.explorer.room import SPECTRUM_VALUES
+from jacspec.report.explorer.room import METRIC_VALUES, SPECTRUM_VALUES, Room
 from jacspec.report.explorer.samples import sample_data, sample_styles
 from jacspec.report.labels import metric_title, printable
 from jacspec.report.markup import Markup, element, section
 from jacspec.runs import Run
-
-KINDS = {"weights": "matrices", "overlap": "matrices", "heads": "heads"}
-"""What a row of `metrics.csv` is about, by task; others have a row a (layer, component, sample)."""
 
 WAITING = "The interactive part needs a browser with JavaScript. The figures and tables below need none."
 
@@ -28,22 +25,35 @@ def explore(runs: Sequence[tuple[str, Run]]) -> Markup:
 
     **Raises:** `JacspecError` where the runs are of several tasks.
     """
-    tasks = sorted({str(run.provenance.get("task", "jacobian")) for _, run in runs})
+    tasks = sorted({str(run.provenance.get("task")) for _, run in runs})
     if len(tasks) > 1:
         raise JacspecError(f"The runs are of several tasks: {', '.join(tasks)}. Give runs of one task.")
-    if not runs or any("key_columns" in run.provenance for _, run in runs):
+    kind = _kind(runs[0][1]) if runs else None
+    if kind is None:
         return Markup("")
-    data, left_out = _collect(KINDS.get(tasks[0], "samples"), runs)
+    data, notes = _collect(kind, runs)
     waiting = element("p", WAITING, id="explorer-state", class_="quiet")
-    return section("Explore", waiting, element("div", id="explorer"), *left_out, embed(data))
+    return section("Explore", waiting, element("div", id="explorer"), *notes, embed(data))
+
+
+def _kind(run: Run) -> str | None:
+    """Tell by its columns what a row of `metrics.csv` is about; `None` where there are no views of that."""
+    columns = set(run.metrics.columns)
+    if {"layer", "component", "sample"} <= columns:
+        return "samples"
+    if not {"layer", "role", "head", "name"} <= columns or run.metrics.empty:
+        return None
+    return "heads" if run.metrics["head"].notna().all() else "matrices"
 
 
 def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], list[Markup]]:
     collect, styles = (sample_data, sample_styles) if kind == "samples" else (matrix_data, role_styles)
-    names = list(dict.fromkeys(name for _, run in runs for name in run.metric_names))
+    values = sum(len(run.metrics) * len(run.metric_names) for _, run in runs)
+    room = Room(SPECTRUM_VALUES // len(runs), samples=values <= METRIC_VALUES)
     labels = [printable(label) for label, _ in runs]
-    collected = [collect(run, SPECTRUM_VALUES // len(runs)) for _, run in runs]
+    collected = [collect(run, room) for _, run in runs]
     lines = line_styles([str(place) for place in range(len(runs))]).values()
+    names = dict.fromkeys(name for _, run in runs for name in run.metric_names)
     data = {
         "kind": kind,
         "metrics": {name: metric_title(name) for name in names},
@@ -53,9 +63,10 @@ def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any]
             for label, (_, run), style, (found, _) in zip(labels, runs, lines, collected, strict=True)
         ],
     }
-    return data, [_say_left_out(label, words) for label, (_, words) in zip(labels, collected, strict=True) if words]
+    return data, [_say_in_part(label, words) for label, (_, words) in zip(labels, collected, strict=True) if words]
 
 
-def _say_left_out(label: str, words: str) -> Markup:
-    whole = f"a page holds {SPECTRUM_VALUES:,} singular values; all are in spectra.nc"
-    return element("p", f"Spectra of {label} on this page: {words} ({whole}).", class_="quiet")
+def _say_in_part(label: str, words: Sequence[str]) -> Markup:
+    limits = f"{SPECTRUM_VALUES:,} singular values and {METRIC_VALUES:,} values of metrics"
+    whole = f"A page holds at most {limits}; spectra.nc and metrics.csv hold all."
+    return element("p", f"In part here, of {label}: {', '.join(words)}. {whole}", class_="quiet")

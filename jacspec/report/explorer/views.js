@@ -2,8 +2,8 @@
 //
 // A view has `controls` and `draw(data, choice)`, which returns `traces` and `layout` for Plotly, the sentence `says`,
 // and `table`, the same values row by row for those who do not hover. A control's `options` may depend on the choices
-// made before it. Values are those of metrics.csv: nothing is computed here but medians over matrices and heads.
-// Nothing in the files of views touches the page.
+// made before it. Values are those of metrics.csv: nothing is computed here but medians and means of matrices and heads
+// by layer. Nothing in the files of views touches the page.
 "use strict";
 
 const VIRIDIS = ["#440154", "#472f7d", "#39568c", "#2a788e", "#20a386", "#4ac16d", "#a0da39"];
