@@ -7,7 +7,8 @@
 | `matrices.py`  | the data of runs over weight matrices and heads                     |
 | `room.py`      | how many singular values a page holds, and how they are written     |
 | `embedding.py` | scripts, data and styles on the page, and the policy that fences it |
-| `views.js`     | what each view draws, says and tabulates                            |
+| `views.js`     | what all views need: words, scales, controls                        |
+| `sample_views.js`, `matrix_views.js`, `head_views.js`, `comparison.js` | what each view draws, says, tabulates |
 | `explorer.js`  | the controls, and starting                                          |
 | `explorer.css` | how it looks, on a screen and on paper                              |
 

@@ -24,7 +24,7 @@ const comparison = {
       traces: found.map(depthTrace),
       layout: {
         xaxis: { title: { text: "relative depth, layer over last layer" }, zeroline: false },
-        yaxis: valueAxis(title, type),
+        yaxis: valueAxis(title, type, values),
       },
       says: `${title} of ${wordsOf(data, choice.part)}, the ${choice.middle} of each layer, ${found.length} runs: `
         + `${span}${hiddenWords(values, type)}`,

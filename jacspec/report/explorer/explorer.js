@@ -3,7 +3,7 @@
 const FONT = { family: "system-ui, Segoe UI, Roboto, DejaVu Sans, sans-serif", size: 13 };
 const LAYOUT = {
   font: FONT, margin: { t: 24, r: 16, b: 56, l: 72 }, hovermode: "closest", showlegend: true,
-  legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+  legend: { orientation: "h", y: 1.02, yanchor: "bottom", maxheight: 0.3 },
 };
 const CONFIG = {
   responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],

@@ -37,7 +37,7 @@ def matrix_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
         "curves": {f"{m} × {n}": _curve((m, n)) for m, n in sorted(shapes)},
         "baseline": lookup(run.provenance, "baseline.median sigma"),
     }
-    return data, partly("spectra of the matrices", len(shown), len(set(layers)))
+    return data, partly("spectra", len(shown), len(set(layers)), "layers")
 
 
 def _layers(run: Run) -> list[int | None]:

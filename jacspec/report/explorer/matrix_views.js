@@ -26,7 +26,7 @@ const metricByLayer = {
       layout: {
         xaxis: countAxis(known.map((row) => row.layer), known.every((row) => there(row.layer))
           ? "layer" : `layer (${NO_LAYER}: outside the layers)`),
-        yaxis: valueAxis(title, type),
+        yaxis: valueAxis(title, type, values),
       },
       says: `${title} of ${known.length} matrices: ${span}${missing ? ` Missing: ${missing}.` : ""}`
         + hiddenWords(values, type),
@@ -102,7 +102,7 @@ const matrixSpectrum = {
       layout: {
         bargap: 0,
         xaxis: { title: { text: "singular value σ" }, ticklabelstandoff: 8, range: [0, last] },
-        yaxis: { ...valueAxis("density", type), ...(type === "log" && { range: heights.map(Math.log10) }) },
+        yaxis: { ...valueAxis("density", type, heights), ...(type === "log" && { range: heights.map(Math.log10) }) },
       },
       says: `${row.role}, ${row.name} (${row.rows} × ${row.cols}): ${sigma.length} singular values, `
         + `${outliers.length} beyond the edges of the Marchenko–Pastur bulk${edges}.`,

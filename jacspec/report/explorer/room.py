@@ -25,9 +25,9 @@ def spread(count: int, room: int) -> list[int]:
     return [index * count // chosen for index in range(chosen)]
 
 
-def partly(what: str, shown: int, of: int) -> list[str]:
+def partly(what: str, shown: int, of: int, units: str) -> list[str]:
     """Say of what a page holds a part; nothing where it holds the whole."""
-    return [] if shown == of else [f"{what} of {shown} of {of}"]
+    return [] if shown == of else [f"{what} of {shown} of {of} {units}"]
 
 
 def short_decimals(values: Float[np.ndarray, " value"]) -> list[float | None]:

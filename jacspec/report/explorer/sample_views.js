@@ -38,7 +38,7 @@ const boxes = {
       layout: {
         boxmode: "group",
         xaxis: countAxis(shown.map((group) => group.layer), "layer"),
-        yaxis: valueAxis(data.metrics[metric], type),
+        yaxis: valueAxis(data.metrics[metric], type, values),
       },
       says: `${what} Medians: ${spanWords(medians)}${hiddenWords(values, type)}`,
       table: boxTable(data, shown, metric),
@@ -60,8 +60,12 @@ function boxTrace(data, component, groups, { run, metric, points }) {
       y: own.map((group) => group.values[metric]), text: own.map((group) => group.values[metric].map(say)),
     }),
     boxpoints: points === "none" ? false : points, jitter: points === "all" ? 0.7 : 0.2, pointpos: 0,
-    fillcolor: `${colour}99`, line: { color: colour, width: 1.5 },
-    marker: { color: colour, size: 4, opacity: 0.7, symbol: SYMBOLS[placeOf(data, component) % SYMBOLS.length] },
+    // Among all samples the box must still be seen.
+    fillcolor: `${colour}99`, line: { color: points === "all" ? "#1b1e23" : colour, width: 1.5 },
+    marker: {
+      color: colour, size: 4, opacity: points === "all" ? 0.3 : 0.7,
+      symbol: SYMBOLS[placeOf(data, component) % SYMBOLS.length],
+    },
   };
 }
 

@@ -33,7 +33,8 @@ def sample_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
     medians, samples = _choose(run, layers, room.spectra)
     in_part = [] if room.samples else ["boxes without their samples"]
     if SPECTRA in line_figures(run):
-        in_part += partly("median spectra", len(medians), len(layers)) + partly("spectra", len(samples), count)
+        in_part += partly("median spectra", len(medians), len(layers), "layers")
+        in_part += partly("spectra", len(samples), count, "samples")
     data = {
         "groups": list(_groups(run, medians, samples, every=room.samples)),
         "tokens": run.samples["n_tokens"].tolist(),

@@ -1,6 +1,6 @@
 """Which runs are explored on one page, and what the page says before its script starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jacspec.errors import JacspecError
@@ -31,9 +31,9 @@ def explore(runs: Sequence[tuple[str, Run]]) -> Markup:
     kind = _kind(runs[0][1]) if runs else None
     if kind is None:
         return Markup("")
-    data, notes = _collect(kind, runs)
+    data, note = _collect(kind, runs)
     waiting = element("p", WAITING, id="explorer-state", class_="quiet")
-    return section("Explore", waiting, element("div", id="explorer"), *notes, embed(data))
+    return section("Explore", waiting, element("div", id="explorer"), note, embed(data))
 
 
 def _kind(run: Run) -> str | None:
@@ -46,7 +46,7 @@ def _kind(run: Run) -> str | None:
     return "heads" if run.metrics["head"].notna().all() else "matrices"
 
 
-def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], list[Markup]]:
+def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Markup]:
     collect, styles = (sample_data, sample_styles) if kind == "samples" else (matrix_data, role_styles)
     values = sum(len(run.metrics) * len(run.metric_names) for _, run in runs)
     room = Room(SPECTRUM_VALUES // len(runs), samples=values <= METRIC_VALUES)
@@ -63,10 +63,13 @@ def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any]
             for label, (_, run), style, (found, _) in zip(labels, runs, lines, collected, strict=True)
         ],
     }
-    return data, [_say_in_part(label, words) for label, (_, words) in zip(labels, collected, strict=True) if words]
+    return data, _say_in_part({label: words for label, (_, words) in zip(labels, collected, strict=True) if words})
 
 
-def _say_in_part(label: str, words: Sequence[str]) -> Markup:
+def _say_in_part(runs: Mapping[str, Sequence[str]]) -> Markup:
+    if not runs:
+        return Markup("")
+    listed = "; ".join(f"of {label} {', '.join(words)}" for label, words in runs.items())
     limits = f"{SPECTRUM_VALUES:,} singular values and {METRIC_VALUES:,} values of metrics"
-    whole = f"A page holds at most {limits}; spectra.nc and metrics.csv hold all."
-    return element("p", f"In part here, of {label}: {', '.join(words)}. {whole}", class_="quiet")
+    words = f"This page holds a part only: {listed}. It has room for {limits}; the run folder has all."
+    return element("p", words, class_="quiet")

@@ -17,7 +17,8 @@ const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 const unique = (values) => [...new Set(values)];
 const there = (value) => value !== null && value !== undefined;
 const ascending = (values) => [...values].sort((a, b) => a - b);
-const short = (value) => String(Number(value.toPrecision(4)));
+const plainly = (value) => value === 0 || (Math.abs(value) >= 1e-4 && Math.abs(value) < 1e6);
+const short = (value) => (plainly(value) ? String(Number(value.toPrecision(4))) : value.toExponential(3));
 const listed = (words) => [words.slice(0, -1).join(", "), words.at(-1)].filter(Boolean).join(" and ");
 const wordsOf = (data, name) => data.styles[name].words;
 const placeOf = (data, name) => Object.keys(data.styles).indexOf(name);
@@ -37,12 +38,12 @@ function hiddenWords(values, type) {
 
 // Scales and axes
 
+const spanOf = (values) =>
+  values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+
 /** A logarithmic scale where it is asked for, or, left to the page, where positive values span two decades. */
 function scaleOf(values, choice) {
-  const known = values.filter(there);
-  const [low, high] = known.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [
-    Infinity, -Infinity,
-  ]);
+  const [low, high] = spanOf(values.filter(there));
   return choice.scale === "log" || (choice.scale === "auto" && low > 0 && high > 100 * low) ? "log" : "linear";
 }
 
@@ -50,10 +51,16 @@ const countAxis = (places, title) => ({
   title: { text: title }, dtick: unique(places).length > 16 ? undefined : 1, zeroline: false,
 });
 
-const valueAxis = (title, type) => ({
-  title: { text: plain(title) }, type, hoverformat: ".8~g",
-  ...(type === "log" && { tickformat: "~g", minorloglabels: "complete" }),
+const valueAxis = (title, type, values) => ({
+  title: { text: plain(title) }, type, hoverformat: ".8~g", ...(type === "log" && logTicks(values)),
 });
+
+/** Label 1, 2 and 5 in each decade while those are few, else the decades. */
+function logTicks(values) {
+  const [low, high] = spanOf(values.filter((value) => value > 0));
+  const decades = Math.log10(high / low);
+  return { tickformat: "~g", minorloglabels: "complete", dtick: decades < 3 ? "D2" : decades < 12 ? 1 : undefined };
+}
 
 function viridis(place, count) {
   const at = (place / Math.max(count - 1, 1)) * (VIRIDIS.length - 1);
@@ -70,7 +77,7 @@ function drawSpectra(lines, says, choice) {
   const type = scaleOf(values, choice);
   return {
     traces: lines.map(spectrumTrace),
-    layout: { xaxis: { title: { text: "index i" } }, yaxis: valueAxis("singular value σᵢ", type) },
+    layout: { xaxis: { title: { text: "index i" } }, yaxis: valueAxis("singular value σᵢ", type, values) },
     says: `${says}${hiddenWords(values, type)}`,
     table: spectrumTable(lines),
   };
