@@ -305,6 +305,8 @@ def check_map(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
     values = [value for value in expected.values() if math.isfinite(value)]
     wide = min(values) > 0 and max(values) > 100 * min(values)
     assert log is {"auto": wide, "log": True, "linear": False}[choice["scale"]]
+    hidden = sum(value <= 0 for value in values) if log else 0
+    assert (f" {hidden} values of 0 or below are not on the" in shown.says) is (hidden > 0)
 
 
 def check_head(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:

@@ -220,6 +220,16 @@ def test_what_is_smuggled_in_does_not_run(browser: "Browser", tmp_path: Path) ->
     page.context.close()
 
 
+def test_run_of_one_of_each_offers_what_there_is_to_choose(browser: "Browser", tmp_path: Path) -> None:
+    """One layer, one component, two singular values, nothing finite."""
+    run = make_run(tmp_path / "run", layers=1, samples=2, k=2, components=("attn",), missing=True)
+    page, noise = open_page(browser, write_explorer([("only", run)]))
+    assert controls(page) == ["explorer-metric", "explorer-points", "explorer-scale"]
+    assert "There are no finite values." in read(page).says
+    assert noise == []
+    page.context.close()
+
+
 # Without the script
 
 
