@@ -36,6 +36,12 @@ def test_law_of_the_bulk(shape: tuple[int, int]) -> None:
     assert marchenko_pastur_cdf(np.array([low * 0.5, high * 1.5]), shape, 2.0) == pytest.approx([0, 1], abs=1e-9)
 
 
+def test_square_law_is_continuous_at_zero() -> None:
+    """At equal sides σ has the density of a quarter circle, 2 / (π s √N) at zero."""
+    density = marchenko_pastur_density(np.array([0.0, 1e-6]), (9, 9), 4.0)
+    assert density == pytest.approx([1 / (3 * np.pi)] * 2, rel=1e-9)
+
+
 def test_edges_by_hand() -> None:
     assert marchenko_pastur_edges((64, 768), 1.0) == pytest.approx((768**0.5 - 8, 768**0.5 + 8))
     assert marchenko_pastur_edges((768, 64), 4.0) == pytest.approx((2 * (768**0.5 - 8), 2 * (768**0.5 + 8)))

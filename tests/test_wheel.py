@@ -12,6 +12,7 @@ import pytest
 from servers import CONTRACT, NANO, TINY, environment, files_below
 
 from jacspec.config import PACKAGE, config_folder
+from jacspec.report.explorer.embedding import SCRIPTS
 
 CHECKOUT = PACKAGE.parent
 
@@ -42,7 +43,8 @@ def test_wheel_holds_configuration_model_and_text(wheel: Path) -> None:
     code = {str(file.relative_to(CHECKOUT)) for file in PACKAGE.rglob("*.py")}
     model = {f"jacspec/assets/nano/{file.relative_to(NANO)}" for file in NANO.rglob("*") if file.is_file()}
     assert "jacspec/assets/nano/revisions/step0/model.safetensors" in model
-    assert conf | code | model | {"jacspec/assets/verse.txt"} <= names
+    explorer = {f"jacspec/report/explorer/{name}" for name in (*SCRIPTS, "explorer.css")}
+    assert conf | code | model | explorer | {"jacspec/assets/verse.txt"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "outputs/", "conf/"))]
 
 

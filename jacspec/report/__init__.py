@@ -6,6 +6,7 @@
 | `figures.py` | `figures/`: a box plot a metric                              |
 | `lines.py`   | `figures/`: the spectra                                      |
 | `html.py`    | `report.html`: figures, tables, samples, on one page         |
+| `explorer/`  | its interactive part, of one run or of several               |
 | `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
 | `matrix_page.py` | `report.html` of both                                    |
 | `coupling.py`, `coupling_page.py` | `figures/` and `report.html` of `task=coupling` |

@@ -6,10 +6,11 @@ import pandas
 
 from jacspec.coupling import random_alignment
 from jacspec.report.coupling import FEWEST, coupling_figures, coupling_table, shown_kinds
+from jacspec.report.explorer import explore
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import save_figures
 from jacspec.report.html import define, list_files, quote_samples, show_figure, write_page
-from jacspec.report.labels import component_words, metric_symbol, metric_title, number_format, run_title
+from jacspec.report.labels import component_words, metric_symbol, metric_title, model_name, number_format, run_title
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.coupling import BY_KIND, KINDS_FILE
@@ -59,6 +60,7 @@ def write_coupling_page(run: Run) -> None:
             element("ul", together((element("li", sentence) for sentence in READING), "\n")),
             element("details", element("summary", "The columns"), terms),
         ),
+        explore([(model_name(run), run)]),
         section("Figures", *(show_figure(run, name, CAPTIONS[name], CAPTIONS[name]) for name in figures)),
         section("Numbers", element("p", "Medians over samples; the columns are explained above."), *_layers(run)),
         section("The strongest couplings", *_strongest(run)),

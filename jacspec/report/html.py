@@ -1,9 +1,10 @@
-"""`report.html`: a run on one self-contained page, without scripts and without anything fetched from a network."""
+"""`report.html`: a run on one self-contained page, without anything fetched from a network."""
 
 import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from jacspec.report.explorer import explore, explorer_style, script_policy
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import DPI, EXPONENTS, SPECTRA, boxed_metrics, line_figures, save_figures
 from jacspec.report.labels import (
@@ -75,6 +76,7 @@ def write_html(run: Run) -> Path:
         _heading(run),
         what_was_run(run),
         _reading(run),
+        explore([(model_name(run), run)]),
         _figures(run),
         _numbers(run),
         quote_samples(run),
@@ -85,11 +87,14 @@ def write_html(run: Run) -> Path:
 
 def write_page(run: Run, title: str, sections: Sequence[Markup]) -> Path:
     """Put sections on one page and write it as `report.html`."""
+    # What is written into the page could not run or load anything even if it got past the escaping.
+    policy = element("meta", **{"http-equiv": "Content-Security-Policy"}, content=script_policy())
     head = (
         element("meta", charset="utf-8"),
+        policy,
         element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         element("title", f"jacspec: {title}"),
-        element("style", STYLE),
+        element("style", together((STYLE, explorer_style()))),
     )
     body = element("body", element("main", together(sections, "\n")))
     page = "<!doctype html>\n" + element("html", element("head", *head), "\n", body, lang="en") + "\n"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from jacspec.report.explorer import explore
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import save_figures
 from jacspec.report.heads import head_figures
@@ -83,6 +84,7 @@ def write_matrix_page(run: Run) -> Path:
         section(
             "How to read it", element("p", READING[task]), element("details", element("summary", "The columns"), terms)
         ),
+        explore([(model_name(run), run)]),
         section("Figures", *_figures(run, figures)),
         section("Numbers", element("p", "By role: the median over its matrices, with the quartiles."), *_tables(run)),
         list_files(run),

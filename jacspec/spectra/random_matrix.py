@@ -42,7 +42,7 @@ def marchenko_pastur_density(
     with np.errstate(divide="ignore", invalid="ignore"):
         density = np.sqrt(inside) / (np.pi * q * x) * sigma / unit
     # At q = 1 the density of σ is finite at zero: a quarter circle.
-    return np.where(x > 0, density, 1 / (np.pi * unit**0.5) if q == 1 else 0.0)
+    return np.where(x > 0, density, 2 / (np.pi * unit**0.5) if q == 1 else 0.0)
 
 
 def marchenko_pastur_cdf(
