@@ -197,13 +197,20 @@ def test_unfinished_runs_are_left_out_and_named(runs: Path) -> None:
 
 
 def test_redrawn_from_the_folder_alone(runs: Path, tmp_path: Path) -> None:
-    assert (
-        run_here("task=compare", "runs=sweep", "compare.draws=100", f"hydra.run.dir={tmp_path}/out", cwd=runs).code == 0
-    )
-    before = (tmp_path / "out" / "report.html").read_bytes()
-    (tmp_path / "out" / "report.html").unlink()
+    shutil.copytree(runs / "sweep", tmp_path / "sweep")
+    made = ("task=compare", "runs=[sweep/0,sweep/3]", "compare.draws=100", "hydra.run.dir=out")
+    assert run_here(*made, cwd=tmp_path).code == 0
+    page = tmp_path / "out" / "report.html"
+    before = page.read_bytes()
+    page.unlink()
     assert run_here("task=report", "run=out", cwd=tmp_path).code == 0
-    assert (tmp_path / "out" / "report.html").read_bytes() == before
+    assert page.read_bytes() == before
+    # The runs themselves serve only to be explored.
+    assert b'id="explorer-data"' in before
+    shutil.rmtree(tmp_path / "sweep")
+    assert run_here("task=report", "run=out", cwd=tmp_path).code == 0
+    assert b'id="explorer-data"' not in page.read_bytes()
+    assert b"The runs cannot be explored here" in page.read_bytes()
 
 
 WRONG = {

@@ -8,14 +8,16 @@ from matplotlib.figure import Figure
 
 from jacspec.comparison import COMPARED
 from jacspec.dynamics import DYNAMICS
+from jacspec.errors import JacspecError
 from jacspec.report.compare import compare_figures
 from jacspec.report.dynamics import dynamics_figures, onset_sentences
+from jacspec.report.explorer import explore
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import save_figures
 from jacspec.report.html import define, image_file, list_files, show_figure, write_page
 from jacspec.report.labels import component_words, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
-from jacspec.runs import Run
+from jacspec.runs import Run, open_run
 from jacspec.runs.compared import DIFFERENCES_FILE
 
 
@@ -47,6 +49,7 @@ def write_collected_page(run: Run) -> None:
         section("How to read it", reading, element("details", element("summary", "The columns"), terms)),
         _list_runs(run),
         page.findings(run),
+        _explore(run),
         section("Figures", *_show(run, list(figures), page.caption)),
         list_files(run),
     )
@@ -71,6 +74,15 @@ def _show(run: Run, names: Sequence[str], caption: Callable[[str], str]) -> Iter
 def _warning(run: Run) -> Markup:
     warning = run.provenance.get("warning")
     return element("p", element("strong", f"Warning. {warning}"), role="alert") if warning else Markup("")
+
+
+def _explore(run: Run) -> Markup:
+    """Put the runs themselves on the page to be explored, where their folders still are."""
+    try:
+        found = [open_run(folder) for folder in run.provenance["runs"]]
+    except JacspecError as error:
+        return element("p", f"The runs cannot be explored here: {error}", class_="quiet")
+    return explore(list(zip(run.provenance["labels"], found, strict=True)))
 
 
 def _list_runs(run: Run) -> Markup:
