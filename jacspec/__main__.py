@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jacspec.config import Config, config_folder, register
 from jacspec.explain import check_keys, explain
+from jacspec.sweep import close_sweep
 from jacspec.tasks import find_task
 
 TRACEBACK = "JACSPEC_TRACEBACK"
@@ -27,10 +28,13 @@ def main() -> None:
     try:
         _hydra_main()
     except KeyboardInterrupt:
+        close_sweep()
         sys.exit(130)
     except Exception as error:
+        close_sweep()
         _complain(error)
-    sys.exit(1 if _failures else 0)
+    finished = close_sweep()
+    sys.exit(1 if _failures or not finished else 0)
 
 
 _failures: list[str] = []
@@ -38,7 +42,10 @@ _failures: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-def _hydra_main(config: DictConfig) -> None:
+def _hydra_main(config: DictConfig) -> str | None:
+    """Run one task; returns the message of a failure, which `sweep.py` records."""
+    # A launcher may have started a fresh process, where `main` has not run.
+    register()
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         check_keys(config)
@@ -50,19 +57,21 @@ def _hydra_main(config: DictConfig) -> None:
         raise
     except Exception as error:
         # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
-        _complain(error)
+        return _complain(error)
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
+    return None
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception) -> str:
     """Print the message of an error that the user can mend; raise one that is ours, or any where asked to."""
     message = None if os.environ.get(TRACEBACK) else explain(error)
     if message is None:
         raise error
     _failures.append(message)
     print(f"jacspec: {message}", file=sys.stderr)
+    return message
 
 
 if __name__ == "__main__":
