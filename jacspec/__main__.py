@@ -8,13 +8,16 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from jacspec.config import Config, config_folder, register
+from jacspec.distributed import check_distributed
+from jacspec.errors import JacspecError
 from jacspec.explain import check_keys, explain
 from jacspec.sweep import close_sweep
-from jacspec.tasks import find_task
+from jacspec.tasks import SHARED, find_task
 
 TRACEBACK = "JACSPEC_TRACEBACK"
 
@@ -50,6 +53,7 @@ def _hydra_main(config: DictConfig) -> str | None:
     try:
         check_keys(config)
         typed = cast(Config, OmegaConf.to_object(config))
+        _check_crew(typed)
         find_task(typed.task)(typed, folder, Console())
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
@@ -62,6 +66,23 @@ def _hydra_main(config: DictConfig) -> str | None:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
     return None
+
+
+def _check_crew(config: Config) -> None:
+    """Refuse what several processes cannot share: a task of one process, a sweep, a folder that each names anew."""
+    check_distributed(config.distributed)
+    if config.distributed.coordinator is None:
+        return
+    if config.task not in SHARED:
+        raise JacspecError(
+            f"task={config.task} is computed by one process; {', '.join(sorted(SHARED))} may be shared. "
+            "Leave the distributed.* keys out."
+        )
+    hydra_ = HydraConfig.get()
+    if hydra_.mode == RunMode.MULTIRUN:
+        raise JacspecError("The runs of a sweep cannot be shared by processes. Leave -m or the distributed.* keys out.")
+    if config.resume is None and not any(given.startswith("hydra.run.dir=") for given in hydra_.overrides.hydra):
+        raise JacspecError("Processes that share a run need one folder. Type hydra.run.dir=FOLDER, the same for all.")
 
 
 def _complain(error: Exception) -> str:

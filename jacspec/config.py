@@ -123,6 +123,20 @@ class EngineConfig:
 
 
 @dataclasses.dataclass
+class DistributedConfig:
+    """Which of several processes of one run this is.
+
+    `coordinator` is HOST:PORT of process 0, or `auto`: what a cluster says; then `processes` and `index` are left out.
+    `timeout` is after how many seconds without a sign of life a process counts as lost.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    index: int | None = None
+    timeout: float = 60.0
+
+
+@dataclasses.dataclass
 class CouplingConfig:
     """Where the samples end; see conf/task/coupling.yaml."""
 
@@ -235,6 +249,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     coupling: CouplingConfig | None = None
     depth: DepthConfig | None = None
     weights: WeightsConfig | None = None

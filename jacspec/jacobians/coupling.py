@@ -19,6 +19,7 @@ from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components, components_of
 from jacspec.jacobians.engine import (
     Part,
+    count_samples,
     draw_samples,
     make_part,
     measure,
@@ -47,6 +48,7 @@ class CouplingPlan(NamedTuple):
     tolerance: float = 1e-5
     seed: int = 0
     audit: int = 0
+    samples: int | None = None
 
 
 def choose_factored(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
@@ -148,7 +150,7 @@ def _measure_block(
     components = components_of(block.spec, plan.components)
     weights = {component: leading_weights(block, component) for component in components.values()}
     parts: dict[str, list[Part]] = {full: [] for full in components}
-    chosen = draw_samples(plan.audit, sum(len(padded.samples) for padded in batches), [plan.seed, number])
+    chosen = draw_samples(plan.audit, plan.samples or count_samples(batches), [plan.seed, number])
     for padded, stream in zip(batches, streams, strict=True):
         points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
         for full, component in components.items():

@@ -25,7 +25,16 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points
-from jacspec.jacobians.engine import Part, draw_samples, gather, make_part, measure, memory_budget, rows_to_audit
+from jacspec.jacobians.engine import (
+    Part,
+    count_samples,
+    draw_samples,
+    gather,
+    make_part,
+    measure,
+    memory_budget,
+    rows_to_audit,
+)
 from jacspec.jacobians.lanczos import TOP, Bases, bidiagonalise, grow_left, grow_right, start_vectors
 from jacspec.jacobians.solvers import audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream, walk
@@ -51,6 +60,7 @@ class DepthPlan(NamedTuple):
     tolerance: float = 1e-5
     seed: int = 0
     audit: int = 0
+    samples: int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -133,8 +143,8 @@ def stream_depth(
         yield from (done[number] for number in working)
         return
     checkpoint = _keeping_blocks(checkpoint, plan.memory_gib)
-    total = sum(len(padded.samples) for padded in batches)
-    chosen = draw_samples(plan.audit, total, [plan.seed])
+    total = count_samples(batches)
+    chosen = draw_samples(plan.audit, plan.samples or total, [plan.seed])
     journeys: list[_Journey] = []
 
     def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:

@@ -32,7 +32,8 @@ from jacspec.runs.coupling import (
     kind_rows,
 )
 from jacspec.spectra.metrics import choose_metrics
-from jacspec.tasks.layers import Table, Work, run_layers
+from jacspec.tasks.layers import run_layers
+from jacspec.tasks.work import Table, Work
 from jacspec.token_kinds import find_mark, last_token_kind
 
 ENGINE = "lanczos"
@@ -76,6 +77,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         tolerance=config.engine.tolerance,
         seed=config.seed,
         audit=config.engine.audit,
+        samples=len(sample.tokens),
     )
     mark, kinds = _kinds(checkpoint, components, sample.tokens, config.data.decoder_input)
     places = coupling_places(components, spec)
@@ -91,7 +93,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         columns,
         {"components": list(components), "engine": ENGINE, "token_mark": mark, "token_kinds": kinds},
         batches,
-        functools.partial(stream_coupling, checkpoint, batches, plan),
+        functools.partial(stream_coupling, checkpoint, plan=plan),
         audited=True,
         tables=tables,
     )
