@@ -113,13 +113,16 @@ class EngineConfig:
     """Which Jacobian engine, and the memory its work arrays may take where the device does not tell.
 
     `tolerance` is the relative error at which an engine that iterates stops; `audit` how many samples a layer are
-    recomputed with `jacfwd` to check another engine.
+    recomputed with `jacfwd` to check another engine; `devices`, over how many devices of this process each batch is
+    spread, `auto` being all accelerators; `batch`, how many samples of a batch a device takes at most.
     """
 
     name: str = MISSING
     memory_gib: float = 1.0
     tolerance: float = 1e-5
     audit: int = 2
+    devices: str = "auto"
+    batch: int = 32
 
 
 @dataclasses.dataclass

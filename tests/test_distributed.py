@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def wait_for(ready: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., int]]:
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """Run one member of a crew that waits for nobody; `lonely` is ended where it would wait."""
 
     def run(crew: Crew, *arguments: str, lonely: bool = False) -> tuple[int, str]:
@@ -92,7 +92,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
             done = run_here(*arguments, cwd=tmp_path)
         return done.code, done.err
 
-    yield run
+    return run
 
 
 TASKS = {

@@ -29,6 +29,7 @@ from jacspec.jacobians.engine import (
 )
 from jacspec.jacobians.factors import PATHS, branch_slopes, leading_weights
 from jacspec.jacobians.lanczos import TOP, decompose, extend_branch, leading_vectors, start_vectors
+from jacspec.jacobians.mesh import beside
 from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -174,7 +175,7 @@ def _measure(
 ) -> Part:
     """Compute all of one component at the samples of one batch."""
     d_model = point.x.shape[1]
-    starts = start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed)
+    starts = beside(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
     extend = extend_branch(block, point, component)
     found, bases = decompose(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
     reads, writes = leading_vectors(found, bases)

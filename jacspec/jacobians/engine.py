@@ -12,6 +12,7 @@ from jacspec.corpus import check_tokens, make_batches
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.branches import branch_points, components_of
+from jacspec.jacobians.mesh import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
 from jacspec.jacobians.streaming import Stream, walk
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -19,7 +20,7 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
 
 MAX_BATCH = 32
-"""Samples in one compiled step at most: beyond it only memory grows, and progress comes in larger steps."""
+"""Samples in one compiled step of a device at most: beyond it only memory grows, and progress comes in larger steps."""
 
 SIGMA = "singular values"
 
@@ -58,11 +59,23 @@ def memory_budget(memory_gib: float) -> float:
 
 
 def prepare_batches(
-    checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float, engine: str = "jacfwd"
+    checkpoint: Checkpoint,
+    tokens: Sequence[Sequence[int]],
+    *,
+    memory_gib: float,
+    engine: str = "jacfwd",
+    devices: str = "1",
+    largest: int = MAX_BATCH,
 ) -> list[PaddedBatch]:
-    """Check token ids against the model and put them into batches that fit the memory budget."""
+    """Check token ids against the model and put them into batches that fit the memory budget.
+
+    **Arguments:** `devices`, as `mesh.count_devices` reads it, over which each batch is spread; `largest`, how many
+    samples a batch holds at most, a device.
+    """
     if memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={memory_gib} leaves no memory. Type engine.memory_gib=N with N above 0.")
+    if largest < 1:
+        raise JacspecError(f"engine.batch={largest} is less than 1. Type engine.batch=N with N of 1 or more.")
     spec = checkpoint.spec
     check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
     size = batch_size(
@@ -72,7 +85,8 @@ def prepare_batches(
         memory_bytes=memory_budget(memory_gib),
         engine=engine,
     )
-    return make_batches(tokens, size=size)
+    count = count_devices(devices)
+    return spread_samples(make_batches(tokens, size=count * min(size, largest), multiple=count), count)
 
 
 def stream_layers(

@@ -69,7 +69,14 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     spec = checkpoint.spec
     components = choose_factored(config.components, spec)
     columns = coupling_columns(components, spec)
-    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=ENGINE)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=ENGINE,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
     plan = CouplingPlan(
         components,
         columns,

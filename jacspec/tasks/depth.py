@@ -37,7 +37,14 @@ def _check(config: Config) -> None:
 def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     assert config.depth is not None
     first, last = choose_layers(config.depth.first, config.depth.last, config.depth.exponents, checkpoint.spec)
-    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=ENGINE)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=ENGINE,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
     plan = DepthPlan(
         choose_metrics(config.metrics.names),
         first,

@@ -28,7 +28,14 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     metric_names = choose_metrics(config.metrics.names)
     components = choose_components(config.components, checkpoint.spec)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
-    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=engine)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=engine,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
     plan = Plan(
         components,
         metric_names,
