@@ -8,12 +8,16 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from jacspec.config import Config, config_folder, register
+from jacspec.distributed import check_distributed
+from jacspec.errors import JacspecError
 from jacspec.explain import check_keys, explain
-from jacspec.tasks import find_task
+from jacspec.sweep import close_sweep
+from jacspec.tasks import SHARED, find_task
 
 TRACEBACK = "JACSPEC_TRACEBACK"
 
@@ -27,10 +31,13 @@ def main() -> None:
     try:
         _hydra_main()
     except KeyboardInterrupt:
+        close_sweep()
         sys.exit(130)
     except Exception as error:
+        close_sweep()
         _complain(error)
-    sys.exit(1 if _failures else 0)
+    finished = close_sweep()
+    sys.exit(1 if _failures or not finished else 0)
 
 
 _failures: list[str] = []
@@ -38,11 +45,15 @@ _failures: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-def _hydra_main(config: DictConfig) -> None:
+def _hydra_main(config: DictConfig) -> str | None:
+    """Run one task; returns the message of a failure, which `sweep.py` records."""
+    # A launcher may have started a fresh process, where `main` has not run.
+    register()
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         check_keys(config)
         typed = cast(Config, OmegaConf.to_object(config))
+        _check_crew(typed)
         find_task(typed.task)(typed, folder, Console())
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
@@ -50,19 +61,38 @@ def _hydra_main(config: DictConfig) -> None:
         raise
     except Exception as error:
         # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
-        _complain(error)
+        return _complain(error)
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
+    return None
 
 
-def _complain(error: Exception) -> None:
+def _check_crew(config: Config) -> None:
+    """Refuse what several processes cannot share: a task of one process, a sweep, a folder that each names anew."""
+    check_distributed(config.distributed)
+    if config.distributed.coordinator is None:
+        return
+    if config.task not in SHARED:
+        raise JacspecError(
+            f"task={config.task} is computed by one process; {', '.join(sorted(SHARED))} may be shared. "
+            "Leave the distributed.* keys out."
+        )
+    hydra_ = HydraConfig.get()
+    if hydra_.mode == RunMode.MULTIRUN:
+        raise JacspecError("The runs of a sweep cannot be shared by processes. Leave -m or the distributed.* keys out.")
+    if config.resume is None and not any(given.startswith("hydra.run.dir=") for given in hydra_.overrides.hydra):
+        raise JacspecError("Processes that share a run need one folder. Type hydra.run.dir=FOLDER, the same for all.")
+
+
+def _complain(error: Exception) -> str:
     """Print the message of an error that the user can mend; raise one that is ours, or any where asked to."""
     message = None if os.environ.get(TRACEBACK) else explain(error)
     if message is None:
         raise error
     _failures.append(message)
     print(f"jacspec: {message}", file=sys.stderr)
+    return message
 
 
 if __name__ == "__main__":

@@ -122,13 +122,30 @@ class EngineConfig:
     """Which Jacobian engine, and the memory its work arrays may take where the device does not tell.
 
     `tolerance` is the relative error at which an engine that iterates stops; `audit` how many samples a layer are
-    recomputed with `jacfwd` to check another engine.
+    recomputed with `jacfwd` to check another engine; `devices`, over how many devices of this process each batch is
+    spread, `auto` being all accelerators; `batch`, how many samples of a batch a device takes at most.
     """
 
     name: str = MISSING
     memory_gib: float = 1.0
     tolerance: float = 1e-5
     audit: int = 2
+    devices: str = "auto"
+    batch: int = 32
+
+
+@dataclasses.dataclass
+class DistributedConfig:
+    """Which of several processes of one run this is.
+
+    `coordinator` is HOST:PORT of process 0, or `auto`: what a cluster says; then `processes` and `index` are left out.
+    `timeout` is after how many seconds without a sign of life a process counts as lost.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    index: int | None = None
+    timeout: float = 60.0
 
 
 @dataclasses.dataclass
@@ -281,6 +298,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     coupling: CouplingConfig | None = None
     depth: DepthConfig | None = None
     weights: WeightsConfig | None = None

@@ -135,12 +135,12 @@ def encode(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[lis
     return tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
 
 
-def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBatch]:
-    """Pad samples of similar length together, at most `size` to a batch.
+def make_batches(tokens: Sequence[Sequence[int]], *, size: int, multiple: int = 1) -> list[PaddedBatch]:
+    """Pad samples of similar length together, at most `size` to a batch, rows to a `multiple` that divides it.
 
     Lengths are rounded up by doubling (16, 32, 64, 128, …), and the samples of one such length are spread evenly
     over as few batches as hold them, so that each length has one shape to compile and little of it is padding. A
-    batch that is one short repeats its last sample.
+    batch that is short repeats its last sample.
     """
     by_length: dict[int, list[int]] = {}
     for index, ids in enumerate(tokens):
@@ -152,7 +152,8 @@ def make_batches(tokens: Sequence[Sequence[int]], *, size: int) -> list[PaddedBa
     for padded, members in sorted(by_length.items()):
         parts = np.array_split(np.array(members), -(-len(members) // size))
         for samples in (part.tolist() for part in parts):
-            rows = samples + [samples[-1]] * (len(parts[0]) - len(samples))
+            wanted = -(-len(parts[0]) // multiple) * multiple
+            rows = samples + [samples[-1]] * (wanted - len(samples))
             table = np.zeros((len(rows), padded), np.int32)
             for row, index in enumerate(rows):
                 table[row, : len(tokens[index])] = tokens[index]

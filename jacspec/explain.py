@@ -9,6 +9,9 @@ from omegaconf.errors import OmegaConfBaseException
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError, suggest
 
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+"""The extra that brings a launcher."""
+
 
 def explain(error: Exception) -> str | None:
     """Return the message for an error that the user can mend, `None` for one that is ours."""
@@ -25,6 +28,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         return (f"{key}: " if key else "") + _first_line(error)
+    if type(error).__module__.partition(".")[0] in ("joblib", "submitit"):
+        return f"The launcher lost a job of the sweep, killed or out of memory or time: {_first_line(error)}"
     if isinstance(error, OSError):
         return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
     return None
@@ -43,6 +48,8 @@ def check_keys(given: object, schema: type = Config, prefix: str = "") -> None:
 
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if group == "hydra/launcher" and choice in LAUNCHERS:
+        return f"hydra/launcher={choice} is not installed. Type pip install 'jacspec[{LAUNCHERS[choice]}]'."
     if error.options and group:
         return f"{group}={choice} is not a choice of {group}. " + suggest(choice, error.options)
     return _first_line(error)

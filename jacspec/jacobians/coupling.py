@@ -19,6 +19,7 @@ from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components, components_of
 from jacspec.jacobians.engine import (
     Part,
+    count_samples,
     draw_samples,
     make_part,
     measure,
@@ -28,6 +29,7 @@ from jacspec.jacobians.engine import (
 )
 from jacspec.jacobians.factors import PATHS, branch_slopes, leading_weights
 from jacspec.jacobians.lanczos import TOP, decompose, extend_branch, leading_vectors, start_vectors
+from jacspec.jacobians.mesh import beside
 from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -47,6 +49,7 @@ class CouplingPlan(NamedTuple):
     tolerance: float = 1e-5
     seed: int = 0
     audit: int = 0
+    samples: int | None = None
 
 
 def choose_factored(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
@@ -148,7 +151,7 @@ def _measure_block(
     components = components_of(block.spec, plan.components)
     weights = {component: leading_weights(block, component) for component in components.values()}
     parts: dict[str, list[Part]] = {full: [] for full in components}
-    chosen = draw_samples(plan.audit, sum(len(padded.samples) for padded in batches), [plan.seed, number])
+    chosen = draw_samples(plan.audit, plan.samples or count_samples(batches), [plan.seed, number])
     for padded, stream in zip(batches, streams, strict=True):
         points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
         for full, component in components.items():
@@ -172,7 +175,7 @@ def _measure(
 ) -> Part:
     """Compute all of one component at the samples of one batch."""
     d_model = point.x.shape[1]
-    starts = start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed)
+    starts = beside(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
     extend = extend_branch(block, point, component)
     found, bases = decompose(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
     reads, writes = leading_vectors(found, bases)

@@ -25,8 +25,18 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points
-from jacspec.jacobians.engine import Part, draw_samples, gather, make_part, measure, memory_budget, rows_to_audit
+from jacspec.jacobians.engine import (
+    Part,
+    count_samples,
+    draw_samples,
+    gather,
+    make_part,
+    measure,
+    memory_budget,
+    rows_to_audit,
+)
 from jacspec.jacobians.lanczos import TOP, Bases, bidiagonalise, grow_left, grow_right, start_vectors
+from jacspec.jacobians.mesh import beside, on_each
 from jacspec.jacobians.solvers import audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream, walk
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -51,6 +61,7 @@ class DepthPlan(NamedTuple):
     tolerance: float = 1e-5
     seed: int = 0
     audit: int = 0
+    samples: int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -132,9 +143,9 @@ def stream_depth(
     if all(number in done for number in working):
         yield from (done[number] for number in working)
         return
-    checkpoint = _keeping_blocks(checkpoint, plan.memory_gib)
-    total = sum(len(padded.samples) for padded in batches)
-    chosen = draw_samples(plan.audit, total, [plan.seed])
+    checkpoint = _keeping_blocks(checkpoint, plan.memory_gib, batches[0])
+    total = count_samples(batches)
+    chosen = draw_samples(plan.audit, plan.samples or total, [plan.seed])
     journeys: list[_Journey] = []
 
     def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:
@@ -159,11 +170,15 @@ def stream_depth(
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
 
 
-def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float) -> Checkpoint:
+def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float, padded: PaddedBatch) -> Checkpoint:
     """Make a checkpoint that keeps the blocks used last, as many as the memory budget holds."""
     leaves = jax.tree.leaves(module_template(checkpoint.spec, "block", 0))
     size = sum(leaf.size for leaf in leaves) * checkpoint.dtype.itemsize
-    kept = functools.lru_cache(max(int(memory_budget(memory_gib) // size), 1))(checkpoint.block)
+
+    @functools.lru_cache(max(int(memory_budget(memory_gib) // size), 1))
+    def kept(number: int) -> Block:
+        return on_each(checkpoint.block(number), padded.batch.tokens)
+
     return dataclasses.replace(
         checkpoint, make=lambda part, number: kept(number) if part == "block" else checkpoint.make(part, number)
     )
@@ -173,7 +188,8 @@ def _set_out(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPla
     # The first start vector of a sample is Lanczos's: these are drawn apart.
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     frame = _draw_frames(key, jnp.asarray(padded.row_samples), plan.exponents, d_model, jnp.dtype(dtype))
-    return _Journey(padded, {}, frame, jnp.zeros(frame.shape[:2], dtype), {})
+    frame, logs = beside((frame, jnp.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
+    return _Journey(padded, {}, frame, logs, {})
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -215,7 +231,7 @@ def _measure(
 ) -> Part:
     """Compute the top of the spectrum of the product so far, and the exponents."""
     padded, d_model = journey.padded, journey.frame.shape[2]
-    starts = start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed)
+    starts = beside(start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed), journey.frame)
     extend = functools.partial(_extend, blocks, journey.points)
     spectra = top_spectra(bidiagonalise(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
     values = measure(spectra, starts, plan.metric_names, top_k=TOP)

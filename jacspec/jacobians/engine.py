@@ -12,6 +12,7 @@ from jacspec.corpus import check_tokens, make_batches
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.branches import branch_points, components_of
+from jacspec.jacobians.mesh import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
 from jacspec.jacobians.streaming import Stream, walk
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -19,7 +20,7 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
 
 MAX_BATCH = 32
-"""Samples in one compiled step at most: beyond it only memory grows, and progress comes in larger steps."""
+"""Samples in one compiled step of a device at most: beyond it only memory grows, and progress comes in larger steps."""
 
 SIGMA = "singular values"
 
@@ -29,7 +30,8 @@ class Plan(NamedTuple):
 
     `components` are full names from `branches.choose_components`, `engine` a row of `solvers.ENGINES`; `top_k` is
     that of the metrics; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`); `tolerance`, relative, of
-    engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed.
+    engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed, drawn
+    from all `samples` of the run, where they are more than those of the batches.
     """
 
     components: Sequence[str]
@@ -40,6 +42,7 @@ class Plan(NamedTuple):
     tolerance: float = 1e-5
     seed: int = 0
     audit: int = 0
+    samples: int | None = None
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
@@ -56,11 +59,23 @@ def memory_budget(memory_gib: float) -> float:
 
 
 def prepare_batches(
-    checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, memory_gib: float, engine: str = "jacfwd"
+    checkpoint: Checkpoint,
+    tokens: Sequence[Sequence[int]],
+    *,
+    memory_gib: float,
+    engine: str = "jacfwd",
+    devices: str = "1",
+    largest: int = MAX_BATCH,
 ) -> list[PaddedBatch]:
-    """Check token ids against the model and put them into batches that fit the memory budget."""
+    """Check token ids against the model and put them into batches that fit the memory budget.
+
+    **Arguments:** `devices`, as `mesh.count_devices` reads it, over which each batch is spread; `largest`, how many
+    samples a batch holds at most, a device.
+    """
     if memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={memory_gib} leaves no memory. Type engine.memory_gib=N with N above 0.")
+    if largest < 1:
+        raise JacspecError(f"engine.batch={largest} is less than 1. Type engine.batch=N with N of 1 or more.")
     spec = checkpoint.spec
     check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
     size = batch_size(
@@ -70,7 +85,8 @@ def prepare_batches(
         memory_bytes=memory_budget(memory_gib),
         engine=engine,
     )
-    return make_batches(tokens, size=size)
+    count = count_devices(devices)
+    return spread_samples(make_batches(tokens, size=count * min(size, largest), multiple=count), count)
 
 
 def stream_layers(
@@ -123,7 +139,7 @@ def stream_blocks(
             return None
         report = functools.partial(advance, working.index(number))
         if number in done:
-            report(sum(len(padded.samples) for padded in batches))
+            report(count_samples(batches))
             return done[number]
         return gather(number, spec.layer(number), batches, measure_block(block, number, streams, report))
 
@@ -155,7 +171,7 @@ def _measure_block(
     """Compute one block: by full name of the component, one part a batch."""
     components = components_of(block.spec, plan.components)
     parts: dict[str, list[Part]] = {full: [] for full in components}
-    chosen = _audited(plan, number, sum(len(padded.samples) for padded in batches))
+    chosen = _audited(plan, number, plan.samples or count_samples(batches))
     for padded, stream in zip(batches, streams, strict=True):
         points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
         for full, component in components.items():
@@ -178,6 +194,11 @@ def _where(number: int, full: str, sample: int) -> str:
 def _audited(plan: Plan, number: int, samples: int) -> set[int]:
     """Draw the samples of a block that are recomputed; none where the engine is the reference itself."""
     return set() if plan.engine == "jacfwd" else draw_samples(plan.audit, samples, [plan.seed, number])
+
+
+def count_samples(batches: Sequence[PaddedBatch]) -> int:
+    """Count the samples of batches, their padding left out."""
+    return sum(len(padded.samples) for padded in batches)
 
 
 def draw_samples(count: int, samples: int, seed: Sequence[int]) -> set[int]:
@@ -207,8 +228,9 @@ def make_part(
 
 def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mapping[str, Sequence[Part]]) -> LayerResult:
     """Put what the batches of one block gave in the order of the samples; refuse values that are not finite."""
-    # Batches hold samples in order of length.
-    order = np.argsort(np.concatenate([padded.samples for padded in batches]))
+    # Batches hold samples in order of length; one of several processes has not all of them.
+    samples = np.concatenate([padded.samples for padded in batches])
+    order = np.argsort(samples)
 
     def in_order(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([row[name] for row in rows])[order] for name in rows[0]}
@@ -218,9 +240,10 @@ def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mappi
         for name, values in arrays.items():
             finite = np.isfinite(values).reshape(len(order), -1).all(axis=1)
             if not finite.all():
+                sample = samples[order][np.argmin(finite)]
                 raise JacspecError(
-                    f"Layer {layer}, component {component}, sample {int(np.argmin(finite))}: {name} not finite. A zero "
-                    "Jacobian has no ratios; values too large for the precision overflow (try precision=float64)."
+                    f"Layer {layer}, component {component}, sample {sample}: {name} not finite. A zero Jacobian has no "
+                    "ratios; values too large for the precision overflow (try precision=float64)."
                 )
     sigma = {component: values.pop(SIGMA) for component, values in whole.items()}
     diagnostics = {component: in_order([part.diagnostics for part in found]) for component, found in parts.items()}

@@ -12,6 +12,7 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point
 from jacspec.jacobians.lanczos import MAX_STEPS, TOP, TopValues, start_vectors, top_singular_values
+from jacspec.jacobians.mesh import beside
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.svd import singular_values
@@ -65,7 +66,7 @@ def _lanczos(
     block: Block, point: Point, component: str, samples: np.ndarray, tolerance: float, seed: int
 ) -> BranchSpectra:
     d_model = point.x.shape[1]
-    starts = start_vectors(samples, d_model, point.x.dtype, seed=seed)
+    starts = beside(start_vectors(samples, d_model, point.x.dtype, seed=seed), point.x)
     found = top_singular_values(block, point, component, starts, k=min(TOP, d_model), tolerance=tolerance)
     return top_spectra(found)
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jacspec.corpus import decoder_batch
 from jacspec.glossary import Batch, Memory, PaddedBatch
+from jacspec.jacobians.mesh import beside, on_each
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
 
@@ -42,7 +43,7 @@ def walk(
     for number in range(last + 1):
         if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
             streams = _enter_decoder(checkpoint, streams, decoder_input)
-        block = checkpoint.block(number)
+        block = on_each(checkpoint.block(number), streams[0].hidden)
         if (found := visit(number, block, streams)) is not None:
             yield found
         if number < last:
@@ -65,7 +66,7 @@ def carry(checkpoint: Checkpoint, batches: Sequence[PaddedBatch]) -> list[Stream
 
 def _enter(checkpoint: Checkpoint, batches: Sequence[Batch], memories: Sequence[Memory] | None) -> list[Stream]:
     """Embed the tokens of all batches."""
-    embedding = checkpoint.embedding()
+    embedding = on_each(checkpoint.embedding(), batches[0].tokens)
     return [
         Stream(_embed(embedding, batch.tokens), batch, memory)
         for batch, memory in zip(batches, memories or (None,) * len(batches), strict=True)
@@ -76,9 +77,11 @@ def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[Stream], decoder_in
     """End the encoder with its norm, and embed what the decoder is fed."""
     start = checkpoint.spec.decoder_start
     assert start is not None
-    norm = checkpoint.encoder_norm()
+    norm = on_each(checkpoint.encoder_norm(), streams[0].hidden)
     memories = [Memory(_normed(norm, stream.hidden), jnp.asarray(stream.batch.lengths)) for stream in streams]
-    batches = [decoder_batch(stream.batch, start=start, kind=decoder_input) for stream in streams]
+    batches = [
+        beside(decoder_batch(stream.batch, start=start, kind=decoder_input), stream.hidden) for stream in streams
+    ]
     return _enter(checkpoint, batches, memories)
 
 

@@ -1,18 +1,14 @@
 """A run over samples: written layer by layer so that a kill loses at most the layer in work, and gone on with."""
 
 import dataclasses
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Shaped
-
-from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, RUN_FILE, SPECTRA, csv_text, write_atomically, write_csv, write_json
+from jacspec.runs.parts import collect_layers, read_shares, write_layer
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -29,7 +25,7 @@ class RunWriter(Writer):
         """Write one finished layer durably, then its rows of `metrics.csv`."""
         if result.number in self.done:
             return
-        write_atomically(self.folder / PARTS / f"{result.number:04d}.npz", _pack_layer(result))
+        write_layer(self.folder / PARTS, result)
         self.done[result.number] = result
         with (self.folder / "metrics.csv").open("a", encoding="utf-8", newline="") as stream:
             stream.write(csv_text(_metric_rows(result, self.metric_names, self.n_tokens)))
@@ -78,10 +74,7 @@ def resume_run(
     **Raises:** `JacspecError` with the keys that differ.
     """
     stored = reopen_folder(folder, provenance)
-    done = {}
-    for file in sorted((folder / PARTS).glob("*.npz")):
-        result = _unpack_layer(file, metric_names)
-        done[result.number] = result
+    done = collect_layers(read_shares(folder / PARTS, metric_names), range(len(n_tokens)))
     writer = RunWriter(folder, stored, metric_names, n_tokens, done)
     if stored["status"] != "finished":
         writer.write_tables()
@@ -94,43 +87,3 @@ def _metric_rows(result: LayerResult, names: Sequence[str], n_tokens: Sequence[i
         for component, metrics in result.metrics.items()
         for sample, tokens in enumerate(n_tokens)
     ]
-
-
-def _pack_layer(result: LayerResult) -> bytes:
-    arrays: dict[str, Shaped[np.ndarray, ...]] = {
-        "number": np.array(result.number),
-        "layer": np.array(result.layer),
-        "components": np.array(list(result.singular_values)),
-    }
-    for component, sigma in result.singular_values.items():
-        arrays[f"{component}/singular_values"] = sigma
-        arrays |= {f"{component}/metric/{name}": values for name, values in result.metrics[component].items()}
-        for kind, held in (("diagnostic", result.diagnostics), ("vector", result.vectors)):
-            arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def _unpack_layer(file: Path, metric_names: Sequence[str]) -> LayerResult:
-    try:
-        # All is read, not only what is looked for: reading is what compares checksums and names.
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
-            arrays = dict(stored)
-        components = arrays["components"].tolist()
-        singular_values = {component: arrays[f"{component}/singular_values"] for component in components}
-        metrics = {
-            component: {name: arrays[f"{component}/metric/{name}"] for name in metric_names} for component in components
-        }
-        diagnostics, vectors = (
-            {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
-            for kind in ("diagnostic", "vector")
-        )
-        number, layer = int(arrays["number"]), int(arrays["layer"])
-        return LayerResult(number, layer, singular_values, metrics, diagnostics, vectors)
-    except Exception as error:  # zipfile raises many types for a damaged file
-        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
-
-
-def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

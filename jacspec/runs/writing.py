@@ -48,12 +48,21 @@ def reopen_folder(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]
 
     **Raises:** `JacspecError` with the keys that differ.
     """
+    stored = read_same_run(folder, provenance)
+    for stray in folder.rglob(f"{TEMPORARY}*"):
+        stray.unlink()
+    return stored
+
+
+def read_same_run(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the `run.json` of a run of the same configuration, files and versions.
+
+    **Raises:** `JacspecError` with the keys that differ.
+    """
     stored = read_run_file(folder)
     if "identity" not in stored:
         raise JacspecError(f"The run in {folder} is of task={stored.get('task')}, which cannot be gone on with.")
     differing = differing_keys(stored.get("identity", {}), provenance["identity"])
     if differing:
         raise JacspecError(f"{folder} is a run of another configuration: {'; '.join(differing)}.")
-    for stray in folder.rglob(f"{TEMPORARY}*"):
-        stray.unlink()
     return stored

@@ -22,6 +22,9 @@ TASKS: Mapping[str, str] = {
 }
 """Tasks by name: the function `(config, folder, console)`, imported only when it is used."""
 
+SHARED = frozenset({"coupling", "depth", "jacobian"})
+"""Tasks that several processes may share; the others are one process each."""
+
 
 def find_task(name: str) -> Callable[..., Any]:
     """Import the function of a task in the table."""

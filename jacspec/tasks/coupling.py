@@ -32,7 +32,8 @@ from jacspec.runs.coupling import (
     kind_rows,
 )
 from jacspec.spectra.metrics import choose_metrics
-from jacspec.tasks.layers import Table, Work, run_layers
+from jacspec.tasks.layers import run_layers
+from jacspec.tasks.work import Table, Work
 from jacspec.token_kinds import find_mark, last_token_kind
 
 ENGINE = "lanczos"
@@ -68,7 +69,14 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     spec = checkpoint.spec
     components = choose_factored(config.components, spec)
     columns = coupling_columns(components, spec)
-    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=ENGINE)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=ENGINE,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
     plan = CouplingPlan(
         components,
         columns,
@@ -76,6 +84,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         tolerance=config.engine.tolerance,
         seed=config.seed,
         audit=config.engine.audit,
+        samples=len(sample.tokens),
     )
     mark, kinds = _kinds(checkpoint, components, sample.tokens, config.data.decoder_input)
     places = coupling_places(components, spec)
@@ -91,7 +100,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         columns,
         {"components": list(components), "engine": ENGINE, "token_mark": mark, "token_kinds": kinds},
         batches,
-        functools.partial(stream_coupling, checkpoint, batches, plan),
+        functools.partial(stream_coupling, checkpoint, plan=plan),
         audited=True,
         tables=tables,
     )

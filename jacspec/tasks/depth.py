@@ -12,7 +12,8 @@ from jacspec.jacobians.depth import DepthPlan, choose_layers, path_blocks, path_
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, choose_metrics
-from jacspec.tasks.layers import Work, run_layers
+from jacspec.tasks.layers import run_layers
+from jacspec.tasks.work import Work
 
 ENGINE = "lanczos"
 
@@ -36,7 +37,14 @@ def _check(config: Config) -> None:
 def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     assert config.depth is not None
     first, last = choose_layers(config.depth.first, config.depth.last, config.depth.exponents, checkpoint.spec)
-    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=ENGINE)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=ENGINE,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
     plan = DepthPlan(
         choose_metrics(config.metrics.names),
         first,
@@ -47,6 +55,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         tolerance=config.engine.tolerance,
         seed=config.seed,
         audit=config.engine.audit,
+        samples=len(sample.tokens),
     )
     numbers = path_blocks(checkpoint.spec, first, last)
     components = dict.fromkeys(path_name(checkpoint.spec.blocks[number]) for number in numbers)
@@ -55,6 +64,6 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         plan.columns,
         {"components": list(components), "engine": ENGINE, "depth": {"first": first, "last": last}},
         batches,
-        functools.partial(stream_depth, checkpoint, batches, plan),
+        functools.partial(stream_depth, checkpoint, plan=plan),
         audited=True,
     )

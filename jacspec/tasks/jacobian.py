@@ -12,7 +12,8 @@ from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers, worki
 from jacspec.jacobians.solvers import check_engine, choose_engine
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
-from jacspec.tasks.layers import Work, run_layers
+from jacspec.tasks.layers import run_layers
+from jacspec.tasks.work import Work
 
 
 def run_jacobian(config: Config, folder: Path, console: Console) -> None:
@@ -27,7 +28,14 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     metric_names = choose_metrics(config.metrics.names)
     components = choose_components(config.components, checkpoint.spec)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
-    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib, engine=engine)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=engine,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
     plan = Plan(
         components,
         metric_names,
@@ -37,12 +45,13 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         tolerance=config.engine.tolerance,
         seed=config.seed,
         audit=config.engine.audit,
+        samples=len(sample.tokens),
     )
     return Work(
         working_blocks(checkpoint.spec, components),
         metric_names,
         {"components": list(components), "engine": engine},
         batches,
-        functools.partial(stream_layers, checkpoint, batches, plan),
+        functools.partial(stream_layers, checkpoint, plan=plan),
         audited=engine != "jacfwd",
     )

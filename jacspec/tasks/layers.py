@@ -1,8 +1,8 @@
 """What the tasks share that go through a checkpoint layer by layer: text and checkpoint in, a run folder out."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.console import Console
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
+from jacspec.distributed import Crew, join_crew, part_crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.models.checkpoint import Checkpoint
@@ -19,26 +20,8 @@ from jacspec.provenance import describe_checkpoint, describe_run, now
 from jacspec.report import write_report
 from jacspec.report.console import print_report
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run, write_csv
-
-Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
-"""A header and rows."""
-
-
-class Work(NamedTuple):
-    """What a task computes for a model and its samples.
-
-    `numbers` are the blocks that give a result, `columns` the names of the values a sample, `facts` what `run.json`
-    says besides, `batches` the samples, `stream(done=, advance=)` the results as `engine.stream_layers` yields
-    them, `audited` whether they come from an engine that is. `tables(results)` gives further tables by file name.
-    """
-
-    numbers: Sequence[int]
-    columns: tuple[str, ...]
-    facts: Mapping[str, Any]
-    batches: Sequence[PaddedBatch]
-    stream: Callable[..., Iterator[LayerResult]]
-    audited: bool
-    tables: Callable[[Sequence[LayerResult]], Mapping[str, Table]] = lambda results: {}
+from jacspec.tasks.crew import assist, lead
+from jacspec.tasks.work import Work
 
 
 def run_layers(
@@ -51,10 +34,12 @@ def run_layers(
 ) -> None:
     """Open model and text, compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
 
-    `cut` may shorten the samples that were drawn.
+    Of several processes, all compute and process 0 alone keeps the folder. `cut` may shorten the samples that were
+    drawn.
     """
     _check_accuracy(config)
     watch = Stopwatch()
+    crew = join_crew(config.distributed)
     use_compilation_cache()
     with numerics(config.precision.value):
         with watch("open model"):
@@ -67,11 +52,20 @@ def run_layers(
             "metrics": list(work.columns),
             **work.facts,
         }
+        samples = sum(len(padded.samples) for padded in crew.share(work.batches))
+        shown = layer_progress(console, layers=len(work.numbers), samples=samples)
+        if crew.index:
+            whole = folder if config.resume is None else Path(config.resume)
+            with shown as advance:
+                assist(crew, work, whole, provenance, advance, timeout=config.distributed.timeout)
+            console.print(f"process {crew.index}: its share is done; process 0 writes {whole}", soft_wrap=True)
+            return
         writer = _open_folder(config, folder, provenance, sample, work.columns)
-        if writer.provenance["status"] != "finished":
-            shown = layer_progress(console, layers=len(work.numbers), samples=len(sample.tokens))
+        if writer.provenance["status"] == "finished":
+            part_crew()
+        else:
             with watch("spectra"), shown as advance:
-                for result in work.stream(done=dict(writer.done), advance=advance):
+                for result in _results(crew, work, writer, advance, config.distributed.timeout):
                     writer.add_layer(result)
             writer.write_tables()
             results = [writer.done[number] for number in sorted(writer.done)]
@@ -83,6 +77,16 @@ def run_layers(
     writer.finish()
     print_report(open_run(writer.folder), console)
     _say_accuracy(writer.provenance, console)
+
+
+def _results(
+    crew: Crew, work: Work, writer: RunWriter, advance: Callable[[int, int], None], timeout: float
+) -> Iterable[LayerResult]:
+    """Compute what the run has not yet, alone or with other processes."""
+    if crew.count > 1:
+        return lead(crew, work, writer, advance, timeout=timeout)
+    part_crew()
+    return work.stream(work.batches, done=dict(writer.done), advance=advance)
 
 
 def _check_accuracy(config: Config) -> None:

@@ -1,0 +1,89 @@
+"""Several processes that share a run: how many there are, and which of them this one is.
+
+Samples do not depend on each other, so the processes never exchange arrays. `jax.distributed` brings them together
+(it knows what SLURM, Open MPI, Kubernetes and TPU slices say of host, number and place) and parts them again once the
+run folder is open: as long as they were tied to each other, the death of one would end them all.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from jacspec.config import DistributedConfig
+from jacspec.errors import JacspecError
+
+Item = TypeVar("Item")
+
+AUTO = "auto"
+PATIENCE_SECONDS = 3600
+"""How long processes wait for the others to have opened model and text: process 0 may be downloading them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Crew:
+    """The processes of a run: how many, and the `index` of this one, from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Take this process's part of what all list alike: every `count`th."""
+        return list(items[self.index :: self.count])
+
+
+def check_distributed(config: DistributedConfig) -> None:
+    """Refuse keys that do not say which process this is; raises `JacspecError`."""
+    given = {"processes": config.processes, "index": config.index}
+    if config.coordinator is None or config.coordinator == AUTO:
+        for key, value in given.items():
+            if value is not None:
+                raise JacspecError(
+                    f"distributed.{key}={value} goes with the address of process 0. "
+                    "Type distributed.coordinator=HOST:PORT, or leave it out."
+                )
+    elif not re.fullmatch(r"\S+:\d+", config.coordinator):
+        raise JacspecError(
+            f"distributed.coordinator={config.coordinator} is no address. Type distributed.coordinator=HOST:PORT, of "
+            "the machine of process 0, or distributed.coordinator=auto under SLURM, Open MPI, Kubernetes or on a TPU."
+        )
+    elif config.processes is None or config.index is None or not 0 <= config.index < config.processes:
+        raise JacspecError(
+            f"distributed.processes={config.processes} distributed.index={config.index} says not which process this "
+            "is. Type distributed.processes=N, the same for all, and distributed.index=I with I from 0 to N − 1."
+        )
+    if not config.timeout > 0:
+        raise JacspecError(f"distributed.timeout={config.timeout} is not above 0. Type distributed.timeout=60.")
+
+
+def join_crew(config: DistributedConfig) -> Crew:
+    """Wait until all processes of the run are there, and say which of them this is; call before any computation.
+
+    `jax.distributed` ends this process where the others do not come within five minutes.
+
+    **Raises:** `JacspecError` where `coordinator=auto` finds no cluster.
+    """
+    if config.coordinator is None:
+        return Crew()
+    import jax
+
+    try:
+        if config.coordinator == AUTO:
+            jax.distributed.initialize(shutdown_timeout_seconds=PATIENCE_SECONDS)
+        else:
+            jax.distributed.initialize(
+                config.coordinator, config.processes, config.index, shutdown_timeout_seconds=PATIENCE_SECONDS
+            )
+    except (RuntimeError, ValueError) as error:
+        raise JacspecError(
+            f"distributed.coordinator={config.coordinator}: {error} Type distributed.coordinator=HOST:PORT "
+            "distributed.processes=N distributed.index=I."
+        ) from error
+    return Crew(jax.process_index(), jax.process_count())
+
+
+def part_crew() -> None:
+    """Wait until all processes are here, and go on alone: the end of one does not end the others from now on."""
+    import jax
+
+    jax.distributed.shutdown()

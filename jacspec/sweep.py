@@ -1,0 +1,133 @@
+"""The end of a sweep: which of its runs failed, said once and kept in `sweep.csv`.
+
+Jobs may run in other processes and on other machines, and may be killed, so none hands its result back: each keeps a
+record of its own in the sweep's folder, and the process that started the sweep reads them all.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+SWEEP_FILE, RECORDS = "sweep.csv", ".jobs"
+UNFINISHED = (
+    "It has not ended: killed, out of memory or time, or still running. Its overrides and resume=FOLDER go on with it."
+)
+
+
+class Job(NamedTuple):
+    """A row of `sweep.csv`.
+
+    `status` is `finished`, `failed`, `unfinished` or `not started`; `folder` is empty where the job left none.
+    """
+
+    job: int
+    overrides: str
+    status: str
+    folder: str
+    message: str
+
+
+class SweepRecord(Callback):
+    """What Hydra calls around a sweep and its jobs; `conf/config.yaml` names it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Record which jobs there will be, in place of an earlier sweep's."""
+        folder = Path(config.hydra.sweep.dir)
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        for number, overrides in enumerate(_expand(config)):
+            _write(folder, Job(number, " ".join(overrides), "not started", "", "The sweep ended before it."))
+        _started.append(folder)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Record that a job began: one that is killed leaves it at that."""
+        _record(config, "unfinished", UNFINISHED)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Record how a job ended: its function returns the message of its failure."""
+        # `return_value` raises what the job raised.
+        found = job_return._return_value
+        message = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found or ""
+        _record(config, "failed" if message else "finished", message)
+
+
+_started: list[Path] = []
+"""The folder of the sweep that this process started and has not yet summed up."""
+
+
+def close_sweep() -> bool:
+    """Write `sweep.csv` of the sweep that this process started, if any, and name the jobs that did not finish.
+
+    **Returns:** whether all jobs finished; where none began the command itself was wrong, and nothing is said.
+    """
+    from jacspec.runs.files import write_csv
+
+    if not _started:
+        return True
+    folder = _started.pop()
+    jobs = read_jobs(folder)
+    began = any(job.status != "not started" for job in jobs)
+    if began:
+        write_csv(folder / SWEEP_FILE, Job._fields, jobs)
+        _say(folder, jobs)
+    if not began or all(job.status in ("finished", "failed") for job in jobs):
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+    return not began or all(job.status == "finished" for job in jobs)
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """Read the records of a sweep's jobs, in their order."""
+    records = (json.loads(file.read_text(encoding="utf-8")) for file in (folder / RECORDS).glob("*.json"))
+    jobs = sorted(Job(**record) for record in records)
+    return [job if Path(job.folder).is_dir() else job._replace(folder="") for job in jobs]
+
+
+def _expand(config: DictConfig) -> list[list[str]]:
+    """List the overrides of every job that Hydra's own sweeper makes of the command line."""
+    if not config.hydra.sweeper._target_.endswith(BasicSweeper.__name__):
+        return []
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*given, *config.hydra.overrides.task]), None)
+    return jobs
+
+
+def _record(config: DictConfig, status: str, message: str) -> None:
+    if config.hydra.mode == RunMode.MULTIRUN:
+        overrides = " ".join(map(str, config.hydra.overrides.task))
+        job = Job(config.hydra.job.num, overrides, status, config.hydra.runtime.output_dir, message)
+        _write(Path(config.hydra.sweep.dir), job)
+
+
+def _write(folder: Path, job: Job) -> None:
+    # Not above, where --help would wait for what comes with it.
+    from jacspec.runs.files import write_json
+
+    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECORDS / f"{job.job}.json", job._asdict())
+
+
+def _say(folder: Path, jobs: list[Job]) -> None:
+    missed = [job for job in jobs if job.status != "finished"]
+    if not missed:
+        print(f"sweep: all {len(jobs)} runs finished. Table: {folder / SWEEP_FILE}")
+        return
+    print(
+        f"jacspec: {len(missed)} of {len(jobs)} runs did not finish. Table: {folder / SWEEP_FILE}",
+        *(f"  job {job.job}, {job.overrides}{_where(job)}: {job.message.splitlines()[0]}" for job in missed),
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
+def _where(job: Job) -> str:
+    return f", {job.status} in {job.folder}" if job.folder else f", {job.status}"

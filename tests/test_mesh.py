@@ -1,0 +1,124 @@
+"""Batches spread over several devices: the numbers of one device, and no program that makes a device wait for another.
+
+Two CPU devices stand for accelerators, in a process of its own, since JAX counts its devices when it starts.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from servers import TINY, environment, run_here, statuses
+
+from jacspec.corpus import make_batches
+
+TOKENS = [np.random.default_rng(length).integers(0, 300, length).tolist() for length in (5, 9, 12, 7, 30, 31, 20)]
+COMPONENTS, LAYERS = ("attn", "mlp"), 2
+
+
+def compute_here(devices: str, tokens: list[list[int]]) -> np.ndarray:
+    """Compute the top two values (layer, component, sample) and say, on the way, how the batches lie."""
+    from jacspec.api import load_model
+    from jacspec.backend import numerics
+    from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
+
+    model = load_model("nano")
+    with numerics("float32"):
+        batches = prepare_batches(model, tokens, memory_gib=1.0, engine="lanczos", devices=devices)
+        results = stream_layers(model, batches, Plan(COMPONENTS, ("spectral_radius", "decay_ratio"), "lanczos"))
+        found = [next(results) for _ in range(LAYERS)]
+    return np.array([[result.singular_values[name] for name in COMPONENTS] for result in found])
+
+
+def collectives() -> dict[str, Any]:
+    """Name the operations between devices in the programs that a spread batch compiles, and where results lie."""
+    import jax
+
+    from jacspec.api import load_model
+    from jacspec.backend import numerics
+    from jacspec.jacobians import analytic, dense
+    from jacspec.jacobians.branches import branch_points
+    from jacspec.jacobians.engine import prepare_batches
+    from jacspec.jacobians.lanczos import _begin, _extend, start_vectors
+    from jacspec.jacobians.mesh import beside, on_each
+    from jacspec.jacobians.streaming import _enter, _step
+    from jacspec.spectra.svd import _singular_values
+
+    found: dict[str, Any] = {}
+
+    def look(name: str, function: Any, *arguments: Any, **static: Any) -> Any:
+        program = function.lower(*arguments, **static).compile()
+        between = re.findall(r"(all-gather|all-reduce|all-to-all|collective-permute)\(", program.as_text())
+        places = {str(leaf.spec) for leaf in jax.tree.leaves(program.output_shardings) if leaf.num_devices > 1}
+        found[name] = [between, sorted(places)]
+
+    model = load_model("nano")
+    with numerics("float32"):
+        (padded, *_) = prepare_batches(model, TOKENS, memory_gib=1.0, engine="lanczos", devices="2")
+        (stream,) = _enter(model, [padded.batch], None)
+        block = on_each(model.block(0), stream.hidden)
+        look("step", _step, block, *stream)
+        point = branch_points(block, stream.hidden, stream.batch.lengths)["mlp"]
+        look("jacfwd", dense.jacobians, block, point.context, point.x, component="mlp")
+        look("analytic", analytic.jacobians, block, point.context, point.x, component="mlp")
+        look("svd", _singular_values, analytic.jacobians(block, point.context, point.x, component="mlp"))
+        starts = beside(start_vectors(padded.row_samples, 96, point.x.dtype, seed=0), point.x)
+        look("lanczos", _extend, block, point.context, point.x, _begin(starts, 16), 0, 10, component="mlp")
+    return found
+
+
+def test_two_devices_give_the_numbers_of_one() -> None:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, __file__], capture_output=True, text=True, timeout=300, check=False, env=_two(flags)
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    spread, programs = json.loads(done.stdout.splitlines()[-1])
+    one = compute_here("1", TOKENS)
+    np.testing.assert_allclose(np.array(spread), one, rtol=0, atol=1e-6 * one.max())
+    assert np.abs(np.array(spread) - compute_here("1", TOKENS[::-1])).max() > 1e-3
+    assert set(programs) == {"step", "jacfwd", "analytic", "svd", "lanczos"}
+    assert all(found == [[], ["P('sample',)"]] for found in programs.values()), programs
+
+
+def _two(flags: str) -> dict[str, str]:
+    here = Path(__file__).resolve().parent
+    return environment(XLA_FLAGS=flags, PYTHONPATH=os.pathsep.join([str(here.parent), str(here)]))
+
+
+@pytest.mark.parametrize(
+    ("given", "fragments"),
+    [
+        ("engine.devices=2", ["engine.devices=2", "from 1 to 1", "engine.devices=auto"]),
+        ("engine.devices=all", ["engine.devices=all"]),
+        ("engine.devices=0", ["engine.devices=0"]),
+        ("engine.batch=0", ["engine.batch=0", "1 or more"]),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(given: str, fragments: list[str], tmp_path: Path) -> None:
+    done = run_here(*TINY, given, "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 1
+    assert done.err.startswith("jacspec: ")
+    for fragment in fragments:
+        assert fragment in done.err
+    assert statuses(tmp_path) == []
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+def test_rows_are_padded_to_the_devices(multiple: int) -> None:
+    batches = make_batches(TOKENS, size=4, multiple=multiple)
+    assert sorted(sample for padded in batches for sample in padded.samples) == list(range(len(TOKENS)))
+    for padded in batches:
+        assert len(padded.batch.lengths) % multiple == 0
+        for row, sample in enumerate(padded.row_samples):
+            length = padded.batch.lengths[row]
+            assert padded.batch.tokens[row, :length].tolist() == TOKENS[sample]
+
+
+if __name__ == "__main__":
+    print(json.dumps([compute_here("2", TOKENS).tolist(), collectives()]))

@@ -1,0 +1,124 @@
+"""Sweeps on every launcher: a job that fails or is killed leaves the others whole, and the summary names it."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import TINY, command_line, environment, run_command, run_here, statuses
+
+from jacspec.runs import open_run
+
+BAD, GOOD = "data.samples=100000", "data.samples=2"
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit": ("hydra/launcher=submitit_local",),
+}
+
+
+def read_sweep(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
+    run = run_here if launcher == "basic" else run_command
+    sweep = ("-m", *LAUNCHERS[launcher], f"{BAD},2", "data.max_tokens=16", "hydra.sweep.dir=sweep")
+    done = run(*sweep, cwd=tmp_path)
+    assert done.code == 1
+    summary = done.err[done.err.index("jacspec: 1 of 2 runs did not finish. Table: sweep/sweep.csv") :]
+    assert f"job 0, {BAD} data.max_tokens=16, failed: Only 426 of the 426" in summary
+    assert "job 1" not in summary
+    failed, whole = read_sweep(tmp_path / "sweep")
+    assert (failed["job"], failed["status"], failed["folder"]) == ("0", "failed", "")
+    assert failed["overrides"] == f"{BAD} data.max_tokens=16"
+    assert failed["message"].startswith("Only 426 of the 426")
+    assert whole == {
+        "job": "1",
+        "overrides": f"{GOOD} data.max_tokens=16",
+        "status": "finished",
+        "folder": str(tmp_path / "sweep" / "1"),
+        "message": "",
+    }
+    assert len(open_run(whole["folder"]).samples) == 2
+    assert statuses(tmp_path) == ["finished"]
+    assert not (tmp_path / "sweep" / ".jobs").exists()
+
+
+def test_whole_sweep_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda run: None)
+    done = run_here("-m", *TINY, "seed=0,1", "components=[mlp]", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "sweep: all 2 runs finished" in done.out
+    assert [row["status"] for row in read_sweep(tmp_path / "sweep")] == ["finished", "finished"]
+
+
+def test_error_of_ours_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("one of ours")
+
+    monkeypatch.setattr("jacspec.__main__.find_task", lambda task: fail)
+    with pytest.raises(ZeroDivisionError):
+        run_here("-m", "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    found = [(row["status"], row["message"]) for row in read_sweep(tmp_path / "sweep")]
+    assert found == [("failed", "ZeroDivisionError: one of ours")] * 2
+
+
+def test_slip_in_the_command_is_no_sweep(tmp_path: Path) -> None:
+    done = run_here("-m", "model=gpt2,nanoo", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.code == 1
+    assert done.err.startswith("jacspec: model=nanoo is not a choice of model.")
+    assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
+
+
+def test_launcher_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run_here("-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
+    assert done.code == 1
+    assert "Accepted: basic, joblib, submitit_local" in done.err
+    monkeypatch.setattr("jacspec.explain.LAUNCHERS", {"slurm": "submitit"})
+    done = run_here("-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
+    assert done.err == "jacspec: hydra/launcher=slurm is not installed. Type pip install 'jacspec[submitit]'.\n"
+
+
+@pytest.mark.long
+def test_killed_job_is_named(tmp_path: Path) -> None:
+    arguments = ("-m", *LAUNCHERS["submitit"], "data.samples=150", "seed=0,1", "hydra.sweep.dir=sweep")
+    with subprocess.Popen(
+        command_line(*arguments),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as sweep:
+        wait_for(lambda: all(any(tmp_path.glob(f"sweep/{job}/layers/*.npz")) for job in (0, 1)))
+        # submitit names the folder of a job's log by the job's process, which runs ours as its child.
+        victim = next(folder.name for folder in (tmp_path / "sweep" / ".submitit").iterdir() if folder.name.isdigit())
+        (child,) = Path(f"/proc/{victim}/task/{victim}/children").read_text().split()
+        for process in (victim, child):
+            os.kill(int(process), signal.SIGKILL)
+        _, err = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1
+    assert "The launcher lost a job" in err
+    # Where the lost one is the first, submitit does not wait for the other, which goes on.
+    wait_for(lambda: "finished" in statuses(tmp_path))
+    lost = statuses(tmp_path).index("unfinished")
+    row = read_sweep(tmp_path / "sweep")[lost]
+    assert row["status"] == "unfinished"
+    assert f"job {lost}, data.samples=150 seed={lost}, unfinished in {row['folder']}: " in err
+    done = run_here(*row["overrides"].split(), f"resume={row['folder']}", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert statuses(tmp_path) == ["finished", "finished"]
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
