@@ -12,10 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from jacspec.config import Config, config_folder, register
+from jacspec.errors import printable
 from jacspec.explain import check_keys, explain
 from jacspec.tasks import find_task
 
 TRACEBACK = "JACSPEC_TRACEBACK"
+MOST_SHOWN = 4000
 
 
 def main() -> None:
@@ -62,7 +64,9 @@ def _complain(error: Exception) -> None:
     if message is None:
         raise error
     _failures.append(message)
-    print(f"jacspec: {message}", file=sys.stderr)
+    # It may quote a file, whose names hold anything: what steers a terminal, or megabytes.
+    shown = "\n".join(map(printable, message[:MOST_SHOWN].split("\n")))
+    print(f"jacspec: {shown}" + " …" * (len(message) > MOST_SHOWN), file=sys.stderr)
 
 
 if __name__ == "__main__":

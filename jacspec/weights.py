@@ -42,6 +42,7 @@ VECTOR, TIED, UNWANTED = (
     "tied to another tensor",
     "left out by weights.include or exclude",
 )
+MOST_DIGITS = 9
 NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
 
 
@@ -138,14 +139,15 @@ def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | Le
         elif reason := choice.refuses("other", name):
             yield LeftOut(name, reason)
         else:
-            found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+            found = re.search(rf"(?:^|\.)([0-9]{{1,{MOST_DIGITS}}})(?:\.|$)", name)
             values = tensors.read(name, finite=False).reshape(stored.shape[0], -1)
             yield Matrix(int(found[1]) if found else None, "other", name, values)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort `h.2` before `h.10`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)  # every second one is digits
+    return [(0, int(part[:MOST_DIGITS]), part) if place % 2 else (1, 0, part) for place, part in enumerate(parts)]
 
 
 def in_batches(

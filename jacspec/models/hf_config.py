@@ -1,6 +1,5 @@
 """What an HF config says, checked key by key: every one is read, ignored with a reason, or at its default."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadK
 from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.families import ARCHITECTURES, NEAREST
 from jacspec.models.layers import ACTIVATIONS
+from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 _MISSING = object()
@@ -59,12 +59,9 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; raises `JacspecError` where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JacspecError(f"{file} is missing: give a folder in Hugging Face layout.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise JacspecError(f"{file} is not readable JSON: {error}") from error
+    if not file.exists():
+        raise JacspecError(f"{file} is missing: give a folder in Hugging Face layout.")
+    content = parse_json(read_file(file, most=MAX_JSON_BYTES), str(file))
     if not isinstance(content, dict):
         raise JacspecError(f"{file} holds a {type(content).__name__}, not a JSON object.")
     return content

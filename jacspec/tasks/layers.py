@@ -19,6 +19,7 @@ from jacspec.provenance import describe_checkpoint, describe_run, now
 from jacspec.report import write_report
 from jacspec.report.console import print_report
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run, write_csv
+from jacspec.runs.writing import releasing_folders
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 """A header and rows."""
@@ -41,6 +42,7 @@ class Work(NamedTuple):
     tables: Callable[[Sequence[LayerResult]], Mapping[str, Table]] = lambda results: {}
 
 
+@releasing_folders()
 def run_layers(
     config: Config,
     folder: Path,
