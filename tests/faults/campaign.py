@@ -5,13 +5,15 @@ reliability in README.md. A quarter of an hour to an hour on two cores; the shor
 """
 
 import datetime
+import itertools
 import json
+import multiprocessing
 import os
 import platform
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,31 @@ from jacspec.provenance import git_commit
 
 RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
-KILLS = 50
+KILLS, JOBS = 50, 4
 
 
 def run_kills(folder: Path) -> dict[str, Any]:
-    """Kill all tasks in turn, `KILLS` times in all, and say what was lost."""
-    rng, model = random.Random(0), kills.make_small_model(folder / "small")
-    found: list[kills.Kill] = []
-    wholes: dict[str, kills.Whole] = {}
-    for task in kills.TASKS:
-        (folder / task).mkdir()
-        wholes[task] = kills.run_whole(task, model, folder / task)
-    while len(found) < KILLS:
-        counts = {task: sum(kill.task == task for kill in found) for task in kills.TASKS}
-        task = min(counts, key=lambda task: counts[task])
-        cwd = folder / f"kill{len(found)}"
-        cwd.mkdir()
-        found += kills.kill_and_go_on(task, model, wholes[task], cwd, rng)
-        print(*found[-1:], flush=True)
+    """Kill all tasks in turn, `KILLS` times or a few more, and say what was lost."""
+    kills.import_everything()
+    model = folder / "small"
+    kills.fork(kills.make_small_model, model).join()  # here it would start JAX, and nothing could be forked any more
+    with ProcessPoolExecutor(JOBS, mp_context=multiprocessing.get_context("fork")) as pool:
+        for task in kills.TASKS:
+            (folder / task).mkdir()
+        tries = [pool.submit(kills.run_whole, task, model, folder / task) for task in kills.TASKS]
+        wholes = dict(zip(kills.TASKS, (each.result() for each in tries), strict=True))
+        found: list[kills.Kill] = []
+        for number in itertools.count():
+            chains: list[Future[list[kills.Kill]]] = []
+            for task, whole in wholes.items():
+                cwd = folder / f"{task}{number}"
+                cwd.mkdir()
+                chains.append(pool.submit(kills.kill_and_go_on, task, model, whole, cwd, len(found) + len(chains)))
+            for chain in chains:
+                found += chain.result()
+            print(len(found), [kill for kill in found if kill.differing], flush=True)
+            if len(found) >= KILLS:
+                break
     return {
         "kills": len(found),
         "of tries to go on": sum(kill.before > 0 for kill in found),

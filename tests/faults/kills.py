@@ -1,25 +1,32 @@
 """Every task that resumes, killed without warning at random moments, gone on with, and compared with a run left alone.
 
-The commands are whole processes. A moment is uniform between the making of the run's folder and the end of a run that
-nothing disturbed; start-up before it leaves nothing behind. Every second try that goes on is killed too.
+The commands are processes of their own, forked from one that has imported everything and started nothing. A moment is
+uniform between the making of the run's folder and the end of a run that nothing disturbed; before it nothing is left
+behind. Every second try that goes on is killed too.
 """
 
+import importlib
 import json
+import multiprocessing
+import os
 import random
 import signal
-import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from servers import NANO, command_line, environment, files_below
+from servers import NANO, environment, files_below
+from transformers import CONFIG_MAPPING, AutoTokenizer
 
+from jacspec.__main__ import main
 from jacspec.models.checkpoint import build_module, module_parts
 from jacspec.models.export import write_config, write_weights
 from jacspec.models.hf_config import read_config
+from jacspec.tasks import find_task
 
 TASKS: Mapping[str, Sequence[str]] = {
     "jacobian": ("data.samples=60", "data.max_tokens=16"),
@@ -66,22 +73,30 @@ class Kill(NamedTuple):
     differing: list[str]
 
 
-def make_small_model(folder: Path, *, layers: int = 2, d_model: int = 16) -> Path:
+def import_everything() -> None:
+    """Import what tasks and reports import when they need it, so that no run does."""
+    for name in TASKS:
+        find_task(name)
+    for module in ("figures", "html", "matrix_page", "coupling_page", "cell_page"):
+        importlib.import_module(f"jacspec.report.{module}")
+    for library in ("xarray", "pandas", "scipy.io", "nltk.tokenize.punkt", "matplotlib.backends.backend_pdf"):
+        importlib.import_module(library)
+    assert AutoTokenizer.from_pretrained(NANO) and CONFIG_MAPPING["gpt2"]()
+
+
+def make_small_model(folder: Path) -> None:
     """Write a model of the embedded one's kind with random weights, its tokenizer beside it."""
     folder.mkdir(parents=True)
-    raw = json.loads((NANO / "config.json").read_text())
-    raw |= {"n_layer": layers, "n_embd": d_model, "n_head": 2, "dtype": "float32"}
+    raw = json.loads((NANO / "config.json").read_text()) | {"n_layer": 2, "n_embd": 16, "n_head": 2, "dtype": "float32"}
     architecture, _, spec = read_config(raw, "the small model")
-    keys = jax.random.split(jax.random.key(0), len(module_parts(spec)))
-    modules = {
-        place: build_module(spec, *place, jnp.dtype("float32"), key)
-        for place, key in zip(module_parts(spec), keys, strict=True)
-    }
+    places = module_parts(spec)
+    keys = jax.random.split(jax.random.key(0), len(places))
+    dtype = jnp.dtype("float32")
+    modules = {place: build_module(spec, *place, dtype, key) for place, key in zip(places, keys, strict=True)}
     write_config(folder, raw)
     write_weights(folder, architecture, spec, modules, dtype="float32")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((NANO / name).read_bytes())
-    return folder
 
 
 def arguments(task: str, model: Path) -> list[str]:
@@ -93,39 +108,39 @@ def run_whole(task: str, model: Path, cwd: Path) -> Whole:
     """Run a task undisturbed, twice: what the first compiles, those that are killed find."""
     for name in ("first", "whole"):
         times = [time.monotonic()]
-        process = start([*arguments(task, model), f"hydra.run.dir={name}"], cwd)
-        wait_for(cwd / name, process)
+        run = start([*arguments(task, model), f"hydra.run.dir={name}"], cwd)
+        wait_for(cwd / name, run)
         times.append(time.monotonic())
-        _, err = process.communicate(timeout=600)
+        run.join()
         times.append(time.monotonic())
-        assert process.returncode == 0, err
+        assert run.exitcode == 0, said(cwd)
     assert differing_files(cwd / "first", cwd / "whole") == []
     return Whole(cwd / "whole", times[1] - times[0], times[2] - times[1])
 
 
-def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, rng: random.Random) -> list[Kill]:
+def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, seed: int) -> list[Kill]:
     """Kill a run at random moments, until a coin says that the try to go on may end, and compare."""
-    folder = cwd / "killed"
+    rng, folder = random.Random(seed), cwd / "killed"
     found: list[Kill] = []
     while not found or rng.random() < 0.5:
         share = rng.random()
         began = folder.exists()
-        process = start([*arguments(task, model), place(folder)], cwd)
+        run = start([*arguments(task, model), place(folder)], cwd)
         if began:
             time.sleep(whole.startup)
         else:
-            wait_for(folder, process)
+            wait_for(folder, run)
         time.sleep(share * whole.seconds)
-        process.kill()
-        process.communicate()
-        if process.returncode != -signal.SIGKILL:  # it was faster than the undisturbed one
-            assert process.returncode == 0
+        run.kill()
+        run.join()
+        if run.exitcode != -signal.SIGKILL:  # it was faster than the undisturbed one
+            assert run.exitcode == 0, said(cwd)
             break
         parts = len(list((folder / "layers").glob("*.npz")))
         found.append(Kill(task, round(share, 3), len(found), (folder / "run.json").exists(), parts, []))
-    process = start([*arguments(task, model), place(folder)], cwd)
-    _, err = process.communicate(timeout=600)
-    differing = differing_files(whole.folder, folder) if process.returncode == 0 else [err]
+    run = start([*arguments(task, model), place(folder)], cwd)
+    run.join()
+    differing = differing_files(whole.folder, folder) if run.exitcode == 0 else [said(cwd)]
     return [kill._replace(differing=differing) for kill in found]
 
 
@@ -134,28 +149,42 @@ def place(folder: Path) -> str:
     return f"resume={folder.name}" if (folder / "run.json").exists() else f"hydra.run.dir={folder.name}"
 
 
-def start(command: Sequence[str], cwd: Path) -> "subprocess.Popen[str]":
-    """Start the command line as a user does."""
-    return subprocess.Popen(
-        command_line(*command),
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(command: Sequence[str], cwd: Path) -> Any:
+    """Start the command line in a process of its own; what it says on stderr goes to a file."""
+    return fork(_run, command, cwd)
 
 
-def wait_for(folder: Path, process: "subprocess.Popen[str]") -> None:
-    """Wait until a run has its folder."""
-    deadline = time.monotonic() + 300
-    while not folder.exists() and process.poll() is None:
-        assert time.monotonic() < deadline
+def fork(function: Callable[..., None], *given: Any) -> Any:
+    """Start a function in a process of its own."""
+    run = multiprocessing.get_context("fork").Process(target=function, args=given)
+    run.start()
+    return run
+
+
+def said(cwd: Path) -> str:
+    """Read what the last command said on stderr."""
+    return (cwd / "stderr").read_text()
+
+
+def wait_for(folder: Path, run: Any) -> None:
+    """Wait until a run has its folder, or has ended."""
+    while not folder.exists() and run.is_alive():
         time.sleep(0.005)
 
 
+def _run(command: Sequence[str], cwd: Path) -> None:
+    for stream, file in ((1, os.devnull), (2, cwd / "stderr")):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(cwd)
+    changed = environment()
+    os.environ.clear()
+    os.environ.update(changed)
+    sys.argv = ["jacspec", *command]
+    main()
+
+
 def differing_files(left: Path, right: Path) -> list[str]:
-    """Name what is in one run only or not the same in both, byte for byte; of `run.json` and the page, without times."""
+    """Name what is in one run only or not the same in both, byte for byte; in `run.json` all but times."""
     names = files_below(left) | files_below(right)
     return sorted(name for name in names if _content(left, name) != _content(right, name))
 
