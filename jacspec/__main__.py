@@ -14,12 +14,13 @@ from rich.console import Console
 
 from jacspec.config import Config, config_folder, register
 from jacspec.distributed import check_distributed
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, printable
 from jacspec.explain import check_keys, explain
 from jacspec.sweep import close_sweep
 from jacspec.tasks import SHARED, find_task
 
 TRACEBACK = "JACSPEC_TRACEBACK"
+MOST_SHOWN = 4000
 
 
 def main() -> None:
@@ -91,7 +92,9 @@ def _complain(error: Exception) -> str:
     if message is None:
         raise error
     _failures.append(message)
-    print(f"jacspec: {message}", file=sys.stderr)
+    # It may quote a file, whose names hold anything: what steers a terminal, or megabytes.
+    shown = "\n".join(map(printable, message[:MOST_SHOWN].split("\n")))
+    print(f"jacspec: {shown}" + " …" * (len(message) > MOST_SHOWN), file=sys.stderr)
     return message
 
 

@@ -14,12 +14,19 @@ import numpy as np
 import platformdirs
 
 from jacspec.config import DataConfig, Split
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, blaming
 from jacspec.glossary import Batch, PaddedBatch
+from jacspec.reading import read_file
 
 TIMEOUT_SECONDS = 5.0
 MAX_TEXT_BYTES = 2**30
 LENGTH_STEP = 16
+TRAINED_ON = 2**23
+"""Characters that Punkt learns from at most: it takes 65 bytes of memory for each, and 5 seconds a million."""
+
+TOKENIZED_AT_ONCE = 10_000
+CHARACTERS_A_TOKEN = 1000
+"""Far more than a token has, but for WordPiece, to which a word of more than 100 is one unknown token."""
 
 
 class Corpus(NamedTuple):
@@ -59,12 +66,7 @@ def read_text_bytes(data: DataConfig) -> tuple[bytes, str]:
     file = Path(data.path).expanduser() if data.path is not None else _fetch(data)
     if not file.is_file():
         raise JacspecError(f"data.path={data.path} is not a file. Give a UTF-8 text file.")
-    if file.stat().st_size > MAX_TEXT_BYTES:
-        raise JacspecError(f"{file} is larger than {MAX_TEXT_BYTES // 2**20} MiB; give a part of it.")
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise JacspecError(f"{file} cannot be read: {error}") from error
+    raw = read_file(file, most=MAX_TEXT_BYTES)
     if data.sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != data.sha256:
         raise JacspecError(
             f"{file} is not the text of data={data.name}: sha256 {found}, expected {data.sha256}. "
@@ -81,7 +83,7 @@ def decode_text(raw: bytes, source: str) -> str:
         raise JacspecError(f"{source} is not UTF-8 text ({error}). Convert it, e.g. with iconv.") from None
     if "\0" in text:
         raise JacspecError(f"{source} is a binary file, not text.")
-    if not text.strip():
+    if text.isspace() or not text:
         raise JacspecError(f"{source} is empty.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -96,8 +98,9 @@ def split_sentences(text: str) -> tuple[list[str], str]:
     try:
         splitter, name = PunktTokenizer("english"), "nltk punkt_tab english"
     except LookupError:
-        trainer = PunktTrainer(text)
-        splitter, name = PunktSentenceTokenizer(trainer.get_params()), "nltk punkt trained on the corpus"
+        trainer = PunktTrainer(text[:TRAINED_ON])
+        part = "" if len(text) <= TRAINED_ON else f"the first {TRAINED_ON} characters of "
+        splitter, name = PunktSentenceTokenizer(trainer.get_params()), f"nltk punkt trained on {part}the corpus"
     return [sentence for sentence in splitter.tokenize(text) if sentence.strip()], name
 
 
@@ -117,22 +120,40 @@ def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) 
             raise JacspecError(f"data.{key}={value} is less than 1. Type data.{key}=N with N of 1 or more.")
     if seed < 0:
         raise JacspecError(f"seed={seed} is negative. Type seed=N with N of 0 or more.")
-    tokens = encode(tokenizer, corpus.texts, max_tokens=data.max_tokens)
-    long_enough = [index for index, ids in enumerate(tokens) if len(ids) >= max(data.min_tokens, 1)]
+    lengths = _count_tokens(tokenizer, corpus.texts, max_tokens=data.max_tokens)
+    long_enough = [index for index, length in enumerate(lengths) if length >= max(data.min_tokens, 1)]
     if len(long_enough) < data.samples:
         raise JacspecError(
-            f"Only {len(long_enough)} of the {len(tokens)} {data.split.value} in {corpus.source} have "
+            f"Only {len(long_enough)} of the {len(lengths)} {data.split.value} in {corpus.source} have "
             f"{data.min_tokens} tokens or more, fewer than data.samples={data.samples}. "
             "Lower data.samples or data.min_tokens, or give a longer text."
         )
     drawn: np.ndarray = np.random.default_rng(seed).choice(len(long_enough), size=data.samples, replace=False)
     candidates = [long_enough[index] for index in sorted(drawn.tolist())]
-    return Sample([corpus.texts[i] for i in candidates], [tokens[i] for i in candidates], candidates)
+    texts = [corpus.texts[i] for i in candidates]
+    return Sample(texts, encode(tokenizer, texts, max_tokens=data.max_tokens), candidates)
+
+
+def _count_tokens(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[int]:
+    """Count the ids of each text, `TOKENIZED_AT_ONCE` texts in memory: a tokenizer holds a hundred bytes a token."""
+    parts = (texts[start : start + TOKENIZED_AT_ONCE] for start in range(0, len(texts), TOKENIZED_AT_ONCE))
+    return [len(ids) for part in parts for ids in encode(tokenizer, part, max_tokens=max_tokens)]
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-    """Tokenize each text to at most `max_tokens` ids, special tokens included."""
-    return tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
+    """Tokenize each text to at most `max_tokens` ids, special tokens included.
+
+    No more than the first `CHARACTERS_A_TOKEN · max_tokens` characters of a text are looked at: a tokenizer takes many
+    times their memory, and would read a line of a gigabyte to its end for the first few ids.
+    """
+    most = CHARACTERS_A_TOKEN * max_tokens
+    return tokenize(tokenizer, [text[:most] for text in texts], truncation=True, max_length=max_tokens)
+
+
+def tokenize(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+    """Call an HF tokenizer and return its ids; raises `JacspecError` where its own files make it fail."""
+    with blaming("The tokenizer of the model cannot read the text"):
+        return tokenizer(*texts, return_attention_mask=False, **options)["input_ids"]
 
 
 def make_batches(tokens: Sequence[Sequence[int]], *, size: int, multiple: int = 1) -> list[PaddedBatch]:
@@ -205,10 +226,12 @@ def _fetch(data: DataConfig) -> Path:
         return file
     try:
         with urllib.request.urlopen(data.url, timeout=TIMEOUT_SECONDS) as response:
-            raw = response.read(MAX_TEXT_BYTES)
+            raw = response.read(MAX_TEXT_BYTES + 1)
             missing = getattr(response, "length", None)  # what the server announced and did not send; not for file:
             if missing:
                 raise http.client.IncompleteRead(raw, missing)
+            if len(raw) > MAX_TEXT_BYTES:
+                raise ValueError(f"it gives more than {MAX_TEXT_BYTES // 2**20} MiB")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise JacspecError(
             f"The text of data={data.name} is not in the cache and {data.url} cannot be reached ({error}). "
@@ -219,7 +242,12 @@ def _fetch(data: DataConfig) -> Path:
     if data.sha256 is not None and found != data.sha256:
         raise JacspecError(f"{data.url} gave bytes with sha256 {found}, expected {data.sha256}; nothing was kept.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
-        stream.write(raw)
-    os.replace(stream.name, file)
+    stream = tempfile.NamedTemporaryFile(dir=file.parent, delete=False)  # noqa: SIM115
+    try:
+        with stream:
+            stream.write(raw)
+        os.replace(stream.name, file)
+    except BaseException:
+        Path(stream.name).unlink()
+        raise
     return file

@@ -1,7 +1,8 @@
 """The one error type that a user is meant to read, and how it names what was meant."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class JacspecError(ValueError):
@@ -19,3 +20,31 @@ def suggest(given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     meant = f"Did you mean {close[0]!r}? " if close else ""
     return f"{meant}Accepted: {', '.join(names)}."
+
+
+@contextlib.contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Say of whatever a library raises on a file inside that it is the file's: `what: its message`.
+
+    Only around calls into libraries that raise many types for a broken file. A panic of their Rust code counts, which
+    is no `Exception`.
+    """
+    try:
+        yield
+    except (JacspecError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise JacspecError(f"{what}: {error or type(error).__name__}") from error
+
+
+def printable(text: object) -> str:
+    """Replace what could steer a terminal or reorder a line: control, bidirectional and unpaired characters."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text).rstrip())
+
+
+def shortened(names: Iterable[str], most: int = 5) -> str:
+    """Join names with commas, at most the first `most`, and count the others."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

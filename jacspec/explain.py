@@ -30,6 +30,10 @@ def explain(error: Exception) -> str | None:
         return (f"{key}: " if key else "") + _first_line(error)
     if type(error).__module__.partition(".")[0] in ("joblib", "submitit"):
         return f"The launcher lost a job of the sweep, killed or out of memory or time: {_first_line(error)}"
+    if isinstance(error, MemoryError):
+        return "There is not enough memory. Lower engine.memory_gib or data.samples, or take a smaller model or text."
+    if isinstance(error, RecursionError):
+        return "What was given is nested too deeply to be read."
     if isinstance(error, OSError):
         return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
     return None

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jacspec.corpus import decode_text
+from jacspec.corpus import CHARACTERS_A_TOKEN, MAX_TEXT_BYTES, decode_text, tokenize
 from jacspec.errors import JacspecError, suggest
+from jacspec.reading import parse_json, read_file
 
 BOOLQ = ("question", "passage", "answer")
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv"}
@@ -153,9 +154,10 @@ def encode_examples(tokenizer: Any, examples: Sequence[Example], *, max_tokens: 
 
     **Raises:** `JacspecError` where an example gives no token.
     """
-    texts, seconds = [example.text for example in examples], [example.second for example in examples]
-    pairs = None if None in seconds else seconds
-    ids = tokenizer(texts, pairs, truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
+    most = CHARACTERS_A_TOKEN * max_tokens  # as in `corpus.encode`
+    texts = [example.text[:most] for example in examples]
+    seconds = [example.second[:most] for example in examples if example.second is not None]
+    ids = tokenize(tokenizer, texts, seconds or None, truncation=True, max_length=max_tokens)
     if empty := [number for number, each in enumerate(ids) if not each]:
         raise JacspecError(f"The tokenizer gives no token for {examples[empty[0]].text!r}.")
     return ids
@@ -164,10 +166,7 @@ def encode_examples(tokenizer: Any, examples: Sequence[Example], *, max_tokens: 
 def _read_file(file: Path, columns: Columns) -> tuple[list[Example], str]:
     if file.suffix.lower() not in ENDINGS:
         raise JacspecError(f"{file} is neither JSONL nor CSV. Accepted endings: {', '.join(sorted(ENDINGS))}.")
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise JacspecError(f"{file} cannot be read: {error.strerror}. Give a file of labelled text.") from None
+    raw = read_file(file, most=MAX_TEXT_BYTES)
     text = decode_text(raw, str(file))
     rows = {"jsonl": _json_rows, "csv": _csv_rows}[ENDINGS[file.suffix.lower()]](text, file)
     examples = [_example(row, columns, f"{file}, line {line}") for line, row in rows]
@@ -180,10 +179,7 @@ def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
-        try:
-            row = json.loads(content)
-        except ValueError as error:
-            raise JacspecError(f"{file}, line {line} is not JSON ({error}). Give one object a line.") from None
+        row = parse_json(content, f"{file}, line {line}")
         if not isinstance(row, dict):
             raise JacspecError(f"{file}, line {line} is a {type(row).__name__}, not an object. Give one object a line.")
         yield line, row

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jacspec.corpus import CHARACTERS_A_TOKEN, tokenize
 from jacspec.errors import JacspecError
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
@@ -113,7 +114,8 @@ def make_passage(
         raise JacspecError(
             f"removal.tokens={tokens} leaves nothing to predict. Type 2 or more, or null for the whole text."
         )
-    ids = tokenizer(text, add_special_tokens=kind == "causal", verbose=False)["input_ids"][:tokens]
+    read = text if tokens is None else text[: CHARACTERS_A_TOKEN * tokens]  # as in `corpus.encode`
+    ids = tokenize(tokenizer, read, add_special_tokens=kind == "causal", verbose=False)[:tokens]
     if len(ids) < 2:
         raise JacspecError(
             "The text has fewer than two tokens: nothing is to be predicted. Type data.path=FILE with a longer text."
@@ -152,7 +154,9 @@ def _mask(checkpoint: Checkpoint) -> int:
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Find what a tokenizer puts before and after a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    place = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
-    return whole[:place], whole[place + len(bare) :]
+    bare = tokenize(tokenizer, "a", add_special_tokens=False)
+    whole = tokenize(tokenizer, "a")
+    for place in range(len(whole)):
+        if whole[place : place + len(bare)] == bare:
+            return whole[:place], whole[place + len(bare) :]
+    raise JacspecError("The tokenizer of the model puts no special tokens before and after a text, but changes it.")

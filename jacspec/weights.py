@@ -42,7 +42,7 @@ VECTOR, TIED, UNWANTED = (
     "tied to another tensor",
     "left out by weights.include or exclude",
 )
-LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+LAYER_NUMBER = re.compile(r"(?:^|(?<=\.))[0-9]{1,9}(?=\.|$)")
 """Where the name of a tensor says its layer."""
 
 NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
@@ -197,7 +197,8 @@ def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | Le
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort `h.2` before `h.10`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)  # every second one is digits
+    return [(0, int(part[:MOST_DIGITS]), part) if place % 2 else (1, 0, part) for place, part in enumerate(parts)]
 
 
 def in_batches(

@@ -123,7 +123,7 @@ def _truncate(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\0"), ["config.json", "JSON"]),
         (lambda folder: (folder / "config.json").unlink(), ["config.json", "Hugging Face layout"]),
         (_no_tokenizer, ["no tokenizer", "tokenizer.json"]),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), ["tokenizer", "cannot be loaded"]),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), ["tokenizer.json", "JSON"]),
         (_only_pickle, ["pytorch_model.bin", "damaged or holds more than tensors"]),
         (_remote_code, ["auto_map"]),
     ],
@@ -311,7 +311,7 @@ def test_full_disk_is_said_and_can_be_gone_on_from(writes: int, tmp_path: Path) 
     with mock.patch("os.fsync", fsync):
         done = run_here(*arguments, cwd=tmp_path)
     assert_refused(done, tmp_path, "No space left on device")
-    assert not [name for name in files_below(tmp_path) if "/." in name]
+    assert {name for name in files_below(tmp_path) if "/." in name} <= {"out/layers/.lock"}
     if (tmp_path / "out" / "run.json").exists():
         arguments.append("resume=out")
     done = run_here(*arguments, cwd=tmp_path)

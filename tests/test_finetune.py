@@ -249,7 +249,7 @@ WRONG = {
     "finetune.warmup=1": ("finetune.warmup=1",),
     "finetune.learning_rate=0": ("finetune.learning_rate=0",),
     "finetune.held_out=x.csv": ("finetune.path=FILE",),
-    "finetune.path=none.jsonl": ("none.jsonl", "cannot be read"),
+    "finetune.path=none.jsonl": ("none.jsonl", "is not a file"),
     "model=t5-small model.init=random": ("encoder-decoder", "gpt2"),
     "seed=-1": ("seed=-1",),
 }

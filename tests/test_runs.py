@@ -309,7 +309,7 @@ def test_open_refuses(tmp_path: Path) -> None:
     with pytest.raises(JacspecError, match=f"not finished. Type resume={tmp_path}"):
         open_run(tmp_path)
     assert Run(tmp_path).provenance["status"] == "unfinished"
-    for content, message in (("{", "cannot be read"), ("[]", "not written by jacspec"), ("{}", "not written")):
+    for content, message in (("{", "not readable JSON"), ("[]", "not written by jacspec"), ("{}", "not written")):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(JacspecError, match=message):
             open_run(tmp_path)

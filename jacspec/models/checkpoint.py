@@ -1,6 +1,7 @@
 """From a Hugging Face folder to a stream of Flax modules, one in memory at a time.
 
-With `hf_config.py` and `tensor_files.py` this room alone knows HF's layout. No remote code is ever run.
+With its neighbours `hf_config.py`, `tensor_files.py` and `tokenizer.py` it alone knows HF's layout. No remote code is
+ever run.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
 from jacspec.models.sequence_heads import sequence_tensors
 from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
+from jacspec.models.tokenizer import load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,18 +172,6 @@ def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key:
         assert spec.encoder_norm is not None
         return make_norm(spec.encoder_norm, spec.d_model, dtype)
     return Head(spec, dtype=dtype, rngs=rngs)
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load the HF tokenizer of a folder, never running code that comes with it."""
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
-        raise JacspecError(f"{folder} has no tokenizer: put its tokenizer.json and tokenizer_config.json there.")
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # HF raises many types for broken files
-        raise JacspecError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
 
 
 def sha256(file: Path) -> str:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from jacspec.errors import JacspecError
 from jacspec.models.block import Block, Embedding, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_rules
-from jacspec.models.export import hf_tensors, write_config, write_tensors
+from jacspec.models.export import hf_tensors, write_config, write_tensors, write_tokenizer
 from jacspec.models.layers import ACTIVATIONS, Linear, make_norm
 from jacspec.models.sequence_heads import SEQUENCE_HEADS, WITH_PREFIX, SequenceHead
 
@@ -99,7 +99,7 @@ def write_classifier(
     """Write a classifier made from `checkpoint` in HF layout: config, weights at the classifier's precision, tokenizer.
 
     **Arguments:** `labels`, their names; `pad`, the id of the padding token, which HF's decoders look for to find the
-    last token. `config.json` is written last: a folder that has it is whole.
+    last token.
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture, spec = checkpoint.architecture, checkpoint.spec
@@ -111,7 +111,7 @@ def write_classifier(
     for leaf, name in head.tensors.items():
         tensors[(architecture.prefixes[0] if name.startswith(WITH_PREFIX) else "") + name] = leaves[leaf]
     write_tensors(folder, tensors, dtype=str(checkpoint.dtype))
-    checkpoint.tokenizer.save_pretrained(folder)
+    write_tokenizer(folder, checkpoint.tokenizer)
     numbered = {str(number): label for number, label in enumerate(labels)}
     changed = {
         "architectures": [head.hf_class],

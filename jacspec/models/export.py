@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from jacspec.errors import blaming
 from jacspec.models.architectures import Architecture
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import leaf_names, module_rules
@@ -32,11 +33,16 @@ def write_weights(
 
 def write_tensors(folder: Path, tensors: Mapping[str, Any], *, dtype: str) -> None:
     """Write tensors by HF's names as `model.safetensors`, each cast to `dtype`."""
-    save_file(
-        {name: np.ascontiguousarray(tensor, dtype=np.dtype(dtype)) for name, tensor in tensors.items()},
-        folder / WEIGHTS,
-        metadata={"format": "pt"},
-    )
+    arrays = {name: np.ascontiguousarray(tensor, dtype=np.dtype(dtype)) for name, tensor in tensors.items()}
+    with blaming(f"{folder / WEIGHTS} cannot be written"):  # a full disk is a SafetensorError
+        save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Write the files of an HF tokenizer, without templates of chats, whose names would be names of files."""
+    tokenizer.chat_template = None
+    with blaming(f"The tokenizer cannot be written to {folder}"):  # a full disk is a bare Exception of Rust
+        tokenizer.save_pretrained(folder)
 
 
 def hf_tensors(

@@ -1,17 +1,20 @@
 """What an HF config says, checked key by key: every one is read, ignored with a reason, or at its default."""
 
-import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError, blaming, suggest
 from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys
 from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.families import ARCHITECTURES, NEAREST
 from jacspec.models.layers import ACTIVATIONS
+from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
+MOST_LISTED = 25_000
+LARGEST = 2**31 - 1
 _MISSING = object()
 
 
@@ -29,17 +32,14 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
 
     logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
     config_class = CONFIG_MAPPING[model_type]
-    try:
+    invalid = f"{origin} is not a valid {model_type} config"
+    _check_counts(raw, origin)
+    with blaming(invalid), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old names of keys
         config = config_class(**raw).to_dict()
-    except Exception as error:  # HF raises many types for values it does not accept
-        raise JacspecError(f"{origin} is not a valid {model_type} config: {error}") from error
     reading = ReadKeys(config)
-    try:
-        spec = architecture.spec(reading)
-    except JacspecError as error:
-        raise JacspecError(f"{origin}: {error}") from None
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise JacspecError(f"{origin} is not a valid {model_type} config: {error!r}") from error
+    with blaming(invalid):
+        spec = _read_spec(architecture, reading, origin)
     defaults = config_class().to_dict()
     known = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys() | reading.read
     unknown = [
@@ -50,24 +50,40 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
             f"{origin} sets what jacspec cannot honour for {model_type}: {', '.join(sorted(unknown))}. "
             "Nothing was computed; remove the key if it changes nothing."
         )
-    if not spec.blocks or min(spec.vocab, spec.positions or 1) < 1:
-        raise JacspecError(f"{origin} describes a model without layers, vocabulary or positions.")
-    for block in dict.fromkeys(spec.blocks):
-        _check_block(block, origin, free_heads=bool(reading.read & {"head_dim", "d_kv"}))
     return architecture, config, spec
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; raises `JacspecError` where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JacspecError(f"{file} is missing: give a folder in Hugging Face layout.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise JacspecError(f"{file} is not readable JSON: {error}") from error
+    if not file.exists():
+        raise JacspecError(f"{file} is missing: give a folder in Hugging Face layout.")
+    content = parse_json(read_file(file, most=MAX_JSON_BYTES), str(file))
     if not isinstance(content, dict):
         raise JacspecError(f"{file} holds a {type(content).__name__}, not a JSON object.")
     return content
+
+
+def _check_counts(raw: Mapping[str, Any], origin: str) -> None:
+    """Refuse numbers of layers and labels for which HF's class or a spec would make lists that fill the memory."""
+    for key, value in raw.items():
+        if isinstance(value, int) and value > MOST_LISTED and ("layer" in str(key) or key == "num_labels"):
+            raise JacspecError(f"{origin} has {key}={value}. Accepted: {MOST_LISTED} at most.")
+
+
+def _read_spec(architecture: Architecture, config: ReadKeys, origin: str) -> ModelSpec:
+    """Make the spec of a config and refuse one that describes no model."""
+    try:
+        spec = architecture.spec(config)
+    except JacspecError as error:
+        raise JacspecError(f"{origin}: {error}") from None
+    if not spec.blocks or min(spec.vocab, spec.positions or 1) < 1:
+        raise JacspecError(f"{origin} describes a model without layers, vocabulary or positions.")
+    for block in dict.fromkeys(spec.blocks):
+        _check_block(block, origin, free_heads=bool(config.read & {"head_dim", "d_kv"}))
+        sizes = (block.d_model, block.attention.heads * block.attention.d_head, block.mlp.d_ff)
+        if max(*sizes, spec.vocab, spec.positions or 1) > LARGEST:
+            raise JacspecError(f"{origin} has a size above {LARGEST}, beyond what arrays are indexed with.")
+    return spec
 
 
 def _find_family(raw: Mapping[str, Any], origin: str) -> Architecture:
@@ -107,5 +123,5 @@ def _check_block(block: BlockSpec, origin: str, *, free_heads: bool) -> None:
         raise JacspecError(f"{origin}: a sliding window of {spec.window} tokens shows nothing.")
     if mlp.activation not in ACTIVATIONS:
         raise JacspecError(
-            f"{origin} asks for the activation {mlp.activation!r}. " + suggest(mlp.activation, ACTIVATIONS)
+            f"{origin} asks for the activation {mlp.activation!r}. " + suggest(str(mlp.activation), ACTIVATIONS)
         )

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, blaming, shortened
 from jacspec.models.hf_config import read_json
 
 WEIGHTS = "model.safetensors"
@@ -63,11 +63,9 @@ class TensorFiles:
             # NumPy has no bfloat16 that torch could give.
             values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()
         else:
-            try:
-                with safe_open(stored.file, framework="flax") as reader:
-                    values = np.asarray(reader.get_tensor(stored.name))
-            except (SafetensorError, OSError) as error:
-                raise JacspecError(f"{stored.file}: the tensor {stored.name} cannot be read: {error}") from error
+            broken = f"{stored.file}: the tensor {stored.name} cannot be read"
+            with blaming(broken), safe_open(stored.file, framework="flax") as reader:
+                values = np.asarray(reader.get_tensor(stored.name))
         if finite and not np.isfinite(values).all():
             raise JacspecError(f"{stored.file}: the tensor {stored.name} holds values that are not finite.")
         return values
@@ -106,25 +104,24 @@ def _files(folder: Path, single: str) -> tuple[Path, ...]:
     listing = folder / (single + INDEX)
     if not listing.is_file():
         return (folder / single,)
-    names = {str(name) for name in read_json(listing).get("weight_map", {}).values()}
-    if any(Path(name).name != name for name in names):
-        raise JacspecError(f"{listing} names files outside its own folder.")
+    weight_map = read_json(listing).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise JacspecError(f"{listing} has no weight_map from tensors to files.")
+    names = {*weight_map.values()}
+    if any(Path(name).name != name or Path(name).suffix != Path(single).suffix for name in names):
+        raise JacspecError(f"{listing} names other files than *{Path(single).suffix} in its own folder.")
     files = tuple(folder / name for name in sorted(names))
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
-        raise JacspecError(f"Weights are missing: {listing} names {', '.join(missing) or 'none'}.")
+        raise JacspecError(f"Weights are missing: {listing} names {shortened(missing) or 'none'}.")
     return files
 
 
 def _safe_tensors(file: Path) -> list[StoredTensor]:
-    try:
-        with safe_open(file, framework="flax") as reader:
-            slices = {name: reader.get_slice(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
-            return [
-                StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
-            ]
-    except (SafetensorError, OSError) as error:
-        raise JacspecError(f"{file} is damaged or not a safetensors file: {error}. Download it again.") from error
+    broken = f"{file} is damaged or not a safetensors file; download it again"
+    with blaming(broken), safe_open(file, framework="flax") as reader:
+        slices = {name: reader.get_slice(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+        return [StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()]
 
 
 def _unpickled_tensors(file: Path) -> list[StoredTensor]:

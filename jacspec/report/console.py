@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jacspec.errors import printable
 from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS
 from jacspec.report.cell_rows import shown_rows
-from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, printable, run_title
+from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
 from jacspec.runs import QUANTILES, Run
 
 GROUP_WIDTH = 35

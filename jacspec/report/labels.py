@@ -11,6 +11,7 @@ from jacspec.comparison import COMPARED
 from jacspec.compatibility import COMPATIBILITY
 from jacspec.coupling import COUPLING
 from jacspec.dynamics import DYNAMICS
+from jacspec.errors import printable
 from jacspec.finetuning import FINETUNE
 from jacspec.glossary import Quantity
 from jacspec.lazy import LAZY
@@ -142,11 +143,6 @@ def run_title(run: Run) -> str:
 def title_lines(run: Run, width: float) -> str:
     """Break the title of a run into lines that fit a figure of `width` inches."""
     return "\n".join(textwrap.wrap(run_title(run), int(width * LETTERS_AN_INCH), max_lines=2, placeholder=" …"))
-
-
-def printable(text: Any) -> str:
-    """Replace what could steer a terminal or reorder a line: control, bidirectional and unpaired characters."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text).strip())
 
 
 def number_format(values: Iterable[float], digits: Sequence[int] = (4, 3)) -> Callable[[float], str]:

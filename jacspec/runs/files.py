@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,29 @@ def write_atomically(file: Path, content: bytes | Iterable[bytes]) -> None:
     except BaseException:
         Path(stream.name).unlink()
         raise
-    _sync_folder(file.parent)
+    _sync(file.parent)
+
+
+def put_in_place(half: Path, folder: Path) -> None:
+    """Give a folder of files its name, all of it durable: whoever finds the name finds every file whole.
+
+    **Arguments:** `half`, a name beside it that begins with `TEMPORARY`, so that `sweep` removes what a kill leaves.
+    """
+    for file in half.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    _sync(half)
+    os.replace(half, folder)
+    _sync(folder.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a kill left half-written."""
+    for stray in list(folder.rglob(f"{TEMPORARY}*")):
+        if stray.is_dir():
+            shutil.rmtree(stray)
+        else:
+            stray.unlink(missing_ok=True)  # it may have lain in a folder that is gone
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -51,10 +74,10 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return stream.getvalue()
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync(place: Path) -> None:
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

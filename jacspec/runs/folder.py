@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jacspec.errors import JacspecError
+from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.runs.files import RUN_FILE, SPECTRA
 
 if TYPE_CHECKING:
@@ -93,12 +93,10 @@ def differing_keys(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 def read_run_file(folder: Path) -> dict[str, Any]:
     """Read `run.json`; raises `JacspecError` where the folder is no run."""
-    try:
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JacspecError(f"{folder} is not a run folder: it has no {RUN_FILE}.") from None
-    except (OSError, ValueError) as error:
-        raise JacspecError(f"{folder / RUN_FILE} cannot be read: {error}") from error
+    file = folder / RUN_FILE
+    if not file.exists():
+        raise JacspecError(f"{folder} is not a run folder: it has no {RUN_FILE}.")
+    content = parse_json(read_file(file, most=MAX_JSON_BYTES), str(file))
     if not isinstance(content, dict) or "status" not in content:
         raise JacspecError(f"{folder / RUN_FILE} was not written by jacspec.")
     return content

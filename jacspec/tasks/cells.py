@@ -15,6 +15,7 @@ from jacspec.report import write_report
 from jacspec.report.console import print_cells
 from jacspec.runs import Run, open_run
 from jacspec.runs.cells import CellWriter, resume_cells, start_cells
+from jacspec.runs.writing import releasing_folders
 
 
 class CellWork(NamedTuple):
@@ -36,6 +37,7 @@ class CellWork(NamedTuple):
     unit: str = "experiments"
 
 
+@releasing_folders()
 def run_cells(
     config: Config, folder: Path, console: Console, prepare: Callable[[], CellWork], *, without: Collection[str]
 ) -> None:

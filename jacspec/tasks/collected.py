@@ -16,7 +16,7 @@ from jacspec.report.console import print_report
 from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
 from jacspec.runs.collection import LabelledRun, common_metrics, open_runs
 from jacspec.runs.files import write_json
-from jacspec.runs.writing import Writer, make_folder
+from jacspec.runs.writing import Writer, make_folder, releasing_folders
 
 UNCONCERNED = (
     *("model", "data", "metrics", "engine", "components", "depth", "coupling", "weights", "heads", "removal"),
@@ -34,6 +34,7 @@ class Collection(NamedTuple):
     facts: Mapping[str, Any]
 
 
+@releasing_folders()
 def run_collected(
     config: Config,
     folder: Path,

@@ -19,6 +19,7 @@ from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.models.hub import open_model
 from jacspec.provenance import describe_checkpoint
+from jacspec.runs.files import TEMPORARY, put_in_place
 from jacspec.tasks.cells import CellWork, run_cells
 
 ROLES = ("q", "k", "v", "o", "up", "gate", "down")
@@ -131,12 +132,14 @@ def measure(bench: Bench, key: Key, tuned: Any) -> dict[str, float]:
 def tuned_classifier(bench: Bench, seed: int) -> Classifier:
     """Fine-tune the model of a seed and keep it in HF layout, or read it where an earlier try did."""
     folder = bench.folder / f"seed{seed}"
-    if not (folder / "config.json").is_file():
+    if not folder.is_dir():
         classifier = bench.tune(bench.untrained(seed), seed)
         tokenizer = bench.checkpoint.tokenizer
         pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, bench.checkpoint.config.get("pad_token_id"), 0)
         pad = next(pad for pad in pads if pad is not None)
-        write_classifier(folder, bench.checkpoint, classifier, labels=bench.labels, pad=pad)
+        half = folder.with_name(TEMPORARY + folder.name)
+        write_classifier(half, bench.checkpoint, classifier, labels=bench.labels, pad=pad)
+        put_in_place(half, folder)
     return read_classifier(open_checkpoint(folder, dtype=str(bench.checkpoint.dtype)))
 
 

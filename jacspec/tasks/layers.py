@@ -20,10 +20,12 @@ from jacspec.provenance import describe_checkpoint, describe_run, now
 from jacspec.report import write_report
 from jacspec.report.console import print_report
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run, write_csv
+from jacspec.runs.writing import releasing_folders
 from jacspec.tasks.crew import assist, lead
 from jacspec.tasks.work import Work
 
 
+@releasing_folders()
 def run_layers(
     config: Config,
     folder: Path,

@@ -15,6 +15,7 @@ from jacspec.report import write_report
 from jacspec.report.console import print_matrices
 from jacspec.runs import Run, open_run
 from jacspec.runs.matrices import MatrixWriter, resume_matrices, start_matrices
+from jacspec.runs.writing import releasing_folders
 
 UNCONCERNED = ("data", "engine", "depth", "train", "components", "resume", "run")
 """Keys of the configuration that change nothing about weights."""
@@ -34,6 +35,7 @@ class MatrixWork(NamedTuple):
     left_out: Mapping[str, int]
 
 
+@releasing_folders()
 def run_matrices(
     config: Config,
     folder: Path,

@@ -33,7 +33,8 @@ from jacspec.passage import causal_passage
 from jacspec.perplexity import prepare_passage, score_tokens
 from jacspec.progress import Stopwatch, step_progress
 from jacspec.provenance import now, versions
-from jacspec.runs import write_atomically, write_json
+from jacspec.runs import write_atomically
+from jacspec.runs.writing import Writer, make_folder, releasing_folders
 
 END_OF_TEXT = "<|endoftext|>"
 STORED = ("float16", "float32")
@@ -66,19 +67,22 @@ class Result(NamedTuple):
     text_sha256: str
 
 
+@releasing_folders()
 def run_train(config: Config, folder: Path, console: Console) -> None:
     """Train the model that `config.train` describes into `folder/model`, with a model card and `run.json`."""
     assert config.train is not None
     whole = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    provenance = {"status": "unfinished", "task": "train", "created": now(), "config": whole, "versions": versions()}
-    write_json(folder / "run.json", provenance)
+    provenance = {"task": "train", "created": now(), "config": whole, "versions": versions()}
+    writer = Writer(folder, make_folder(folder, provenance))
+    writer.record()
     watch = Stopwatch()
     with numerics("float32"), watch("training"), step_progress(console, steps=config.train.steps) as report:
         result = train_model(config.train, config.data, seed=config.seed, folder=folder / "model", report=report)
     card = model_card(config.train, result, data=config.data.name, seed=config.seed)
     write_atomically(folder / "model" / "README.md", card.encode())
     found = {"curve": result.curve, "bits_per_byte": result.bits_per_byte, "text_sha256": result.text_sha256}
-    write_json(folder / "run.json", provenance | found | {"status": "finished", "seconds": watch.seconds})
+    writer.record(**found, seconds=watch.seconds)
+    writer.finish()
     console.print(f"{result.bits_per_byte['final']:.3f} bits per byte on the held-out text")
     console.print(f"Type: python -m jacspec model=path model.path={folder / 'model'}", soft_wrap=True)
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, printable
 from jacspec.report.explorer.embedding import embed
 from jacspec.report.explorer.matrices import line_styles, matrix_data, role_styles
 from jacspec.report.explorer.room import METRIC_VALUES, SPECTRUM_VALUES, Room
 from jacspec.report.explorer.samples import sample_data, sample_styles
-from jacspec.report.labels import metric_title, printable
+from jacspec.report.labels import metric_title
 from jacspec.report.markup import Markup, element, section
 from jacspec.runs import Run
 

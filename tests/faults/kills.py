@@ -1,0 +1,201 @@
+"""Every task that resumes, killed without warning at random moments, gone on with, and compared with a run left alone.
+
+The commands are processes of their own, forked from one that has imported everything and started nothing. A moment is
+uniform between the making of the run's folder and the end of a run that nothing disturbed; before it nothing is left
+behind. Every second try that goes on is killed too.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from servers import NANO, environment, files_below
+from transformers import CONFIG_MAPPING, AutoTokenizer
+
+from jacspec.__main__ import main
+from jacspec.models.checkpoint import build_module, module_parts
+from jacspec.models.export import write_config, write_weights
+from jacspec.models.hf_config import read_config
+from jacspec.tasks import find_task
+
+TASKS: Mapping[str, Sequence[str]] = {
+    "jacobian": ("data.samples=60", "data.max_tokens=16"),
+    "depth": ("data.samples=16", "data.max_tokens=16"),
+    "coupling": ("data.samples=16", "data.max_tokens=16"),
+    "weights": ("weights.against=none",),
+    "heads": ("heads.draws=2",),
+    "overlap": ("data.samples=60", "data.max_tokens=16"),
+    "removal": ("removal.groups=4", "removal.tokens=512"),
+    "finetune": ("finetune.steps=4", "finetune.seeds=2", "finetune.groups=2", "finetune.max_tokens=32"),
+    "lazy": (
+        "lazy.scales=[0.1,1]",
+        "lazy.seeds=2",
+        "lazy.steps=200",
+        "lazy.width=16",
+        "lazy.inputs=8",
+        "lazy.samples=64",
+        "lazy.groups=4",
+        "lazy.removed=[1,4]",
+    ),
+}
+"""What makes each of them take a second or two with the small model."""
+
+VOLATILE = ("created", "finished", "seconds", "git_commit")
+"""What `run.json` says of when and how long."""
+
+
+class Whole(NamedTuple):
+    """A run that nothing disturbed: its folder, the seconds until it made that, and those from then to its end."""
+
+    folder: Path
+    startup: float
+    seconds: float
+
+
+class Kill(NamedTuple):
+    """One kill: of which task, when, how often before, what of the run was there, and what differs in the end."""
+
+    task: str
+    share: float
+    before: int
+    run_file: bool
+    parts: int
+    differing: list[str]
+
+
+def import_everything() -> None:
+    """Import what tasks and reports import when they need it, so that no run does."""
+    for name in TASKS:
+        find_task(name)
+    for module in ("figures", "html", "matrix_page", "coupling_page", "cell_page"):
+        importlib.import_module(f"jacspec.report.{module}")
+    for library in ("xarray", "pandas", "scipy.io", "nltk.tokenize.punkt", "matplotlib.backends.backend_pdf"):
+        importlib.import_module(library)
+    assert AutoTokenizer.from_pretrained(NANO)
+    assert CONFIG_MAPPING["gpt2"]()
+
+
+def make_small_model(folder: Path) -> None:
+    """Write a model of the embedded one's kind with random weights, its tokenizer beside it."""
+    folder.mkdir(parents=True)
+    raw = json.loads((NANO / "config.json").read_text()) | {"n_layer": 2, "n_embd": 16, "n_head": 2, "dtype": "float32"}
+    architecture, _, spec = read_config(raw, "the small model")
+    places = module_parts(spec)
+    keys = jax.random.split(jax.random.key(0), len(places))
+    dtype = jnp.dtype("float32")
+    modules = {place: build_module(spec, *place, dtype, key) for place, key in zip(places, keys, strict=True)}
+    write_config(folder, raw)
+    write_weights(folder, architecture, spec, modules, dtype="float32")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((NANO / name).read_bytes())
+
+
+def arguments(task: str, model: Path) -> list[str]:
+    """Compose the command line of a task."""
+    return [f"task={task}", *TASKS[task], "model=path", f"model.path={model}", "model.name=small"]
+
+
+def run_whole(task: str, model: Path, cwd: Path) -> Whole:
+    """Run a task undisturbed, twice: what the first compiles, those that are killed find."""
+    for name in ("first", "whole"):
+        times = [time.monotonic()]
+        run = start([*arguments(task, model), f"hydra.run.dir={name}"], cwd)
+        wait_for(cwd / name, run)
+        times.append(time.monotonic())
+        run.join()
+        times.append(time.monotonic())
+        assert run.exitcode == 0, said(cwd)
+    assert differing_files(cwd / "first", cwd / "whole") == []
+    return Whole(cwd / "whole", times[1] - times[0], times[2] - times[1])
+
+
+def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, seed: int) -> list[Kill]:
+    """Kill a run at random moments, until a coin says that the try to go on may end, and compare."""
+    rng, folder = random.Random(seed), cwd / "killed"
+    found: list[Kill] = []
+    while not found or rng.random() < 0.5:
+        share = rng.random()
+        began = folder.exists()
+        run = start([*arguments(task, model), place(folder)], cwd)
+        if began:
+            time.sleep(whole.startup)
+        else:
+            wait_for(folder, run)
+        time.sleep(share * whole.seconds)
+        run.kill()
+        run.join()
+        if run.exitcode != -signal.SIGKILL:  # it was faster than the undisturbed one
+            assert run.exitcode == 0, said(cwd)
+            break
+        parts = len(list((folder / "layers").glob("*.npz")))
+        found.append(Kill(task, round(share, 3), len(found), (folder / "run.json").exists(), parts, []))
+    run = start([*arguments(task, model), place(folder)], cwd)
+    run.join()
+    differing = differing_files(whole.folder, folder) if run.exitcode == 0 else [said(cwd)]
+    return [kill._replace(differing=differing) for kill in found]
+
+
+def place(folder: Path) -> str:
+    """Go on with what is a run, and begin anew where a kill came before there was one."""
+    return f"resume={folder.name}" if (folder / "run.json").exists() else f"hydra.run.dir={folder.name}"
+
+
+def start(command: Sequence[str], cwd: Path) -> Any:
+    """Start the command line in a process of its own; what it says on stderr goes to a file."""
+    return fork(_run, command, cwd)
+
+
+def fork(function: Callable[..., None], *given: Any) -> Any:
+    """Start a function in a process of its own."""
+    run = multiprocessing.get_context("fork").Process(target=function, args=given)
+    run.start()
+    return run
+
+
+def said(cwd: Path) -> str:
+    """Read what the last command said on stderr."""
+    return (cwd / "stderr").read_text()
+
+
+def wait_for(folder: Path, run: Any) -> None:
+    """Wait until a run has its folder, or has ended."""
+    while not folder.exists() and run.is_alive():
+        time.sleep(0.005)
+
+
+def _run(command: Sequence[str], cwd: Path) -> None:
+    for stream, file in ((1, os.devnull), (2, cwd / "stderr")):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(cwd)
+    changed = environment()
+    os.environ.clear()
+    os.environ.update(changed)
+    sys.argv = ["jacspec", *command]
+    main()
+
+
+def differing_files(left: Path, right: Path) -> list[str]:
+    """Name what is in one run only or not the same in both, byte for byte; in `run.json` all but times."""
+    names = files_below(left) | files_below(right)
+    return sorted(name for name in names if _content(left, name) != _content(right, name))
+
+
+def _content(folder: Path, name: str) -> Any:
+    file = folder / name
+    if not file.is_file():
+        return None
+    if name == "run.json":
+        return {key: value for key, value in json.loads(file.read_text()).items() if key not in VOLATILE}
+    if name == "report.html":
+        return len(file.read_bytes()) > 10_000  # it shows the times
+    return file.read_bytes()
