@@ -40,7 +40,9 @@ COMPATIBILITY: Mapping[str, Quantity] = {
         MIRSKY,
     ),
     "shape_distance": Quantity(
-        "shape distance", "Jensen–Shannon distance (nats, square root) of σ_A/Σσ_A and σ_B/Σσ_B", "Lin 1991"
+        "shape distance",
+        "Jensen–Shannon distance (nats, square root) of σ_A/Σσ_A and σ_B/Σσ_B",
+        "Lin 1991, IEEE Trans. Inf. Theory 37, 145",
     ),
     "left_chance": Quantity("left chance", "what the left overlap of random subspaces is on average", BJORCK),
     "right_chance": Quantity("right chance", "what the right overlap of random subspaces is on average", BJORCK),

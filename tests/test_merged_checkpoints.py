@@ -21,6 +21,7 @@ from jacspec.backend import numerics
 from jacspec.models.siblings import open_siblings
 from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles, open_tensors
 from jacspec.models.tensor_writer import plan_shards
+from jacspec.report.merge import draw_compatibility
 from jacspec.runs.folder import Run
 from jacspec.tasks import cells
 from jacspec.tasks import merge as task
@@ -83,6 +84,20 @@ def test_every_matrix_is_compared(star_run: tuple[Finished, Run]) -> None:
     assert "nano@step256 + nano@step1024 on nano@step0" in page
     assert set(run.provenance["identity"]["checkpoint"]["files"]) >= {"nano@step0/model.safetensors"}
     assert json.loads((folder / "merged" / "merge.json").read_text())["status"] == "finished"
+
+
+def test_figure_shows_the_table(star_run: tuple[Finished, Run]) -> None:
+    run = star_run[1]
+    tasks = run.metrics[run.metrics["compared"] == "tasks"]
+    panels = draw_compatibility(run).axes
+    for panel, name in zip(panels[1:4], ("cosine", "effective_rank_distance", "spectrum_distance"), strict=True):
+        lines = {line.get_label(): np.asarray(line.get_ydata()) for line in panel.lines}
+        for role in ("q", "down"):
+            np.testing.assert_allclose(lines[role], tasks[tasks["role"] == role].sort_values("layer")[name])
+    marks = [line for line in panels[5].lines if line.get_marker() in ("o", "s")]
+    shown = sorted(float(np.asarray(line.get_xdata())[0]) for line in marks)
+    medians = run.metrics.groupby(["compared", "first", "second"])[["left_overlap", "right_overlap"]].median()
+    np.testing.assert_allclose(shown, np.sort(medians.to_numpy().ravel()))
 
 
 def test_star_is_written_and_loads(star_run: tuple[Finished, Run]) -> None:
@@ -389,6 +404,16 @@ def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
     assert_refused(done, tmp_path, *expected)
     assert "dtype" not in done.err
     assert not (tmp_path / "no").exists()
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        name = "transformer.h.3.attn.c_proj.weight"
+        tensors[name] = np.where(np.eye(*tensors[name].shape) > 0, np.float16(np.nan), tensors[name])
+
+    spoil(tmp_path / "broken", change)
+    done = merge("merge.models=[nano,broken]", "merge.base=null", "merge.include=[o]", cwd=tmp_path)
+    assert_refused(done, tmp_path, "broken: the tensor h.3.attn.c_proj.weight", "not finite")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ from jacspec.models.tensor_files import open_tensors
 from jacspec.report.matrices import matrix_figures
 from jacspec.runs import Run
 from jacspec.tasks import matrices as task
-from jacspec.weights import Choice, LeftOut, Matrix, in_batches, stream_model, stream_tensors
+from jacspec.weights import (
+    Choice,
+    LeftOut,
+    Listed,
+    Matrix,
+    in_batches,
+    list_model,
+    list_tensors,
+    stream_model,
+    stream_tensors,
+)
 
 RNG = np.random.default_rng(0)
 GAUSSIAN = RNG.normal(size=(60, 90)).astype(np.float32)
@@ -170,6 +180,23 @@ def test_nothing_is_skipped_without_a_word() -> None:
     assert wanted == {"up", "q"}
     taken = {each.role for each in stream_model(model, Choice(embeddings=True)) if isinstance(each, Matrix)}
     assert "embed" in taken
+
+
+def test_what_is_listed_is_what_is_streamed() -> None:
+    """In the same order, without a tensor being read; a fused tensor is whole once, its parts are not."""
+    model = load_model("nano")
+    assert model.tensors is not None
+    for choice in (Choice(), Choice(embeddings=True), Choice(include=["q", "qkv", "*.mlp.*"])):
+        streamed = [each[:3] for each in stream_model(model, choice) if isinstance(each, Matrix)]
+        listed = [each for each in list_model(model, choice) if isinstance(each, Listed)]
+        assert [each[:3] for each in listed] == streamed
+        assert {each.role for each in listed if not each.whole} <= set("qkv")
+        assert {each.role for each in listed if each.whole} & {"q", "k", "v"} == set()
+        assert [each for each in list_model(model, choice) if isinstance(each, LeftOut)] == [
+            each for each in stream_model(model, choice) if isinstance(each, LeftOut)
+        ]
+    by_name = [each[:3] for each in stream_tensors(model.tensors, Choice()) if isinstance(each, Matrix)]
+    assert [each[:3] for each in list_tensors(model.tensors, Choice()) if isinstance(each, Listed)] == by_name
 
 
 def test_a_checkpoint_read_by_name_gives_the_same_tensors() -> None:

@@ -64,10 +64,9 @@ def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str) -
         panel.plot(means.index, means, "o", linestyle=line, color=colour, markersize=3, linewidth=1.1, label=role)
     panel.set_xlabel("layer")
     panel.set_ylabel(label)
+    panel.axhline(0, color="0.6", linewidth=0.8)  # takes zero into the range too
     if (rows[name].dropna() >= 0).all():
         panel.set_ylim(bottom=0)
-    else:
-        panel.axhline(0, color="0.6", linewidth=0.8)
     panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panel.grid(color="0.92", linewidth=0.6)
 
