@@ -335,4 +335,7 @@ CHECKS: dict[str, Callable[[Shown, Sequence[tuple[str, Run]]], None]] = {
 def check(page: "Page", runs: Sequence[tuple[str, Run]]) -> Shown:
     shown = read(page)
     CHECKS[shown.choice["view"]](shown, runs)
+    # Who sees no colours tells by marks and dashes.
+    marks = [(trace.get("marker", {}).get("symbol"), trace.get("line", {}).get("dash")) for trace in shown.traces]
+    assert len(set(marks)) == len(marks)
     return shown

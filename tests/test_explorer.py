@@ -143,6 +143,17 @@ def test_says_and_hovers_the_values(explored: tuple[Opened, list[tuple[str, Run]
     assert label.startswith(runs[0][0])
 
 
+def test_nothing_is_offered_that_leaves_the_machine(explored: tuple[Opened, list[tuple[str, Run]], Path]) -> None:
+    """Plotly offers an upload of the figure to its makers unless it is told not to; a window would pass the policy."""
+    (page, _), _, _ = explored
+    offered = page.eval_on_selector_all(".modebar-btn", "found => found.map((button) => button.ariaLabel)")
+    assert set(offered) == {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale", "Reset axes"}
+    page.hover("#explorer-plot")
+    with page.expect_download() as download:
+        page.click(".modebar-btn[aria-label='Download plot']")
+    assert download.value.suggested_filename == "jacspec.svg"
+
+
 def test_prints_the_plot_and_not_the_controls(explored: tuple[Opened, list[tuple[str, Run]], Path]) -> None:
     pdfium = pytest.importorskip("pypdfium2")
     (page, _), _, _ = explored

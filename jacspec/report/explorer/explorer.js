@@ -7,6 +7,7 @@ const LAYOUT = {
 };
 const CONFIG = {
   responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+  showSendToCloud: false, plotlyServerURL: "", // Plotly's own default is to offer an upload
   toImageButtonOptions: { format: "svg", filename: "jacspec" },
 };
 const PAPER = { width: 680, height: 400 };
@@ -52,7 +53,7 @@ async function start() {
 /** Put the explorer's empty parts on the page. */
 function layOut() {
   const form = make("form", { className: "controls", id: "explorer-controls" });
-  const plot = make("div", { id: "explorer-plot", role: "img" });
+  const plot = make("div", { id: "explorer-plot", role: "figure" });
   const says = make("p", { id: "explorer-says", ariaLive: "polite" });
   const table = make("div", { className: "scroll" });
   const details = make("details", { id: "explorer-values" }, make("summary", {}, "These values as a table"), table);

@@ -59,6 +59,7 @@ function boxTrace(data, component, groups, { run, metric, points }) {
     ...(own.every((group) => group.values) && {
       y: own.map((group) => group.values[metric]), text: own.map((group) => group.values[metric].map(say)),
     }),
+    hovertemplate: "%{text}<extra></extra>", // of points; a box says its own numbers
     boxpoints: points === "none" ? false : points, jitter: points === "all" ? 0.7 : 0.2, pointpos: 0,
     // Among all samples the box must still be seen.
     fillcolor: `${colour}99`, line: { color: points === "all" ? "#1b1e23" : colour, width: 1.5 },

@@ -70,6 +70,6 @@ def _say_in_part(runs: Mapping[str, Sequence[str]]) -> Markup:
     if not runs:
         return Markup("")
     listed = "; ".join(f"of {label} {', '.join(words)}" for label, words in runs.items())
-    limits = f"{SPECTRUM_VALUES:,} singular values and {METRIC_VALUES:,} values of metrics"
-    words = f"This page holds a part only: {listed}. It has room for {limits}; the run folder has all."
-    return element("p", words, class_="quiet")
+    room = f"{SPECTRUM_VALUES:,} singular values and {METRIC_VALUES:,} values of metrics"
+    note = f"This page holds a part only: {listed}. It has room for {room}; the run folder has all."
+    return element("p", note, class_="quiet")
