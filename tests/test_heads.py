@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from families import FAMILIES
 from flax import nnx
-from servers import run_here
+from servers import assert_refused, run_here
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
@@ -173,3 +173,9 @@ def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch:
     assert stop.calls == 3 + 4  # type: ignore[attr-defined]
     for name in ("metrics.csv", "summary.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_heads_wider_than_the_model_are_refused(tmp_path: Path) -> None:
+    wide = ("model=t5-small", "model.init=random", "model.config.d_model=32", "model.config.num_layers=1")
+    done = run_here("task=heads", *wide, "hydra.run.dir=out", cwd=tmp_path)
+    assert_refused(done, tmp_path, "wider (64) than the model (32)", "task=weights")

@@ -34,6 +34,11 @@ def _prepare(config: Config) -> MatrixWork:
     assert config.heads is not None
     checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
     own = checkpoint.spec.blocks[0].attention
+    if own.d_head > checkpoint.spec.d_model:
+        raise JacspecError(
+            f"The heads are wider ({own.d_head}) than the model ({checkpoint.spec.d_model}): their products have full "
+            "rank, for which there is no baseline here. Type task=weights for q, k, v and o themselves."
+        )
     baseline = _baseline(checkpoint.spec.d_model, own.d_head, config.heads.draws, config.seed)
 
     def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
