@@ -42,8 +42,9 @@ VECTOR, TIED, UNWANTED = (
     "tied to another tensor",
     "left out by weights.include or exclude",
 )
-LAYER_NUMBER = re.compile(r"(?:^|(?<=\.))[0-9]{1,9}(?=\.|$)")
-"""Where the name of a tensor says its layer."""
+MOST_DIGITS = 9
+LAYER_NUMBER = re.compile(rf"(?:^|(?<=\.))[0-9]{{1,{MOST_DIGITS}}}(?=\.|$)")
+"""Where the name of a tensor says its layer, in at most so many digits."""
 
 NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
 
