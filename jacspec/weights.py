@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
@@ -175,20 +174,25 @@ def measure_batch(
     rows of `METRICS` that need no matrix; `null`, `shuffled`, `gaussian` or `none`; `seed`, of its draws, which
     depend on a matrix's number (shuffled) or its shape (gaussian) and on nothing else.
     """
-    stacked = np.stack([_tall(matrix.values) for _, matrix in batch])
-    finite = np.isfinite(stacked).all(axis=(1, 2))
+    matrices = [_tall(matrix.values) for _, matrix in batch]
+    with np.errstate(invalid="ignore", over="ignore"):
+        # In float64 no sum of float32 values overflows: entries are looked at one by one where a mean is not finite.
+        means = np.array([matrix.mean(dtype=np.float64) for matrix in matrices])
+    finite = np.array(
+        [bool(np.isfinite(mean) or np.isfinite(matrix).all()) for mean, matrix in zip(means, matrices, strict=True)]
+    )
     # A matrix that holds NaN is computed as zeros and blanked: LAPACK may not end on it.
-    stacked[~finite] = 0
-    sigma = singular_values(jnp.asarray(stacked))
-    rows, cols = stacked.shape[1:]
+    matrices = [matrix if whole else np.zeros_like(matrix) for matrix, whole in zip(matrices, finite, strict=True)]
+    sigma = singular_values(matrices)
+    rows, cols = matrices[0].shape
     values = compute_metrics(metric_names, sigma, shape=(rows, cols), top_k=top_k)
     drawn = None
     spectra = np.where(finite[:, None], np.asarray(sigma), np.nan)
-    variances = np.where(finite, _variances(stacked, np.asarray(sigma)), np.nan)
+    variances = np.array([_variance(*each) for each in zip(matrices, means, spectra, strict=True)])
     if null == "shuffled":
-        drawn = shuffled_spectra([(seed, number) for number, _ in batch], stacked)
+        drawn = shuffled_spectra([(seed, number) for number, _ in batch], matrices)
     elif null == "gaussian":
-        drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), str(stacked.dtype), seed)
+        drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), seed)
     found = {name: np.asarray(array, np.float64) for name, array in values.items()}
     found |= static_metrics(spectra, (rows, cols), variances, drawn)
     results = []
@@ -202,15 +206,13 @@ def measure_batch(
     return results
 
 
-def _variances(
-    matrices: Float[np.ndarray, "batch m n"], sigma: Float[np.ndarray, "batch k"]
-) -> Float[np.ndarray, " batch"]:
+def _variance(matrix: Float[np.ndarray, "m n"], mean: float, sigma: Float[np.ndarray, " k"]) -> float:
     """Compute the variance of the entries, from Σσ² = ‖W‖²_F: NumPy's own in float64 took a tenth of a run's time."""
-    size = matrices.shape[1] * matrices.shape[2]
-    means = matrices.mean(axis=(1, 2), dtype=np.float64)
-    variances = np.square(sigma, dtype=np.float64).sum(axis=1) / size - np.square(means)
-    # Of equal entries nothing but rounding would be left.
-    return np.where(matrices.max(axis=(1, 2)) > matrices.min(axis=(1, 2)), np.maximum(variances, 0), 0)
+    variance = float(np.square(sigma, dtype=np.float64).sum()) / matrix.size - mean**2
+    # Of equal entries nothing but the rounding of σ would be left.
+    if variance < 1e-5 * mean**2 and matrix.max() == matrix.min():
+        return 0.0
+    return max(variance, 0.0)
 
 
 def _tall(values: Shaped[np.ndarray, "rows cols"]) -> Shaped[np.ndarray, "most least"]:

@@ -49,8 +49,8 @@ class TensorFiles:
             values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()
         else:
             try:
-                with safe_open(stored.file, framework="flax") as reader:
-                    values = np.asarray(reader.get_tensor(stored.name))
+                with safe_open(stored.file, framework="numpy") as reader:
+                    values = reader.get_tensor(stored.name)
             except (SafetensorError, OSError) as error:
                 raise JacspecError(f"{stored.file}: the tensor {stored.name} cannot be read: {error}") from error
         if finite and not np.isfinite(values).all():
