@@ -68,13 +68,14 @@ def _gram_spectra(
 ) -> Float[np.ndarray, "batch k"]:
     r"""Compute singular values of float32 matrices as roots of the eigenvalues of $A^\top A$ in float64.
 
-    $m n^2 + \frac43 n^3$ FLOPs for m ≥ n and 8 n² bytes a matrix. On one core 57 ms where `gesdd` takes 98 for
+    $m n^2 + \frac43 n^3$ FLOPs for m ≥ n and 8 n² bytes a matrix. On one core 59 ms where `gesdd` takes 103 for
     3072 × 768; of square matrices it is no faster.
 
-    With u = 1.1e-16 both steps move an eigenvalue by about $u \sigma_1^2$, σ therefore by $u \sigma_1^2 / \sigma$ and
-    never more than $\sqrt u \sigma_1$ = 1e-8 σ₁: below float32's own 6e-8 σ₁, far below the threshold of the numerical
-    rank, max(m, n) · 1.2e-7 σ₁. From a Gram matrix in float32 it would be 2e-4 σ₁. Squares of float32 values neither
-    overflow nor underflow in float64, so that nothing is scaled.
+    With u = 1.1e-16 both steps move an eigenvalue by a small multiple of $u \sigma_1^2$, σ therefore by that of
+    $u \sigma_1^2 / \sigma$, and where it is zero by $\sqrt u \sigma_1$ = 1e-8 σ₁ (2e-8 was seen at 3072 × 768): below
+    float32's own 6e-8 σ₁, far below the threshold of the numerical rank, max(m, n) · 1.2e-7 σ₁. `gesdd` in float32 was
+    off by 1e-7 to 2e-6 σ₁ there, and roots of a Gram matrix in float32 would be by 2e-4 σ₁. Squares of float32 values
+    neither overflow nor underflow in float64, so that nothing is scaled.
 
     A core takes a matrix at a time, for A taller than `ROWS` a part of it. The parts are added in their order: the
     bits do not depend on the number of cores, nor on what else is in the batch.
