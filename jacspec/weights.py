@@ -6,20 +6,15 @@ checkpoint each tensor is a matrix by its name.
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
-from jacspec.glossary import MatrixResult
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
 from jacspec.models.tensor_files import FLOATS, TensorFiles
-from jacspec.spectra.metrics import compute_metrics
-from jacspec.spectra.static import gaussian_spectrum, shuffled_spectra, static_metrics
-from jacspec.spectra.svd import singular_values
 
 EMBEDDINGS = ("embed", "unembed")
 ROLES: dict[str, str] = {
@@ -218,72 +213,3 @@ def in_batches(
         while waiting and sum(each.values.nbytes for batch in waiting.values() for _, each in batch) > memory_bytes:
             yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]) * int(np.prod(shape))))
     yield from waiting.values()
-
-
-def measure_batch(
-    batch: Sequence[tuple[int, Matrix]], metric_names: Sequence[str], *, top_k: int, null: str, seed: int
-) -> list[MatrixResult]:
-    """Compute the spectra of matrices of one shape (some perhaps transposed), and all that is said of them.
-
-    **Arguments:** `batch`, matrices with their numbers in the run, in the dtype they are computed in; `metric_names`,
-    rows of `METRICS` that need no matrix; `null`, `shuffled`, `gaussian` or `none`; `seed`, of its draws, which
-    depend on a matrix's number (shuffled) or its shape (gaussian) and on nothing else.
-    """
-    stacked = np.stack([_tall(matrix.values) for _, matrix in batch])
-    finite = np.isfinite(stacked).all(axis=(1, 2))
-    # A matrix that holds NaN is computed as zeros and blanked: LAPACK may not end on it.
-    stacked[~finite] = 0
-    sigma = singular_values(jnp.asarray(stacked))
-    rows, cols = stacked.shape[1:]
-    values = compute_metrics(metric_names, sigma, shape=(rows, cols), top_k=top_k)
-    drawn = None
-    spectra = np.where(finite[:, None], np.asarray(sigma), np.nan)
-    variances = np.where(finite, _variances(stacked, np.asarray(sigma)), np.nan)
-    if null == "shuffled":
-        drawn = shuffled_spectra([(seed, number) for number, _ in batch], stacked)
-    elif null == "gaussian":
-        drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), str(stacked.dtype), seed)
-    found = {name: np.asarray(array, np.float64) for name, array in values.items()}
-    found |= static_metrics(spectra, (rows, cols), variances, drawn)
-    results = []
-    for row, (number, matrix) in enumerate(batch):
-        metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}
-        reason = _reason(spectra[row], float(variances[row]), metrics)
-        shape = (int(matrix.values.shape[0]), int(matrix.values.shape[1]))
-        results.append(
-            MatrixResult(number, matrix.layer, matrix.role, None, matrix.name, shape, spectra[row], metrics, reason)
-        )
-    return results
-
-
-def _variances(
-    matrices: Float[np.ndarray, "batch m n"], sigma: Float[np.ndarray, "batch k"]
-) -> Float[np.ndarray, " batch"]:
-    """Compute the variance of the entries, from Σσ² = ‖W‖²_F: NumPy's own in float64 took a tenth of a run's time."""
-    size = matrices.shape[1] * matrices.shape[2]
-    means = matrices.mean(axis=(1, 2), dtype=np.float64)
-    variances = np.square(sigma, dtype=np.float64).sum(axis=1) / size - np.square(means)
-    # Of equal entries nothing but rounding would be left.
-    return np.where(matrices.max(axis=(1, 2)) > matrices.min(axis=(1, 2)), np.maximum(variances, 0), 0)
-
-
-def _tall(values: Shaped[np.ndarray, "rows cols"]) -> Shaped[np.ndarray, "most least"]:
-    return values if values.shape[0] >= values.shape[1] else values.T
-
-
-def _reason(sigma: Float[np.ndarray, " k"], variance: float, metrics: Mapping[str, float]) -> str:
-    """Say why metrics are missing; empty where none is."""
-    if not np.isfinite(sigma).all():
-        return "holds values that are not finite"
-    if not sigma[0] > 0:
-        return "all zero: no ratios, no tail, nothing beside chance"
-    reasons = []
-    if sigma.size == 1:
-        reasons.append("one singular value: no decay ratio")
-    if not variance > 0:
-        reasons.append("all entries equal: nothing beside chance")
-    if not np.isfinite(metrics["alpha"]):
-        reasons.append("too few values for a tail")
-    if np.isfinite(metrics["mp_low"]) and not np.isfinite(metrics["smallest_p"]):
-        reasons.append("no law known for the smallest value of this shape")
-    return "; ".join(reasons)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from jacspec.spectra import random_matrix
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (
     bulk_distance,
@@ -16,6 +17,7 @@ from jacspec.spectra.random_matrix import (
     tracy_widom_cdf,
     tracy_widom_sf,
 )
+from jacspec.spectra.static import gaussian_spectrum
 
 SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
 
@@ -71,6 +73,36 @@ def test_tracy_widom_has_its_published_moments() -> None:
     assert 0 < tracy_widom_sf(20.0) < tracy_widom_sf(10.0) < 1e-9
     assert tracy_widom_sf(float("inf")) == 0
     assert np.isnan(tracy_widom_sf(float("nan")))
+
+
+def test_chances_of_tracy_widom_have_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = np.array([-8.0, -4, -1, 0, 2, 8, 20, 60, 100])
+    found = [tracy_widom_sf(x) for x in places]
+    monkeypatch.setattr(random_matrix, "NODES", 96)
+    more = [tracy_widom_sf(x) for x in places]
+    assert found == pytest.approx(more, rel=1e-9, abs=0)
+    monkeypatch.setattr(random_matrix, "NODES", 24)
+    assert [tracy_widom_sf(x) for x in places] != pytest.approx(more, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 12), (5, 20), (1, 7)])
+def test_gaussian_null_is_drawn_as_a_whole_matrix_is(shape: tuple[int, int]) -> None:
+    """Mean and spread of every σ over 1500 draws, beside NumPy's SVD of matrices with all their entries."""
+    draws = 1500
+    rng = np.random.default_rng(5)
+    found = np.stack([gaussian_spectrum(shape, seed) for seed in range(draws)])
+    assert (np.diff(found, axis=1) <= 0).all()
+    assert (found >= 0).all()
+
+    def apart(whole: tuple[int, int]) -> float:
+        """Return the largest difference of moments in standard errors."""
+        dense = np.linalg.svd(rng.normal(size=(draws, *whole)), compute_uv=False)
+        moments = [np.concatenate([each, each**2], axis=1) for each in (found, dense)]
+        errors = np.sqrt(sum(each.var(axis=0) for each in moments) / draws)
+        return float(np.abs((moments[0].mean(axis=0) - moments[1].mean(axis=0)) / errors).max())
+
+    assert apart(shape) < 4.5
+    assert apart((min(shape), max(shape) + 1)) > 4.5
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (70, 84), (48, 300), (120, 60)])

@@ -8,6 +8,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from jacspec.backend import numerics
+from jacspec.spectra import svd
 from jacspec.spectra.svd import lapack_threads, singular_values
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
@@ -89,9 +90,67 @@ def test_closed_cases(matrix: np.ndarray, expected: list[float]) -> None:
     np.testing.assert_allclose(found, expected, rtol=2e-8, atol=1e-13)
 
 
+RANKS = np.arange(40)
+HARD = {
+    "ill-conditioned": 10.0 ** (-8 * RANKS / 39),
+    "rank 3": np.where(RANKS < 3, 5.0 - RANKS, 0),
+    "one large": np.where(RANKS > 0, 1e-6, 1.0),
+    "graded to nothing": 10.0 ** -RANKS.astype(float),
+    "nearly flat": 1 + 1e-6 * RANKS[::-1],
+}
+
+
+def hard(spectrum: np.ndarray, rows: int) -> np.ndarray:
+    """Make a float32 matrix of about that spectrum; its entries are rounded, so that NumPy says what it is."""
+    rng = np.random.default_rng(3)
+    u, v = (np.linalg.qr(rng.standard_normal((n, 40)))[0] for n in (rows, 40))
+    return (u * spectrum @ v.T).astype(np.float32)
+
+
+def assert_as_good_as_stated(matrices: list[np.ndarray]) -> None:
+    """σ within its own rounding to float32 and √u σ₁, u the rounding unit of float64, twice for both steps."""
+    found = np.asarray(singular_values(matrices), np.float64)
+    expected = reference(np.stack(matrices))
+    allowed = 2.0**-24 * expected + 2 * 2.0**-26.5 * expected[:, :1]
+    worst = np.abs(found - expected) / allowed
+    assert worst.max() <= 1, f"{worst.max():.2g} of what is allowed at {np.argwhere(worst == worst.max())[0]}"
+
+
+@pytest.mark.parametrize("spectrum", HARD.values(), ids=HARD)
+@pytest.mark.parametrize("rows", [41, 300])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e37])
+def test_gram_matrices_are_as_good_as_stated(spectrum: np.ndarray, rows: int, scale: float) -> None:
+    matrix = hard(spectrum / spectrum[0], rows) * np.float32(scale)
+    assert_as_good_as_stated([matrix, matrix.T.copy().T])
+    threshold = reference(matrix[None])[0, 0] * rows * np.finfo(np.float32).eps
+    found = np.asarray(singular_values([matrix]))[0]
+    assert (found > threshold).sum() == (reference(matrix[None])[0] > threshold).sum()
+
+
+@pytest.mark.parametrize("name", ["ill-conditioned", "rank 3", "one large", "graded to nothing"])
+def test_oracle_catches_a_gram_matrix_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svd, "_gram", lambda rows: (rows.T @ rows).astype(np.float64))
+    with pytest.raises(AssertionError, match="of what is allowed"):
+        assert_as_good_as_stated([hard(HARD[name], 300)])
+
+
+def test_parts_of_a_tall_matrix_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = [hard(HARD["ill-conditioned"], 300), hard(HARD["nearly flat"], 300)]
+    monkeypatch.setattr(svd, "ROWS", 64)
+    assert_as_good_as_stated(matrices)
+    # The same bits alone, in a batch, on one core, stacked or turned.
+    alone = np.asarray(singular_values(matrices[1:]))
+    np.testing.assert_array_equal(np.asarray(singular_values(matrices))[1:], alone)
+    np.testing.assert_array_equal(np.asarray(singular_values(jnp.asarray(np.stack(matrices))))[1:], alone)
+    np.testing.assert_array_equal(np.asarray(singular_values([each.T for each in matrices]))[1:], alone)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    np.testing.assert_array_equal(np.asarray(singular_values(matrices))[1:], alone)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_stays_in_its_row(bad: float) -> None:
-    matrices = np.random.default_rng(2).standard_normal((3, 6, 6)).astype("float32")
+@pytest.mark.parametrize("cols", [6, 4])
+def test_what_is_not_finite_stays_in_its_row(bad: float, cols: int) -> None:
+    matrices = np.random.default_rng(2).standard_normal((3, 6, cols)).astype("float32")
     clean = kernel(matrices, "float32")
     matrices[1, 2, 3] = bad
     found = kernel(matrices, "float32")

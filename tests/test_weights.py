@@ -1,5 +1,6 @@
 """`task=weights`: closed cases, roles against the file itself, bad matrices, any checkpoint, going on after a kill."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from servers import run_here
 
 from jacspec import load_model, open_run
 from jacspec.config import ASSETS
+from jacspec.errors import JacspecError
+from jacspec.glossary import MatrixResult
 from jacspec.models.tensor_files import open_tensors
 from jacspec.report.matrices import matrix_figures
 from jacspec.runs import Run
 from jacspec.tasks import matrices as task
+from jacspec.weight_spectra import measure_all, measure_batch
 from jacspec.weights import (
     Choice,
     LeftOut,
@@ -219,6 +223,29 @@ def test_batches_hold_one_shape_and_little_memory() -> None:
     assert sorted(number for batch in batches for number, _ in batch) == [0, 1, 2, 3, 4]
     assert {tuple(sorted(matrix.values.shape)) for _, matrix in batches[0]} == {(20, 30)}
     assert all(len(batch) == 1 for batch in in_batches(iter(listed), memory_bytes=1.0))
+
+
+def test_reading_ahead_changes_nothing_and_hides_no_error() -> None:
+    rng = np.random.default_rng(7)
+    listed = [(i, Matrix(0, "other", str(i), rng.normal(size=(30, 20 + i)).astype(np.float32))) for i in range(4)]
+    options: dict[str, Any] = {"top_k": 3, "null": "gaussian", "seed": 0}
+    names = ("spectral_radius", "stable_rank")
+
+    def measured(matrices: Any) -> Iterator[list[MatrixResult]]:
+        return measure_all(matrices, names, precision="float32", memory_bytes=1.0, **options)
+
+    for (result,), each in zip(measured(iter(listed)), listed, strict=True):
+        (alone,) = measure_batch([each], names, **options)
+        assert result.number == alone.number == each[0]
+        np.testing.assert_array_equal(result.sigma, alone.sigma)
+        assert result.metrics == pytest.approx(alone.metrics, rel=0, abs=0, nan_ok=True)
+
+    def broken() -> Iterator[tuple[int, Matrix]]:
+        yield from listed[:2]
+        raise JacspecError("the file ends here")
+
+    with pytest.raises(JacspecError, match="ends here"):
+        list(measured(broken()))
 
 
 SMALL = ("task=weights", "weights.include=[q,up]")

@@ -64,8 +64,8 @@ class TensorFiles:
             values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()
         else:
             broken = f"{stored.file}: the tensor {stored.name} cannot be read"
-            with blaming(broken), safe_open(stored.file, framework="flax") as reader:
-                values = np.asarray(reader.get_tensor(stored.name))
+            with blaming(broken), safe_open(stored.file, framework="numpy") as reader:
+                values = reader.get_tensor(stored.name)
         if finite and not np.isfinite(values).all():
             raise JacspecError(f"{stored.file}: the tensor {stored.name} holds values that are not finite.")
         return values

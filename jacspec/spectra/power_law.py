@@ -7,15 +7,14 @@ with the share strictly below each value, as the packages powerlaw and WeightWat
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
-
-from jacspec.backend import numerics
+from jaxtyping import Bool, Float, Int
 
 FEWEST = 10
 """Positive values that a fit needs."""
+
+STRIDE, AT_ONCE = 16, 16
+"""Every which value of a tail bounds its distance at first, and how many candidates are then looked at together."""
 
 
 class TailFits(NamedTuple):
@@ -35,49 +34,53 @@ class TailFits(NamedTuple):
 def fit_tails(eigenvalues: Float[np.ndarray, "batch k"]) -> TailFits:
     """Fit the tail of each row, in float64; values that are NaN, zero or negative are left out.
 
-    All candidates of a row are tried at once, k² numbers in memory, the rows one after the other.
+    About k²/`STRIDE` numbers are in memory, and as many exponentials are most of the cost.
     """
-    positive = np.where(eigenvalues > 0, eigenvalues.astype(np.float64), np.inf)
-    # Ascending, what is left out at the end.
-    values = np.sort(positive, axis=1)
-    counts = np.isfinite(values).sum(axis=1)
-    spread = np.array([row[count - 1] > row[0] if count else False for row, count in zip(values, counts, strict=True)])
-    valid = (counts >= FEWEST) & spread
-    with numerics("float64"):
-        logs = jnp.log(jnp.asarray(np.where(np.isfinite(values), values, 1.0)))
-        alpha, place, distance = (np.array(part) for part in _search(logs, jnp.asarray(counts)))
-    tail = counts - place
-    found = {
-        "alpha": alpha,
-        "x_min": np.take_along_axis(values, place[:, None], axis=1)[:, 0],
-        "ks_distance": distance,
-        "alpha_sigma": (alpha - 1) / np.sqrt(np.maximum(tail, 1)),
-        "tail_fraction": tail / np.maximum(counts, 1),
-    }
-    return TailFits(**{name: np.where(valid, each, np.nan) for name, each in found.items()}, valid=valid)
+    found = np.array([_fit(np.sort(row[row > 0].astype(np.float64))) for row in eigenvalues]).reshape(-1, 5)
+    alpha, x_min, distance, alpha_sigma, fraction = found.T
+    return TailFits(alpha, x_min, distance, alpha_sigma, fraction, valid=np.isfinite(alpha))
 
 
-@jax.jit
-def _search(
-    logs: Float[Array, "batch k"], counts: Int[Array, " batch"]
-) -> tuple[Float[Array, " batch"], Int[Array, " batch"], Float[Array, " batch"]]:
-    """Return α, the place of x_min and D, from logarithms in ascending order of which `counts` are there."""
+def _fit(values: Float[np.ndarray, " n"]) -> tuple[float, float, float, float, float]:
+    """Fit one row of positive values in ascending order: the fields of `TailFits`, NaN where it has no tail."""
+    if values.size < FEWEST or values[0] == values[-1]:
+        return (float("nan"),) * 5
+    alpha, place, distance = _search(np.log(values))
+    tail = values.size - place
+    return alpha, float(values[place]), distance, (alpha - 1) / tail**0.5, tail / values.size
 
-    def search(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        log, count = row
-        index = jnp.arange(log.size)
-        there = index < count
-        sums = jnp.cumsum(jnp.where(there, log, 0)[::-1])[::-1]
-        sizes = jnp.maximum(count - index, 1).astype(log.dtype)
-        excess = sums - sizes * log
-        alpha = 1 + sizes / jnp.where(excess > 0, excess, 1)
-        # Rows: candidates; columns: the values of their tails.
-        model = -jnp.expm1((1 - alpha)[:, None] * (log[None] - log[:, None]))
-        below = (index[None] - index[:, None]).astype(log.dtype) / sizes[:, None]
-        in_tail = (index[None] >= index[:, None]) & there[None]
-        distance = jnp.max(jnp.where(in_tail, jnp.abs(model - below), 0), axis=1)
-        distance = jnp.where((index < count - 1) & (excess > 0), distance, jnp.inf)
-        best = jnp.argmin(distance)
-        return alpha[best], best, distance[best]
 
-    return jax.lax.map(search, (logs, counts))
+def _search(logs: Float[np.ndarray, " n"]) -> tuple[float, int, float]:
+    """Return α, the place of x_min and D, from logarithms in ascending order that are not all equal.
+
+    D is a maximum over a tail, so that a few of its values bound it from below. The candidates are looked at whole in
+    the order of their bounds, until the next bound is above the least D found: none is missed.
+    """
+    sizes = np.arange(logs.size, 0, -1)
+    excess = np.cumsum(logs[::-1])[::-1] - sizes * logs
+    candidates = np.flatnonzero(excess[:-1] > 0)
+    exponents = sizes[candidates] / excess[candidates]
+    bounds = _distances(logs, candidates, exponents, np.arange(logs.size - 1, -1, -STRIDE))
+    order = np.argsort(bounds)
+    least, best = np.inf, 0
+    for start in range(0, order.size, AT_ONCE):
+        some = order[start : start + AT_ONCE]
+        if bounds[some[0]] > least:
+            break
+        distances = _distances(logs, candidates[some], exponents[some], np.arange(logs.size))
+        least, best = min((least, best), *zip(distances.tolist(), some.tolist(), strict=True))
+    return 1 + float(exponents[best]), int(candidates[best]), least
+
+
+def _distances(
+    logs: Float[np.ndarray, " n"],
+    candidates: Int[np.ndarray, " candidate"],
+    exponents: Float[np.ndarray, " candidate"],
+    places: Int[np.ndarray, " place"],
+) -> Float[np.ndarray, " candidate"]:
+    """Compare at some places the tail from each candidate on with its law, whose exponent is α − 1."""
+    beyond = np.maximum(logs[places] - logs[candidates, None], 0)
+    model = -np.expm1(-exponents[:, None] * beyond)
+    below = np.maximum(places - candidates[:, None], 0) / (logs.size - candidates[:, None])
+    # Before the tail both are zero.
+    return np.abs(model - below).max(axis=1)

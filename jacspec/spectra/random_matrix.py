@@ -16,9 +16,11 @@ SQUARE = 1.15
 TRACY_WIDOM_MEAN, TRACY_WIDOM_VARIANCE = -1.2065335745820, 1.607781034581
 """Of the law with β = 1 (Bornemann 2010); the tests compute them anew."""
 
-NODES, REACH = 96, 24.0
-"""Of the Gauss–Legendre rule for the Fredholm determinant, and how far it goes: Ai is below 1e-30 beyond."""
+NODES, REACH = 40, 24.0
+"""Of the Gauss–Legendre rule for the Fredholm determinant, and how far it goes: Ai is below 1e-30 beyond.
 
+From 40 nodes on chances down to 1e-292 are the same to a relative 1e-10; 32 are good to 1e-12 above 1e-27 only.
+"""
 
 _gauss_legendre = functools.lru_cache(np.polynomial.legendre.leggauss)
 """Nodes and weights of the rule of n points on [-1, 1], read only."""
@@ -50,21 +52,17 @@ def marchenko_pastur_cdf(
 ) -> Float[np.ndarray, " point"]:
     r"""Compute the share of σ at or below each point.
 
-    With $x = 1 + q + 2 \sqrt q \cos\theta$ the integrand is $\frac{2 \sin^2\theta}{\pi x}$, smooth for every q.
+    With $x = 1 + q + 2 \sqrt q \cos\theta$ the density in θ is $-\frac{2 \sin^2\theta}{\pi x}$, and its integral
+    $1 + \frac{1}{2 \pi q} (2 \sqrt q \sin\theta - (1 + q) \theta + 2 (1 - q) \arctan(\frac{1 - \sqrt q}{1 + \sqrt q}
+    \tan\frac\theta2))$, right to about eps/q.
     """
     least, most = sorted(shape)
     q = least / most
+    root = q**0.5
     x = np.square(np.maximum(sigma, 0)) / (most * variance)
-    theta = np.arccos(np.clip((x - 1 - q) / (2 * q**0.5), -1, 1))
-    nodes, weights = _gauss_legendre(1000)
-    # From θ to π, where x is least.
-    half = (np.pi - theta) / 2
-    at = theta[:, None] + half[:, None] * (nodes[None] + 1)
-    # 1 + q + 2 √q cos θ without cancellation where it is small.
-    x_at = (1 - q**0.5) ** 2 + 4 * q**0.5 * np.square(np.cos(at / 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.where(x_at > 0, 2 * np.square(np.sin(at)) / (np.pi * x_at), 4 / np.pi)
-    return half * (values @ weights)
+    theta = np.arccos(np.clip((x - 1 - q) / (2 * root), -1, 1))
+    angle = np.arctan2((1 - root) * np.sin(theta / 2), (1 + root) * np.cos(theta / 2))
+    return 1 + (2 * root * np.sin(theta) - (1 + q) * theta + 2 * (1 - q) * angle) / (2 * np.pi * q)
 
 
 @functools.lru_cache(maxsize=64)
@@ -128,7 +126,10 @@ def tracy_widom_sf(x: float) -> float:
     # Ai falls as exp(-2/3 x^1.5): little lies beyond.
     half = (REACH + 2 * max(-x, 0.0)) / 2
     nodes, roots = half * (nodes + 1), np.sqrt(half * weights)
-    kernel = 0.5 * airy((nodes[:, None] + nodes[None]) / 2 + x)[0] * roots[:, None] * roots[None]
+    # The lower triangle, all that eigvalsh reads: Ai is what takes the time.
+    rows, columns = np.tril_indices(NODES)
+    kernel = np.zeros((NODES, NODES))
+    kernel[rows, columns] = 0.5 * airy((nodes[rows] + nodes[columns]) / 2 + x)[0] * roots[rows] * roots[columns]
     eigenvalues = np.minimum(np.linalg.eigvalsh(kernel), 1 - 1e-16)
     return float(max(-np.expm1(np.log1p(-eigenvalues).sum()), 0.0))
 

@@ -19,7 +19,8 @@ from jacspec.provenance import describe_checkpoint
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.spectra.static import STATIC
 from jacspec.tasks.matrices import MatrixWork, run_matrices
-from jacspec.weights import Choice, LeftOut, Matrix, in_batches, measure_batch, stream_model, stream_tensors
+from jacspec.weight_spectra import measure_all
+from jacspec.weights import Choice, LeftOut, Matrix, stream_model, stream_tensors
 
 
 def run_weights(config: Config, folder: Path, console: Console) -> None:
@@ -53,11 +54,17 @@ def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
                 if isinstance(found, LeftOut):
                     left_out[found.reason] += 1
                 elif (number := next(counter)) not in done:
-                    yield number, found._replace(values=found.values.astype(config.precision.value))
+                    yield number, found._replace(values=found.values.astype(config.precision.value, copy=False))
 
-        budget = memory_budget(config.engine.memory_gib) / 4  # the batch, its draw of chance, and LAPACK's copies
-        for batch in in_batches(wanted(), memory_bytes=budget):
-            yield measure_batch(batch, names, top_k=config.metrics.top_k, null=options.against.value, seed=config.seed)
+        yield from measure_all(
+            wanted(),
+            names,
+            precision=config.precision.value,
+            top_k=config.metrics.top_k,
+            null=options.against.value,
+            seed=config.seed,
+            memory_bytes=memory_budget(config.engine.memory_gib),
+        )
         if not next(counter):
             raise JacspecError(
                 f"No matrix is left: {dict(left_out) or 'the checkpoint holds no tensor'}. "

@@ -1,11 +1,17 @@
 """Static spectra beside WeightWatcher, and the heads of a whole model: GPT-2 small's shapes, random weights.
 
-    python tests/benchmarks/weights.py            (from the repository; needs the extra `test`; writes weights.json)
+    python tests/benchmarks/weights.py [ROUNDS]   (from the repository; needs the extra `test`; writes weights.json)
 
 The same checkpoint, one process each, in turns: `task=weights metrics=full` with every metric, p-value and one draw of
-chance, down to the tables (figures apart), and `weightwatcher.WeightWatcher(model).analyze()` on HF's model. Seconds
-are those of the work itself: imports, reading HF's model and, by a second pass, what JAX traces and compiles apart; the
-whole first pass with imports is beside them. A ratio is the median over rounds of the times of one round.
+chance, down to the tables (figures apart), and WeightWatcher on HF's model: plain `analyze()`, and
+`analyze(randomize=True, mp_fit=True)`, which compares with chance too; each also with one thread for BLAS.
+
+Seconds are those of the work itself, reading the tensors included on our side and HF's model read before on theirs:
+imports and, by a second pass that remembers nothing of the first, what JAX traces and compiles apart. The whole first
+pass with imports is beside them, where nothing is compiled yet and with compiled programs in the cache. CPU seconds
+(user + sys) are those of the same work. A ratio is the median over rounds of the times of one round. Where other work
+runs on the machine, as the load average tells, OpenBLAS's threads spin waiting for one another, and only the CPU
+seconds beside WeightWatcher on one thread mean something.
 """
 
 import json
@@ -14,14 +20,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jacspec.provenance import versions
 
-ROUNDS = 3
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 LAYERS, HEADS = 12, 12
 WANTED = {"weights, times faster than WeightWatcher": 5, "heads, seconds at most": 2}
 
@@ -38,9 +45,9 @@ begin = time.perf_counter()
 import torch, weightwatcher
 from transformers import GPT2LMHeadModel
 model = GPT2LMHeadModel.from_pretrained(sys.argv[1])
-ready = time.perf_counter()
-table = weightwatcher.WeightWatcher(model=model).analyze()
-print(len(table), time.perf_counter() - ready, time.perf_counter() - begin)
+ready, cpu = time.perf_counter(), time.process_time()
+table = weightwatcher.WeightWatcher(model=model).analyze(**eval(sys.argv[2]))
+print(len(table), time.perf_counter() - ready, time.process_time() - cpu, time.perf_counter() - begin)
 """
 OURS = """
 import sys, time
@@ -49,25 +56,29 @@ from pathlib import Path
 from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.runs.matrices import start_matrices
-from jacspec.spectra.metrics import METRICS
-from jacspec.spectra.static import STATIC
+from jacspec.spectra import random_matrix
+from jacspec.spectra.static import STATIC, gaussian_spectrum
 from jacspec.tasks.weights import spectral_metrics
-from jacspec.weights import Choice, Matrix, in_batches, measure_batch, stream_model
+from jacspec.weight_spectra import measure_all
+from jacspec.weights import Choice, Matrix, stream_model
 use_compilation_cache()
 names = spectral_metrics(["full"])
 with numerics("float32"):
     model = load_model(sys.argv[1])
     choice = Choice(exclude=["q", "k", "v"], embeddings=True)
     for place in ("first", "second"):
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         found = (each for each in stream_model(model, choice) if isinstance(each, Matrix))
         writer = start_matrices(Path(sys.argv[2]) / place, {}, columns=(*names, *STATIC))
-        for batch in in_batches(enumerate(found), memory_bytes=2**28):
-            writer.add_batch(measure_batch(batch, names, top_k=10, null="gaussian", seed=0))
+        options = {"precision": "float32", "top_k": 10, "null": "gaussian", "seed": 0, "memory_bytes": 2**30}
+        for results in measure_all(enumerate(found), names, **options):
+            writer.add_batch(results)
         writer.write_tables()
         if place == "first":
             whole = time.perf_counter() - begin
-print(len(writer.done), time.perf_counter() - begun, whole)
+            gaussian_spectrum.cache_clear()
+            random_matrix._quantiles.cache_clear()
+print(len(writer.done), time.perf_counter() - begun, time.process_time() - cpu, whole)
 """
 OUR_HEADS = """
 import sys, time
@@ -80,59 +91,96 @@ with numerics("float32"):
     model = load_model(sys.argv[1])
     blocks = list(model.blocks())
     head_products(blocks[0])
-    ready = time.perf_counter()
+    ready, cpu = time.perf_counter(), time.process_time()
     count = sum(len(head_products(block)["qk"].sigma) for block in blocks)
-print(count, time.perf_counter() - ready, time.perf_counter() - begin)
+print(count, time.perf_counter() - ready, time.process_time() - cpu, time.perf_counter() - begin)
 """
 
 
-def run(code: str, *arguments: str, cache: str) -> tuple[int, float, float]:
-    """Run a script; return how many matrices it saw, its seconds of work, and those since it began to import."""
+BESIDE_CHANCE = {"randomize": True, "mp_fit": True}
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+RIVALS: Mapping[str, tuple[Mapping[str, bool], Mapping[str, str]]] = {
+    "analyze()": ({}, {}),
+    "analyze(randomize=True, mp_fit=True)": (BESIDE_CHANCE, {}),
+    "analyze(), one thread": ({}, ONE_THREAD),
+    "analyze(randomize=True, mp_fit=True), one thread": (BESIDE_CHANCE, ONE_THREAD),
+}
+"""What WeightWatcher is asked for, and with which environment."""
+
+
+class Timing(NamedTuple):
+    """Matrices seen, seconds and CPU seconds of the work, seconds since the process began to import."""
+
+    matrices: int
+    work: float
+    cpu: float
+    whole: float
+
+
+def run(code: str, *arguments: str, cache: str, environment: Mapping[str, str] | None = None) -> Timing:
+    """Run a script in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"XDG_CACHE_HOME": cache, "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"XDG_CACHE_HOME": cache, "HF_HUB_OFFLINE": "1"} | dict(environment or {}),
         capture_output=True,
         text=True,
         check=True,
     )
-    count, work, whole = done.stdout.split()[-3:]
-    return int(count), float(work), float(whole)
+    matrices, *seconds = done.stdout.split()[-4:]
+    return Timing(int(matrices), *map(float, seconds))
+
+
+def middle(values: Iterable[float], digits: int = 2) -> float:
+    """Return the median, rounded."""
+    return round(statistics.median(values), digits)
+
+
+def say(timings: Sequence[Timing]) -> dict[str, float]:
+    """Sum up the rounds of one program."""
+    return {
+        "matrices": timings[0].matrices,
+        "seconds": middle(each.work for each in timings),
+        "CPU seconds": middle(each.cpu for each in timings),
+        "seconds with imports": middle(each.whole for each in timings),
+    }
 
 
 def main() -> None:
     """Run everything and write the JSON beside this file."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, cache = f"{folder}/gpt2", f"{folder}/cache"
         subprocess.run([sys.executable, "-c", WRITE, checkpoint], check=True, capture_output=True)
-        run(OURS, checkpoint, f"{folder}/first", cache=cache)
-        rounds = [
-            (run(OURS, checkpoint, f"{folder}/run{number}", cache=cache), run(WATCH, checkpoint, cache=cache))
-            for number in range(ROUNDS)
-        ]
+        nothing_compiled = run(OURS, checkpoint, f"{folder}/first", cache=cache)
+        ours: list[Timing] = []
+        theirs: dict[str, list[Timing]] = {name: [] for name in RIVALS}
+        for number in range(ROUNDS):
+            ours.append(run(OURS, checkpoint, f"{folder}/run{number}", cache=cache))
+            for name, (options, environment) in RIVALS.items():
+                theirs[name].append(run(WATCH, checkpoint, repr(options), cache=cache, environment=environment))
         heads = [run(OUR_HEADS, checkpoint, cache=cache) for _ in range(ROUNDS)]
     found: dict[str, Any] = {
         "what": "all matrices of a GPT-2-small-shaped checkpoint with random weights, float32",
         "environment": {
             "platform": jax.default_backend(),
             "cores": os.cpu_count(),
+            "load average before and after": [round(load, 1), round(os.getloadavg()[0], 1)],
+            "rounds": ROUNDS,
             "versions": versions(),
         },
         "weights": {
-            "matrices": {"jacspec": rounds[0][0][0], "weightwatcher": rounds[0][1][0]},
-            "seconds of work": {
-                name: round(statistics.median(each[place][1] for each in rounds), 2)
-                for place, name in enumerate(("jacspec", "weightwatcher"))
+            "jacspec": say(ours) | {"seconds with imports, nothing compiled": round(nothing_compiled.whole, 2)},
+            "weightwatcher": {name: say(timings) for name, timings in theirs.items()},
+            "times faster": {
+                name: middle((other.work / own.work for own, other in zip(ours, timings, strict=True)), 1)
+                for name, timings in theirs.items()
             },
-            "seconds with imports": {
-                name: round(statistics.median(each[place][2] for each in rounds), 2)
-                for place, name in enumerate(("jacspec", "weightwatcher"))
+            "times less CPU": {
+                name: middle((other.cpu / own.cpu for own, other in zip(ours, timings, strict=True)), 1)
+                for name, timings in theirs.items()
             },
-            "times faster": round(statistics.median(theirs[1] / ours[1] for ours, theirs in rounds), 1),
         },
-        "W_QK of all heads": {
-            "heads": heads[0][0],
-            "seconds": round(statistics.median(each[1] for each in heads), 2),
-        },
+        "W_QK of all heads": {"heads": heads[0].matrices, "seconds": middle(each.work for each in heads)},
         "wanted": WANTED,
     }
     assert found["W_QK of all heads"]["heads"] == LAYERS * HEADS
