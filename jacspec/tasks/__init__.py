@@ -12,6 +12,7 @@ TASKS: Mapping[str, str] = {
     "jacobian": "jacspec.tasks.jacobian:run_jacobian",
     "lazy": "jacspec.tasks.lazy:run_lazy",
     "overlap": "jacspec.tasks.overlap:run_overlap",
+    "plan": "jacspec.tasks.plan:run_plan",
     "removal": "jacspec.tasks.removal:run_removal",
     "report": "jacspec.tasks.report:run_report",
     "train": "jacspec.tasks.train:run_train",
