@@ -195,8 +195,9 @@ def test_plan_is_printed_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "70.55 G parameters, 80 blocks of 0.856 G; 600 samples of 50 tokens" in done.out
     assert "engine=lanczos" in done.out
-    rows = [line.split() for line in done.out.splitlines() if line.strip() and line.split()[0] in ("1", "8", "64")]
-    assert [row[:2] for row in rows] == [["1", "32"], ["8", "32"], ["64", "10"]]
+    rows = {line[:16].strip(): line[16:].split() for line in done.out.splitlines()}
+    assert rows["devices"] == ["1", "8", "64"]
+    assert rows["samples a batch"] == ["32", "32", "10"]
     assert "(too much)" in done.out
     assert files_below(tmp_path) == set()
 

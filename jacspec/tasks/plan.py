@@ -25,8 +25,17 @@ from jacspec.models.hub import open_model
 from jacspec.spectra.metrics import choose_metrics
 
 GIGA, TERA = 1e9, 1e12
-DEVICE_STAGES = ("carry", "spectra")
-"""What depends on the efficiency that is assumed."""
+STAGES = {
+    "hash": "hash weights",
+    "read": "read weights",
+    "copy": "copy weights",
+    "carry": "carry samples",
+    "spectra": "spectra",
+    "look": "look at bounds",
+}
+"""What `cost.estimate_seconds` estimates, in words."""
+
+UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 
 
 def run_plan(config: Config, folder: Path, console: Console) -> None:
@@ -71,29 +80,31 @@ def _print_amounts(console: Console, config: Config, spec: ModelSpec, sizes: Siz
 
 
 def _table(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work) -> Table:
+    """Lay the seconds out: a row a stage, a column a number of devices."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    stages = ("hash", "read", "copy", "carry", "spectra", "look")
-    for column in ("devices", "batch", "GB each", *stages, "together"):
-        table.add_column(column, justify="right")
-    table.add_column("most goes to")
+    table.add_column("devices", no_wrap=True)
+    columns = [_column(plan, spec, sizes, work, devices) for devices in plan.devices]
     for devices in plan.devices:
-        slow, fast = (
-            estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
-            for share in sorted(plan.efficiency)
-        )
-        needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
-        cells = [_span(fast[stage], slow[stage]) for stage in stages]
-        together = _span(sum(fast.values()), sum(slow.values()))
-        most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
-        table.add_row(
-            str(devices),
-            str(share_batches(work, devices)[0].batch),
-            f"{needed:.3g}" + (" (too much)" if needed > plan.memory_gb else ""),
-            *cells,
-            together,
-            " or ".join(most),
-        )
+        table.add_column(str(devices), justify="right", no_wrap=True)
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
+
+
+def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
+    fast, slow = (
+        estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
+        for share in sorted(plan.efficiency, reverse=True)
+    )
+    needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
+    most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
+    return {
+        "samples a batch": str(share_batches(work, devices)[0].batch),
+        "GB of a device": f"{needed:.3g}" + (" (too much)" if needed > plan.memory_gb else ""),
+        **{STAGES[stage]: _span(fast[stage], slow[stage]) for stage in fast},
+        "together": _span(sum(fast.values()), sum(slow.values())),
+        "most goes to": " or ".join(most),
+    }
 
 
 def _machine(plan: PlanConfig, efficiency: float) -> Machine:
@@ -110,12 +121,7 @@ def _machine(plan: PlanConfig, efficiency: float) -> Machine:
 
 
 def _span(low: float, high: float) -> str:
-    """Write seconds, one number where both are the same to two digits."""
-    first, last = _seconds(low), _seconds(high)
-    return first if first == last else f"{first} – {last}"
-
-
-def _seconds(value: float) -> str:
-    if value < 100:
-        return f"{value:.2g} s"
-    return f"{value / 60:.3g} min" if value < 6000 else f"{value / 3600:.3g} h"
+    """Write seconds in the unit that fits the higher number; one number where both read the same."""
+    unit = next((name for name, size in UNITS.items() if high >= 1.5 * size), "s")
+    first, last = (f"{value / UNITS[unit]:.2g}" for value in (low, high))
+    return f"{last} {unit}" if first == last else f"{first} – {last} {unit}"
