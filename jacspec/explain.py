@@ -30,6 +30,8 @@ def explain(error: Exception) -> str | None:
         return (f"{key}: " if key else "") + _first_line(error)
     if type(error).__module__.partition(".")[0] in ("joblib", "submitit"):
         return f"The launcher lost a job of the sweep, killed or out of memory or time: {_first_line(error)}"
+    if isinstance(error, RuntimeError) and "slurm cluster" in str(error):
+        return "SLURM's srun is not on this machine. Type hydra/launcher=submitit_local or hydra/launcher=joblib."
     if isinstance(error, OSError):
         return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
     return None

@@ -13,6 +13,7 @@ from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
 from jacspec.distributed import Crew, join_crew, part_crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
@@ -50,9 +51,16 @@ def run_layers(
         work = prepare(config, checkpoint, sample)
         provenance = _provenance(config, checkpoint, corpus, sample, work.batches) | {
             "metrics": list(work.columns),
+            "processes": crew.count,
             **work.facts,
         }
-        samples = sum(len(padded.samples) for padded in crew.share(work.batches))
+        samples = count_samples(crew.share(work.batches))
+        if crew.count > len(work.batches):
+            console.print(
+                f"{crew.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch "
+                "makes more.",
+                soft_wrap=True,
+            )
         shown = layer_progress(console, layers=len(work.numbers), samples=samples)
         if crew.index:
             whole = folder if config.resume is None else Path(config.resume)
