@@ -42,9 +42,8 @@ def run_plan(config: Config, folder: Path, console: Console) -> None:
     """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
     assert config.plan is not None
     _check(config.plan)
-    # Shapes are all that is asked for: of a model that is far away its config is enough.
-    model = config.model if config.model.path else dataclasses.replace(config.model, init=Init.random)
-    checkpoint = open_model(model, seed=config.seed)
+    # Shapes are all that is asked for: the config is enough, and no weights are looked for.
+    checkpoint = open_model(dataclasses.replace(config.model, init=Init.random), seed=config.seed)
     spec = checkpoint.spec
     engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
     work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
