@@ -268,6 +268,24 @@ class MergeConfig:
 
 
 @dataclasses.dataclass
+class PlanConfig:
+    """The devices that a run is planned for, and how fast their hosts read; see conf/task/plan.yaml."""
+
+    devices: list[int] = MISSING
+    tokens: float = MISSING
+    stored_bytes: int = MISSING
+    teraflops: float = MISSING
+    bandwidth_gbs: float = MISSING
+    memory_gb: float = MISSING
+    link_gbs: float = MISSING
+    disk_gbs: float = MISSING
+    efficiency: list[float] = MISSING
+    hash_gbs: float = MISSING
+    load_gbs: float = MISSING
+    look_us: float = MISSING
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
 
@@ -309,6 +327,7 @@ class Config:
     compare: CompareConfig | None = None
     dynamics: DynamicsConfig | None = None
     merge: MergeConfig | None = None
+    plan: PlanConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     precision: Precision = Precision.float32

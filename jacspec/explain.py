@@ -24,7 +24,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ConfigCompositionException):
         return _composition(error)
     if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
-        return "train.* keys belong to task=train; add task=train or leave them out."
+        return "Keys as train.* or plan.* belong to the task of that name: add task=NAME, or leave them out."
     if isinstance(error, HydraException | OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         return (f"{key}: " if key else "") + _first_line(error)
@@ -34,6 +34,8 @@ def explain(error: Exception) -> str | None:
         return "There is not enough memory. Lower engine.memory_gib or data.samples, or take a smaller model or text."
     if isinstance(error, RecursionError):
         return "What was given is nested too deeply to be read."
+    if isinstance(error, RuntimeError) and "slurm cluster" in str(error):
+        return "SLURM's srun is not on this machine. Type hydra/launcher=submitit_local or hydra/launcher=joblib."
     if isinstance(error, OSError):
         return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
     return None

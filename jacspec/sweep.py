@@ -19,9 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 SWEEP_FILE, RECORDS = "sweep.csv", ".jobs"
-UNFINISHED = (
-    "It has not ended: killed, out of memory or time, or still running. Its overrides and resume=FOLDER go on with it."
-)
+UNFINISHED = "It has not ended: interrupted, killed, out of memory or time, or still running. Its overrides and resume=FOLDER go on."
 
 
 class Job(NamedTuple):

@@ -1,5 +1,6 @@
 """A run shared by several processes: the numbers of one process to the last bit, also where one of them is killed."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -133,6 +134,7 @@ def test_more_processes_than_batches(play: Callable[..., tuple[int, str]], tmp_p
     assert play(Crew(0, 3), *command, "hydra.run.dir=shared") == (0, "")
     assert play(Crew(2, 3), *command, "resume=shared") == (0, "")
     assert statuses(tmp_path) == ["finished"]
+    assert json.loads((tmp_path / "shared" / "run.json").read_text())["processes"] == 3
 
 
 def test_process_of_another_run_is_refused(play: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
@@ -222,6 +224,10 @@ def test_signs_say_how_a_process_ended(tmp_path: Path) -> None:
     watch(tmp_path, [0], until=lambda: True, timeout=1.0, ways_on="")
     with pytest.raises(JacspecError, match=r"Process 1 stopped: too few Go on."):
         watch(tmp_path, [0, 1], until=lambda: False, timeout=60.0, ways_on="Go on.")
+    with pytest.raises(KeyboardInterrupt), show_signs(tmp_path, 1, every=60.0):
+        raise KeyboardInterrupt
+    with pytest.raises(JacspecError, match=r"Process 1 stopped: it was interrupted. Go on."):
+        watch(tmp_path, [1], until=lambda: False, timeout=60.0, ways_on="Go on.")
     forget_signs(tmp_path)
     assert files_below(tmp_path) == set()
     with pytest.raises(JacspecError, match=r"Process 1 has given no sign of life for 0.1 seconds. Go on."):

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,18 @@ def test_devices_that_are_not_there_are_refused(given: str, fragments: list[str]
     for fragment in fragments:
         assert fragment in done.err
     assert statuses(tmp_path) == []
+
+
+def test_equal_devices_make_equal_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jacspec.jacobians.engine import memory_budget
+
+    def budget(in_use: int) -> float:
+        device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 80 * 10**9, "bytes_in_use": in_use})
+        monkeypatch.setattr("jax.local_devices", lambda: [device])
+        return memory_budget(1.0)
+
+    assert budget(10**8) == budget(2 * 10**8) == 37 * 2**30
+    assert budget(40 * 10**9) == 18 * 2**30
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 4])

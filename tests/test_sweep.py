@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -75,6 +76,13 @@ def test_slip_in_the_command_is_no_sweep(tmp_path: Path) -> None:
     assert done.code == 1
     assert done.err.startswith("jacspec: model=nanoo is not a choice of model.")
     assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a SLURM here")
+def test_machine_without_slurm_is_named(tmp_path: Path) -> None:
+    done = run_here("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "seed=0,1", cwd=tmp_path)
+    assert done.code == 1
+    assert done.err.startswith("jacspec: SLURM's srun is not on this machine.")
 
 
 def test_launcher_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

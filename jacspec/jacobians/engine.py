@@ -51,11 +51,14 @@ def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: flo
 
 
 def memory_budget(memory_gib: float) -> float:
-    """Return the bytes that work arrays may take: half of what the device says is free, else `memory_gib`."""
+    """Return the bytes that work arrays may take: half of what the device says is free, else `memory_gib`.
+
+    Of a device in whole GiB, so that the processes of a run, each on a device alike, make the same batches.
+    """
     statistics = jax.local_devices()[0].memory_stats()
     if not statistics or "bytes_limit" not in statistics:
         return memory_gib * 2**30
-    return 0.5 * (statistics["bytes_limit"] - statistics["bytes_in_use"])
+    return (statistics["bytes_limit"] - statistics["bytes_in_use"]) // 2**31 * 2.0**30
 
 
 def prepare_batches(

@@ -77,7 +77,7 @@ def top_spectra(found: TopValues) -> BranchSpectra:
     return BranchSpectra(jnp.asarray(found.singular_values), None, said)
 
 
-def _passes(spec: BlockSpec) -> float:
+def pass_flops(spec: BlockSpec) -> float:
     """Count the FLOPs of one token's forward pass through a block, products with weights alone."""
     own, mlp = spec.attention, spec.mlp
     attention = 2 * own.d_head * (own.heads + own.kv_heads) * spec.d_model
@@ -90,7 +90,7 @@ def _lanczos_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
     return itemsize * (widest + prefix)
 
 
-def _spectra_flops(spec: BlockSpec) -> float:
+def svd_flops(spec: BlockSpec) -> float:
     """Count what the SVD of both branches of a block costs."""
     return 2 * SVD_FLOPS * spec.d_model**3
 
@@ -98,7 +98,7 @@ def _spectra_flops(spec: BlockSpec) -> float:
 def _analytic_flops(spec: BlockSpec) -> float:
     attention = (1 if spec.cross is None else 2) * spec.attention.heads * spec.attention.d_head
     hidden = (2 if spec.mlp.gated else 1) * spec.mlp.d_ff
-    return 2.0 * spec.d_model**2 * (attention + hidden) + _spectra_flops(spec)
+    return 2.0 * spec.d_model**2 * (attention + hidden) + svd_flops(spec)
 
 
 ALL = frozenset({"top", "spectrum", "matrix"})
@@ -107,7 +107,7 @@ ENGINES: Mapping[str, Engine] = {
     "jacfwd": Engine(
         _dense(dense.jacobians),
         ALL,
-        lambda spec: spec.d_model * _passes(spec) + _spectra_flops(spec),
+        lambda spec: spec.d_model * pass_flops(spec) + svd_flops(spec),
         lambda spec, tokens, itemsize: dense.work_bytes(spec, tokens=tokens, itemsize=itemsize),
     ),
     "analytic": Engine(
@@ -119,7 +119,7 @@ ENGINES: Mapping[str, Engine] = {
     "lanczos": Engine(
         _lanczos,
         frozenset({"top"}),
-        lambda spec: 2 * EXPECTED_STEPS * _passes(spec),
+        lambda spec: 2 * EXPECTED_STEPS * pass_flops(spec),
         _lanczos_bytes,
     ),
 }

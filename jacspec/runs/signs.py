@@ -46,7 +46,8 @@ def show_signs(folder: Path, index: int, *, every: float) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        last = Sign(FAILED, 0, str(error) or type(error).__name__)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        last = Sign(FAILED, 0, "it was interrupted." if interrupted else str(error) or type(error).__name__)
         raise
     finally:
         stop.set()
@@ -78,7 +79,8 @@ def watch(folder: Path, others: Iterable[int], *, until: Callable[[], bool], tim
         for index, (last, since) in seen.items():
             sign = read_sign(folder, index)
             if sign is not None and sign.state == FAILED:
-                raise JacspecError(f"Process {index} stopped: {sign.message} {ways_on}")
+                said = sign.message if ways_on in sign.message else f"{sign.message} {ways_on}"
+                raise JacspecError(f"Process {index} stopped: {said}")
             if sign != last:
                 seen[index] = (sign, time.monotonic())
             elif (sign is None or sign.state == WORKS) and time.monotonic() - since > timeout:

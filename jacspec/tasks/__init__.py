@@ -15,6 +15,7 @@ TASKS: Mapping[str, str] = {
     "lazy": "jacspec.tasks.lazy:run_lazy",
     "merge": "jacspec.tasks.merge:run_merge",
     "overlap": "jacspec.tasks.overlap:run_overlap",
+    "plan": "jacspec.tasks.plan:run_plan",
     "removal": "jacspec.tasks.removal:run_removal",
     "report": "jacspec.tasks.report:run_report",
     "train": "jacspec.tasks.train:run_train",

@@ -1,5 +1,6 @@
 """What the tasks share that go through a checkpoint layer by layer: text and checkpoint in, a run folder out."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
 from jacspec.distributed import Crew, join_crew, part_crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
@@ -52,33 +54,43 @@ def run_layers(
         work = prepare(config, checkpoint, sample)
         provenance = _provenance(config, checkpoint, corpus, sample, work.batches) | {
             "metrics": list(work.columns),
+            "processes": crew.count,
             **work.facts,
         }
-        samples = sum(len(padded.samples) for padded in crew.share(work.batches))
-        shown = layer_progress(console, layers=len(work.numbers), samples=samples)
+        shown = _progress(crew, work, console)
+        timeout = config.distributed.timeout
         if crew.index:
-            whole = folder if config.resume is None else Path(config.resume)
+            opened = folder if config.resume is None else Path(config.resume)
             with shown as advance:
-                assist(crew, work, whole, provenance, advance, timeout=config.distributed.timeout)
-            console.print(f"process {crew.index}: its share is done; process 0 writes {whole}", soft_wrap=True)
+                assist(crew, work, opened, provenance, advance, timeout=timeout)
+            console.print(f"process {crew.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
             return
         writer = _open_folder(config, folder, provenance, sample, work.columns)
         if writer.provenance["status"] == "finished":
             part_crew()
         else:
             with watch("spectra"), shown as advance:
-                for result in _results(crew, work, writer, advance, config.distributed.timeout):
+                for result in _results(crew, work, writer, advance, timeout):
                     writer.add_layer(result)
-            writer.write_tables()
-            results = [writer.done[number] for number in sorted(writer.done)]
-            for name, (header, rows) in work.tables(results).items():
-                write_csv(writer.folder / name, header, rows)
-            accuracy = _accuracy(list(writer.done.values()), config.engine.tolerance) if work.audited else NOT_AUDITED
-            writer.record(seconds=watch.seconds, finished=now(), **accuracy)
+            _write_tables(config, work, writer)
+            writer.record(seconds=watch.seconds, finished=now())
     write_report(Run(writer.folder))
     writer.finish()
     print_report(open_run(writer.folder), console)
     _say_accuracy(writer.provenance, console)
+
+
+def _progress(
+    crew: Crew, work: Work, console: Console
+) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+    """Show what of this process's share is done; say so where some processes have none."""
+    if crew.count > len(work.batches):
+        console.print(
+            f"{crew.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch makes "
+            "more.",
+            soft_wrap=True,
+        )
+    return layer_progress(console, layers=len(work.numbers), samples=count_samples(crew.share(work.batches)))
 
 
 def _results(
@@ -89,6 +101,15 @@ def _results(
         return lead(crew, work, writer, advance, timeout=timeout)
     part_crew()
     return work.stream(work.batches, done=dict(writer.done), advance=advance)
+
+
+def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:
+    """Write the tables of a run whose layers are all there, and what its engine says of its accuracy."""
+    writer.write_tables()
+    results = [writer.done[number] for number in sorted(writer.done)]
+    for name, (header, rows) in work.tables(results).items():
+        write_csv(writer.folder / name, header, rows)
+    writer.record(**(_accuracy(results, config.engine.tolerance) if work.audited else NOT_AUDITED))
 
 
 def _check_accuracy(config: Config) -> None:

@@ -1,0 +1,145 @@
+r"""What a run costs before it is run: FLOPs, bytes and seconds, from a model's shapes and the figures of its devices.
+
+Work on a device is a roofline: $\max(\text{FLOPs} / \text{peak}, \text{bytes} / \text{bandwidth})$ over the share of
+both that is reached. Stages are added up, since none of them waits for nothing: weights are hashed, then block by
+block read, copied, and used. Left out: start, compilation, the audit, the report.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from jacspec.jacobians.lanczos import CHECK_EVERY, FIRST_CHECK, LATER
+from jacspec.jacobians.solvers import ALL, ENGINES, EXPECTED_STEPS, pass_flops
+from jacspec.models.block import BlockSpec, ModelSpec
+from jacspec.models.checkpoint import Checkpoint, module_parts, module_template
+from jacspec.models.export import hf_tensors
+
+ITEMSIZE = 4
+"""Bytes of a number in memory: float32."""
+
+COMPONENTS = 2
+"""Attention and MLP, as the engines count their FLOPs."""
+
+
+class Work(NamedTuple):
+    """A run over `samples` of `tokens` each, padding included, at most `batch` at once on a device, by `engine`."""
+
+    samples: int
+    tokens: float
+    batch: int
+    engine: str
+
+
+class Machine(NamedTuple):
+    """Figures of one device and of its host, in FLOP/s, bytes and bytes/s.
+
+    `flops` and `bandwidth` are peaks, of which `efficiency` is the share that is reached; `link` is from host to
+    device, `disk` what a host reads from its disk for all its processes. Of one process: `hashing`, and `loading`, how
+    fast stored weights are read, checked and cast; `look`, seconds that Lanczos takes on the host to look at a sample.
+    """
+
+    flops: float
+    bandwidth: float
+    efficiency: float
+    link: float
+    disk: float
+    hashing: float
+    loading: float
+    look: float
+
+
+class Sizes(NamedTuple):
+    """Numbers of parameters: of the whole checkpoint, and of each block in memory."""
+
+    whole: int
+    blocks: tuple[int, ...]
+
+
+def count_parameters(model: Checkpoint) -> Sizes:
+    """Count the parameters of a model as its checkpoint has them, tied ones once."""
+    modules = {part: module_template(model.spec, *part) for part in module_parts(model.spec)}
+    tensors = jax.eval_shape(lambda parts: dict(hf_tensors(model.architecture, model.spec, parts)), modules)
+    blocks = [_size(module) for (part, _), module in modules.items() if part == "block"]
+    return Sizes(_size(tensors), tuple(blocks))
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def carry_flops(block: BlockSpec, tokens: float) -> float:
+    """Count the FLOPs that carry one sample through a block and find where its last token is differentiated.
+
+    Products with weights, attention among tokens, and the keys and values once more for the context.
+    """
+    own = block.attention
+    again = 4.0 * own.kv_heads * own.d_head * block.d_model
+    return tokens * (pass_flops(block) + 4.0 * own.heads * own.d_head * tokens + again)
+
+
+def spectra_bytes(block: BlockSpec, parameters: int, work: Work) -> float:
+    """Count the bytes that the spectra of one batch move between a device's memory and its cores.
+
+    `lanczos` reads the weights twice a step and its two bases four times each; an engine that forms J reads them once
+    and writes and reads its work arrays.
+    """
+    if ENGINES[work.engine].needs == ALL:
+        arrays = ENGINES[work.engine].bytes(block, math.ceil(work.tokens), ITEMSIZE)
+        return ITEMSIZE * parameters + 2.0 * COMPONENTS * work.batch * arrays
+    bases = 8.0 * work.batch * EXPECTED_STEPS * block.d_model
+    return EXPECTED_STEPS * ITEMSIZE * (2.0 * parameters + bases)
+
+
+def count_looks(steps: int) -> int:
+    """Count how often Lanczos looks at a sample's bounds until it stops after so many steps."""
+    early = range(FIRST_CHECK, LATER + 1, CHECK_EVERY)
+    return sum(step <= steps for step in (*early, *range(early[-1] + 2 * CHECK_EVERY, steps + 1, 2 * CHECK_EVERY)))
+
+
+def share_batches(work: Work, devices: int) -> tuple[Work, int]:
+    """Make batches small enough that each device has one, and count those of the busiest device."""
+    smaller = work._replace(batch=min(work.batch, math.ceil(work.samples / devices)))
+    return smaller, math.ceil(math.ceil(work.samples / smaller.batch) / devices)
+
+
+def estimate_seconds(
+    spec: ModelSpec, sizes: Sizes, work: Work, machine: Machine, *, devices: int, stored_bytes: int
+) -> dict[str, float]:
+    """Estimate the seconds of each stage of a run with a process a device, each process going through all weights.
+
+    **Arguments:** `stored_bytes`, of a number in the checkpoint.
+    """
+    work, batches = share_batches(work, devices)
+
+    def on_device(flops: float, moved: float) -> float:
+        return max(flops / machine.flops, moved / machine.bandwidth) / machine.efficiency
+
+    engine = ENGINES[work.engine]
+    pairs = list(zip(spec.blocks, sizes.blocks, strict=True))
+    # The last block is not gone through: nothing reads what leaves it.
+    carry = sum(
+        on_device(work.batch * carry_flops(block, work.tokens), float(ITEMSIZE * size)) for block, size in pairs[:-1]
+    )
+    spectra = sum(
+        on_device(work.batch * engine.flops(block), spectra_bytes(block, size, work)) for block, size in pairs
+    )
+    looks = 0 if engine.needs == ALL else count_looks(EXPECTED_STEPS) * COMPONENTS * len(pairs)
+    read = stored_bytes * sum(sizes.blocks)
+    return {
+        "hash": stored_bytes * sizes.whole / min(machine.hashing, machine.disk),
+        "read": read / min(machine.loading, machine.disk),
+        "copy": ITEMSIZE * sum(sizes.blocks) / machine.link,
+        "carry": batches * carry,
+        "spectra": batches * spectra,
+        "look": batches * work.batch * looks * machine.look,
+    }
+
+
+def device_bytes(spec: ModelSpec, sizes: Sizes, work: Work, *, devices: int) -> float:
+    """Estimate the memory that a device needs: a block, its samples' hidden states coming and going, work arrays."""
+    work, batches = share_batches(work, devices)
+    hidden = 2.0 * ITEMSIZE * batches * work.batch * work.tokens * spec.d_model
+    arrays = ENGINES[work.engine].bytes(spec.blocks[0], math.ceil(work.tokens), ITEMSIZE)
+    return ITEMSIZE * max(sizes.blocks) + hidden + work.batch * arrays
