@@ -5,15 +5,14 @@ reliability in README.md. A quarter of an hour to an hour on two cores; the shor
 """
 
 import datetime
-import itertools
 import json
 import multiprocessing
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,53 +25,56 @@ from jacspec.provenance import git_commit
 
 RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
-KILLS, JOBS = 50, 4
+CHAINS, JOBS = (1, 2, 3), 8
 
 
-def run_kills(folder: Path) -> dict[str, Any]:
-    """Kill all tasks in turn, `KILLS` times or a few more, and say what was lost."""
+def run_kills(folder: Path) -> Iterator[dict[str, Any]]:
+    """Kill every task's runs once, twice and three times, and say what was lost."""
     kills.import_everything()
     model = folder / "small"
     kills.fork(kills.make_small_model, model).join()  # here it would start JAX, and nothing could be forked any more
     with ProcessPoolExecutor(JOBS, mp_context=multiprocessing.get_context("fork")) as pool:
+        wholes: dict[Future[kills.Whole], str] = {}
         for task in kills.TASKS:
             (folder / task).mkdir()
-        tries = [pool.submit(kills.run_whole, task, model, folder / task) for task in kills.TASKS]
-        wholes = dict(zip(kills.TASKS, (each.result() for each in tries), strict=True))
-        found: list[kills.Kill] = []
-        for number in itertools.count():
-            chains: list[Future[list[kills.Kill]]] = []
-            for task, whole in wholes.items():
-                cwd = folder / f"{task}{number}"
+            wholes[pool.submit(kills.run_whole, task, model, folder / task)] = task
+        chains: list[Future[list[kills.Kill]]] = []
+        for whole in as_completed(wholes):
+            for times in CHAINS:
+                cwd = folder / f"{wholes[whole]}{times}"
                 cwd.mkdir()
-                chains.append(pool.submit(kills.kill_and_go_on, task, model, whole, cwd, len(found) + len(chains)))
-            for chain in chains:
-                found += chain.result()
-            print(len(found), [kill for kill in found if kill.differing], flush=True)
-            if len(found) >= KILLS:
-                break
+                given = (wholes[whole], model, whole.result(), cwd)
+                chains.append(pool.submit(kills.kill_and_go_on, *given, times=times))
+        found: list[kills.Kill] = []
+        for chain in as_completed(chains):
+            found += chain.result()
+            yield _sum_up_kills(found)
+
+
+def _sum_up_kills(found: Sequence[kills.Kill]) -> dict[str, Any]:
     return {
         "kills": len(found),
         "of tries to go on": sum(kill.before > 0 for kill in found),
         "before run.json was there": sum(not kill.run_file for kill in found),
         "with parts done": sum(kill.parts > 0 for kill in found),
+        "runs": sum(kill.before == 0 for kill in found),
         "runs that differ": sum(bool(kill.differing) for kill in found if kill.before == 0),
         "by task": {task: sum(kill.task == task for kill in found) for task in kills.TASKS},
         "each": [kill._asdict() for kill in found],
     }
 
 
-PARTS: Mapping[str, Callable[[Path], dict[str, Any]]] = {"kills": run_kills}
+PARTS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {"kills": run_kills}
 
 
 def main(names: list[str]) -> None:
-    """Run parts and record them; what other parts recorded stays."""
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    """Run parts and record them, each case as it ends; what other parts recorded stays."""
     for name in names or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            found = PARTS[name](Path(folder))
-        record[name] = {"environment": environment(), **found}
-        RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for found in PARTS[name](Path(folder)):
+                record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+                record[name] = {"environment": environment(), **found}
+                RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:
