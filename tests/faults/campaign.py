@@ -24,10 +24,10 @@ import bounded
 import disk
 import fuzzing
 import kills
-from conftest import README
 
 from jacspec.provenance import git_commit
 
+README = Path(__file__).parents[2] / "README.md"
 RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
 CHAINS, JOBS = (1, 2, 3), 8
@@ -143,11 +143,8 @@ def main(names: list[str]) -> None:
 
 def write_table(record: Mapping[str, Any]) -> None:
     """Write what parts saw into the README."""
-    rows = [
-        "| at length | what was seen |",
-        "|---|---|",
-        *(ROWS[name](record[name]) for name in PARTS if name in record),
-    ]
+    seen = [ROWS[name](record[name]) for name in PARTS if name in record]
+    rows = ["| at length | what was seen |", "|---|---|", *seen]
     before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     README.write_text("\n".join([before + MARKS[0], *rows, MARKS[1] + after]), encoding="utf-8")
