@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -134,9 +135,11 @@ def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, *, times: in
         time.sleep(share * whole.seconds)
         run.kill()
         run.join()
-        if run.exitcode != -signal.SIGKILL:  # it was faster than the undisturbed one
+        if run.exitcode != -signal.SIGKILL:  # it was faster than the undisturbed one: that was no kill, begin anew
             assert run.exitcode == 0, said(cwd)
-            break
+            shutil.rmtree(folder)
+            found.clear()
+            continue
         parts = len(list((folder / "layers").glob("*.npz")))
         found.append(Kill(task, round(share, 3), len(found), (folder / "run.json").exists(), parts, []))
     run = start([*arguments(task, model), place(folder)], cwd)
