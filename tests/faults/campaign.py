@@ -36,7 +36,7 @@ MARKS = ("<!-- reliability: written by tests/faults/campaign.py -->", "<!-- end 
 
 
 def run_kills(folder: Path) -> Iterator[dict[str, Any]]:
-    """Kill every task's runs once, twice and three times, and say what was lost."""
+    """Kill every task's runs once, twice and three times, and say what was lost; kills that are recorded count too."""
     kills.import_everything()
     model = folder / "small"
     kills.fork(kills.make_small_model, model).join()  # here it would start JAX, and nothing could be forked any more
@@ -52,7 +52,7 @@ def run_kills(folder: Path) -> Iterator[dict[str, Any]]:
                 cwd.mkdir()
                 given = (wholes[whole], model, whole.result(), cwd)
                 chains.append(pool.submit(kills.kill_and_go_on, *given, times=times))
-        found: list[kills.Kill] = []
+        found = [kills.Kill(**each) for each in read_record().get("kills", {}).get("each", [])]
         for chain in as_completed(chains):
             found += chain.result()
             yield _sum_up_kills(found)
@@ -135,10 +135,15 @@ def main(names: list[str]) -> None:
     for name in names or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             for found in PARTS[name](Path(folder)):
-                record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+                record = read_record()
                 record[name] = {"environment": environment(), **found}
                 RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_table(record)
+
+
+def read_record() -> dict[str, Any]:
+    """Read what was recorded so far."""
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
 
 
 def write_table(record: Mapping[str, Any]) -> None:

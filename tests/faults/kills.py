@@ -122,7 +122,7 @@ def run_whole(task: str, model: Path, cwd: Path) -> Whole:
 
 def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, *, times: int) -> list[Kill]:
     """Kill a run and the tries to go on with it, `times` in all, at random moments; then let one end and compare."""
-    rng, folder = random.Random(str(cwd.name)), cwd / "killed"
+    rng, folder = random.Random(), cwd / "killed"  # other moments whenever it is run
     found: list[Kill] = []
     while len(found) < times:
         share = rng.random()
