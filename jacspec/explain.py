@@ -30,7 +30,8 @@ def explain(error: Exception) -> str | None:
         return (f"{key}: " if key else "") + _first_line(error)
     if type(error).__module__.partition(".")[0] in ("joblib", "submitit"):
         return f"The launcher lost a job of the sweep, killed or out of memory or time: {_first_line(error)}"
-    if isinstance(error, MemoryError):
+    # XLA says so with an error of its own.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)):
         return "There is not enough memory. Lower engine.memory_gib or data.samples, or take a smaller model or text."
     if isinstance(error, RecursionError):
         return "What was given is nested too deeply to be read."

@@ -10,7 +10,6 @@ A file is JSONL (an object a line) or CSV with a header, told by its ending.
 
 import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,17 +166,27 @@ def _read_file(file: Path, columns: Columns) -> tuple[list[Example], str]:
     if file.suffix.lower() not in ENDINGS:
         raise JacspecError(f"{file} is neither JSONL nor CSV. Accepted endings: {', '.join(sorted(ENDINGS))}.")
     raw = read_file(file, most=MAX_TEXT_BYTES)
-    text = decode_text(raw, str(file))
+    digest, text = hashlib.sha256(raw).hexdigest(), decode_text(raw, str(file))
+    del raw  # a row may be as long as the file: copies of it are counted
     rows = {"jsonl": _json_rows, "csv": _csv_rows}[ENDINGS[file.suffix.lower()]](text, file)
     examples = [_example(row, columns, f"{file}, line {line}") for line, row in rows]
     if len(examples) < 2:
         raise JacspecError(f"{file} holds {len(examples)} examples; 2 are needed at least.")
-    return examples, hashlib.sha256(raw).hexdigest()
+    return examples, digest
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Go through the lines of a text, one copied at a time."""
+    start = 0
+    while start < len(text):
+        stop = text.find("\n", start) + 1 or len(text)
+        yield text[start:stop]
+        start = stop
 
 
 def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
+    for line, content in enumerate(_lines(text), start=1):
+        if content.isspace():
             continue
         row = parse_json(content, f"{file}, line {line}")
         if not isinstance(row, dict):
@@ -186,7 +195,7 @@ def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(_lines(text), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():

@@ -227,10 +227,11 @@ def test_folder_that_cannot_be_written_is_refused(target: str, tmp_path: Path) -
     assert files_below(tmp_path) == {"file"}
 
 
-def test_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["jacobian", "train"])
+def test_folder_that_holds_a_run_is_refused(task: str, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").write_text('{"status": "unfinished"}')
-    done = run_here(*TINY, "hydra.run.dir=old", cwd=tmp_path)
+    done = run_here(f"task={task}", *TINY, "hydra.run.dir=old", cwd=tmp_path)
     assert_refused(done, tmp_path, "old already holds a run", "resume=")
 
 

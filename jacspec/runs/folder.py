@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, blaming
 from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.runs.files import RUN_FILE, SPECTRA
 
@@ -46,7 +46,8 @@ class Run:
         """Singular values and metrics with labelled axes."""
         import xarray
 
-        return xarray.load_dataset(self.folder / SPECTRA, engine="scipy")
+        with blaming(f"{self.folder / SPECTRA} cannot be read"):
+            return xarray.load_dataset(self.folder / SPECTRA, engine="scipy")
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -63,9 +64,10 @@ class Run:
         import pandas
 
         # A sample's text may be "nan".
-        return pandas.read_csv(
-            self.folder / name, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv"
-        )
+        with blaming(f"{self.folder / name} cannot be read"):
+            return pandas.read_csv(
+                self.folder / name, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv"
+            )
 
 
 def open_run(folder: Path | str) -> Run:

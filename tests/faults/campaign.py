@@ -5,74 +5,175 @@ reliability in README.md. A quarter of an hour to an hour on two cores; the shor
 """
 
 import datetime
-import itertools
 import json
 import multiprocessing
 import os
 import platform
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
 
+import bounded
+import disk
+import fuzzing
 import kills
 
 from jacspec.provenance import git_commit
 
+README = Path(__file__).parents[2] / "README.md"
 RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
-KILLS, JOBS = 50, 4
+CHAINS, JOBS = (1, 2, 3), 8
+FUZZ_SECONDS = 60
+MARKS = ("<!-- reliability: written by tests/faults/campaign.py -->", "<!-- end of reliability -->")
 
 
-def run_kills(folder: Path) -> dict[str, Any]:
-    """Kill all tasks in turn, `KILLS` times or a few more, and say what was lost."""
+def run_kills(folder: Path) -> Iterator[dict[str, Any]]:
+    """Kill every task's runs once, twice and three times, and say what was lost; kills that are recorded count too."""
     kills.import_everything()
     model = folder / "small"
     kills.fork(kills.make_small_model, model).join()  # here it would start JAX, and nothing could be forked any more
     with ProcessPoolExecutor(JOBS, mp_context=multiprocessing.get_context("fork")) as pool:
+        wholes: dict[Future[kills.Whole], str] = {}
         for task in kills.TASKS:
             (folder / task).mkdir()
-        tries = [pool.submit(kills.run_whole, task, model, folder / task) for task in kills.TASKS]
-        wholes = dict(zip(kills.TASKS, (each.result() for each in tries), strict=True))
-        found: list[kills.Kill] = []
-        for number in itertools.count():
-            chains: list[Future[list[kills.Kill]]] = []
-            for task, whole in wholes.items():
-                cwd = folder / f"{task}{number}"
+            wholes[pool.submit(kills.run_whole, task, model, folder / task)] = task
+        chains: list[Future[list[kills.Kill]]] = []
+        for whole in as_completed(wholes):
+            for times in CHAINS:
+                cwd = folder / f"{wholes[whole]}{times}"
                 cwd.mkdir()
-                chains.append(pool.submit(kills.kill_and_go_on, task, model, whole, cwd, len(found) + len(chains)))
-            for chain in chains:
-                found += chain.result()
-            print(len(found), [kill for kill in found if kill.differing], flush=True)
-            if len(found) >= KILLS:
-                break
+                given = (wholes[whole], model, whole.result(), cwd)
+                chains.append(pool.submit(kills.kill_and_go_on, *given, times=times))
+        found = [kills.Kill(**each) for each in read_record().get("kills", {}).get("each", [])]
+        for chain in as_completed(chains):
+            found += chain.result()
+            yield _sum_up_kills(found)
+
+
+def _sum_up_kills(found: Sequence[kills.Kill]) -> dict[str, Any]:
     return {
         "kills": len(found),
         "of tries to go on": sum(kill.before > 0 for kill in found),
         "before run.json was there": sum(not kill.run_file for kill in found),
         "with parts done": sum(kill.parts > 0 for kill in found),
+        "runs": sum(kill.before == 0 for kill in found),
         "runs that differ": sum(bool(kill.differing) for kill in found if kill.before == 0),
         "by task": {task: sum(kill.task == task for kill in found) for task in kills.TASKS},
         "each": [kill._asdict() for kill in found],
     }
 
 
-PARTS: Mapping[str, Callable[[Path], dict[str, Any]]] = {"kills": run_kills}
+def run_disk(folder: Path) -> Iterator[dict[str, Any]]:
+    """Fill the disk under every task at a random size, give it room, and say what was lost."""
+    kills.import_everything()
+    model = folder / "small"
+    kills.fork(kills.make_small_model, model).join()
+    found: list[dict[str, Any]] = []
+    for number, task in enumerate(kills.TASKS):
+        cwd = folder / task
+        cwd.mkdir()
+        found.append(disk.fill_and_go_on(task, model, kills.run_whole(task, model, cwd), cwd, number))
+        yield {
+            "disks": len(found),
+            "said so": sum(each["said so"] for each in found),
+            "runs that differ": sum(bool(each["differing"]) for each in found),
+            "each": found,
+        }
+
+
+def run_sizes(folder: Path) -> Iterator[dict[str, Any]]:
+    """Run the cases of hostile sizes under a bound on memory."""
+    found: list[dict[str, Any]] = []
+    for number, name in enumerate(bounded.CASES):
+        place = folder / str(number)
+        place.mkdir()
+        found.append(bounded.run_bounded(name, place))
+        shutil.rmtree(place)
+        yield {
+            "limit GiB": bounded.LIMIT_GIB,
+            "cases": len(found),
+            "failed": sum(not each["outcome"].startswith(("read", "refused")) for each in found),
+            "largest peak GiB": max(each["peak GiB"] for each in found),
+            "each": found,
+        }
+
+
+def run_fuzzing(folder: Path) -> Iterator[dict[str, Any]]:
+    """Feed every reader with atheris for `FUZZ_SECONDS`."""
+    found: list[dict[str, Any]] = []
+    for each in fuzzing.fuzz_all(FUZZ_SECONDS):
+        found.append(each)
+        yield {
+            "atheris": version("atheris"),
+            "inputs": sum(each["inputs"] for each in found),
+            "readers": len(found),
+            "seconds a reader": FUZZ_SECONDS,
+            "limit MiB": fuzzing.MEMORY_MIB,
+            "failed": sum(bool(each["failed"]) for each in found),
+            "each": found,
+        }
+
+
+PARTS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+    "kills": run_kills,
+    "disk": run_disk,
+    "sizes": run_sizes,
+    "fuzzing": run_fuzzing,
+}
 
 
 def main(names: list[str]) -> None:
-    """Run parts and record them; what other parts recorded stays."""
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    """Run parts and record them, each case as it ends; what other parts recorded stays."""
     for name in names or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            found = PARTS[name](Path(folder))
-        record[name] = {"environment": environment(), **found}
-        RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for found in PARTS[name](Path(folder)):
+                record = read_record()
+                record[name] = {"environment": environment(), **found}
+                RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_table(record)
+
+
+def read_record() -> dict[str, Any]:
+    """Read what was recorded so far."""
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+
+
+def write_table(record: Mapping[str, Any]) -> None:
+    """Write what parts saw into the README."""
+    seen = [ROWS[name](record[name]) for name in PARTS if name in record]
+    rows = ["| at length | what was seen |", "|---|---|", *seen]
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    README.write_text("\n".join([before + MARKS[0], *rows, MARKS[1] + after]), encoding="utf-8")
+
+
+ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "kills": lambda seen: (
+        f"| `kill -9` at {seen['kills']} random moments over {len(seen['by task'])} tasks, {seen['of tries to go on']} "
+        f"of them of tries to go on | {seen['runs that differ']} of {seen['runs']} runs differ from one left alone, "
+        "byte for byte, figures included |"
+    ),
+    "disk": lambda seen: (
+        f"| a disk that fills under each of {seen['disks']} tasks, then has room again | {seen['said so']} say so, "
+        f"{seen['runs that differ']} differ in the end |"
+    ),
+    "sizes": lambda seen: (
+        f"| {seen['cases']} hostile sizes, lines of a gigabyte among them, in {seen['limit GiB']} GiB of address space "
+        f"| {seen['failed']} end in anything but a value or a clear error; peak {seen['largest peak GiB']} GiB |"
+    ),
+    "fuzzing": lambda seen: (
+        f"| {seen['inputs']:,} inputs by atheris to {seen['readers']} readers, {seen['seconds a reader']} s each "
+        f"| {seen['failed']} end in anything but a value or a clear error |"
+    ),
+}
 
 
 def environment() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The commands are processes of their own, forked from one that has imported everything and started nothing. A moment is
 uniform between the making of the run's folder and the end of a run that nothing disturbed; before it nothing is left
-behind. Every second try that goes on is killed too.
+behind. Tries to go on are killed too.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -119,11 +120,11 @@ def run_whole(task: str, model: Path, cwd: Path) -> Whole:
     return Whole(cwd / "whole", times[1] - times[0], times[2] - times[1])
 
 
-def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, seed: int) -> list[Kill]:
-    """Kill a run at random moments, until a coin says that the try to go on may end, and compare."""
-    rng, folder = random.Random(seed), cwd / "killed"
+def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, *, times: int) -> list[Kill]:
+    """Kill a run and the tries to go on with it, `times` in all, at random moments; then let one end and compare."""
+    rng, folder = random.Random(), cwd / "killed"  # other moments whenever it is run
     found: list[Kill] = []
-    while not found or rng.random() < 0.5:
+    while len(found) < times:
         share = rng.random()
         began = folder.exists()
         run = start([*arguments(task, model), place(folder)], cwd)
@@ -134,9 +135,11 @@ def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, seed: int) -
         time.sleep(share * whole.seconds)
         run.kill()
         run.join()
-        if run.exitcode != -signal.SIGKILL:  # it was faster than the undisturbed one
+        if run.exitcode != -signal.SIGKILL:  # it was faster than the undisturbed one: that was no kill, begin anew
             assert run.exitcode == 0, said(cwd)
-            break
+            shutil.rmtree(folder)
+            found.clear()
+            continue
         parts = len(list((folder / "layers").glob("*.npz")))
         found.append(Kill(task, round(share, 3), len(found), (folder / "run.json").exists(), parts, []))
     run = start([*arguments(task, model), place(folder)], cwd)
