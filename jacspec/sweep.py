@@ -19,7 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 SWEEP_FILE, RECORDS = "sweep.csv", ".jobs"
-UNFINISHED = "It has not ended: interrupted, killed, out of memory or time, or still running. Its overrides and resume=FOLDER go on."
+UNFINISHED = (
+    "It has not ended: interrupted, killed, out of memory or time, or still running. "
+    "Its overrides and resume=FOLDER go on."
+)
 
 
 class Job(NamedTuple):
