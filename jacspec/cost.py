@@ -1,8 +1,8 @@
 r"""What a run costs before it is run: FLOPs, bytes and seconds, from a model's shapes and the figures of its devices.
 
 Work on a device is a roofline: $\max(\text{FLOPs} / \text{peak}, \text{bytes} / \text{bandwidth})$ over the share of
-both that is reached. Stages are added up, since none of them waits for nothing: weights are hashed, then block by
-block read, copied, and used. Left out: start, compilation, the audit, the report.
+both that is reached. Stages are added up, since none runs beside another: weights are hashed, then block by block read,
+copied, and used. Left out: start, the start of each kernel, compilation, the audit, the report.
 """
 
 import math

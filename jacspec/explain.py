@@ -24,7 +24,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ConfigCompositionException):
         return _composition(error)
     if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
-        return "Keys as train.* or plan.* belong to the task of that name: add task=NAME, or leave them out."
+        return "Keys as train.* or plan.* belong to the task of that name: add it, as task=train, or leave them out."
     if isinstance(error, HydraException | OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         return (f"{key}: " if key else "") + _first_line(error)

@@ -17,8 +17,8 @@
 | `tables.py`   | labelled arrays and distributions of a run over samples     |
 | `writing.py`  | how every run begins, goes on and ends                      |
 | `layers.py`   | a run over samples, written layer by layer                  |
-| `parts.py`    | the files of `layers/`, whole or shares of several processes |
-| `signs.py`    | signs of life of these processes                            |
+| `parts.py`    | the files of `layers/`: whole layers, or shares of them     |
+| `signs.py`    | signs of life of processes that share a run                 |
 | `matrices.py` | a run over weight matrices, written batch by batch          |
 | `coupling.py` | further tables of `task=coupling`                           |
 | `cells.py`    | a run over experiments, written one by one                  |
