@@ -31,6 +31,7 @@ from servers import (
 )
 
 from jacspec.errors import JacspecError
+from jacspec.explain import explain
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
 
@@ -281,6 +282,12 @@ def test_any_override(tmp_path: Path, overrides: list[str]) -> None:
         done = run_here(f"hydra.run.dir={tmp_path}/out", *words, cwd=tmp_path)
     assert done.code in (0, 1)
     assert (done.code == 1) == done.err.startswith("jacspec: "), done.err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 4 TB"), RecursionError("deep")])
+def test_lack_of_memory_or_depth_is_said(error: Exception) -> None:
+    assert explain(error)
+    assert explain(RuntimeError("of ours")) is None
 
 
 def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
