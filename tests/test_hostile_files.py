@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from servers import (
-    COMMIT,
     NANO,
     NANO_FILES,
     TINY,
@@ -31,6 +30,7 @@ from servers import (
 )
 
 from jacspec.errors import JacspecError
+from jacspec.explain import explain
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
 
@@ -149,8 +149,17 @@ DEEP = b"[" * 200_000
 HUGE = b'{"model_type": "gpt2", "n_layer": ' + b"9" * 5000 + b"}"
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("raw", [DEEP, HUGE, b"\xff{}"], ids=["deep", "huge", "not UTF-8"])
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("config.json", DEEP),
+        ("tokenizer.json", DEEP),
+        ("tokenizer_config.json", DEEP),
+        ("config.json", HUGE),
+        ("tokenizer_config.json", b"\xff{}"),
+    ],
+    ids=["deep", "deep tokenizer", "deep settings", "huge", "not UTF-8"],
+)
 def test_json_beyond_a_parser_is_refused(name: str, raw: bytes, tmp_path: Path) -> None:
     copy_nano(tmp_path / "own")
     (tmp_path / "own" / name).write_bytes(raw)
@@ -283,6 +292,12 @@ def test_any_override(tmp_path: Path, overrides: list[str]) -> None:
     assert (done.code == 1) == done.err.startswith("jacspec: "), done.err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 4 TB"), RecursionError("deep")])
+def test_lack_of_memory_or_depth_is_said(error: Exception) -> None:
+    assert explain(error)
+    assert explain(RuntimeError("of ours")) is None
+
+
 def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
     own = copy_nano(tmp_path / "own")
     (own / "model.safetensors").write_bytes(save({f"\x1b[2J\x07{n}": np.zeros(2, np.float32) for n in range(4000)}))
@@ -301,14 +316,8 @@ def _names(*names: str) -> Callable[[str], Answer]:
     return hub(files | dict.fromkeys(names, b"written outside"))
 
 
-def _commit(path: str) -> Answer:
-    answer = _names()(path)
-    return answer._replace(body=answer.body.replace(COMMIT.encode(), b"../../../outside"))
-
-
 HUBS: dict[str, Callable[[str], Answer]] = {
     "names that climb": _names("tokenizer/../../../../../outside", "tokenizer_/../../outside.json"),
-    "a commit that climbs": _commit,
     "JSON of another kind": lambda path: Answer(200, b"[1]", {"Content-Type": "application/json"}),
 }
 

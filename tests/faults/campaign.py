@@ -157,9 +157,9 @@ def write_table(record: Mapping[str, Any]) -> None:
 
 ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "kills": lambda seen: (
-        f"| `kill -9` at {seen['kills']} random moments over {len(seen['by task'])} tasks, {seen['of tries to go on']} "
-        f"of them of tries to go on | {seen['runs that differ']} of {seen['runs']} runs differ from one left alone, "
-        "byte for byte, figures included |"
+        f"| `kill -9` at {seen['kills']} random moments of {sum(map(bool, seen['by task'].values()))} tasks, "
+        f"{seen['of tries to go on']} of them of tries to go on | {seen['runs that differ']} of {seen['runs']} runs "
+        "differ from one left alone, byte for byte, figures included |"
     ),
     "disk": lambda seen: (
         f"| a disk that fills under each of {seen['disks']} tasks, then has room again | {seen['said so']} say so, "
