@@ -48,6 +48,7 @@ TASKS: Mapping[str, Sequence[str]] = {
         "lazy.groups=4",
         "lazy.removed=[1,4]",
     ),
+    "merge": ("merge.top_k=4",),
 }
 """What makes each of them take a second or two with the small model."""
 
