@@ -52,8 +52,8 @@ TASKS: Mapping[str, Sequence[str]] = {
 }
 """What makes each of them take a second or two with the small model."""
 
-VOLATILE = ("created", "finished", "seconds", "git_commit")
-"""What `run.json` says of when and how long."""
+VOLATILE = ("created", "finished", "seconds", "git_commit", "merged")
+"""What `run.json` says of when, how long, and where a merged checkpoint lies."""
 
 
 class Whole(NamedTuple):
@@ -189,7 +189,7 @@ def _run(command: Sequence[str], cwd: Path) -> None:
 
 
 def differing_files(left: Path, right: Path) -> list[str]:
-    """Name what is in one run only or not the same in both, byte for byte; in `run.json` all but times."""
+    """Name what is in one run only or not the same in both, byte for byte; in `run.json` all but `VOLATILE`."""
     names = files_below(left) | files_below(right)
     return sorted(name for name in names if _content(left, name) != _content(right, name))
 
