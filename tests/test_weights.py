@@ -155,6 +155,19 @@ def test_figures_and_page(cases: Run) -> None:
     assert "a vector: bias, norm or scalar" in page
 
 
+def test_a_bulk_without_outliers_can_be_drawn(tmp_path: Path) -> None:
+    """Matplotlib warned that its panels had collapsed, and a warning is an error here."""
+    small = (
+        "model=gpt2",
+        "model.init=random",
+        *(f"model.config.{key}" for key in ("n_embd=16", "n_layer=1", "n_head=2")),
+    )
+    done = run_here("task=weights", *small, "weights.against=none", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    table = open_run(tmp_path / "out").metrics
+    assert (table["outliers_above"] + table["outliers_below"] == 0).any()
+
+
 def test_roles_are_those_of_the_file() -> None:
     """The fused tensor's parts, transposed, by hand from the file; swapped parts would not pass."""
     model = load_model("nano")

@@ -180,7 +180,8 @@ def _add_histogram(panel: Axes, run: Run, rows: Sequence[int]) -> None:
     panel.plot(
         grid, marchenko_pastur_density(grid * np.sqrt(max(shape)), shape, 1.0) * np.sqrt(max(shape)), color=CHANCE
     )
-    panel.plot(np.minimum(beyond, shown), np.zeros_like(beyond), "|", color="black", markersize=8, clip_on=False)
+    if beyond.size:  # marks that are not clipped and none would be laid out at the figure's corner
+        panel.plot(np.minimum(beyond, shown), np.zeros_like(beyond), "|", color="black", markersize=8, clip_on=False)
     panel.annotate(
         f"{len(beyond)} of {len(values)} beyond", (0.97, 0.93), xycoords="axes fraction", ha="right", fontsize="small"
     )
