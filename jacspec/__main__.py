@@ -16,6 +16,7 @@ from jacspec.config import Config, config_folder, register
 from jacspec.distributed import check_distributed
 from jacspec.errors import JacspecError, printable
 from jacspec.explain import check_keys, explain
+from jacspec.report import COLLECTED_TASKS
 from jacspec.sweep import close_sweep
 from jacspec.tasks import SHARED, find_task
 
@@ -54,6 +55,7 @@ def _hydra_main(config: DictConfig) -> str | None:
     try:
         check_keys(config)
         typed = cast(Config, OmegaConf.to_object(config))
+        _check_runs(typed)
         _check_crew(typed)
         find_task(typed.task)(typed, folder, Console())
     except KeyboardInterrupt:
@@ -67,6 +69,14 @@ def _hydra_main(config: DictConfig) -> str | None:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
     return None
+
+
+def _check_runs(config: Config) -> None:
+    """Refuse finished runs given to a task that reads none: it would begin another one without a word."""
+    for key, tasks in (("runs", COLLECTED_TASKS), ("run", ("report", *COLLECTED_TASKS))):
+        if getattr(config, key) and config.task not in tasks:
+            listed = " or ".join(f"task={name}" for name in tasks)
+            raise JacspecError(f"{key}={getattr(config, key)} is read by {listed}. Add one of them, or leave it out.")
 
 
 def _check_crew(config: Config) -> None:

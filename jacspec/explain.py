@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+import sys
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError, suggest
+from jacspec.tasks import TASKS
 
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """The extra that brings a launcher."""
@@ -24,7 +26,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ConfigCompositionException):
         return _composition(error)
     if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
-        return "Keys as train.* or plan.* belong to the task of that name: add it, as task=train, or leave them out."
+        given = (argument.partition(".")[0].lstrip("+") for argument in sys.argv[1:])
+        task = next((name for name in given if name in TASKS), "train")
+        return f"Keys as {task}.* belong to task={task}: add it, or leave them out."
     if isinstance(error, HydraException | OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         return (f"{key}: " if key else "") + _first_line(error)

@@ -226,6 +226,9 @@ def test_slip_in_the_command_gets_one_message(arguments: list[str], fragments: l
         (["seed=-1"], ["seed=-1"]),
         (["engine.memory_gib=-1"], ["engine.memory_gib=-1"]),
         (["task=report"], ["run=FOLDER"]),
+        (["runs=nowhere"], ["runs=nowhere", "task=compare or task=dynamics"]),
+        (["run=nowhere"], ["run=nowhere", "task=report"]),
+        (["merge.method=star"], ["belong to task=merge"]),
     ],
     ids=lambda value: value[-1],
 )

@@ -123,7 +123,7 @@ def count_sure(run: Run) -> str:
     sure = (tested["q_value"] < 0.05) & (tested["difference"].abs() > tested["floor"])
     return (
         f"{int(sure.sum())} of {len(tested)} differences by layer are beyond the noise floor with q below 0.05; "
-        f"{int((tested['paired'] == 1).sum())} are of the same units, compared one by one."
+        f"{int((tested['paired'] == 1).sum())} compare the same samples (or heads) in pairs."
     )
 
 
@@ -135,7 +135,10 @@ def _dynamics_findings(run: Run) -> Markup:
 def _difference_caption(name: str) -> str:
     if name.startswith("difference_"):
         metric = metric_title(name.removeprefix("difference_"))
-        return f"{metric}: difference of each run from its reference by layer, interval of 95 %; grey, the noise floor."
+        return (
+            f"{metric}: difference of each run from its reference by layer, with its interval of 95 %; grey, the noise "
+            "floor. A logarithmic axis is linear about zero."
+        )
     return f"{metric_title(name)}: means of each layer over relative depth, a line a group of runs, bands over seeds."
 
 

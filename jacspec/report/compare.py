@@ -1,5 +1,6 @@
 """Figures of `task=compare`: metrics over relative depth, and differences with their noise."""
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -77,7 +78,8 @@ def draw_curves(run: Run, metric: str) -> Figure:
             if (spread > 0).any():
                 band = curve["mean"] - spread, curve["mean"] + spread
                 panel.fill_between(curve.index, *band, color=colour, alpha=0.2, linewidth=0)
-        _scale(panel, own["mean"].to_numpy(float))
+        # One scale for all panels: side by side they are compared.
+        _scale(panel, table["mean"].to_numpy(float))
     figure.supxlabel("relative depth (0: first layer, 1: last)", fontsize="medium")
     figure.supylabel(metric_label(metric), fontsize="medium")
     _add_legend(figure, axes[0])
@@ -108,6 +110,10 @@ def draw_differences(run: Run, metric: str) -> Figure:
         own = table[table["component"] == component]
         floor = own.groupby("layer")["floor"].max()
         panel.bar(floor.index, 2 * floor, bottom=-floor, width=0.9, color=CHANCE_BAND, linewidth=0)
+        panel.use_sticky_edges = False  # a bar's end would be the axis's, and the floor look cut off
+        sizes, within = own["difference"].abs().max(), float(floor.median())
+        if within > 0 and sizes > 100 * within:
+            panel.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(within)))
         panel.axhline(0, color="0.5", linewidth=0.8)
         for place, (number, shift) in enumerate(zip(numbers, aside.tolist(), strict=True)):
             rows = own[own["run"] == number]

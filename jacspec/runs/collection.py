@@ -122,6 +122,8 @@ def _words(key: str, config: Mapping[str, Any]) -> str:
         return str(value) if value else "" if config.get("model.init") == "random" else "last"
     if key in ("model.path", "data.path") and value is not None:
         return Path(str(value)).name
+    if isinstance(value, list):
+        value = "+".join(map(str, value))
     return str(value) if key in PLAIN else f"{key.removesuffix('.name').rpartition('.')[2]}={value}"
 
 

@@ -54,7 +54,7 @@ def mismatches(runs: Sequence[LabelledRun]) -> list[str]:
     return found
 
 
-SAMPLING = ("split", "min_tokens", "max_tokens")
+SAMPLING = ("split", "samples", "min_tokens", "max_tokens")
 
 
 def same_texts(left: LabelledRun, right: LabelledRun) -> bool:

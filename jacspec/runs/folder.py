@@ -97,7 +97,8 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     """Read `run.json`; raises `JacspecError` where the folder is no run."""
     file = folder / RUN_FILE
     if not file.exists():
-        raise JacspecError(f"{folder} is not a run folder: it has no {RUN_FILE}.")
+        there = "" if folder.exists() else "; there is no such folder"
+        raise JacspecError(f"{folder} is not a run folder: it has no {RUN_FILE}{there}.")
     content = parse_json(read_file(file, most=MAX_JSON_BYTES), str(file))
     if not isinstance(content, dict) or "status" not in content:
         raise JacspecError(f"{folder / RUN_FILE} was not written by jacspec.")

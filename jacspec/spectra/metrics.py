@@ -192,7 +192,8 @@ METRICS: Mapping[str, Metric] = {
     "condition_number": Metric(
         _condition_number,
         r"$\kappa = \sigma_1 / \sigma_r$",
-        "σ₁/σ_r with r the numerical rank, so that exact and rounding zeros do not enter",
+        "σ₁/σ_r with r the numerical rank, so that exact and rounding zeros do not enter; at most 1/(max(m, n) · eps), "
+        "and near that the threshold's, not the matrix's",
         "spectrum",
         lambda k: (1, None),
         0,

@@ -43,6 +43,8 @@ def run_layers(
     """
     _check_accuracy(config)
     watch = Stopwatch()
+    if address := config.distributed.coordinator:
+        console.print(f"waiting for all processes of the run to reach {address}", soft_wrap=True, highlight=False)
     crew = join_crew(config.distributed)
     use_compilation_cache()
     with numerics(config.precision.value):
