@@ -23,6 +23,7 @@
 | `coupling.py` | further tables of `task=coupling`                           |
 | `cells.py`    | a run over experiments, written one by one                  |
 | `merged.py`   | a merged checkpoint, written file by file                   |
+| `collection.py`, `compared.py`, `trained.py` | tables over several finished runs |
 """
 
 from jacspec.runs.files import RUN_FILE, SPECTRA, write_atomically, write_csv, write_json

@@ -13,6 +13,9 @@ DIFFERENCE_COLUMNS = (
     *("run", "against", "component", "layer", "against_layer", "depth", "metric", "paired", "n", "against_n"),
     *("mean", "against_mean", "difference", "low", "high", "p_value", "q_value", "floor"),
 )
+SAMPLING = ("split", "samples", "min_tokens", "max_tokens")
+"""Keys of `data` that say how samples are drawn."""
+
 RUN_COLUMNS = ("run", "label", "group", "against", "model", "revision", "seed", "precision", "corpus", "folder")
 
 
@@ -52,9 +55,6 @@ def mismatches(runs: Sequence[LabelledRun]) -> list[str]:
     if any(same_texts(runs[0], other) and not _same_tokens(runs[0], other) for other in runs[1:]):
         found.append("The runs read the same texts as different tokens, so that their last tokens differ.")
     return found
-
-
-SAMPLING = ("split", "samples", "min_tokens", "max_tokens")
 
 
 def same_texts(left: LabelledRun, right: LabelledRun) -> bool:
