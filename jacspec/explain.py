@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import typing
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -88,8 +89,10 @@ def _unknown_key(key: str) -> str:
         prefix += f"{part}."
         if prefix == "model.config.":
             return f"There is no key {key} in this choice of model. Type +{key}=VALUE to add it to the model's config."
-        nested = fields[part].default_factory
-        if not (isinstance(nested, type) and dataclasses.is_dataclass(nested)):
+        # Of a group that only some tasks have, the type is that group or None.
+        kinds = (fields[part].type, *typing.get_args(fields[part].type))
+        nested = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+        if nested is None:
             break
         schema = nested
     groups = sorted(entry.name for entry in config_folder().iterdir() if entry.is_dir())
