@@ -16,6 +16,9 @@ from scipy.stats import false_discovery_control
 from jacspec.glossary import Quantity
 
 LEVEL = 0.95
+SURE = 0.05
+"""The q-value below which a difference counts as more than noise, where it is beyond the noise floor too."""
+
 FEWEST = 5
 """Units below which nothing is said of how sure a difference is: a bootstrap over fewer says too little."""
 

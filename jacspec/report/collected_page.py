@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from jacspec.comparison import COMPARED
+from jacspec.comparison import COMPARED, SURE
 from jacspec.dynamics import DYNAMICS
 from jacspec.errors import JacspecError
 from jacspec.report.compare import compare_figures
@@ -120,9 +120,9 @@ def count_sure(run: Run) -> str:
     tested = table[table["q_value"].notna()]
     if tested.empty:
         return "No layer has enough units (samples, heads) to tell a difference from noise."
-    sure = (tested["q_value"] < 0.05) & (tested["difference"].abs() > tested["floor"])
+    sure = (tested["q_value"] < SURE) & (tested["difference"].abs() > tested["floor"])
     return (
-        f"{int(sure.sum())} of {len(tested)} differences by layer are beyond the noise floor with q below 0.05; "
+        f"{int(sure.sum())} of {len(tested)} differences by layer are beyond the noise floor with q below {SURE}; "
         f"{int((tested['paired'] == 1).sum())} compare the same samples (or heads) in pairs."
     )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jacspec.comparison import adjust_for_many, compare_means, split_half_floor
+from jacspec.comparison import SURE, adjust_for_many, compare_means, split_half_floor
 from jacspec.dynamics import find_onset, step_of
 from jacspec.errors import JacspecError
 from jacspec.runs.collection import STATISTICS, LabelledRun, Layer, collect, describe
@@ -21,7 +21,6 @@ ONSET_COLUMNS = (
     *("component", "layer", "metric", "n", "first", "last", "relative_change", "onset", "extreme", "extreme_step"),
     *("p_value", "q_value", "floor", "appears"),
 )
-SURE = 0.05
 MISSING_STEP = "Type dynamics.final_step=N where it is the last one of its training."
 PROFILES = ("overlap", "relative_variance")
 
