@@ -1,6 +1,5 @@
 """`python -m jacspec`: Hydra composes the configuration, the chosen task runs into Hydra's folder."""
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from jacspec.config import Config, config_folder, register
 from jacspec.distributed import check_distributed
 from jacspec.errors import JacspecError, printable
 from jacspec.explain import check_keys, explain
+from jacspec.folders import Refused, makes_folder, remove_empty
 from jacspec.report import COLLECTED_TASKS
 from jacspec.sweep import close_sweep
 from jacspec.tasks import SHARED, find_task
@@ -35,6 +35,8 @@ def main() -> None:
     except KeyboardInterrupt:
         close_sweep()
         sys.exit(130)
+    except Refused as refused:
+        _complain(refused.error)
     except Exception as error:
         close_sweep()
         _complain(error)
@@ -57,17 +59,17 @@ def _hydra_main(config: DictConfig) -> str | None:
         typed = cast(Config, OmegaConf.to_object(config))
         _check_runs(typed)
         _check_crew(typed)
+        _check_folder(typed, folder)
         find_task(typed.task)(typed, folder, Console())
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
-            print(f"\njacspec: interrupted. Add resume={folder} to the same command to go on.", file=sys.stderr)
+            print(f"\njacspec: interrupted. Add resume={folder} to the same command to resume it.", file=sys.stderr)
         raise
     except Exception as error:
         # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
         return _complain(error)
     finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if nothing was written
+        remove_empty(folder)
     return None
 
 
@@ -77,6 +79,14 @@ def _check_runs(config: Config) -> None:
         if getattr(config, key) and config.task not in tasks:
             listed = " or ".join(f"task={name}" for name in tasks)
             raise JacspecError(f"{key}={getattr(config, key)} is read by {listed}. Add one of them, or leave it out.")
+
+
+def _check_folder(config: Config, folder: Path) -> None:
+    """Refuse a folder of a sweep's job that a run may not write into, before anything is opened."""
+    from jacspec.runs.writing import check_vacant
+
+    if makes_folder(config):
+        check_vacant(folder)
 
 
 def _check_crew(config: Config) -> None:

@@ -338,19 +338,12 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema and the resolvers of `conf/` known to Hydra."""
+    """Make the schema and the resolver of `conf/` known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
-    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 
 
 def config_folder() -> Path:
     """Find `conf/`: inside the package when installed from a wheel, beside it in a checkout."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
-
-
-def _run_folder(resume: str | None, run: str | None, fresh: str) -> str:
-    """Choose Hydra's folder: the run that is gone on with or reported on where it is one, else a fresh one."""
-    named = [folder for folder in (resume, run) if folder and (Path(folder) / "run.json").is_file()]
-    return named[0] if named else fresh

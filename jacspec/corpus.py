@@ -3,7 +3,7 @@
 import hashlib
 import http.client
 import os
-import tempfile
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -242,12 +242,11 @@ def _fetch(data: DataConfig) -> Path:
     if data.sha256 is not None and found != data.sha256:
         raise JacspecError(f"{data.url} gave bytes with sha256 {found}, expected {data.sha256}; nothing was kept.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    stream = tempfile.NamedTemporaryFile(dir=file.parent, delete=False)  # noqa: SIM115
+    half = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        with stream:
-            stream.write(raw)
-        os.replace(stream.name, file)
+        half.write_bytes(raw)
+        os.replace(half, file)
     except BaseException:
-        Path(stream.name).unlink()
+        half.unlink(missing_ok=True)
         raise
     return file

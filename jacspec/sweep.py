@@ -4,8 +4,8 @@ Jobs may run in other processes and on other machines, and may be killed, so non
 record of its own in the sweep's folder, and the process that started the sweep reads them all.
 """
 
+import contextlib
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from jacspec.errors import JacspecError, shortened
+
+HYDRAS_FILE = "multirun.yaml"
 SWEEP_FILE, RECORDS = "sweep.csv", ".jobs"
 UNFINISHED = (
     "It has not ended: interrupted, killed, out of memory or time, or still running. "
@@ -44,7 +47,7 @@ class SweepRecord(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record which jobs there will be, in place of an earlier sweep's."""
         folder = Path(config.hydra.sweep.dir)
-        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        _remove_records(folder)
         for number, overrides in enumerate(_expand(config)):
             _write(folder, Job(number, " ".join(overrides), "not started", "", "The sweep ended before it."))
         _started.append(folder)
@@ -81,13 +84,32 @@ def close_sweep() -> bool:
         write_csv(folder / SWEEP_FILE, Job._fields, jobs)
         _say(folder, jobs)
     if not began or all(job.status in ("finished", "failed") for job in jobs):
-        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        _remove_records(folder)
     return not began or all(job.status == "finished" for job in jobs)
+
+
+def check_sweep(folder: Path) -> None:
+    """Refuse a folder that a sweep may not write into: new, empty, or of an earlier sweep is what it may be.
+
+    **Raises:** `JacspecError` that names what is in the way.
+    """
+    from jacspec.runs.files import refuse_link
+    from jacspec.runs.writing import foreign_files
+
+    if not folder.is_dir():
+        return
+    for name in (HYDRAS_FILE, SWEEP_FILE, RECORDS):
+        refuse_link(folder / name)
+    if not _is_sweep(folder) and (found := foreign_files(folder)):
+        raise JacspecError(
+            f"{folder} holds files that are not a sweep's, and a sweep writes into a new or empty folder, or its own. "
+            f"In the way: {shortened(found, 8)}. Type hydra.sweep.dir=OTHER."
+        )
 
 
 def read_jobs(folder: Path) -> list[Job]:
     """Read the records of a sweep's jobs, in their order."""
-    records = (json.loads(file.read_text(encoding="utf-8")) for file in (folder / RECORDS).glob("*.json"))
+    records = (json.loads(file.read_text(encoding="utf-8")) for file in _record_files(folder))
     jobs = sorted(Job(**record) for record in records)
     return [job if Path(job.folder).is_dir() else job._replace(folder="") for job in jobs]
 
@@ -115,6 +137,23 @@ def _write(folder: Path, job: Job) -> None:
 
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
     write_json(folder / RECORDS / f"{job.job}.json", job._asdict())
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Say whether Hydra wrote there that the record of a sweep was to be kept."""
+    file = folder / HYDRAS_FILE
+    return file.is_file() and f"{__name__}.{SweepRecord.__name__}".encode() in file.read_bytes()
+
+
+def _record_files(folder: Path) -> list[Path]:
+    return [file for file in (folder / RECORDS).glob("*.json") if file.stem.isdecimal()]
+
+
+def _remove_records(folder: Path) -> None:
+    for file in _record_files(folder):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / RECORDS).rmdir()
 
 
 def _say(folder: Path, jobs: list[Job]) -> None:

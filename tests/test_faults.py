@@ -20,8 +20,8 @@ import pytest
 from servers import CONTRACT, TINY, Finished, environment, files_below, run_here, statuses
 
 from jacspec.runs import files as run_files
-from jacspec.runs.files import TEMPORARY, put_in_place, sweep
-from jacspec.runs.writing import LOCK, claim_folder, release_folder
+from jacspec.runs.files import LOCK, TEMPORARY, put_in_place, sweep
+from jacspec.runs.writing import claim_folder, release_folder
 
 SMALL = (*TINY, "components=[mlp]")
 TABLES = ("metrics.csv", "summary.csv", "samples.csv", "spectra.nc")

@@ -34,8 +34,12 @@ def write_weights(
 def write_tensors(folder: Path, tensors: Mapping[str, Any], *, dtype: str) -> None:
     """Write tensors by HF's names as `model.safetensors`, each cast to `dtype`."""
     arrays = {name: np.ascontiguousarray(tensor, dtype=np.dtype(dtype)) for name, tensor in tensors.items()}
-    with blaming(f"{folder / WEIGHTS} cannot be written"):  # a full disk is a SafetensorError
-        save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    file = folder / WEIGHTS
+    file.touch()
+    mode = file.stat().st_mode
+    with blaming(f"{file} cannot be written"):  # a full disk is a SafetensorError
+        save_file(arrays, file, metadata={"format": "pt"})
+    file.chmod(mode)  # the library's own makes it its owner's alone
 
 
 def write_tokenizer(folder: Path, tokenizer: Any) -> None:

@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.report.lines import draw_exponents, draw_spectra, exponent_names
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
+from jacspec.runs.files import FIGURES, make_subfolder
 
 SPECTRA, EXPONENTS = "spectra", "lyapunov"
 KINDS = ("png", "pdf")
@@ -72,8 +73,7 @@ _LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
 
 def save_figures(run: Run, drawn: Mapping[str, Figure] | None = None) -> list[Path]:
     """Write figures (by default all of a run over samples) as PNG and as PDF; the same run gives the same bytes."""
-    folder = run.folder / "figures"
-    folder.mkdir(exist_ok=True)
+    folder = make_subfolder(run.folder, FIGURES)
     files = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
         for kind in KINDS:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
-from jacspec.runs.files import PARTS, RUN_FILE, SPECTRA, write_atomically, write_csv, write_json
+from jacspec.runs.files import PARTS, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -57,7 +57,6 @@ def start_cells(
     """Begin a run over cells in a new folder; as `layers.start_run`."""
     writer = CellWriter(folder, make_folder(folder, provenance), keys, columns, over, {})
     writer.write_tables()
-    write_json(folder / RUN_FILE, writer.provenance)
     return writer
 
 
@@ -66,7 +65,7 @@ def resume_cells(
 ) -> CellWriter:
     """Go on with an unfinished run over cells; as `layers.resume_run`."""
     stored = reopen_folder(folder, provenance)
-    results = [_unpack(file, keys, columns) for file in sorted((folder / PARTS).glob("*.npz"))]
+    results = [_unpack(file, keys, columns) for file in part_files(folder / PARTS)]
     return CellWriter(folder, stored, keys, columns, over, {result.number: result for result in results})
 
 

@@ -1,36 +1,57 @@
-"""Files that are put in place whole and durably, and how a run folder's files are named."""
+"""Files that are put in place whole and durably, and how a run folder's files are named.
 
+A run folder may come from someone else, and may hold files that are not the run's. So nothing is written through a
+symbolic link in it, and nothing is removed but what has a name that a run gives. Files and folders take the process's
+umask, and the group and access list that their folder hands on.
+"""
+
+import contextlib
 import csv
 import io
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.errors import JacspecError
+
 RUN_FILE, PARTS, SPECTRA = "run.json", "layers", "spectra.nc"
+FIGURES, PAGE, MODELS, MERGED = "figures", "report.html", "models", "merged"
+FOLDERS = (PARTS, FIGURES, MODELS, MERGED)
+"""What a run that can be resumed, or its report, makes inside its folder."""
+
+LOCK = ".lock"
 TEMPORARY = ".jacspec-"
 """How names of files begin that a kill may leave half-written; resuming removes them."""
+
+_PART = re.compile(r"\d{4,}(\.process\d+of\d+)?\.npz")
+_SIGN = re.compile(r"process\d+\.json")
 
 
 def write_atomically(file: Path, content: bytes | Iterable[bytes]) -> None:
     """Put a file in place whole and durably: after a crash it is the old one or the new one.
 
     `content` may come in parts, of which one is in memory at a time.
+
+    **Raises:** `JacspecError` where a symbolic link has the file's name.
     """
-    stream = tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{TEMPORARY}{file.name}.", delete=False)  # noqa: SIM115
+    refuse_link(file)
+    half = file.with_name(f"{TEMPORARY}{file.name}.{secrets.token_hex(4)}")
+    # Not `tempfile`, whose files are their owner's alone.
+    stream = half.open("xb")
     try:
         with stream:
             for part in [content] if isinstance(content, bytes) else content:
                 stream.write(part)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(stream.name).chmod(0o644)
-        os.replace(stream.name, file)
+        os.replace(half, file)
     except BaseException:
-        Path(stream.name).unlink()
+        half.unlink()
         raise
     _sync(file.parent)
 
@@ -49,12 +70,47 @@ def put_in_place(half: Path, folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a kill left half-written."""
-    for stray in list(folder.rglob(f"{TEMPORARY}*")):
-        if stray.is_dir():
-            shutil.rmtree(stray)
-        else:
-            stray.unlink(missing_ok=True)  # it may have lain in a folder that is gone
+    """Remove what a kill left half-written, where a run writes and nowhere else."""
+    for place in (folder, *(folder / name for name in FOLDERS)):
+        for stray in list(place.glob(f"{TEMPORARY}*")):
+            if stray.is_dir() and not stray.is_symlink():
+                shutil.rmtree(stray)
+            else:
+                stray.unlink()
+
+
+def refuse_link(place: Path) -> None:
+    """Refuse a symbolic link where a run is to write: it would write wherever that leads."""
+    if place.is_symlink():
+        raise JacspecError(
+            f"{place} is a symbolic link, and a run writes through none. Remove it, or move what it leads to there."
+        )
+
+
+def make_subfolder(folder: Path, name: str) -> Path:
+    """Make a folder of `FOLDERS` inside a run's where there is none; raises `JacspecError` for a symbolic link."""
+    refuse_link(folder / name)
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def part_files(parts: Path) -> list[Path]:
+    """List the files of `layers/` that hold results, in their order."""
+    return sorted(file for file in parts.glob("*.npz") if _PART.fullmatch(file.name))
+
+
+def sign_files(parts: Path) -> list[Path]:
+    """List the files of `layers/` in which processes say that they work."""
+    return [file for file in parts.glob("*.json") if _SIGN.fullmatch(file.name)]
+
+
+def remove_parts(parts: Path) -> None:
+    """Remove what a run wrote into `layers/`, and the folder itself if nothing else is in it."""
+    for file in (*part_files(parts), *sign_files(parts), *parts.glob(f"{TEMPORARY}*"), parts / LOCK):
+        with contextlib.suppress(OSError):
+            file.unlink()
+    with contextlib.suppress(OSError):
+        parts.rmdir()
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

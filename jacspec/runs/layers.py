@@ -1,4 +1,4 @@
-"""A run over samples: written layer by layer so that a kill loses at most the layer in work, and gone on with."""
+"""A run over samples: written layer by layer so that a kill loses at most the layer in work, and resumed."""
 
 import dataclasses
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.glossary import LayerResult
-from jacspec.runs.files import PARTS, RUN_FILE, SPECTRA, csv_text, write_atomically, write_csv, write_json
+from jacspec.runs.files import PARTS, SPECTRA, csv_text, write_atomically, write_csv
 from jacspec.runs.parts import collect_layers, read_shares, write_layer
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
@@ -18,8 +18,13 @@ class RunWriter(Writer):
     """A Jacobian run being written. `done` maps the blocks that an earlier try finished to their results."""
 
     metric_names: tuple[str, ...]
-    n_tokens: Sequence[int]
+    samples: Sequence[tuple[int, int, str]]
     done: dict[int, LayerResult]
+
+    @property
+    def n_tokens(self) -> list[int]:
+        """Count the tokens of each sample."""
+        return [n for _, n, _ in self.samples]
 
     def add_layer(self, result: LayerResult) -> None:
         """Write one finished layer durably, then its rows of `metrics.csv`."""
@@ -33,7 +38,8 @@ class RunWriter(Writer):
             os.fsync(stream.fileno())
 
     def write_tables(self) -> None:
-        """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the layers that are done."""
+        """Write `samples.csv`, and `metrics.csv`, `summary.csv` and `spectra.nc` from the layers that are done."""
+        write_csv(self.folder / "samples.csv", ("sample", "n_tokens", "text"), self.samples)
         results = [self.done[number] for number in sorted(self.done)]
         write_csv(
             self.folder / "metrics.csv",
@@ -56,26 +62,27 @@ def start_run(
     """Begin a run in a new folder.
 
     **Arguments:** `provenance`, what `run.json` is to hold; its entry `identity` decides later whether a run can
-    be gone on with. `samples`, rows of `samples.csv`: number, tokens, text.
+    be resumed. `samples`, rows of `samples.csv`: number, tokens, text.
     """
-    whole = make_folder(folder, provenance)
-    write_csv(folder / "samples.csv", ("sample", "n_tokens", "text"), samples)
-    writer = RunWriter(folder, whole, metric_names, [n for _, n, _ in samples], {})
+    writer = RunWriter(folder, make_folder(folder, provenance), metric_names, samples, {})
     writer.write_tables()
-    write_json(folder / RUN_FILE, whole)
     return writer
 
 
 def resume_run(
-    folder: Path, provenance: Mapping[str, Any], *, metric_names: tuple[str, ...], n_tokens: Sequence[int]
+    folder: Path,
+    provenance: Mapping[str, Any],
+    *,
+    metric_names: tuple[str, ...],
+    samples: Sequence[tuple[int, int, str]],
 ) -> RunWriter:
-    """Go on with an unfinished run of the same configuration, files and versions.
+    """Resume an unfinished run of the same configuration, files and versions; arguments as `start_run`.
 
     **Raises:** `JacspecError` with the keys that differ.
     """
     stored = reopen_folder(folder, provenance)
-    done = collect_layers(read_shares(folder / PARTS, metric_names), range(len(n_tokens)))
-    writer = RunWriter(folder, stored, metric_names, n_tokens, done)
+    done = collect_layers(read_shares(folder / PARTS, metric_names), range(len(samples)))
+    writer = RunWriter(folder, stored, metric_names, samples, done)
     if stored["status"] != "finished":
         writer.write_tables()
     return writer

@@ -10,7 +10,7 @@ import numpy as np
 
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
-from jacspec.runs.files import PARTS, RUN_FILE, SPECTRA, write_atomically, write_csv, write_json
+from jacspec.runs.files import PARTS, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -55,7 +55,6 @@ def start_matrices(folder: Path, provenance: Mapping[str, Any], *, columns: tupl
     """Begin a run over matrices in a new folder; as `layers.start_run`."""
     writer = MatrixWriter(folder, make_folder(folder, provenance), columns, {})
     writer.write_tables()
-    write_json(folder / RUN_FILE, writer.provenance)
     return writer
 
 
@@ -63,7 +62,7 @@ def resume_matrices(folder: Path, provenance: Mapping[str, Any], *, columns: tup
     """Go on with an unfinished run over matrices; as `layers.resume_run`."""
     stored = reopen_folder(folder, provenance)
     done: dict[int, MatrixResult] = {}
-    for file in sorted((folder / PARTS).glob("*.npz")):
+    for file in part_files(folder / PARTS):
         done |= {result.number: result for result in _unpack(file, columns)}
     return MatrixWriter(folder, stored, columns, done)
 

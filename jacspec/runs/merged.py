@@ -1,6 +1,5 @@
 """A merged checkpoint being written: a folder in HF layout that is whole once it has `config.json`."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, shortened
 from jacspec.models.hf_config import read_json
 from jacspec.models.hub import SIDE_FILES
 from jacspec.models.tensor_files import StoredTensor
@@ -21,12 +20,15 @@ MERGE_FILE, CONFIG = "merge.json", "config.json"
 
 def check_folder(folder: Path, description: Mapping[str, Any], *, resume: bool) -> None:
     """Refuse a folder that holds anything but, where a run is gone on with, the same merge."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
+        return
+    found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if all(name.startswith(TEMPORARY) for name in found):  # a kill before `merge.json` leaves no more
         return
     if not resume or not (folder / MERGE_FILE).is_file():
         raise JacspecError(
-            f"{folder} is there already, and nothing in it is written over. Type merge.save=OTHER, or resume=RUN to go "
-            "on with the run that was writing it."
+            f"{folder} is there already, and nothing in it is written over. In the way: {shortened(found, 8)}. "
+            "Type merge.save=OTHER, or resume=RUN to resume the run that was writing it."
         )
     differing = differing_keys(read_json(folder / MERGE_FILE).get("merge", {}), description)
     if differing:
@@ -62,6 +64,6 @@ def write_merged(
     for pattern in SIDE_FILES:
         for file in beside.glob(pattern):
             if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+                write_atomically(folder / file.name, file.read_bytes())
     write_json(folder / MERGE_FILE, {"status": "finished", "merge": description})
     write_atomically(folder / CONFIG, (beside / CONFIG).read_bytes())

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from jacspec.distributed import Crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
-from jacspec.runs.files import write_atomically
+from jacspec.runs.files import part_files, write_atomically
 
 SAMPLES, AUDIT = "samples", "audit_deviation"
 """The rows of a share, and the one array of a layer that has not a row a sample."""
@@ -46,7 +46,7 @@ def write_share(folder: Path, share: Share, crew: Crew) -> None:
 def read_shares(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Share]]:
     """Read what is there of every block, by its number; raises `JacspecError` for a damaged file."""
     found: dict[int, list[Share]] = {}
-    for file in sorted(folder.glob("*.npz")):
+    for file in part_files(folder):
         share = _read(file, metric_names)
         found.setdefault(share.result.number, []).append(share)
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jacspec.errors import JacspecError
-from jacspec.runs.files import write_json
+from jacspec.runs.files import sign_files, write_json
 
 WORKS, DONE, FAILED = "works", "done", "failed"
 POLL_SECONDS = 0.2
@@ -65,7 +65,7 @@ def read_sign(folder: Path, index: int) -> Sign | None:
 
 def forget_signs(folder: Path) -> None:
     """Remove the signs of an earlier try."""
-    for file in folder.glob(_file(folder, 0).name.replace("0", "*")):
+    for file in sign_files(folder):
         file.unlink()
 
 

@@ -1,4 +1,6 @@
-"""What all runs that can be gone on with share: how they begin, are recorded, go on, and end.
+"""What all runs share: where they may write, how they begin, are recorded, are resumed, and end.
+
+A run writes into a folder that is new, empty, or its own: `run.json`, written before all else, makes it that.
 
 One process at a time writes a folder: it holds the kernel's lock on `layers/.lock` (`flock`, on Windows `LockFile`)
 from `make_folder` or `reopen_folder` until it has finished, failed or died, `kill -9` included; nothing is to be
@@ -10,18 +12,32 @@ nothing keeps two runs apart.
 import contextlib
 import dataclasses
 import errno
-import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jacspec.errors import JacspecError
-from jacspec.runs.files import PARTS, RUN_FILE, sweep, write_json
+from jacspec.errors import JacspecError, shortened
+from jacspec.runs.files import (
+    FOLDERS,
+    LOCK,
+    PAGE,
+    PARTS,
+    RUN_FILE,
+    TEMPORARY,
+    make_subfolder,
+    refuse_link,
+    remove_parts,
+    sweep,
+    write_json,
+)
 from jacspec.runs.folder import differing_keys, read_run_file
 
-LOCK = ".lock"
+HYDRAS = (".hydra", "jacspec.log")
+"""What Hydra writes into a new run's folder before the run does, where it is told to."""
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 _claims: dict[Path, FileLock] = {}
@@ -41,23 +57,48 @@ class Writer:
         write_json(self.folder / RUN_FILE, self.provenance)
 
     def finish(self) -> None:
-        """Declare the run finished, everything else being there, and remove the files that served resuming."""
+        """Declare the run finished, everything else being there, and remove its files that served resuming."""
         self.record(status="finished")
         # Who claims the folder in between reads that it is finished.
         release_folder(self.folder)
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        remove_parts(self.folder / PARTS)
 
 
 def make_folder(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the folder of a new run, and return what `run.json` is to hold; raises where a run is there.
+    """Make the folder of a new run, mark it as the run's by its `run.json`, and return what that holds.
 
-    `run.json` itself is to be written last, because a folder with it is a run: a kill before that leaves nothing to
-    go on with.
+    **Raises:** `JacspecError` where `check_vacant` does, or another process is writing the folder.
     """
-    _refuse_run(folder)
+    check_vacant(folder)
     claim_folder(folder)
-    _refuse_run(folder)  # another process may have begun and ended one meanwhile
-    return {"status": "unfinished", **provenance}
+    check_vacant(folder)  # another process may have begun and ended a run meanwhile
+    whole = {"status": "unfinished", **provenance}
+    write_json(folder / RUN_FILE, whole)
+    return whole
+
+
+def check_vacant(folder: Path) -> None:
+    """Refuse a folder that a new run may not write into; one that is not there, or empty, is vacant.
+
+    So is one in which a run was killed before its `run.json`: `layers/` with an empty lock is all that it leaves.
+
+    **Raises:** `JacspecError` that names the run, or the files, that are in the way.
+    """
+    if not folder.is_dir():
+        return
+    if _holds_run(folder):
+        raise JacspecError(f"{folder} already holds a run. Type resume={folder} to resume it, or hydra.run.dir=OTHER.")
+    if found := foreign_files(folder):
+        raise JacspecError(
+            f"{folder} holds files that are not a run's, and a run writes into a new or empty folder only. "
+            f"In the way: {shortened(found, 8)}. Type hydra.run.dir=OTHER."
+        )
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Name what a folder without a run holds, one file for each folder in it."""
+    entries = (entry for entry in sorted(folder.iterdir()) if entry.name not in HYDRAS and not _left_by_kill(entry))
+    return [str(_first_file(entry).relative_to(folder)) for entry in entries]
 
 
 def reopen_folder(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,11 +106,16 @@ def reopen_folder(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]
 
     **Returns:** what its `run.json` holds.
 
-    **Raises:** `JacspecError` with the keys that differ, or where another process is writing it.
+    Files in the folder that are not the run's stay as they are.
+
+    **Raises:** `JacspecError` with the keys that differ, for a symbolic link where the run is to write, or where
+    another process is writing it.
     """
     stored = read_same_run(folder, provenance)
     if stored["status"] == "finished":
         return stored
+    for name in (RUN_FILE, *FOLDERS, PAGE):
+        refuse_link(folder / name)
     claim_folder(folder)
     sweep(folder)
     return read_run_file(folder)  # it may have been finished meanwhile
@@ -82,7 +128,7 @@ def read_same_run(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]
     """
     stored = read_run_file(folder)
     if "identity" not in stored:
-        raise JacspecError(f"The run in {folder} is of task={stored.get('task')}, which cannot be gone on with.")
+        raise JacspecError(f"The run in {folder} is of task={stored.get('task')}, which cannot be resumed.")
     differing = differing_keys(stored["identity"], provenance["identity"])
     if differing:
         raise JacspecError(f"{folder} is a run of another configuration: {'; '.join(differing)}.")
@@ -94,8 +140,11 @@ def claim_folder(folder: Path) -> None:
     place = folder.resolve()
     if place in _claims:
         return
-    (folder / PARTS).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / PARTS / LOCK, timeout=0, thread_local=False)
+    file = make_subfolder(folder, PARTS) / LOCK
+    refuse_link(file)
+    file.touch()
+    # Left to itself, filelock may give the file a mode that shuts out a group which shares the folder.
+    lock = FileLock(file, timeout=0, thread_local=False, mode=stat.S_IMODE(file.stat().st_mode))
     try:
         lock.acquire()
     except Timeout:
@@ -126,8 +175,28 @@ def releasing_folders() -> Iterator[None]:
             release_folder(folder)
 
 
-def _refuse_run(folder: Path) -> None:
-    if (folder / RUN_FILE).exists():
-        raise JacspecError(
-            f"{folder} already holds a run. Type resume={folder} to go on with it, or hydra.run.dir=FOLDER for another."
-        )
+def _holds_run(folder: Path) -> bool:
+    with contextlib.suppress(JacspecError):
+        return bool(read_run_file(folder))
+    return False
+
+
+def _left_by_kill(entry: Path) -> bool:
+    """Say whether a kill between the making of a folder and its `run.json` leaves this."""
+    if entry.is_symlink():
+        return False
+    if entry.name == PARTS and entry.is_dir():
+        return all(file.name == LOCK and not file.is_symlink() and not file.stat().st_size for file in entry.iterdir())
+    return entry.name.startswith(f"{TEMPORARY}{RUN_FILE}.")
+
+
+def _first_file(entry: Path) -> Path:
+    """Go down to the first file of a folder, or to the link, the empty or the closed folder that is met before."""
+    while entry.is_dir() and not entry.is_symlink():
+        inside: list[Path] = []
+        with contextlib.suppress(PermissionError):
+            inside = sorted(entry.iterdir(), key=lambda each: (each.name == LOCK, each.name))
+        if not inside:
+            break
+        entry = inside[0]
+    return entry

@@ -23,6 +23,9 @@ TASKS: Mapping[str, str] = {
 }
 """Tasks by name: the function `(config, folder, console)`, imported only when it is used."""
 
+WITHOUT_FOLDER = frozenset({"plan", "report"})
+"""Tasks that make no run folder: one prints, the other draws into a run that is there."""
+
 SHARED = frozenset({"coupling", "depth", "jacobian"})
 """Tasks that several processes may share; the others are one process each."""
 

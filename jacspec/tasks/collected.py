@@ -15,7 +15,6 @@ from jacspec.report import write_report
 from jacspec.report.console import print_report
 from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
 from jacspec.runs.collection import LabelledRun, common_metrics, open_runs
-from jacspec.runs.files import write_json
 from jacspec.runs.writing import Writer, make_folder, releasing_folders
 
 UNCONCERNED = (
@@ -67,7 +66,6 @@ def run_collected(
         "metrics": list(names),
     }
     writer = Writer(folder, make_folder(folder, described | facts | dict(found.facts)))
-    write_json(folder / RUN_FILE, writer.provenance)
     for name, (header, rows) in found.tables.items():
         write_csv(folder / name, header, rows)
     for name, content in found.files.items():

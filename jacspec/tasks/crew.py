@@ -13,6 +13,7 @@ from jacspec.distributed import Crew, part_crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, RUN_FILE
+from jacspec.runs.folder import read_run_file
 from jacspec.runs.layers import RunWriter
 from jacspec.runs.parts import Share, collect_layers, read_shares, write_share
 from jacspec.runs.signs import DONE, forget_signs, read_sign, show_signs, watch
@@ -60,8 +61,8 @@ def assist(
 
     def gathered() -> bool:
         sign = read_sign(parts, 0)
-        # The signs go with `layers/` when the run is finished.
-        return sign.state == DONE if sign is not None else not parts.exists()
+        # The signs go when the run is finished.
+        return sign.state == DONE if sign is not None else read_run_file(folder)["status"] == "finished"
 
     watch(parts, [0], until=gathered, timeout=timeout, ways_on=_ways_on(folder))
 

@@ -19,7 +19,7 @@ from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.models.hub import open_model
 from jacspec.provenance import describe_checkpoint
-from jacspec.runs.files import TEMPORARY, put_in_place
+from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
 from jacspec.tasks.cells import CellWork, run_cells
 
 ROLES = ("q", "k", "v", "o", "up", "gate", "down")
@@ -71,7 +71,7 @@ def run_finetune(config: Config, folder: Path, console: Console) -> None:
     _check(config.finetune, config.seed)
     folder = folder if config.resume is None else Path(config.resume)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config, folder / "models"), without=UNUSED)
+        run_cells(config, folder, console, lambda: _prepare(config, folder / MODELS), without=UNUSED)
 
 
 def _prepare(config: Config, folder: Path) -> CellWork:

@@ -165,10 +165,10 @@ def _say_accuracy(provenance: Mapping[str, Any], console: Console) -> None:
 def _open_folder(
     config: Config, folder: Path, provenance: dict[str, Any], sample: Sample, columns: tuple[str, ...]
 ) -> RunWriter:
-    n_tokens = [len(ids) for ids in sample.tokens]
+    pairs = zip(sample.tokens, sample.texts, strict=True)
+    rows = [(number, len(ids), text) for number, (ids, text) in enumerate(pairs)]
     if config.resume is not None:
-        return resume_run(Path(config.resume), provenance, metric_names=columns, n_tokens=n_tokens)
-    rows = [(number, n, text) for number, (n, text) in enumerate(zip(n_tokens, sample.texts, strict=True))]
+        return resume_run(Path(config.resume), provenance, metric_names=columns, samples=rows)
     return start_run(folder, provenance, metric_names=columns, samples=rows)
 
 

@@ -21,6 +21,7 @@ from jacspec.merging import Recipe, make_recipe, merge_tensors
 from jacspec.models.siblings import Sibling, open_siblings
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
 from jacspec.models.tensor_writer import plan_shards
+from jacspec.runs.files import MERGED
 from jacspec.runs.merged import check_folder, write_merged
 from jacspec.tasks.cells import CellWork, run_cells
 from jacspec.weights import Choice, LeftOut, Listed, Matrix
@@ -93,7 +94,7 @@ def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
         raise JacspecError("No matrix is left. Type merge.include=[] merge.exclude=[] for all.")
     merge = None
     if recipe is not None:
-        target = Path(options.save).expanduser() if options.save is not None else folder / "merged"
+        target = Path(options.save).expanduser() if options.save is not None else folder / MERGED
         truncated = frozenset(each.name for each in matrices if each.whole)
         merge = Merge(recipe, _describe(siblings, options, recipe, precision), target, truncated)
         check_folder(target, merge.description, resume=config.resume is not None)

@@ -74,7 +74,6 @@ def run_train(config: Config, folder: Path, console: Console) -> None:
     whole = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     provenance = {"task": "train", "created": now(), "config": whole, "versions": versions()}
     writer = Writer(folder, make_folder(folder, provenance))
-    writer.record()
     watch = Stopwatch()
     with numerics("float32"), watch("training"), step_progress(console, steps=config.train.steps) as report:
         result = train_model(config.train, config.data, seed=config.seed, folder=folder / "model", report=report)
