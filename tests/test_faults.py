@@ -236,7 +236,6 @@ def test_clock_that_jumps_changes_no_number(tmp_path: Path) -> None:
         assert (tmp_path / "jumped" / name).read_bytes() == (tmp_path / "steady" / name).read_bytes()
     assert statuses(tmp_path) == ["finished", "finished"]
     before = contents(tmp_path)
-    # Set back to a second in which a run began: its default folder is that run's.
     done = run_here(*SMALL, "hydra.run.dir=steady", cwd=tmp_path)
     assert done.code == 1
     assert "already holds a run" in done.err

@@ -2,7 +2,7 @@
 
 | file            | content                                                                        |
 |-----------------|--------------------------------------------------------------------------------|
-| `run.json`      | provenance; `status` is `unfinished` until everything else is there            |
+| `run.json`      | provenance, written first; `status` is `unfinished` until all else is there    |
 | `samples.csv`   | sample, n_tokens, text                                                         |
 | `layers/`       | one file a finished layer while the run goes on; the truth that resuming reads |
 | `metrics.csv`   | one row a (layer, component, sample), a column a metric                        |
@@ -15,7 +15,7 @@
 | `files.py`    | files put in place whole and durably                        |
 | `folder.py`   | `Run`, a folder as it is read                               |
 | `tables.py`   | labelled arrays and distributions of a run over samples     |
-| `writing.py`  | how every run begins, goes on and ends                      |
+| `writing.py`  | where a run may write, how it begins, is resumed and ends   |
 | `layers.py`   | a run over samples, written layer by layer                  |
 | `parts.py`    | the files of `layers/`: whole layers, or shares of them     |
 | `signs.py`    | signs of life of processes that share a run                 |

@@ -106,6 +106,7 @@ def sign_files(parts: Path) -> list[Path]:
 
 def remove_parts(parts: Path) -> None:
     """Remove what a run wrote into `layers/`, and the folder itself if nothing else is in it."""
+    refuse_link(parts)
     for file in (*part_files(parts), *sign_files(parts), *parts.glob(f"{TEMPORARY}*"), parts / LOCK):
         with contextlib.suppress(OSError):
             file.unlink()

@@ -112,10 +112,10 @@ def reopen_folder(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]
     another process is writing it.
     """
     stored = read_same_run(folder, provenance)
-    if stored["status"] == "finished":
-        return stored
     for name in (RUN_FILE, *FOLDERS, PAGE):
         refuse_link(folder / name)
+    if stored["status"] == "finished":
+        return stored
     claim_folder(folder)
     sweep(folder)
     return read_run_file(folder)  # it may have been finished meanwhile

@@ -12,7 +12,7 @@ import numpy as np
 from jacspec.distributed import Crew, part_crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
-from jacspec.runs.files import PARTS, RUN_FILE
+from jacspec.runs.files import PARTS, RUN_FILE, refuse_link
 from jacspec.runs.folder import read_run_file
 from jacspec.runs.layers import RunWriter
 from jacspec.runs.parts import Share, collect_layers, read_shares, write_share
@@ -56,6 +56,7 @@ def assist(
     if read_same_run(folder, provenance)["status"] == "finished":
         return
     parts = folder / PARTS
+    refuse_link(parts)
     with show_signs(parts, crew.index, every=timeout / 6):
         _compute_share(crew, work, parts, advance)
 
