@@ -74,6 +74,7 @@ class LayerResult(NamedTuple):
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
     audited sample. `vectors` are, by component and name, directions of the residual stream, where a task keeps any.
+    `reasons` say, by component, why values of a sample are missing (NaN), and are empty where none is.
     """
 
     number: int
@@ -82,6 +83,7 @@ class LayerResult(NamedTuple):
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
     vectors: Mapping[str, Mapping[str, Float[np.ndarray, "sample d_model"]]] = {}
+    reasons: Mapping[str, np.ndarray] = {}
 
 
 class MatrixResult(NamedTuple):

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 RUN_FILE, PARTS, SPECTRA = "run.json", "layers", "spectra.nc"
+REASON = "reason"
+"""The last column of every `metrics.csv`: why values of the row are missing, empty where none is."""
+
 TEMPORARY = ".jacspec-"
 """How names of files begin that a kill may leave half-written; resuming removes them."""
 
