@@ -109,13 +109,15 @@ class CellResult(NamedTuple):
     """What one experiment of a run gave: a row of `metrics.csv`, and the arrays behind it.
 
     `number` is its place in the run, `key` which it is, one value a key column of the run; `values` its numbers, NaN
-    where there is none; `arrays` have one axis each, and all cells of a run have the same ones.
+    where there is none; `arrays` have one axis each, and all cells of a run have the same ones. `reason` says why
+    values are missing, and is empty where none is.
     """
 
     number: int
     key: tuple[str | int | float, ...]
     values: Mapping[str, float]
     arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
+    reason: str = ""
 
 
 class Quantity(NamedTuple):
