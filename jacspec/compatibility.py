@@ -150,6 +150,12 @@ def compare(first: Subject, second: Subject, *, share: float) -> tuple[dict[str,
     return {name: found[name] for name in COMPATIBILITY}, arrays
 
 
+def missing_reason(values: Mapping[str, float]) -> str:
+    """Say why values of `compare` are missing; empty where none is."""
+    zeros = [place for place in ("first", "second") if not values[f"norm_{place}"] > 0]
+    return f"zero matrix ({' and '.join(zeros)}): no directions, no ratios" if zeros else ""
+
+
 def _overlap(
     side: str, angles: Float[np.ndarray, " least"], first: Float[np.ndarray, "m p"], second: Float[np.ndarray, "m q"]
 ) -> Iterator[tuple[str, float]]:

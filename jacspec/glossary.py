@@ -74,6 +74,7 @@ class LayerResult(NamedTuple):
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
     audited sample. `vectors` are, by component and name, directions of the residual stream, where a task keeps any.
+    `reasons` say, by component, why values of a sample are missing (NaN), and are empty where none is.
     """
 
     number: int
@@ -82,6 +83,7 @@ class LayerResult(NamedTuple):
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
     vectors: Mapping[str, Mapping[str, Float[np.ndarray, "sample d_model"]]] = {}
+    reasons: Mapping[str, np.ndarray] = {}
 
 
 class MatrixResult(NamedTuple):
@@ -107,13 +109,15 @@ class CellResult(NamedTuple):
     """What one experiment of a run gave: a row of `metrics.csv`, and the arrays behind it.
 
     `number` is its place in the run, `key` which it is, one value a key column of the run; `values` its numbers, NaN
-    where there is none; `arrays` have one axis each, and all cells of a run have the same ones.
+    where there is none; `arrays` have one axis each, and all cells of a run have the same ones. `reason` says why
+    values are missing, and is empty where none is.
     """
 
     number: int
     key: tuple[str | int | float, ...]
     values: Mapping[str, float]
     arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
+    reason: str = ""
 
 
 class Quantity(NamedTuple):

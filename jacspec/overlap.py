@@ -143,10 +143,12 @@ def compute_profile(
     """
     with numerics("float64"), lapack_threads():
         sigma, rows = map(np.asarray, _decompose(jnp.asarray(weight, jnp.float64)))
-    overlap = np.abs(rows @ directions).max(axis=1, initial=0.0)
+    overlap = np.abs(rows @ directions).max(axis=1) if directions.size else np.full(len(rows), np.nan)
     total = float(np.trace(covariance))
     captured = np.einsum("kn,kn->k", rows @ covariance, rows)
     relative = captured * len(covariance) / total if total > 0 else np.full(len(rows), np.nan)
+    if not sigma[0] > 0:  # its singular vectors are LAPACK's choice
+        overlap, relative = np.full((2, len(rows)), np.nan)
     return Profile(sigma, overlap, relative)
 
 
@@ -165,7 +167,9 @@ def null_overlap(n: int, r: int) -> tuple[float, float]:
     largest = np.empty(NULL_DRAWS)
     for start in range(0, NULL_DRAWS, 250):
         drawn = rng.standard_normal((min(250, NULL_DRAWS - start), n), dtype=np.float32)
-        largest[start : start + len(drawn)] = np.abs(drawn[:, :r]).max(axis=1) / np.linalg.norm(drawn, axis=1)
+        largest[start : start + len(drawn)] = np.abs(drawn[:, :r]).max(axis=1, initial=0.0) / np.linalg.norm(
+            drawn, axis=1
+        )
     return float(largest.mean()), float(np.quantile(largest, 0.99))
 
 
@@ -176,7 +180,7 @@ def summarise_profile(
     eigenvalues: Float[np.ndarray, " r"],
     null: tuple[float, float],
 ) -> dict[str, float]:
-    """Compute the columns `OVERLAP` of one matrix; NaN where there is nothing to average.
+    """Compute the columns `OVERLAP` of one matrix; NaN where there is nothing to average (see `missing_reason`).
 
     **Arguments:** `count`, of tokens; `eigenvalues`, of the covariance; `null`, from `null_overlap`.
     """
@@ -201,9 +205,19 @@ def summarise_profile(
         "overlap_below": mean(overlap[sigma < low]),
         "overlap_null": chance,
         "overlap_null_99": chance_99,
-        "beyond_null": float((overlap > chance_99).mean()),
+        "beyond_null": float((overlap > chance_99).mean()) if np.isfinite(overlap).all() else float("nan"),
         "variance_top": mean(variance[:decile]),
         "variance_bottom": mean(variance[-decile:]),
         "bulk_low": low,
         "bulk_high": high,
     }
+
+
+def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float]) -> str:
+    """Say why columns are missing; empty where none is."""
+    if not metrics["covariance_rank"]:
+        return "input without variance: no principal directions"
+    if not sigma[0] > 0:
+        return "all zero: no singular directions"
+    sides = [side for side in ("above", "below") if np.isnan(metrics[f"overlap_{side}"])]
+    return f"no singular value {' or '.join(sides)} the bulk" if sides else ""

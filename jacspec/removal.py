@@ -60,6 +60,8 @@ REMOVAL: Mapping[str, Quantity] = {
 }
 """Columns of `task=removal`."""
 
+ALL_ZERO = "all zero: no share of squares"
+
 
 class Factors(NamedTuple):
     r"""What is kept of the SVD of a matrix: its values, and the singular vectors of its shorter side, as columns.
@@ -205,11 +207,14 @@ def _subtract(weight: Float[Array, "m n"], vectors: Float[Array, "k g"]) -> Floa
 
 
 def count_removed(factors: Mapping[Place, Factors], share: Share) -> tuple[int, float]:
-    """Count the singular values of a group in all matrices, and their share of the variance, Σ_g σ² / Σ σ²."""
+    """Count the singular values of a group in all matrices, and their share of the variance, Σ_g σ² / Σ σ².
+
+    Where all matrices are zero there is no share (NaN).
+    """
     groups = [np.square(found.sigma[group_of(share, len(found.sigma))], dtype=np.float64) for found in factors.values()]
     total = sum(float(np.square(found.sigma, dtype=np.float64).sum()) for found in factors.values())
     removed = sum(float(values.sum()) for values in groups)
-    return sum(values.size for values in groups), removed / total if total else 0.0
+    return sum(values.size for values in groups), removed / total if total else float("nan")
 
 
 def mean_spectrum(factors: Mapping[Place, Factors]) -> Float[np.ndarray, " k"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.coupling import READS, WRITES, Place
+from jacspec.coupling import READS, WEIGHTS, WRITES, Place
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
@@ -27,11 +27,12 @@ from jacspec.jacobians.engine import (
     stream_blocks,
     working_blocks,
 )
-from jacspec.jacobians.factors import PATHS, branch_slopes, leading_weights
+from jacspec.jacobians.factors import PATHS, Lead, branch_slopes, leading_weights
 from jacspec.jacobians.lanczos import TOP, decompose, extend_branch, leading_vectors, start_vectors
 from jacspec.jacobians.mesh import beside
 from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream
+from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.svd import lapack_threads
@@ -178,24 +179,46 @@ def _measure(
     starts = beside(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
     extend = extend_branch(block, point, component)
     found, bases = decompose(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
-    reads, writes = leading_vectors(found, bases)
+    vectors = leading_vectors(found, bases)
+    reads, writes = map(_directions, vectors)
     spectra = top_spectra(found)
     values = measure(spectra, point.x, NAMES, top_k=TOP)
     with lapack_threads():
         slopes = jax.block_until_ready(branch_slopes(block, point.context, point.x, component=component))
     values |= {"residual_gain": residual_gain(block, point.context, point.x, component=component), **slopes}
     values |= _bound(values, *weights)
-    values |= _alignments(reads, writes, *weights)
+    values |= _alignments(reads, writes, *map(_blank_directions, weights))
     values |= {READS: reads, WRITES: writes}
+    undefined = _undefined(values, weights, *map(np.asarray, (spectra.singular_values, point.x)))
     audited = []
     for row in rows_to_audit(padded, chosen, spectra):
         alone: Any = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], point)
         exact = dense.jacobians(block, alone.context, alone.x, component=component)
         here = f"{where}, sample {padded.samples[row]}"
         given = np.asarray(spectra.singular_values[row])
-        audit_pair(exact, reads[row], writes[row], here, plan.tolerance, ways_on=WAYS_ON)
+        audit_pair(exact, vectors[0][row], vectors[1][row], here, plan.tolerance, ways_on=WAYS_ON)
         audited.append(audit_top(given, exact, here, plan.tolerance, ways_on=WAYS_ON))
-    return make_part(padded, spectra, values, audited)
+    return make_part(padded, spectra, values, audited, undefined)
+
+
+def _undefined(
+    values: Mapping[str, Array],
+    weights: tuple[Mapping[str, Lead], Lead],
+    sigma: Float[np.ndarray, "sample k"],
+    x: Float[np.ndarray, "sample d_model"],
+) -> dict[str, np.ndarray]:
+    """Say which values a sample has none of: a zero Jacobian reads and writes nowhere, nor does a zero weight."""
+    zero = sigma[:, 0] == 0
+    none = np.where(zero, ZERO_JACOBIAN, "")
+    reads, writes = weights
+    leads = {f"read_alignment_{path}": (WEIGHTS[path][1], lead) for path, lead in reads.items()}
+    alignments = {
+        name: none if np.any(lead.direction) else np.where(zero, ZERO_JACOBIAN, f"{weight} is zero: no alignment")
+        for name, (weight, lead) in (leads | {"write_alignment": ("W_out", writes)}).items()
+    }
+    share = np.where(np.asarray(values["bound"]) == 0, none, "")
+    vectors = dict.fromkeys((READS, WRITES), none)
+    return undefined_metrics((*NAMES, "residual_gain"), sigma, x) | {"bound_share": share} | vectors | alignments
 
 
 @functools.partial(jax.jit, static_argnames="component")
@@ -228,3 +251,16 @@ def _alignments(
 ) -> dict[str, Float[Array, " sample"]]:
     found = {f"read_alignment_{name}": jnp.abs(right @ lead.direction) for name, lead in reads.items()}
     return found | {"write_alignment": jnp.abs(left @ writes.direction)}
+
+
+def _blank_directions(leads: Any) -> Any:
+    return jax.tree.map(
+        lambda lead: lead._replace(direction=_directions(lead.direction)),
+        leads,
+        is_leaf=lambda node: isinstance(node, Lead),
+    )
+
+
+def _directions(vectors: Float[Array, "*sample d_model"]) -> Float[Array, "*sample d_model"]:
+    """Blank (NaN) what has no direction: vectors of length zero."""
+    return jnp.where(jnp.any(vectors != 0, axis=-1, keepdims=True), vectors, jnp.nan)

@@ -39,10 +39,12 @@ from jacspec.jacobians.lanczos import TOP, Bases, bidiagonalise, grow_left, grow
 from jacspec.jacobians.mesh import beside, on_each
 from jacspec.jacobians.solvers import audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.undefined import undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_template
 
 PATH, EXPONENT = "path", "lyapunov_"
+LOST_DIRECTIONS = "a direction that a block takes to zero: its exponent is −∞"
 
 
 class DepthPlan(NamedTuple):
@@ -247,7 +249,12 @@ def _measure(
         )
         for row in rows_to_audit(padded, chosen, spectra)
     ]
-    return make_part(padded, spectra, values, audited)
+    undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, starts)))
+    undefined |= {
+        name: np.where(np.asarray(values[name]) == -np.inf, LOST_DIRECTIONS, "")
+        for name in plan.columns[len(plan.metric_names) :]
+    }
+    return make_part(padded, spectra, values, audited, undefined)
 
 
 def _extend(blocks: Callable[[int], Block], points: Mapping[int, Point], bases: Bases, begin: int, end: int) -> Bases:

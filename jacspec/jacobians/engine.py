@@ -15,6 +15,7 @@ from jacspec.jacobians.branches import branch_points, components_of
 from jacspec.jacobians.mesh import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
 from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
@@ -155,11 +156,15 @@ def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
 
 
 class Part(NamedTuple):
-    """What one batch gave of one component: values by name, a row a sample, and the deviations of its audit."""
+    """What one batch gave of one component: values by name, a row a sample, and the deviations of its audit.
+
+    `undefined` says which values may be missing there, and why.
+    """
 
     values: dict[str, np.ndarray]
     diagnostics: dict[str, np.ndarray]
     audited: list[float]
+    undefined: Reasons
 
 
 def _measure_block(
@@ -185,7 +190,8 @@ def _measure_block(
                 for row in rows_to_audit(padded, chosen, spectra)
             ]
             values = measure(spectra, point.x, plan.metric_names, top_k=plan.top_k)
-            parts[full].append(make_part(padded, spectra, values, audited))
+            undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, point.x)))
+            parts[full].append(make_part(padded, spectra, values, audited, undefined))
         report(len(padded.samples))
     return parts
 
@@ -217,7 +223,11 @@ def rows_to_audit(padded: PaddedBatch, chosen: set[int], spectra: BranchSpectra)
 
 
 def make_part(
-    padded: PaddedBatch, spectra: BranchSpectra, values: Mapping[str, Float[Array, " row"]], audited: list[float]
+    padded: PaddedBatch,
+    spectra: BranchSpectra,
+    values: Mapping[str, Float[Array, " row"]],
+    audited: list[float],
+    undefined: Reasons,
 ) -> Part:
     """Keep of a batch what belongs to its samples, leaving its padding out."""
     count = len(padded.samples)
@@ -226,11 +236,15 @@ def make_part(
         {name: np.asarray(array)[:count] for name, array in found.items()},
         {name: array[:count] for name, array in spectra.diagnostics.items()},
         audited,
+        {name: array[:count] for name, array in undefined.items()},
     )
 
 
 def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mapping[str, Sequence[Part]]) -> LayerResult:
-    """Put what the batches of one block gave in the order of the samples; refuse values that are not finite."""
+    """Put what the batches of one block gave in the order of the samples.
+
+    A value that is undefined by construction is missing (NaN) for a reason; any other that is not finite is refused.
+    """
     # Batches hold samples in order of length; one of several processes has not all of them.
     samples = np.concatenate([padded.samples for padded in batches])
     order = np.argsort(samples)
@@ -238,22 +252,21 @@ def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mappi
     def in_order(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([row[name] for row in rows])[order] for name in rows[0]}
 
-    whole = {component: in_order([part.values for part in found]) for component, found in parts.items()}
-    for component, arrays in whole.items():
-        for name, values in arrays.items():
-            finite = np.isfinite(values).reshape(len(order), -1).all(axis=1)
-            if not finite.all():
-                sample = samples[order][np.argmin(finite)]
-                raise JacspecError(
-                    f"Layer {layer}, component {component}, sample {sample}: {name} not finite. A zero Jacobian has no "
-                    "ratios; values too large for the precision overflow (try precision=float64)."
-                )
+    whole, reasons = {}, {}
+    for component, found in parts.items():
+        values, undefined = in_order([part.values for part in found]), in_order([part.undefined for part in found])
+        whole[component], reasons[component], strays = explain(values, undefined)
+        for name, row in strays:
+            raise JacspecError(
+                f"Layer {layer}, component {component}, sample {samples[order][row]}: {name} not finite. "
+                "Values too large or too small for the precision give that: try precision=float64."
+            )
     sigma = {component: values.pop(SIGMA) for component, values in whole.items()}
     diagnostics = {component: in_order([part.diagnostics for part in found]) for component, found in parts.items()}
     for component, found in parts.items():
         if audited := [deviation for part in found for deviation in part.audited]:
             diagnostics[component]["audit_deviation"] = np.array(audited)
-    return LayerResult(number, layer, sigma, whole, diagnostics)
+    return LayerResult(number, layer, sigma, whole, diagnostics, reasons=reasons)
 
 
 def measure(

@@ -48,7 +48,8 @@ class Lead(NamedTuple):
     """The largest singular value of a weight, and its leading direction in the stream, the gain of its norm folded in.
 
     The norm's gain and LayerNorm's centring belong to every sample; the rest of its Jacobian, the scale 1/s and the
-    one direction x̂ that a norm cannot see a change along, does not and is left out.
+    one direction x̂ that a norm cannot see a change along, does not and is left out. The direction of a zero weight,
+    which has none, is zero.
     """
 
     sigma: Float[Array, ""]

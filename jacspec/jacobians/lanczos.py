@@ -115,7 +115,8 @@ def leading_vectors(
 
     They are $V_m q_1$ and $U_m p_1$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
     With the residual $r_1$ in `found.bounds` the sine of the angle to the true ones is about
-    $r_1 / (\sigma_1 - \sigma_2)$ at most (Wedin 1972): where σ₂ is close to σ₁ there is no one leading direction.
+    $r_1 / (\sigma_1 - \sigma_2)$ at most (Wedin 1972): where σ₂ is close to σ₁ there is no one leading direction. Of a
+    zero matrix, which has none, both are zero.
     """
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
     weights = np.zeros((2, *diagonal.shape))
@@ -123,7 +124,9 @@ def leading_vectors(
         _, vectors = _eigen_top(diagonal[sample, :m], above[sample, : m - 1], 1)
         weights[:, sample, :m] = vectors[::2, 0], vectors[1::2, 0]
     right, left = jnp.asarray(weights, bases.right.dtype)
-    return _combine(right, bases.right[:, :-1]), _combine(left, bases.left)
+    zero = found.singular_values[:, :1] == 0
+    pair = _combine(right, bases.right[:, :-1]), _combine(left, bases.left)
+    return jnp.where(zero, 0, pair[0]), jnp.where(zero, 0, pair[1])
 
 
 @jax.jit

@@ -184,10 +184,14 @@ def audit_top(
 ) -> float:
     """Compare the largest singular values of one sample with those of its matrix; as `audit`.
 
+    Each is compared with itself, one below rounding of σ₁ with what is above it: what is zero by construction, as σ₂
+    of a matrix of rank one, is known no better. A zero matrix has nothing but zeros.
+
     **Arguments:** `ways_on`, what the error tells the user to type.
     """
     largest = np.asarray(singular_values(exact))[0, : len(given)]
-    deviation = float((np.abs(given - largest) / np.where(largest > 0, largest, 1)).max())
+    least = largest[0] * _rounding(exact.dtype) / _allowed(tolerance, exact.dtype)
+    deviation = float((np.abs(given - largest) / (np.maximum(largest, least) if largest[0] > 0 else 1)).max())
     return _allow(deviation, "a singular value", where, tolerance, exact.dtype, ways_on)
 
 
@@ -205,17 +209,26 @@ def audit_pair(
     **Raises:** as `audit`.
     """
     matrix = np.asarray(exact[0], np.float64)
-    largest = float(singular_values(exact)[0, 0]) or 1.0
+    largest = float(singular_values(exact)[0, 0])
     v, u = (np.asarray(vector, np.float64) for vector in (right, left))
     residuals = (np.linalg.norm(matrix @ v - largest * u), np.linalg.norm(matrix.T @ u - largest * v))
-    return _allow(float(max(residuals)) / largest, "a singular vector", where, tolerance, exact.dtype, ways_on)
+    return _allow(float(max(residuals)) / (largest or 1.0), "a singular vector", where, tolerance, exact.dtype, ways_on)
 
 
 def _allow(deviation: float, what: str, where: str, tolerance: float, dtype: jnp.dtype, ways_on: str) -> float:
-    allowed = max(tolerance, 64 * float(np.finfo(dtype).eps))
+    allowed = _allowed(tolerance, dtype)
     if not deviation <= allowed:
         raise JacspecError(
             f"Audit failed: {where}: {what} is off by {deviation:.1e} from jacfwd and SVD, more than "
             f"{allowed:.1e}. Type {ways_on}."
         )
     return deviation
+
+
+def _rounding(dtype: jnp.dtype) -> float:
+    """Return what rounding may move a singular value by, in units of σ₁."""
+    return 64 * float(np.finfo(dtype).eps)
+
+
+def _allowed(tolerance: float, dtype: jnp.dtype) -> float:
+    return max(tolerance, _rounding(dtype))

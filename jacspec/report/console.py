@@ -14,6 +14,7 @@ from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS
 from jacspec.report.cell_rows import shown_rows
 from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
 from jacspec.runs import QUANTILES, Run
+from jacspec.runs.files import REASON
 
 GROUP_WIDTH = 35
 """Columns that a component needs: a median and two quartiles of eight digits each, and what parts them."""
@@ -34,6 +35,7 @@ def print_summary(run: Run, console: Console) -> None:
             console.print()
             console.print(_table(metric, rows, group))
     console.print()
+    _print_missing(run, console, "Jacobians")
     _print_files(run, console)
 
 
@@ -119,6 +121,7 @@ def print_cells(run: Run, console: Console) -> None:
     console.print(table)
     if left := [name for name in run.metric_names if name not in shown]:
         _print_line(console, "more columns in metrics.csv: ", ", ".join(left))
+    _print_missing(run, console, "rows")
     _print_files(run, console)
 
 
@@ -139,10 +142,15 @@ def print_matrices(run: Run, console: Console) -> None:
         _print_line(console, f"left out, {count}: ", reason)
     if why := run.provenance.get("read by name"):
         _print_line(console, "read by tensor name, because: ", str(why))
-    missing = run.metrics["reason"].dropna()
-    if len(missing):
-        _print_line(console, f"{len(missing)} matrices lack some values: ", "; ".join(sorted(set(missing))))
+    _print_missing(run, console, "matrices")
     _print_files(run, console)
+
+
+def _print_missing(run: Run, console: Console, unit: str) -> None:
+    """Say of how many rows values are missing, and why; runs of older versions over samples have no reasons."""
+    reasons = run.metrics[REASON].dropna() if REASON in run.metrics else ()
+    if len(reasons):
+        _print_line(console, f"{len(reasons)} {unit} lack some values: ", "; ".join(sorted(set(reasons))))
 
 
 def _groups(components: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -47,6 +47,8 @@ READING = (
     "the greatest gain that any small change can have. It is not an eigenvalue.",
     "A small decay ratio δ = σ₂/σ₁ means concentration: one direction dominates the layer's response. "
     "Near 1, at least two directions are passed on equally strongly.",
+    "A component that adds nothing, as one with a projection of zeros, has ρ = 0 and no ratios (–): the last column of "
+    "metrics.csv says why, and a distribution counts the samples that have a value.",
 )
 PATH_READING = (
     "A path goes from the input of the first layer to the output of the layer named: the product of the Jacobians of "

@@ -58,14 +58,14 @@ def draw_exponents(run: Run) -> Figure:
     for axes, component in zip(panels, components, strict=True):
         found = dataset.sel(component=component)
         for name, colour in zip(names, colours, strict=True):
-            low, middle, high = np.nanquantile(found[name].values, [0.25, 0.5, 0.75], axis=1)
+            low, middle, high = _quantiles(found[name].values, [0.25, 0.5, 0.75])
             axes.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(layers, middle, color=colour, marker="o", markersize=3, linewidth=1.2, label=metric_label(name))
         sigma = found["singular_values"].values
-        growth = np.log(sigma) / (layers - layers[0] + 1)[:, None, None]
+        growth = np.log(np.where(sigma > 0, sigma, np.nan)) / (layers - layers[0] + 1)[:, None, None]
         for index, style in zip(range(sigma.shape[2]), ("--", ":"), strict=False):
             label = rf"$\ln\,\sigma_{index + 1}\,/\,t$"
-            axes.plot(layers, np.nanmedian(growth[:, :, index], axis=1), style, color="0.25", linewidth=1, label=label)
+            axes.plot(layers, _quantiles(growth[:, :, index], [0.5])[0], style, color="0.25", linewidth=1, label=label)
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_title(component_words(component), fontsize="medium", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -75,6 +75,15 @@ def draw_exponents(run: Run) -> Figure:
     figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize="small")
     return figure
+
+
+def _quantiles(values: Float[np.ndarray, "layer sample"], shares: Sequence[float]) -> Float[np.ndarray, "share layer"]:
+    """Compute quantiles over the samples that have a value; NaN of a layer where none has."""
+    found = np.full((len(shares), len(values)), np.nan)
+    for layer, row in enumerate(values):
+        if (known := row[np.isfinite(row)]).size:
+            found[:, layer] = np.quantile(known, shares)
+    return found
 
 
 def exponent_names(run: Run) -> tuple[str, ...]:

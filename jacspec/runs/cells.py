@@ -10,7 +10,7 @@ import numpy as np
 
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
-from jacspec.runs.files import PARTS, SPECTRA, part_files, write_atomically, write_csv
+from jacspec.runs.files import PARTS, REASON, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -40,8 +40,8 @@ class CellWriter(Writer):
     def write_tables(self) -> None:
         """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the cells that are done."""
         results = [self.done[number] for number in sorted(self.done)]
-        rows = ((*result.key, *(result.values[name] for name in self.columns)) for result in results)
-        write_csv(self.folder / "metrics.csv", (*self.keys, *self.columns), rows)
+        rows = ((*result.key, *(result.values[name] for name in self.columns), result.reason) for result in results)
+        write_csv(self.folder / "metrics.csv", (*self.keys, *self.columns, REASON), rows)
         if results and self.over is not None:
             kept = tuple(key for key in self.keys if key != self.over)
             header = (*kept, *SUMMARY_COLUMNS[SUMMARY_COLUMNS.index("metric") :])
@@ -104,6 +104,7 @@ def _pack(result: CellResult, columns: Sequence[str]) -> bytes:
     arrays: dict[str, np.ndarray] = {
         "number": np.array(result.number),
         "values": np.array([result.values[name] for name in columns], np.float64),
+        REASON: np.array(result.reason),
         **{f"key/{place}": np.array(part) for place, part in enumerate(result.key)},
         **{f"array/{name}": values for name, values in result.arrays.items()},
     }
@@ -121,6 +122,7 @@ def _unpack(file: Path, keys: Sequence[str], columns: Sequence[str]) -> CellResu
             tuple(arrays[f"key/{place}"].item() for place in range(len(keys))),
             dict(zip(columns, arrays["values"].tolist(), strict=True)),
             {name.removeprefix("array/"): values for name, values in arrays.items() if name.startswith("array/")},
+            arrays[REASON].item(),
         )
     except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes it again.") from error

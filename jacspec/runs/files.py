@@ -25,6 +25,9 @@ FOLDERS = (PARTS, FIGURES, MODELS, MERGED)
 """What a run that can be resumed, or its report, makes inside its folder."""
 
 LOCK = ".lock"
+REASON = "reason"
+"""The last column of every `metrics.csv`: why values of the row are missing, empty where none is."""
+
 TEMPORARY = ".jacspec-"
 """How names of files begin that a kill may leave half-written; resuming removes them."""
 

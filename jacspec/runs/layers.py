@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.glossary import LayerResult
-from jacspec.runs.files import PARTS, SPECTRA, csv_text, write_atomically, write_csv
+from jacspec.runs.files import PARTS, REASON, SPECTRA, csv_text, write_atomically, write_csv
 from jacspec.runs.parts import collect_layers, read_shares, write_layer
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
@@ -43,7 +43,7 @@ class RunWriter(Writer):
         results = [self.done[number] for number in sorted(self.done)]
         write_csv(
             self.folder / "metrics.csv",
-            ("layer", "component", "sample", "n_tokens", *self.metric_names),
+            ("layer", "component", "sample", "n_tokens", *self.metric_names, REASON),
             (row for result in results for row in _metric_rows(result, self.metric_names, self.n_tokens)),
         )
         if results:
@@ -90,7 +90,13 @@ def resume_run(
 
 def _metric_rows(result: LayerResult, names: Sequence[str], n_tokens: Sequence[int]) -> list[tuple[Any, ...]]:
     return [
-        (result.layer, component, sample, tokens, *(metrics[name][sample] for name in names))
+        (result.layer, component, sample, tokens, *(metrics[name][sample] for name in names), reason)
         for component, metrics in result.metrics.items()
-        for sample, tokens in enumerate(n_tokens)
+        for sample, (tokens, reason) in enumerate(
+            zip(n_tokens, _reasons(result, component, len(n_tokens)), strict=True)
+        )
     ]
+
+
+def _reasons(result: LayerResult, component: str, samples: int) -> Sequence[str]:
+    return [str(reason) for reason in result.reasons.get(component, [""] * samples)]

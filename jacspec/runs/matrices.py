@@ -10,7 +10,7 @@ import numpy as np
 
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
-from jacspec.runs.files import PARTS, SPECTRA, part_files, write_atomically, write_csv
+from jacspec.runs.files import PARTS, REASON, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import xarray
 
 IDENTITY_COLUMNS = ("layer", "role", "head", "name", "rows", "cols")
-REASON = "reason"
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from jacspec.distributed import Crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
-from jacspec.runs.files import part_files, write_atomically
+from jacspec.runs.files import REASON, part_files, write_atomically
 
 SAMPLES, AUDIT = "samples", "audit_deviation"
 """The rows of a share, and the one array of a layer that has not a row a sample."""
@@ -105,6 +105,8 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
             ("vector", result.vectors),
         ):
             arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
+        if component in result.reasons:
+            arrays[f"{component}/{REASON}"] = result.reasons[component]
     return arrays
 
 
@@ -116,7 +118,8 @@ def _restore(number: int, layer: int, arrays: Mapping[str, np.ndarray]) -> Layer
         for kind in ("metric", "diagnostic", "vector")
     )
     sigma = {component: arrays[f"{component}/singular_values"] for component in components}
-    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors)
+    reasons = {component: arrays[name] for component in components if (name := f"{component}/{REASON}") in arrays}
+    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons)
 
 
 def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

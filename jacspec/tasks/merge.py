@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.compatibility import COMPATIBILITY, Comparison, compare, examine, list_comparisons
+from jacspec.compatibility import COMPATIBILITY, Comparison, compare, examine, list_comparisons, missing_reason
 from jacspec.config import Config, MergeConfig, MergeMethod
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
@@ -198,7 +198,7 @@ def _compare(
             first, second = comparison.first, comparison.second
             key = (layer, role_name(own[0]), comparison.compared, labels[first], labels[second])
             found = compare(subjects[first], subjects[second], share=options.share)
-            yield CellResult(number, key, *found)
+            yield CellResult(number, key, *found, missing_reason(found[0]))
 
 
 def _write(family: Family, merge: Merge) -> None:

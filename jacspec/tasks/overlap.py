@@ -23,6 +23,7 @@ from jacspec.overlap import (
     SHARED,
     compute_profile,
     input_moments,
+    missing_reason,
     null_overlap,
     principal_directions,
     summarise_profile,
@@ -108,4 +109,6 @@ def _measure(
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null)
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
-        yield MatrixResult(-1, None, role, None, leaf, shape, profile.sigma, metrics, "", profiles)
+        yield MatrixResult(
+            -1, None, role, None, leaf, shape, profile.sigma, metrics, missing_reason(profile.sigma, metrics), profiles
+        )

@@ -30,6 +30,7 @@ from jacspec.perplexity import (
 )
 from jacspec.provenance import describe_checkpoint
 from jacspec.removal import (
+    ALL_ZERO,
     Factors,
     Place,
     Share,
@@ -181,4 +182,14 @@ def _cell(
     values: tuple[Any, ...] = (*perplexity(sums), *perplexity_change(sums, whole), mean_nats(sums), *removed)
     arrays = {"chunk_nats": sums.nats, "chunk_tokens": sums.tokens, "mean_spectrum": spectrum.astype(np.float64)}
     named = {name: float(value) for name, value in zip(experiment.columns, values, strict=True)}
-    return CellResult(number, key, named, arrays)
+    return CellResult(number, key, named, arrays, _reason(named, len(sums.tokens)))
+
+
+def _reason(values: Mapping[str, float], chunks: int) -> str:
+    """Say why values are missing; empty where none is."""
+    reasons = []
+    if np.isnan(values["perplexity_error"]):
+        reasons.append("one chunk of text: no errors" if chunks < 2 else "perplexity is not finite: no errors")
+    if np.isnan(values["removed_share"]):
+        reasons.append(ALL_ZERO)
+    return "; ".join(reasons)
