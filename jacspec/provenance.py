@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from jacspec.config import PACKAGE, Config
 from jacspec.models.checkpoint import Checkpoint
@@ -52,8 +53,21 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Say which checkpoint was read: name, revision, hashes of its files."""
-    return {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
+    """Say which checkpoint was read: name, revision, hashes of its files, and where there is any, what was noted."""
+    noted = {"notes": list(checkpoint.notes), "unread": list(checkpoint.unread)}
+    return {
+        "name": checkpoint.name,
+        "revision": checkpoint.revision,
+        "files": dict(checkpoint.files),
+        **{key: value for key, value in noted.items() if value},
+    }
+
+
+def say_notes(identity: Mapping[str, Any], console: Console) -> None:
+    """Print what the user should know of the checkpoint and the text of a run, a quiet line each."""
+    for described in identity.values():
+        for note in described.get("notes", ()) if isinstance(described, Mapping) else ():
+            console.print(note, style="dim", soft_wrap=True, highlight=False, markup=False)
 
 
 def git_commit() -> str | None:

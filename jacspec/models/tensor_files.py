@@ -50,10 +50,11 @@ class StoredTensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TensorFiles:
-    """The weight files of a checkpoint and an index of their tensors by name."""
+    """The weight files of a checkpoint, an index of their tensors by name, and what the user should know of them."""
 
     files: tuple[Path, ...]
     index: Mapping[str, StoredTensor]
+    notes: tuple[str, ...] = ()
 
     def read(self, name: str, *, finite: bool = True) -> Shaped[np.ndarray, "..."]:
         """Read one tensor; raises `JacspecError` where it is damaged or, with `finite`, holds values that are not."""
