@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from jacspec.config import PACKAGE, Config
+from jacspec.corpus import Corpus
 from jacspec.models.checkpoint import Checkpoint
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
@@ -63,8 +64,14 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def describe_corpus(corpus: Corpus) -> dict[str, Any]:
+    """Say which text was read: its hash, what split it, and where there is any, what was noted."""
+    noted = {"notes": corpus.notes} if corpus.notes else {}
+    return {"sha256": corpus.sha256, "splitter": corpus.splitter, **noted}
+
+
 def say_notes(identity: Mapping[str, Any], console: Console) -> None:
-    """Print what the user should know of the checkpoint and the text of a run, a quiet line each."""
+    """Print the `notes` on what a run depends on, its checkpoint and its text, a quiet line each."""
     for described in identity.values():
         for note in described.get("notes", ()) if isinstance(described, Mapping) else ():
             console.print(note, style="dim", soft_wrap=True, highlight=False, markup=False)
