@@ -107,7 +107,7 @@ class Checkpoint:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The HF tokenizer; raises `JacspecError` where the folder has none."""
-        return load_tokenizer(self.tokenizer_folder)
+        return load_tokenizer(self.tokenizer_folder, model_type=self.architecture.model_type)
 
 
 def open_checkpoint(

@@ -23,6 +23,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "spiece.model",
+    "sentencepiece.bpe.model",
     "added_tokens.json",
 )
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
