@@ -22,7 +22,7 @@ from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
-from jacspec.models.tensor_files import FLOATS, TensorFiles, open_tensors
+from jacspec.models.tensor_files import FLOATS, TensorFiles, has_weights, open_tensors
 from jacspec.models.tensor_names import name_by_tables, outside_stack
 from jacspec.models.tokenizer import load_tokenizer
 
@@ -129,6 +129,8 @@ def open_checkpoint(
     """
     weights_folder = weights_folder or folder
     config_file = folder / "config.json"
+    if not has_weights(weights_folder):
+        open_tensors(weights_folder)  # says what is there instead, before a config is asked for that is not
     architecture, config, spec = read_config(read_json(config_file), str(config_file))
     tensors = name_by_tables(architecture, open_tensors(weights_folder), _table_names(architecture, spec))
     has_head, unread = _check_tensors(architecture, spec, tensors, weights_folder)
