@@ -6,7 +6,7 @@ import os
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,15 @@ LENGTH_STEP = 16
 TRAINED_ON = 2**23
 """Characters that Punkt learns from at most: it takes 65 bytes of memory for each, and 5 seconds a million."""
 
+DAMAGED = "because NLTK's English model (punkt_tab) is damaged"
+ENGLISH_ENTRIES: Mapping[str, int] = {
+    "abbrev_types": 156,
+    "collocations": 37,
+    "sent_starters": 39,
+    "ortho_context": 20366,
+}
+"""What NLTK's English model holds; one that lacks a tenth of any was cut short."""
+
 TOKENIZED_AT_ONCE = 10_000
 CHARACTERS_A_TOKEN = 1000
 """Far more than a token has, but for WordPiece, to which a word of more than 100 is one unknown token."""
@@ -36,6 +45,11 @@ class Corpus(NamedTuple):
     splitter: str
     sha256: str
     source: str
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how the text was read."""
+        return [f"sentences split by {self.splitter}"] if DAMAGED in self.splitter else []
 
 
 class Sample(NamedTuple):
@@ -89,19 +103,39 @@ def decode_text(raw: bytes, source: str) -> str:
 
 
 def split_sentences(text: str) -> tuple[list[str], str]:
-    """Split with NLTK's Punkt: its English model where it is installed, else one trained on the text itself.
+    """Split with NLTK's Punkt: its English model where that is installed whole, else one trained on the text itself.
 
     **Returns:** the sentences, whitespace inside them as it stands, and the name of the splitter.
     """
-    from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTokenizer, PunktTrainer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTrainer
+
+    model, why = _english_model()
+    name = "nltk punkt_tab english"
+    if model is None:
+        model = PunktTrainer(text[:TRAINED_ON]).get_params()
+        part = "" if len(text) <= TRAINED_ON else f"the first {TRAINED_ON} characters of "
+        name = f"nltk punkt trained on {part}the corpus{why}"
+    splitter = PunktSentenceTokenizer(model)
+    return [sentence for sentence in splitter.tokenize(text) if sentence.strip()], name
+
+
+def _english_model() -> tuple[Any, str]:
+    """Load NLTK's English model, or return None, and what to say of one that is installed but damaged."""
+    import nltk
+    from nltk.tokenize.punkt import load_punkt_params
 
     try:
-        splitter, name = PunktTokenizer("english"), "nltk punkt_tab english"
+        folder = nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:
-        trainer = PunktTrainer(text[:TRAINED_ON])
-        part = "" if len(text) <= TRAINED_ON else f"the first {TRAINED_ON} characters of "
-        splitter, name = PunktSentenceTokenizer(trainer.get_params()), f"nltk punkt trained on {part}the corpus"
-    return [sentence for sentence in splitter.tokenize(text) if sentence.strip()], name
+        return None, ""
+    except Exception:  # an archive that is damaged
+        folder = None
+    try:
+        model = load_punkt_params(folder)
+    except Exception:  # what is not text or not a number, files that are not there
+        return None, f", {DAMAGED}"
+    whole = all(len(getattr(model, name)) >= 0.9 * count for name, count in ENGLISH_ENTRIES.items())
+    return (model, "") if whole else (None, f", {DAMAGED}")
 
 
 def split_lines(text: str) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from jacspec.config import PACKAGE, Config
+from jacspec.corpus import Corpus
 from jacspec.models.checkpoint import Checkpoint
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
@@ -52,8 +54,27 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Say which checkpoint was read: name, revision, hashes of its files."""
-    return {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
+    """Say which checkpoint was read: name, revision, hashes of its files, and where there is any, what was noted."""
+    noted = {"notes": list(checkpoint.notes), "unread": list(checkpoint.unread)}
+    return {
+        "name": checkpoint.name,
+        "revision": checkpoint.revision,
+        "files": dict(checkpoint.files),
+        **{key: value for key, value in noted.items() if value},
+    }
+
+
+def describe_corpus(corpus: Corpus) -> dict[str, Any]:
+    """Say which text was read: its hash, what split it, and where there is any, what was noted."""
+    noted = {"notes": corpus.notes} if corpus.notes else {}
+    return {"sha256": corpus.sha256, "splitter": corpus.splitter, **noted}
+
+
+def say_notes(identity: Mapping[str, Any], console: Console) -> None:
+    """Print the `notes` on what a run depends on, its checkpoint and its text, a quiet line each."""
+    for described in identity.values():
+        for note in described.get("notes", ()) if isinstance(described, Mapping) else ():
+            console.print(note, style="dim", soft_wrap=True, highlight=False, markup=False)
 
 
 def git_commit() -> str | None:

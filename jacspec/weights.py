@@ -151,7 +151,8 @@ def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:
                 module.wanted[name], module.leaves[name] = kept, rule.leaves
         yield module
     stored = checkpoint.tensors.index if checkpoint.tensors else {}
-    yield _Module("", 0, None, {}, {}, [LeftOut(name, UNUSED) for name in stored if name not in seen])
+    rest = [LeftOut(name, TIED if name in architecture.tied else UNUSED) for name in stored if name not in seen]
+    yield _Module("", 0, None, {}, {}, rest)
 
 
 def _role(leaves: Sequence[str]) -> str:

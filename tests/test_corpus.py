@@ -1,7 +1,10 @@
 """From a text to batches: reading, splitting, drawing, padding."""
 
 import hashlib
+import shutil
+import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from jacspec import corpus as corpus_module
 from jacspec.config import ASSETS, DataConfig, Split
 from jacspec.corpus import (
+    DAMAGED,
     Corpus,
     check_tokens,
     decode_text,
@@ -153,6 +157,76 @@ def test_sentences_without_nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sentences_with_nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentences(PROSE, [str(need(ENGLISH))], monkeypatch) == (PIECES, ENGLISH_NAME)
+
+
+def _write_english(folder: Path) -> Path:
+    """Write a model in the layout of NLTK's, of its size, that knows no word."""
+    model = folder / "tokenizers" / "punkt_tab" / "english"
+    model.mkdir(parents=True)
+    entries = {"abbrev_types.txt": 156, "collocations.tab": 37, "sent_starters.txt": 39, "ortho_context.tab": 20366}
+    for name, count in entries.items():
+        value = {"collocations.tab": "\tother", "ortho_context.tab": "\t32"}.get(name, "")
+        (model / name).write_text("\n".join(f"{name[0]}xq{number}{value}" for number in range(count)))
+    return model
+
+
+def _archive(model: Path, share: float) -> None:
+    root = model.parent.parent
+    with zipfile.ZipFile(root / "punkt_tab.zip", "w") as archive:
+        for file in model.iterdir():
+            archive.write(file, f"punkt_tab/english/{file.name}")
+    whole = (root / "punkt_tab.zip").read_bytes()
+    (root / "punkt_tab.zip").write_bytes(whole[: int(share * len(whole))])
+    shutil.rmtree(model.parent)
+
+
+def _cut(name: str, share: float) -> Callable[[Path], None]:
+    def cut(model: Path) -> None:
+        whole = (model / name).read_bytes()
+        (model / name).write_bytes(whole[: int(share * len(whole))])
+
+    return cut
+
+
+def _cut_between_lines(model: Path) -> None:
+    lines = (model / "ortho_context.tab").read_text().split("\n")
+    (model / "ortho_context.tab").write_text("\n".join(lines[:5000]))
+
+
+def _write_all(content: bytes) -> Callable[[Path], None]:
+    def write(model: Path) -> None:
+        for file in list(model.iterdir()):
+            file.write_bytes(content)
+
+    return write
+
+
+NLTK_DATA: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "whole": (lambda model: None, True),
+    "whole archive": (lambda model: _archive(model, 1), True),
+    "not text": (_write_all(b"\xff\xfe\0"), False),
+    "a proxy's page": (_write_all(b"<html>\n<body>Blocked</body>\n</html>\n"), False),
+    "empty": (_write_all(b""), False),
+    "one file empty": (_cut("abbrev_types.txt", 0), False),
+    "cut in a line": (_cut("ortho_context.tab", 0.5), False),
+    "cut between lines": (_cut_between_lines, False),
+    "one file not there": (lambda model: (model / "sent_starters.txt").unlink(), False),
+    "no file there": (lambda model: [file.unlink() for file in model.iterdir()], False),
+    "half an archive": (lambda model: _archive(model, 0.5), False),
+    "no archive": (lambda model: _archive(model, 0), False),
+}
+
+
+@pytest.mark.parametrize(("damage", "whole"), NLTK_DATA.values(), ids=NLTK_DATA)
+def test_damaged_nltk_data_is_said_and_done_without(
+    damage: Callable[[Path], object], whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(_write_english(tmp_path))
+    found, name = sentences(PROSE, [str(tmp_path)], monkeypatch)
+    assert found == PIECES
+    assert name == (ENGLISH_NAME if whole else f"{TRAINED_NAME}, {DAMAGED}")
+    notes = Corpus(found, name, "", "").notes
+    assert notes == ([] if whole else [f"sentences split by {name}"])
 
 
 def test_both_splitters_agree_on_tiny_shakespeare(monkeypatch: pytest.MonkeyPatch) -> None:

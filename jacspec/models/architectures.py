@@ -55,10 +55,11 @@ class Architecture(NamedTuple):
 
     `spec` makes the `ModelSpec` from the config, class defaults filled in; the keys it reads are the keys that
     jacspec honours. `ignored` maps further keys to the reason why they change nothing here. `embedding`, `blocks`
-    (by stack), `encoder_norm` and `head` are the tensor tables of the modules; `tied` maps the head's tensors to
-    those that serve where a checkpoint lacks them. `language_model` are the prefixes of names that a bare
-    checkpoint, saved without its language-model head, lacks. `prefixes` may stand before every name. `unused`
-    maps names that enter no forward pass to the reason, `renamed` old endings of names to those in the tables.
+    (by stack), `encoder_norm` and `head` are the tensor tables of the modules; `tied` maps tensors to those that a
+    tied model shares them with, either serving where a checkpoint lacks the other. `language_model` are the prefixes
+    of names that a bare checkpoint, saved without its language-model head, lacks. `prefixes` may stand before every
+    name. `unused` maps names in layers and embeddings that enter no forward pass to the reason, `renamed` old endings
+    of names to those in the tables.
     """
 
     model_type: str

@@ -7,7 +7,8 @@ ever run.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, shortened
 from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
-from jacspec.models.sequence_heads import sequence_tensors
-from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
+from jacspec.models.tensor_files import FLOATS, TensorFiles, has_weights, open_tensors
+from jacspec.models.tensor_names import name_by_tables, outside_stack
 from jacspec.models.tokenizer import load_tokenizer
+
+SHOWN = 20
+"""Lines of an error about tensors, so that a wrong family fills no screen."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +37,8 @@ class Checkpoint:
     `config` holds every HF key, class defaults included. `files` maps the names of the files that were read to
     their sha256. `make` builds a module by part (`embedding`, `block`, `encoder_norm`, `head`) and number; use the
     methods. Blocks are numbered through, an encoder's before its decoder's. `has_head` is false for a checkpoint
-    that was saved without its language-model head. `tensors` are its files, where it has any.
+    that was saved without its language-model head. `tensors` are its files, where it has any. `unread` names the
+    tensors of heads that no layer needs, `notes` are sentences on how the files were read, for the user.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Checkpoint:
     make: Callable[[str, int], Any]
     has_head: bool = True
     tensors: TensorFiles | None = None
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
@@ -100,7 +107,7 @@ class Checkpoint:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The HF tokenizer; raises `JacspecError` where the folder has none."""
-        return load_tokenizer(self.tokenizer_folder)
+        return load_tokenizer(self.tokenizer_folder, model_type=self.architecture.model_type)
 
 
 def open_checkpoint(
@@ -122,9 +129,12 @@ def open_checkpoint(
     """
     weights_folder = weights_folder or folder
     config_file = folder / "config.json"
+    if not has_weights(weights_folder):
+        open_tensors(weights_folder)  # says what is there instead, before a config is asked for that is not
     architecture, config, spec = read_config(read_json(config_file), str(config_file))
-    tensors = _table_names(architecture, open_tensors(weights_folder))
-    has_head = _check_tensors(architecture, spec, tensors, weights_folder)
+    tensors = name_by_tables(architecture, open_tensors(weights_folder), _table_names(architecture, spec))
+    has_head, unread = _check_tensors(architecture, spec, tensors, weights_folder)
+    left = (f"tensors that no layer needs, left unread: {len(unread)} ({shortened(unread)})",) if unread else ()
     return Checkpoint(
         name=name or folder.name,
         revision=revision,
@@ -137,6 +147,8 @@ def open_checkpoint(
         make=functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
         has_head=has_head,
         tensors=tensors,
+        unread=unread,
+        notes=(*tensors.notes, *left),
     )
 
 
@@ -205,25 +217,21 @@ def module_rules(
             yield rule.name.format(layer=layer), rule, target
 
 
-def _table_names(architecture: Architecture, tensors: TensorFiles) -> TensorFiles:
-    """Index tensors by the names of the family's tables: optional prefixes and old endings taken away."""
-    index: dict[str, StoredTensor] = {}
-    for stored, tensor in tensors.index.items():
-        prefix = next((prefix for prefix in architecture.prefixes if stored.startswith(prefix)), "")
-        name = stored.removeprefix(prefix)
-        for old, new in architecture.renamed.items():
-            if name.endswith(old):
-                name = name.removesuffix(old) + new
-        if name in index:
-            raise JacspecError(f"{tensor.file}: the tensor {name} is there twice.")
-        index[name] = tensor
-    return TensorFiles(tensors.files, index)
+def _table_names(architecture: Architecture, spec: ModelSpec) -> frozenset[str]:
+    """Collect the names of all tensors that a model of this spec may have."""
+    return frozenset(
+        name
+        for part, number in module_parts(spec)
+        for name, *_ in module_rules(architecture, spec, part, number, module_template(spec, part, number))
+    )
 
 
-def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: Path) -> bool:
+def _check_tensors(
+    architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: Path
+) -> tuple[bool, tuple[str, ...]]:
     """Compare the file's tensors with the family's tables: all that is missing, unread or misshaped, at once.
 
-    **Returns:** whether the checkpoint has its language-model head.
+    **Returns:** whether the checkpoint has its language-model head, and the tensors of heads that no layer needs.
     """
     problems: list[str] = []
     expected: set[str] = set()
@@ -251,21 +259,38 @@ def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorF
             has_head, missing = not own, [line for line in missing if line not in own]
         problems += missing
     layers = range(len(spec.blocks))
-    unused = {name.format(layer=layer) for name in architecture.unused for layer in layers}
-    unused |= sequence_tensors(architecture.model_type)
-    problems += [f"unread: {name}" for name in tensors.index if name not in expected | unused]
-    if problems:
-        shown = "\n  ".join(sorted(problems)[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise JacspecError(
-            f"The tensors in {folder} do not fit a {architecture.model_type} of its config:\n  {shown}{more}"
-        )
-    return has_head
+    unused = {name.format(layer=layer) for name in architecture.unused for layer in layers} | architecture.tied.keys()
+    unread = sorted(tensors.index.keys() - expected - unused)
+    heads = tuple(name for name in unread if outside_stack(architecture, name))
+    # Beside what is missing, every name that nothing read is a clue.
+    strange = [name for name in unread if name not in heads or any(line.startswith("missing") for line in problems)]
+    if problems or strange:
+        raise JacspecError(_describe_problems(architecture, folder, [*problems, *(f"unread: {n}" for n in strange)]))
+    return has_head, heads
+
+
+def _describe_problems(architecture: Architecture, folder: Path, problems: Sequence[str]) -> str:
+    """Write what does not fit, of every kind a fair part, so that one kind does not hide another."""
+    kinds = itertools.groupby(sorted(problems), key=lambda problem: problem.partition(":")[0])
+    in_turn = itertools.zip_longest(*[list(lines) for _, lines in kinds])
+    shown = sorted([problem for row in in_turn for problem in row if problem is not None][:SHOWN])
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    adapters = any(".lora_" in problem for problem in problems)
+    way = "\nIt holds LoRA matrices that were not merged: PEFT's merge_and_unload() first." if adapters else ""
+    lines = "\n  ".join([*shown, *more])
+    return f"The tensors in {folder} do not fit a {architecture.model_type} of its config:\n  {lines}{way}"
 
 
 def _serving(architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, name: str) -> str:
-    """Name the tensor that serves under `name`: itself, or in a tied model that lacks it the one it is tied to."""
-    return architecture.tied.get(name, name) if spec.tied and name not in tensors.index else name
+    """Name the tensor that serves under `name`: itself, or in a tied model that lacks it one that it is tied to.
+
+    Of tensors that share their memory safetensors keeps one, whichever; HF ties in both directions too.
+    """
+    if name in tensors.index or not spec.tied:
+        return name
+    source = architecture.tied.get(name, name)
+    tied = (source, *(other for other, served in architecture.tied.items() if served == source))
+    return next((each for each in tied if each in tensors.index), name)
 
 
 def _has_any(tensors: TensorFiles, beginnings: tuple[str, ...]) -> bool:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from jacspec.config import ASSETS, Init, ModelConfig, config_folder, register
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from jacspec.models.foreign import ADAPTER, describe_file, refuse_adapter
 from jacspec.models.hf_config import read_json
 from jacspec.models.tensor_files import TensorFiles, open_tensors, require_torch
 
@@ -23,6 +24,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "spiece.model",
+    "sentencepiece.bpe.model",
     "added_tokens.json",
 )
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
@@ -84,8 +86,9 @@ def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> 
         folder = _existing_folder(model.path)
         name = model.name if model.name != "path" else folder.name
         return Location(name, model.revision, folder, _revision_folder(folder, model.revision))
-    folder = _download(model, (*beside, *WEIGHT_FILES))
+    folder = _download(model, (*beside, *WEIGHT_FILES, ADAPTER))
     if not any(folder.glob("model*.safetensors")):
+        refuse_adapter(folder)
         require_torch(f"{model.id} has no safetensors weights at this revision")
         folder = _download(model, (*beside, *PICKLED_FILES))
     # The hub's cache names a snapshot's folder by its commit.
@@ -102,7 +105,9 @@ def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
     if model.path is not None:
         folder = _existing_folder(model.path)
         return folder.name, open_tensors(_revision_folder(folder, model.revision), any_name=True)
-    return str(model.id), open_tensors(_download(model, ("*.safetensors", "*.safetensors.index.json")), any_name=True)
+    return str(model.id), open_tensors(
+        _download(model, ("*.safetensors", "*.safetensors.index.json", ADAPTER)), any_name=True
+    )
 
 
 def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
@@ -122,7 +127,8 @@ def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
 def _existing_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise JacspecError(f"model.path={path} is not a folder. Give one with config.json and model.safetensors.")
+        what = describe_file(folder) if folder.is_file() else ""
+        raise JacspecError(f"model.path={path} is not a folder. Give one with config.json and model.safetensors.{what}")
     return folder
 
 

@@ -47,9 +47,3 @@ SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
 
 WITH_PREFIX = ("pooler.",)
 """How names begin that HF keeps inside the bare model, behind the family's prefix."""
-
-
-def sequence_tensors(model_type: str) -> frozenset[str]:
-    """Name the tensors of a family's classification head, which no language model reads."""
-    head = SEQUENCE_HEADS.get(model_type)
-    return frozenset(head.tensors.values()) if head else frozenset()

@@ -4,9 +4,10 @@ Nothing is read before it is asked for, and nothing but a tensor is ever unpickl
 """
 
 import dataclasses
+import json
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,15 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 
 from jacspec.errors import JacspecError, blaming, shortened
+from jacspec.models.foreign import ADAPTER, describe_foreign, refuse_adapter
 from jacspec.models.hf_config import read_json
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 INDEX = ".index.json"
+COMPARED_AT_ONCE = 2**24
+"""Bytes."""
+
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of tensors that hold weights, as safetensors names them."""
 
@@ -50,10 +55,11 @@ class StoredTensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TensorFiles:
-    """The weight files of a checkpoint and an index of their tensors by name."""
+    """The weight files of a checkpoint, an index of their tensors by name, and what the user should know of them."""
 
     files: tuple[Path, ...]
     index: Mapping[str, StoredTensor]
+    notes: tuple[str, ...] = ()
 
     def read(self, name: str, *, finite: bool = True) -> Shaped[np.ndarray, "..."]:
         """Read one tensor; raises `JacspecError` where it is damaged or, with `finite`, holds values that are not."""
@@ -80,41 +86,99 @@ def open_tensors(folder: Path, *, any_name: bool = False) -> TensorFiles:
 
     **Raises:** `JacspecError` where there are no weights, a file is damaged, or torch is needed and not there.
     """
-    files = _find_files(folder, any_name=any_name)
+    files, notes = _find_files(folder, any_name=any_name)
     index: dict[str, StoredTensor] = {}
     for file in files:
         for stored in _unpickled_tensors(file) if file.suffix == ".bin" else _safe_tensors(file):
             if stored.name in index:
                 raise JacspecError(f"{file}: the tensor {stored.name} is there twice.")
             index[stored.name] = stored
-    return TensorFiles(files, index)
+    return TensorFiles(files, index, tuple(notes))
 
 
-def _find_files(folder: Path, *, any_name: bool) -> tuple[Path, ...]:
+def has_weights(folder: Path) -> bool:
+    """Say whether a folder holds weight files by HF's names."""
+    return any((folder / (single + end)).is_file() for single in (WEIGHTS, PICKLED) for end in ("", INDEX))
+
+
+def _find_files(folder: Path, *, any_name: bool) -> tuple[tuple[Path, ...], list[str]]:
+    """Find what HF would read, in its order, and what the user should know of what it would not."""
+    if not has_weights(folder):
+        refuse_adapter(folder)
+        if any_name and (others := tuple(sorted(folder.glob("*.safetensors")))):
+            return others, []
+        raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.{describe_foreign(folder)}")
+    notes = [f"the adapter of {ADAPTER} is not applied: PEFT's merge_and_unload() first"] * (folder / ADAPTER).is_file()
     for single in (WEIGHTS, PICKLED):
-        if (folder / single).is_file() or (folder / (single + INDEX)).is_file():
-            return _files(folder, single)
-    others = tuple(sorted(folder.glob("*.safetensors"))) if any_name else ()
-    if not others:
-        raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.")
-    return others
+        file, listing = folder / single, folder / (single + INDEX)
+        if file.is_file():
+            unread = _describe_unread(file, listing)
+            return (file,), [*notes, *([unread] if unread else [])]
+        if listing.is_file():
+            return _listed_files(listing), notes
+    raise AssertionError(folder)
 
 
-def _files(folder: Path, single: str) -> tuple[Path, ...]:
-    listing = folder / (single + INDEX)
-    if not listing.is_file():
-        return (folder / single,)
+def _listed_files(listing: Path) -> tuple[Path, ...]:
+    """List the files that an index names; raises `JacspecError` where one is missing."""
+    folder, suffix = listing.parent, Path(listing.name.removesuffix(INDEX)).suffix
     weight_map = read_json(listing).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise JacspecError(f"{listing} has no weight_map from tensors to files.")
     names = {*weight_map.values()}
-    if any(Path(name).name != name or Path(name).suffix != Path(single).suffix for name in names):
-        raise JacspecError(f"{listing} names other files than *{Path(single).suffix} in its own folder.")
+    if any(Path(name).name != name or Path(name).suffix != suffix for name in names):
+        raise JacspecError(f"{listing} names other files than *{suffix} in its own folder.")
     files = tuple(folder / name for name in sorted(names))
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         raise JacspecError(f"Weights are missing: {listing} names {shortened(missing) or 'none'}.")
     return files
+
+
+def _describe_unread(file: Path, listing: Path) -> str | None:
+    """Say what lies beside the one file that HF reads where an index names others, and in what it differs.
+
+    Both are read to their end, as the file is for its hash anyway.
+    """
+    if not listing.is_file():
+        return None
+    begun = f"read {file.name} alone, as Hugging Face does, not what {listing.name} names"
+    try:
+        shards = _listed_files(listing)
+        if shards == (file,):
+            return None
+        if file.suffix == ".bin":
+            return begun
+        differing = _differing(_safe_tensors(file), [each for shard in shards for each in _safe_tensors(shard)])
+    except JacspecError as error:
+        return f"{begun}: {error}"
+    differ = f"differ: {shortened(differing)}" if differing else "differ"
+    return f"{begun}; of the tensors there {len(differing) or 'none'} {differ}"
+
+
+def _differing(here: Sequence[StoredTensor], there: Sequence[StoredTensor]) -> list[str]:
+    """Name the tensors that are not in both, or with another shape, type or content."""
+    ours, theirs = ({stored.name: stored for stored in each} for each in (here, there))
+    differ = ours.keys() ^ theirs.keys()
+    return sorted(differ | {name for name in ours.keys() & theirs.keys() if not _equal(ours[name], theirs[name])})
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    left, right = (_raw_bytes(each) for each in (one, other))
+    starts = range(0, left.size, COMPARED_AT_ONCE)
+    return all(np.array_equal(*(each[start : start + COMPARED_AT_ONCE] for each in (left, right))) for start in starts)
+
+
+def _raw_bytes(stored: StoredTensor) -> np.ndarray:
+    """Map the bytes of a tensor of a safetensors file whose header has been checked, of whatever type."""
+    with stored.file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        start, end = json.loads(stream.read(size))[stored.name]["data_offsets"]
+    if start == end:
+        return np.zeros(0, np.uint8)
+    return np.memmap(stored.file, np.uint8, mode="r", offset=8 + size + start, shape=(end - start,))
 
 
 def _safe_tensors(file: Path) -> list[StoredTensor]:

@@ -1,24 +1,87 @@
 """The HF tokenizer of a folder: loaded without running what comes with it, and refused where it would fill memory."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from jacspec.errors import JacspecError, blaming
 from jacspec.models.hf_config import read_json
 
+TOKENIZER, CONFIG, MERGES = "tokenizer.json", "tokenizer_config.json", "merges.txt"
+VOCABULARIES = ("vocab.json", "vocab.txt")
+SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+NEEDED = ("sentencepiece", "google.protobuf")
+"""What HF reads files of sentencepiece with: the extra `jacspec[sentencepiece]`."""
+
+BYTES = ("ByT5Tokenizer",)
+"""Tokenizers whose tokens are bytes: they have no vocabulary to be found."""
+
 MAX_GROWTH = 1000
 """Of a text under the replacements of a tokenizer; those of published ones put one character for one."""
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load the HF tokenizer of a folder, never running code that comes with it."""
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
-        raise JacspecError(f"{folder} has no tokenizer: put its tokenizer.json and tokenizer_config.json there.")
-    from transformers import AutoTokenizer
+def load_tokenizer(folder: Path, *, model_type: str | None = None) -> Any:
+    """Load the HF tokenizer of a folder, never running code that comes with it.
 
-    _check_growth(folder / "tokenizer.json")
-    with blaming(f"The tokenizer in {folder} cannot be loaded"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    **Arguments:** `model_type`, of the model, which decides where neither the tokenizer's files nor `config.json` say.
+
+    **Raises:** `JacspecError` where there is none, its vocabulary is missing or damaged, or it needs sentencepiece.
+    """
+    _check_files(folder)
+    from transformers import CONFIG_MAPPING, AutoTokenizer
+
+    _check_growth(folder / TOKENIZER)
+    config_file = folder / "config.json"
+    unnamed = model_type is not None and config_file.is_file() and "model_type" not in read_json(config_file)
+    own = {"config": CONFIG_MAPPING[model_type]()} if unnamed else {}
+    try:
+        with blaming(f"The tokenizer in {folder} cannot be loaded"):
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **own)
+    except JacspecError as error:
+        raise JacspecError(_in_our_words(folder, str(error))) from error.__cause__
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder without a vocabulary, of which HF would make a tokenizer that knows no word."""
+    there = {name for name in (TOKENIZER, CONFIG, *VOCABULARIES, MERGES, *SENTENCEPIECE) if (folder / name).is_file()}
+    if TOKENIZER in there:
+        return
+    if not there - {MERGES}:
+        raise JacspecError(
+            f"{folder} has no tokenizer: put its {TOKENIZER} there (or {', '.join((*VOCABULARIES, *SENTENCEPIECE))})."
+        )
+    if not there & {*VOCABULARIES, *SENTENCEPIECE} and read_json(folder / CONFIG).get("tokenizer_class") not in BYTES:
+        raise JacspecError(f"{folder} has a {CONFIG}, but no vocabulary: put its {TOKENIZER} there.")
+    if "vocab.json" in there and not there & {MERGES, *SENTENCEPIECE}:
+        raise JacspecError(f"{folder} has a vocab.json, but no {MERGES}: put that or a {TOKENIZER} there.")
+    model = next((name for name in SENTENCEPIECE if name in there), None)
+    if model and not all(map(importable, NEEDED)):
+        raise JacspecError(
+            f"{folder / model} is read with sentencepiece, which is not installed: "
+            f"pip install 'jacspec[sentencepiece]'. Or put a {TOKENIZER} there."
+        )
+
+
+def importable(module: str) -> bool:
+    """Say whether a module is installed, without importing more than what it lies in."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def _in_our_words(folder: Path, message: str) -> str:
+    """Say what HF says where that asks for what does not help here: packages, or running foreign code."""
+    if "trust_remote_code" in message:
+        return (
+            f"The tokenizer in {folder} is code of its own (auto_map), which is never run. "
+            f"Put a {TOKENIZER} there that does the same."
+        )
+    if "tiktoken" in message:
+        found = [name for name in SENTENCEPIECE if (folder / name).is_file()]
+        what = f"{folder / found[0]} is damaged or no sentencepiece model" if found else message.partition(":")[0]
+        return f"{what}. Put the model's {TOKENIZER} there."
+    return message
 
 
 def _check_growth(file: Path) -> None:

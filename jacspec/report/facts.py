@@ -14,6 +14,7 @@ FACTS = {
     "runs left out": ("runs_left_out",),
     "model": ("identity.checkpoint.name", "identity.config.model.name"),
     "revision": ("identity.checkpoint.revision",),
+    "noted of the model": ("identity.checkpoint.notes",),
     "corpus": ("corpus.source",),
     "corpus SHA-256": ("identity.corpus.sha256", "corpus.sha256"),
     "text scored": ("scored",),

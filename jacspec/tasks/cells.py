@@ -10,7 +10,7 @@ from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.glossary import CellResult
 from jacspec.progress import Stopwatch, cell_progress
-from jacspec.provenance import describe_run, now
+from jacspec.provenance import describe_run, now, say_notes
 from jacspec.report import write_report
 from jacspec.report.console import print_cells
 from jacspec.runs import Run, open_run
@@ -49,6 +49,7 @@ def run_cells(
     use_compilation_cache()
     with watch("open model and data"):
         work = prepare()
+    say_notes(work.identity, console)
     described = describe_run(config, without=(*without, "resume", "run"), identity=work.identity)
     writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work)
     if writer.provenance["status"] != "finished":

@@ -18,7 +18,7 @@ from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
-from jacspec.provenance import describe_checkpoint, describe_run, now
+from jacspec.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
 from jacspec.report import write_report
 from jacspec.report.console import print_report
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run, write_csv
@@ -59,6 +59,7 @@ def run_layers(
             "processes": crew.count,
             **work.facts,
         }
+        say_notes(provenance["identity"], console)
         shown = _progress(crew, work, console)
         timeout = config.distributed.timeout
         if crew.index:
@@ -178,7 +179,7 @@ def _provenance(
     """Collect what `run.json` holds of a run over samples."""
     identity = {
         "checkpoint": describe_checkpoint(checkpoint),
-        "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter},
+        "corpus": describe_corpus(corpus),
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
     return describe_run(config, without=("resume", "run", "train"), identity=identity) | {

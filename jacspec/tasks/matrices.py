@@ -10,7 +10,7 @@ from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.glossary import MatrixResult
 from jacspec.progress import Stopwatch, count_progress
-from jacspec.provenance import describe_run, now
+from jacspec.provenance import describe_run, now, say_notes
 from jacspec.report import write_report
 from jacspec.report.console import print_matrices
 from jacspec.runs import Run, open_run
@@ -52,6 +52,7 @@ def run_matrices(
     use_compilation_cache()
     with watch("open model"):
         work = prepare()
+    say_notes(work.identity, console)
     described = describe_run(config, without=without, identity=work.identity)
     writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work.columns)
     if writer.provenance["status"] != "finished":

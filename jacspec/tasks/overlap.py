@@ -28,7 +28,7 @@ from jacspec.overlap import (
     principal_directions,
     summarise_profile,
 )
-from jacspec.provenance import describe_checkpoint
+from jacspec.provenance import describe_checkpoint, describe_corpus
 from jacspec.removal import block_roles
 from jacspec.tasks.matrices import MatrixWork, run_matrices
 
@@ -58,7 +58,7 @@ def _prepare(config: Config, console: Console) -> MatrixWork:
         console.print(warning, style="bold red", soft_wrap=True, highlight=False)
     identity = {
         "checkpoint": describe_checkpoint(checkpoint),
-        "corpus": {"sha256": corpus.sha256, "splitter": corpus.splitter, "drawn": sample.candidates},
+        "corpus": describe_corpus(corpus) | {"drawn": sample.candidates},
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
     facts = {"tokens": tokens, "warning": warning, "corpus": {"source": corpus.source, "candidates": len(corpus.texts)}}

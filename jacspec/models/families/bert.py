@@ -104,10 +104,6 @@ DROPOUT = {"attention_probs_dropout_prob": TRAINING, "hidden_dropout_prob": TRAI
 UNUSED = {
     "embeddings.position_ids": "the numbers 0, 1, 2, …",
     "embeddings.token_type_ids": "zeros",
-    "pooler.dense.weight": LABELS,
-    "pooler.dense.bias": LABELS,
-    "cls.seq_relationship.weight": "the head of next-sentence prediction",
-    "cls.seq_relationship.bias": "the head of next-sentence prediction",
     "cls.predictions.bias": "the same as cls.predictions.decoder.bias, or never added",
     "lm_head.bias": "the same as lm_head.decoder.bias, or never added",
 }

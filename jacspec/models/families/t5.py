@@ -87,11 +87,13 @@ T5 = Architecture(
     blocks={"encoder": _block("encoder", 1), "decoder": _block("decoder", 2)},
     encoder_norm=(same("encoder.final_layer_norm.weight", "weight"),),
     head=(same("decoder.final_layer_norm.weight", "norm.weight"), same("lm_head.weight", "unembed.weight")),
-    tied={"lm_head.weight": "shared.weight"},
+    tied={
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        "lm_head.weight": "shared.weight",
+    },
     prefixes=("",),
     unused={
-        "encoder.embed_tokens.weight": "shared.weight again",
-        "decoder.embed_tokens.weight": "shared.weight again",
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": "never read by HF's code",
     },
 )
