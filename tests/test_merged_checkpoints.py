@@ -393,16 +393,14 @@ def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "odd" / "tokenizer.json").write_text(json.dumps(vocabulary))
     done = merge("merge.models=[nano,odd]", "merge.base=null", "merge.method=none", "hydra.run.dir=no", cwd=tmp_path)
     expected = (
-        "config: vocab_size is 1000 in odd, 1024 in nano",
-        "n_positions is 64 in odd",
-        f"misshaped: {WTE} is [1000, 96] in odd, [1024, 96] in nano",
         f"missing: {NORM} is not in odd, but in nano",
         "missing: transformer.extra is not in nano, but in odd",
         f"different: {BIAS}",
         "vocabulary: 2 tokens have other ids",
     )
     assert_refused(done, tmp_path, *expected)
-    assert "dtype" not in done.err
+    # What changes no weight's meaning is no reason: other files have other numbers of tokens and positions.
+    assert not any(word in done.err for word in ("dtype", "vocab_size", "n_positions", "misshaped"))
     assert not (tmp_path / "no").exists()
 
 
