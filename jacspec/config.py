@@ -55,6 +55,13 @@ class RemoveBy(enum.Enum):
     layer = "layer"
 
 
+class Resized(enum.Enum):
+    """What becomes of tables of tokens and positions that have more rows in one model than in another."""
+
+    shared = "shared"
+    first = "first"
+
+
 class MergeMethod(enum.Enum):
     """How checkpoints are merged; `none` compares them only."""
 
@@ -264,6 +271,7 @@ class MergeConfig:
     include: list[str] = MISSING
     exclude: list[str] = MISSING
     embeddings: bool = MISSING
+    resized: Resized = MISSING
     save: str | None = MISSING
 
 

@@ -156,8 +156,14 @@ def grow_left(bases: Bases, image: Float[Array, " d_model"], index: Array | int)
 
 
 def grow_right(bases: Bases, image: Float[Array, " d_model"], index: Array | int) -> Bases:
-    """Take step `index` of one sample, second half: `image` is Jᵀ times the left vector `index`."""
+    """Take step `index` of one sample, second half: `image` is Jᵀ times the left vector `index`.
+
+    Where nothing is left of it J keeps the space so far to itself, as the identity that a block of zeros is does: any
+    other direction goes on, or a second value as large as the first would stay hidden.
+    """
     right, beta = _orthonormal(image, bases.right)
+    other, _ = _orthonormal(jnp.sin(jnp.arange(1, image.size + 1, dtype=image.dtype) ** 2), bases.right)
+    right = jnp.where(beta == 0, other, right)
     return bases._replace(right=bases.right.at[index + 1].set(right), above=bases.above.at[index].set(beta))
 
 

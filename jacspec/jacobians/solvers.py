@@ -191,7 +191,8 @@ def audit_top(
     """
     largest = np.asarray(singular_values(exact))[0, : len(given)]
     least = largest[0] * _rounding(exact.dtype) / _allowed(tolerance, exact.dtype)
-    deviation = float((np.abs(given - largest) / (np.maximum(largest, least) if largest[0] > 0 else 1)).max())
+    off, scale = np.abs(given - largest), np.maximum(largest, least)
+    deviation = float(np.divide(off, scale, out=np.where(off > 0, np.inf, 0.0), where=scale > 0).max())
     return _allow(deviation, "a singular value", where, tolerance, exact.dtype, ways_on)
 
 

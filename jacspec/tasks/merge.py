@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jacspec.backend import numerics
 from jacspec.compatibility import COMPATIBILITY, Comparison, compare, examine, list_comparisons, missing_reason
-from jacspec.config import Config, MergeConfig, MergeMethod
+from jacspec.config import Config, MergeConfig, MergeMethod, Resized
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
@@ -87,7 +87,12 @@ def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
     options, precision = config.merge, config.precision.value
     recipe = _choose_recipe(options)
     has_base = options.base is not None
-    siblings = open_siblings([*([options.base] if options.base is not None else []), *options.models], dtype=precision)
+    siblings = open_siblings(
+        [*([options.base] if options.base is not None else []), *options.models],
+        dtype=precision,
+        share_rows=options.resized is Resized.shared,
+    )
+    _say_differences(siblings, console)
     choice = Choice(options.include, options.exclude, options.embeddings)
     matrices, left_out = list_matrices(siblings[0], choice)
     if not matrices:
@@ -140,6 +145,8 @@ def _facts(family: Family, left_out: Sequence[LeftOut]) -> dict[str, Any]:
         "left_out": dict(Counter(each.reason.replace("weights.", "merge.") for each in left_out)),
         "read by name": first.unknown or None,
         "base": first.label if family.has_base else None,
+        "notes": [line for each in family.siblings for line in each.notes],
+        "warning": "; ".join(line for each in family.siblings for line in each.warnings) or None,
         "merged": None if merge is None else {"method": merge.recipe.method, "folder": str(merge.folder)},
     }
 
@@ -161,7 +168,17 @@ def _describe(siblings: Sequence[Sibling], options: MergeConfig, recipe: Recipe,
         "include": list(options.include),
         "exclude": list(options.exclude),
         "embeddings": options.embeddings,
+        "resized": options.resized.value,
     }
+
+
+def _say_differences(siblings: Sequence[Sibling], console: Console) -> None:
+    """Say in what the models differ and may: in a line what changes no weight's meaning, louder what might."""
+    if noted := [line for each in siblings for line in each.notes]:
+        what = ", ".join(dict.fromkeys(line.partition(" is ")[0].removeprefix("config: ") for line in noted))
+        console.print(f"differs and changes no weight's meaning (run.json says how): {what}", style="dim")
+    for line in (line for each in siblings for line in each.warnings):
+        console.print(f"warning: {line}: the weights were trained for different ones", style="bold red")
 
 
 def _stream(
@@ -185,8 +202,9 @@ def _compare(
 ) -> Iterator[CellResult]:
     """Make the comparisons of one matrix that are not done."""
     options, labels = family.options, family.labels
+    rows, cols = np.min([each.values.shape for each in own], axis=0)  # tables may have more rows in one than in another
     subjects = examine(
-        [each.values for each in own],
+        [each.values[:rows, :cols] for each in own],
         has_base=family.has_base,
         top_k=options.top_k,
         dtype=family.precision,
@@ -201,8 +219,25 @@ def _compare(
             yield CellResult(number, key, *found, missing_reason(found[0]))
 
 
+def _merge(
+    family: Family, merge: Merge, stored: StoredTensor, name: str, own: Sequence[Shaped[np.ndarray, "..."]]
+) -> Shaped[np.ndarray, "..."]:
+    """Merge one tensor of all models."""
+    return merge_tensors(
+        merge.recipe,
+        own[0] if family.has_base else None,
+        own[1:] if family.has_base else own,
+        dtype=NUMPY_TYPES[stored.dtype],
+        truncate=name in merge.truncated and len(stored.shape) == 2,
+        precision=family.precision,
+    )
+
+
 def _write(family: Family, merge: Merge) -> None:
-    """Write the merged checkpoint: config, names and types of its tensors are those of the first, base or model."""
+    """Write the merged checkpoint: config, names and types of its tensors are those of the first, base or model.
+
+    So are the rows of a table that not all models have.
+    """
     reference = family.siblings[0]
     family.console.print(
         f"merging {len(reference.tensors.index)} tensors of {len(family.siblings)} models", style="dim"
@@ -214,14 +249,14 @@ def _write(family: Family, merge: Merge) -> None:
         if stored.dtype not in FLOATS:
             return reference.tensors.read(name)
         own = [each.tensors.read(name) for each in family.siblings]
-        merged = merge_tensors(
-            merge.recipe,
-            own[0] if family.has_base else None,
-            own[1:] if family.has_base else own,
-            dtype=NUMPY_TYPES[stored.dtype],
-            truncate=name in merge.truncated and len(stored.shape) == 2,
-            precision=family.precision,
-        )
+        if len({each.shape for each in own}) == 1:
+            merged = _merge(family, merge, stored, name, own)
+        elif family.options.resized is Resized.first:
+            merged = own[0]
+        else:
+            rows = min(map(len, own))
+            shared = _merge(family, merge, stored, name, [each[:rows] for each in own])
+            merged = np.concatenate([shared, own[0][rows:]])
         if not np.isfinite(merged).all():
             raise JacspecError(f"Merged, {stored.name} exceeds what {stored.dtype} holds. Lower merge.coefficient.")
         return merged

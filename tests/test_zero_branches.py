@@ -1,0 +1,260 @@
+"""Zero blocks and zero branches: every engine and task beside HF, what is missing with its reason, what still stops."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pandas
+import pytest
+import torch
+from families import FAMILIES, config_of, layout_of
+from oracles import branch_jacobian, save_random, watch
+from safetensors.numpy import load_file, save_file
+from servers import TINY, copy_nano, run_here
+
+from jacspec import JacspecError, open_run
+from jacspec.backend import numerics
+from jacspec.coupling import READS, WRITES
+from jacspec.glossary import LayerResult
+from jacspec.jacobians.coupling import CouplingPlan, coupling_columns, stream_coupling
+from jacspec.jacobians.depth import DepthPlan, stream_depth
+from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
+from jacspec.jacobians.solvers import audit_pair, audit_top
+from jacspec.jacobians.undefined import ZERO_JACOBIAN
+from jacspec.models.checkpoint import open_checkpoint
+from jacspec.removal import count_removed, factorise
+from jacspec.runs.parts import collect_layers, read_shares, write_layer
+from jacspec.spectra.metrics import METRICS
+
+TOKENS = ([3, 4, 5, 6, 7, 8, 9], [5, 4, 3])
+ATTN, MLP = {"attn"}, {"mlp"}
+LAYERS: tuple[tuple[str, set[str]], ...] = (
+    ("self_attn.o_proj.weight", ATTN),
+    ("self_attn.v_proj.weight", ATTN),  # nothing to read, though it still looks
+    ("mlp.down_proj.weight", MLP),
+    ("mlp.gate_proj.weight", MLP),
+    ("input_layernorm.weight", ATTN),
+    ("self_attn.q_proj.weight", set()),  # attends evenly: what it reads is not zero
+    ("rank one", set()),
+)
+"""What is zero in each layer of one model, and which of its Jacobians are."""
+
+NAMES = ("spectral_radius", "decay_ratio")
+VALUED = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
+"""Metrics that a zero matrix has, all of them 0."""
+
+
+@pytest.fixture(scope="module")
+def zeroed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[tuple[str, int], np.ndarray]]]:
+    """A Llama whose layers are zero in turn, and by sample HF's Jacobian of every (component, layer)."""
+    folder = tmp_path_factory.mktemp("zeroed")
+    config = config_of("llama", "grouped heads, untied") | {"num_hidden_layers": len(LAYERS)}
+    model = save_random(folder, "llama", **config)
+    with torch.no_grad():
+        for layer, (name, _) in zip(model.model.layers, LAYERS, strict=True):
+            if name == "rank one":
+                down = layer.mlp.down_proj.weight
+                down.copy_(torch.outer(down[:, 0], down[0]))
+            else:
+                layer.get_parameter(name).zero_()
+    model.save_pretrained(folder)
+    seen = [watch(model, layout_of("llama", config), np.array(ids)) for ids in TOKENS]
+    exact = [
+        {
+            (name, number): branch_jacobian(one.calls["", name, number])
+            for name in ("attn", "mlp")
+            for number in range(len(LAYERS))
+        }
+        for one in seen
+    ]
+    return folder, exact
+
+
+def _check(results: list[LayerResult], exact: list[dict[tuple[str, int], np.ndarray]], rounding: float) -> None:
+    """Compare with NumPy's SVD of HF's Jacobians; a metric is missing where and only where σ₁ = 0, with its reason."""
+    for (_, zero), result in zip(LAYERS, results, strict=True):
+        for component, found in result.singular_values.items():
+            for sample, matrices in enumerate(exact):
+                sigma = np.linalg.svd(matrices[component, result.layer], compute_uv=False)[: found.shape[1]]
+                assert np.abs(found[sample] - sigma).max() <= rounding * sigma[0]
+                assert (sigma[0] == 0) == (component in zero)
+                gone = {name for name, values in result.metrics[component].items() if np.isnan(values[sample])}
+                assert gone == ((result.metrics[component].keys() - VALUED) if component in zero else set())
+                assert result.reasons[component][sample] == (ZERO_JACOBIAN if component in zero else "")
+                if component in zero:
+                    assert all(
+                        result.metrics[component][name][sample] == 0 for name in VALUED & {*result.metrics[component]}
+                    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "names"),
+    [
+        ("jacfwd", "float64", tuple(METRICS)),
+        ("analytic", "float64", tuple(METRICS)),
+        ("analytic", "float32", tuple(METRICS)),
+        ("lanczos", "float64", NAMES),
+        ("lanczos", "float32", NAMES),
+    ],
+)
+def test_every_engine_has_zero_and_no_ratio(engine: str, precision: str, names: tuple[str, ...], zeroed: Any) -> None:
+    folder, exact = zeroed
+    with numerics(precision):
+        checkpoint = open_checkpoint(folder, dtype=precision)
+        batches = prepare_batches(checkpoint, TOKENS, memory_gib=1.0, engine=engine)
+        results = list(stream_layers(checkpoint, batches, Plan(("attn", "mlp"), names, engine, audit=len(TOKENS))))
+    _check(results, exact, {"float64": 1e-10, "float32": 2e-5}[precision] if engine != "lanczos" else 2e-5)
+    if engine == "lanczos":
+        steps = results[0].diagnostics["attn"]["steps"]
+        assert (steps <= 10).all()  # the first look at its bound is the last
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_coupling_reads_and_writes_nowhere(precision: str, zeroed: Any) -> None:
+    folder, exact = zeroed
+    with numerics(precision):
+        checkpoint = open_checkpoint(folder, dtype=precision)
+        columns = coupling_columns(("attn", "mlp"), checkpoint.spec)
+        plan = CouplingPlan(("attn", "mlp"), columns, audit=len(TOKENS))
+        results = list(stream_coupling(checkpoint, prepare_batches(checkpoint, TOKENS, memory_gib=1.0), plan))
+    for (name, zero), result in zip(LAYERS, results, strict=True):
+        for component, values in result.metrics.items():
+            sigma = [np.linalg.svd(each[component, result.layer], compute_uv=False)[0] for each in exact]
+            np.testing.assert_allclose(values["spectral_radius"], sigma, rtol=2e-5, atol=0)
+            undefined = {"decay_ratio", "bound_share", "write_alignment"} | {
+                column for column in columns if column.startswith("read_alignment_")
+            }
+            own = {"attn": ("v", "q", "k"), "mlp": ("up", "gate")}[component]
+            has = {
+                column for column in columns if column.rpartition("_")[2] in own or column.count("_") < 2
+            } | undefined
+            for column in undefined & has - {f"read_alignment_{each}" for each in {*"vqk", "up", "gate"} - {*own}}:
+                missing = component in zero or (component == "attn" and "q_proj" in name and column.endswith("_q"))
+                assert np.isnan(values[column]).tolist() == [missing] * len(TOKENS), (name, component, column)
+            for vector in (READS, WRITES):
+                assert np.isnan(result.vectors[component][vector]).all() == (component in zero)
+            reason = ZERO_JACOBIAN if component in zero else ""
+            if component == "attn" and "q_proj" in name:
+                reason = "W_Q is zero: no alignment"
+            assert result.reasons[component].tolist() == [reason] * len(TOKENS)
+    assert (results[0].metrics["attn"]["bound"] == 0).all()
+
+
+def test_a_path_through_zero_has_no_exponents(tmp_path: Path) -> None:
+    """A post-norm block whose last norm is zero takes every change to nothing: the others are as they are."""
+    model = save_random(
+        tmp_path, "bert", **config_of("bert", next(iter(FAMILIES["bert"].cases))) | {"num_hidden_layers": 3}
+    )
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.LayerNorm.weight.zero_()
+    model.save_pretrained(tmp_path)
+    with numerics("float64"):
+        checkpoint = open_checkpoint(tmp_path, dtype="float64")
+        plan = DepthPlan(NAMES, 0, 2, 2, audit=2)
+        results = list(stream_depth(checkpoint, prepare_batches(checkpoint, TOKENS, memory_gib=1.0), plan))
+    for result, zero in zip(results, (False, True, True), strict=True):
+        metrics = result.metrics["path"]
+        for name in ("decay_ratio", "lyapunov_1", "lyapunov_2"):
+            assert np.isnan(metrics[name]).tolist() == [zero] * 2
+        assert ((metrics["spectral_radius"] == 0) == zero).all()
+        assert ["exponent" in reason and ZERO_JACOBIAN in reason for reason in result.reasons["path"]] == [zero] * 2
+
+
+def test_reasons_survive_the_files_of_layers(tmp_path: Path, zeroed: Any) -> None:
+    folder, _ = zeroed
+    with numerics("float64"):
+        checkpoint = open_checkpoint(folder, dtype="float64")
+        batches = prepare_batches(checkpoint, TOKENS, memory_gib=1.0)
+        result = next(iter(stream_layers(checkpoint, batches, Plan(("attn", "mlp"), NAMES))))
+    write_layer(tmp_path, result)
+    (read,) = collect_layers(read_shares(tmp_path, NAMES), range(len(TOKENS))).values()
+    for component in ("attn", "mlp"):
+        np.testing.assert_array_equal(read.reasons[component], result.reasons[component])
+        for name in NAMES:
+            np.testing.assert_array_equal(read.metrics[component][name], result.metrics[component][name])
+    assert set(result.reasons["attn"]) == {ZERO_JACOBIAN}
+
+
+def test_what_overflows_still_stops(zeroed: Any) -> None:
+    """Zero times infinity is no zero by construction."""
+    folder, _ = zeroed
+    checkpoint = open_checkpoint(folder)
+
+    def overflowing(part: str, number: int) -> Any:
+        module = checkpoint.make(part, number)
+        if (part, number) == ("block", 2):  # whose W_down is zero
+            module.mlp.up.weight = module.mlp.up.weight.replace(jnp.inf * module.mlp.up.weight[...])
+        return module
+
+    broken = dataclasses.replace(checkpoint, make=overflowing)
+    batches = prepare_batches(broken, TOKENS, memory_gib=1.0)
+    with pytest.raises(JacspecError, match="Layer 2, component mlp, sample 0: singular values not finite"):
+        list(stream_layers(broken, batches, Plan(("mlp",), NAMES)))
+
+
+@pytest.mark.parametrize(
+    ("given", "sigma", "passes"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], True),
+        ([1e-6, 0.0], [0.0, 0.0], False),
+        ([5.0, 3e-8], [5.0, 0.0], True),  # rank one: σ₂ is rounding
+        ([5.0, 1e-2], [5.0, 0.0], False),
+        ([5.0, 1.01], [5.0, 1.0], False),
+    ],
+)
+def test_audits_know_rounding_from_errors(given: list[float], sigma: list[float], passes: bool) -> None:
+    matrix = jnp.diag(jnp.asarray(sigma, jnp.float32))[None]
+    if passes:
+        assert audit_top(np.asarray(given), matrix, "here", 1e-5, ways_on="x") <= 1e-5
+    else:
+        with pytest.raises(JacspecError, match="Audit failed: here"):
+            audit_top(np.asarray(given), matrix, "here", 1e-5, ways_on="x")
+    none = jnp.zeros(2)
+    assert audit_pair(jnp.zeros((1, 2, 2)), none, none, "here", 1e-5, ways_on="x") == 0
+
+
+def test_zero_weights_have_no_share_to_remove() -> None:
+    factors: Mapping[Any, Any] = {(0, "o"): factorise(jnp.zeros((4, 3)))}
+    count, share = count_removed(factors, (0.0, 0.5))
+    assert count == 1
+    assert np.isnan(share)
+
+
+RUNS = {
+    "jacobian": ("metrics=full", "components=[attn,mlp,block]"),
+    "depth": (),
+    "coupling": (),
+    "overlap": (),
+    "removal": ("removal.groups=2", "removal.tokens=64", "removal.by=role", "removal.roles=[o]"),
+}
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_runs_say_what_is_missing(task: str, tmp_path: Path) -> None:
+    """Files, figures (a warning is an error here), page and console of a model with a block of zeros."""
+    copy_nano(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    for name in tensors:
+        if ".c_proj.weight" in name and (task == "removal" or ".h.1." in name):
+            tensors[name] = np.zeros_like(tensors[name])
+    save_file(tensors, file, metadata={"format": "pt"})
+    arguments = (f"task={task}", "model=path", "model.path=model", *RUNS[task], *TINY, "hydra.run.dir=out")
+    done = run_here(*arguments, cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "out")
+    table = pandas.read_csv(tmp_path / "out" / "metrics.csv")
+    assert table.columns[-1] == "reason"
+    structural = ("read_alignment", "slope", "sigma_") if task == "coupling" else ()
+    values = table[[name for name in run.metric_names if not name.startswith(structural)]]
+    if task in ("jacobian", "coupling", "overlap"):
+        zero = (table["layer"] == 1) & ~table.get("component", table.get("role")).isin(
+            ["block", "qkv", "q", "k", "v", "up"]
+        )
+        assert table.loc[zero, "reason"].notna().all()
+        assert values[zero].isna().any(axis=1).all()
+    assert values[table["reason"].isna()].notna().all(axis=None)
+    assert ("lack some values" in done.out) == table["reason"].notna().any() == (task != "depth")
