@@ -41,6 +41,15 @@ class Against(enum.Enum):
     none = "none"
 
 
+class Stacked(enum.Enum):
+    """What a tensor of three axes, read by name, is: matrices one behind the other, a kernel, or nothing wanted."""
+
+    auto = "auto"
+    experts = "experts"
+    kernel = "kernel"
+    skip = "skip"
+
+
 class End(enum.Enum):
     """Where a sample ends: at a drawn token of it, or at its own last one."""
 
@@ -178,6 +187,7 @@ class WeightsConfig:
     include: list[str] = MISSING
     exclude: list[str] = MISSING
     embeddings: bool = MISSING
+    stacked: Stacked = MISSING
     against: Against = MISSING
     show_layer: int = MISSING
 

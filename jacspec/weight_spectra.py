@@ -1,5 +1,6 @@
 """What is said of weight matrices: their spectra, metrics, tails and place beside chance, batch by batch."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,9 +10,26 @@ from jaxtyping import Float, Shaped
 from jacspec.backend import numerics
 from jacspec.glossary import MatrixResult
 from jacspec.spectra.metrics import compute_metrics
-from jacspec.spectra.static import gaussian_spectrum, shuffled_spectra, static_metrics
+from jacspec.spectra.static import gaussian_spectrum, rescale, shuffled_spectra, static_metrics
 from jacspec.spectra.svd import singular_values
 from jacspec.weights import Matrix, in_batches
+
+UNSCALED = 32
+"""Powers of two within which the largest entry of a matrix is left as it is: no real weights lie beyond."""
+
+
+def within_range(matrix: Matrix, precision: str) -> Matrix:
+    """Cast a matrix to what it is computed in, divided by a power of two where its squares would leave that range.
+
+    The division is exact, so that spectra are those of the matrix, and ratios of them to the last bit.
+    """
+    values = matrix.values
+    largest = max(float(values.max()), -float(values.min()))
+    exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    if abs(exponent) > UNSCALED and largest > 0:
+        wide = values if values.dtype == np.float64 else values.astype(np.float32)
+        return matrix._replace(values=np.ldexp(wide, -exponent).astype(precision), exponent=exponent)
+    return matrix._replace(values=values.astype(precision, copy=False))
 
 
 def measure_all(
@@ -49,6 +67,8 @@ def measure_batch(
 ) -> list[MatrixResult]:
     """Compute the spectra of matrices of one shape (some perhaps transposed), and all that is said of them.
 
+    What has a power of two set apart is computed without it, and has it in the result.
+
     **Arguments:** `batch`, matrices with their numbers in the run, in the dtype they are computed in; `metric_names`,
     rows of `METRICS` that need no matrix; `null`, `shuffled`, `gaussian` or `none`; `seed`, of its draws, which
     depend on a matrix's number (shuffled) or its shape (gaussian) and on nothing else.
@@ -78,9 +98,14 @@ def measure_batch(
     for row, (number, matrix) in enumerate(batch):
         metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}
         reason = _reason(spectra[row], float(variances[row]), metrics)
+        values = spectra[row]
+        if matrix.exponent:
+            values = np.ldexp(values.astype(np.float64), matrix.exponent)
+            metrics, lost = rescale(metrics, matrix.exponent)
+            reason = "; ".join(filter(None, [reason, *(f"{name} is beyond what float64 holds" for name in lost)]))
         shape = (int(matrix.values.shape[0]), int(matrix.values.shape[1]))
         results.append(
-            MatrixResult(number, matrix.layer, matrix.role, None, matrix.name, shape, spectra[row], metrics, reason)
+            MatrixResult(number, matrix.layer, matrix.role, None, matrix.name, shape, values, metrics, reason)
         )
     return results
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
-from jacspec.models.tensor_files import FLOATS, TensorFiles
+from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles
 
 EMBEDDINGS = ("embed", "unembed")
 ROLES: dict[str, str] = {
@@ -41,16 +41,30 @@ MOST_DIGITS = 9
 LAYER_NUMBER = re.compile(rf"(?:^|(?<=\.))[0-9]{{1,{MOST_DIGITS}}}(?=\.|$)")
 """Where the name of a tensor says its layer, in at most so many digits."""
 
+BIASES = "stacked vectors: a bias for each"
+SKIPPED = "a tensor of three axes or more: weights.stacked=auto takes it in"
+EMPTY = "empty"
+AUTO, EXPERTS, KERNEL, SKIP = "auto", "experts", "kernel", "skip"
+WIDEST_KERNEL = 16
+"""The longest last axis of a tensor of three axes that makes it a kernel where its name says nothing."""
+
+EXPERT_NAME = re.compile(r"expert|moe", re.IGNORECASE)
+KERNEL_NAME = re.compile(r"conv|kernel|patch_embed", re.IGNORECASE)
+
 NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
 
 
 class Matrix(NamedTuple):
-    """A weight matrix `(out, in)`, or what a tensor gives as one; `layer` is None outside the blocks."""
+    """A weight matrix `(out, in)`, or what a tensor gives as one; `layer` is None outside the blocks.
+
+    It is `values` times two to the `exponent`.
+    """
 
     layer: int | None
     role: str
     name: str
     values: Shaped[np.ndarray, "rows cols"]
+    exponent: int = 0
 
 
 class LeftOut(NamedTuple):
@@ -61,11 +75,15 @@ class LeftOut(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Which matrices are wanted: patterns (`*` and `?`) on name or role, an empty `include` meaning all."""
+    """Which matrices are wanted: patterns (`*` and `?`) on name or role, an empty `include` meaning all.
+
+    `stacked` is what tensors of three axes are taken for where they are read by name, as `lay_out` has it.
+    """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     embeddings: bool = False
+    stacked: str = AUTO
 
     def refuses(self, role: str, name: str) -> str | None:
         """Say why a matrix is left out; None where it is wanted."""
@@ -161,35 +179,104 @@ def _role(leaves: Sequence[str]) -> str:
     return ("" if max(map(len, roles)) == 1 else "_").join(roles)
 
 
+class Layout(NamedTuple):
+    """How a tensor of a checkpoint read by name is laid out as matrices: `count` of `shape`, in the order of memory."""
+
+    kind: str
+    count: int
+    shape: tuple[int, int]
+
+    def names(self, name: str) -> list[str]:
+        """Name the matrices: of several `name[0]`, `name[1]`, … as NumPy would index the tensor."""
+        return [name] if self.kind != EXPERTS else [f"{name}[{number}]" for number in range(self.count)]
+
+
+def lay_out(name: str, shape: tuple[int, ...], stacked: str = AUTO) -> Layout | None:
+    """Say as which matrices a tensor of two axes or more is read; None where `stacked` leaves it out.
+
+    A tensor of more than two axes is a kernel (out, in, height, width) and becomes a matrix (out, in · height · width),
+    as one output sees its inputs. One of three axes may be a kernel (out, in, width) too, or matrices that are stacked
+    (experts, in, out), which is said by its name (`experts`, `conv`) or else by its last axis, which is short in a
+    kernel. A leading axis of one is no axis.
+    """
+    if len(shape) == 2:
+        return Layout("matrix", 1, (shape[0], shape[1]))
+    flat = Layout(KERNEL, 1, (shape[0], int(np.prod(shape[1:]))))
+    if stacked == SKIP:
+        return None
+    if len(shape) > 3 or stacked == KERNEL:
+        return flat
+    if stacked == AUTO:
+        experts, kernel = EXPERT_NAME.search(name), KERNEL_NAME.search(name)
+        short = shape[0] > 1 and shape[2] <= WIDEST_KERNEL
+        if (kernel and (short or not experts)) or (short and not experts):
+            return flat
+        if shape[0] == 1 and not experts:
+            return Layout("matrix", 1, (shape[1], shape[2]))
+    return Layout(EXPERTS, shape[0], (shape[1], shape[2]))
+
+
+def describe_layouts(tensors: TensorFiles, choice: Choice) -> list[str]:
+    """Say for what the tensors of three axes are taken, by name (`*` for a layer) and shape, a line a kind."""
+    found: dict[tuple[str, str, tuple[int, ...]], int] = {}
+    for name, stored in tensors.index.items():
+        layout = _wanted_layout(name, stored, choice)
+        if isinstance(layout, Layout) and len(stored.shape) == 3:
+            key = (layout.kind, LAYER_NUMBER.sub("*", name), stored.shape)
+            found[key] = found.get(key, 0) + 1
+    said = {EXPERTS: "{0} matrices {1} each", KERNEL: "kernels, one matrix {2} each", "matrix": "one matrix {1} each"}
+    return [
+        f"{name} {list(shape)}, {count} taken for "
+        + said[kind].format(shape[0], list(shape[1:]), [shape[0], shape[1] * shape[2]])
+        + " (weights.stacked=experts, kernel or skip)"
+        for (kind, name, shape), count in sorted(found.items())
+    ]
+
+
+def _wanted_layout(name: str, stored: StoredTensor, choice: Choice) -> Layout | LeftOut:
+    """Say how a tensor is laid out as matrices, or why it gives none."""
+    if stored.dtype not in FLOATS:
+        return LeftOut(name, f"not a floating point tensor: {stored.dtype}")
+    if sum(size != 1 for size in stored.shape) < 2 and len(stored.shape) != 2:
+        return LeftOut(name, VECTOR)
+    if 0 in stored.shape:
+        return LeftOut(name, EMPTY)
+    if name.endswith("bias"):
+        return LeftOut(name, BIASES)
+    if reason := choice.refuses("other", name):
+        return LeftOut(name, reason)
+    return lay_out(name, stored.shape, choice.stacked) or LeftOut(name, SKIPPED)
+
+
 def list_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Listed | LeftOut]:
     """List what `stream_tensors` would yield, in its order, without reading a tensor."""
     for name in sorted(tensors.index, key=_natural):
-        stored = tensors.index[name]
-        if stored.dtype not in FLOATS:
-            yield LeftOut(name, f"not a floating point tensor: {stored.dtype}")
-        elif len(stored.shape) < 2:
-            yield LeftOut(name, VECTOR)
-        elif 0 in stored.shape:
-            yield LeftOut(name, "empty")
-        elif reason := choice.refuses("other", name):
-            yield LeftOut(name, reason)
-        else:
-            found = LAYER_NUMBER.search(name)
-            yield Listed(int(found[0]) if found else None, "other", name, True)
+        layout = _wanted_layout(name, tensors.index[name], choice)
+        if isinstance(layout, LeftOut):
+            yield layout
+            continue
+        layer = _layer(name)
+        yield from (Listed(layer, "other", part, layout.kind != EXPERTS) for part in layout.names(name))
 
 
 def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | LeftOut]:
-    """Yield the matrices of a checkpoint of any kind by tensor name, with the role `other`.
+    """Yield the matrices of a checkpoint of any kind by tensor name, with the role `other`, laid out by `lay_out`.
 
-    A tensor of more than two axes, as a convolution's kernel (out, in, height, width), becomes a matrix (out,
-    in · height · width), as one output sees its inputs. The layer is the first number in the name.
+    The layer is the first number in the name. Which axis of a matrix is the output is not known: it stays as stored.
     """
-    for found in list_tensors(tensors, choice):
-        if isinstance(found, LeftOut):
-            yield found
-        else:
-            values = tensors.read(found.name, finite=False)
-            yield Matrix(found.layer, found.role, found.name, values.reshape(len(values), -1))
+    for name in sorted(tensors.index, key=_natural):
+        layout = _wanted_layout(name, tensors.index[name], choice)
+        if isinstance(layout, LeftOut):
+            yield layout
+            continue
+        values = tensors.read(name, finite=False).reshape(layout.count, *layout.shape)
+        layer = _layer(name)
+        yield from (Matrix(layer, "other", *each) for each in zip(layout.names(name), values, strict=True))
+
+
+def _layer(name: str) -> int | None:
+    found = LAYER_NUMBER.search(name)
+    return int(found[0]) if found else None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -333,3 +333,19 @@ def test_row_is_complete(name: str, metric: Any) -> None:
 def test_top_k_below_one_is_refused() -> None:
     with pytest.raises(JacspecError, match=r"metrics\.top_k=0"):
         compute_metrics(["variance_top_k"], jnp.ones((1, 3)), shape=(3, 3), top_k=0)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-30, 0.0])
+def test_norms_neither_overflow_nor_underflow(scale: float) -> None:
+    """In float32, whose squares reach from 1e-45 to 3e38."""
+    sigma = np.array([[3.0, 2.0, 1.0]]) * scale
+    matrix, direction = np.diag(sigma[0])[None], np.array([[1.0, 2.0, 2.0]]) * (scale or 1.0)
+    found = compute_metrics(
+        ["frobenius_norm", "residual_gain"],
+        jnp.asarray(sigma, jnp.float32),
+        shape=(3, 3),
+        matrices=jnp.asarray(matrix, jnp.float32),
+        directions=jnp.asarray(direction, jnp.float32),
+    )
+    assert float(found["frobenius_norm"][0]) == pytest.approx(14**0.5 * scale, rel=1e-6)
+    assert float(found["residual_gain"][0]) == pytest.approx(29**0.5 / 3 * scale, rel=1e-6)

@@ -4,26 +4,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from servers import run_here
 
 from jacspec import load_model, open_run
+from jacspec.backend import numerics
 from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
 from jacspec.models.tensor_files import open_tensors
 from jacspec.report.matrices import matrix_figures
 from jacspec.runs import Run
+from jacspec.spectra.static import SCALING
 from jacspec.tasks import matrices as task
-from jacspec.weight_spectra import measure_all, measure_batch
+from jacspec.tasks.weights import spectral_metrics
+from jacspec.weight_spectra import measure_all, measure_batch, within_range
 from jacspec.weights import (
     Choice,
+    Layout,
     LeftOut,
     Listed,
     Matrix,
     in_batches,
+    lay_out,
     list_model,
     list_tensors,
     stream_model,
@@ -144,6 +150,113 @@ def test_spike_stands_out_of_chance(cases: Run) -> None:
 def test_convolution_kernel_is_flattened_as_stated(cases: Run) -> None:
     expected = np.linalg.svd(CASES["kernel"].reshape(8, -1).astype(np.float64), compute_uv=False)
     np.testing.assert_allclose(_sigma(cases, "kernel"), expected, rtol=1e-12)
+
+
+LAYOUTS: dict[str, tuple[str, tuple[int, ...], str, Layout | None]] = {
+    "gpt-oss": ("model.layers.0.mlp.experts.gate_up_proj", (4, 64, 128), "auto", Layout("experts", 4, (64, 128))),
+    "Llama 4": ("layers.0.feed_forward.experts.down_proj", (16, 8, 4), "auto", Layout("experts", 16, (8, 4))),
+    "Granite": ("layers.0.block_sparse_moe.input_linear.weight", (8, 40, 6), "auto", Layout("experts", 8, (40, 6))),
+    "Qwen 3 VL": ("language_model.layers.1.mlp.experts.gate_up_proj", (2, 5, 9), "auto", Layout("experts", 2, (5, 9))),
+    "W_Q of all heads": ("blocks.0.attn.W_Q", (12, 768, 64), "auto", Layout("experts", 12, (768, 64))),
+    "wav2vec": ("feature_extractor.conv_layers.0.conv.weight", (512, 1, 10), "auto", Layout("kernel", 1, (512, 10))),
+    "positions of wav2vec": ("pos_conv_embed.conv.weight_v", (768, 48, 128), "auto", Layout("kernel", 1, (768, 6144))),
+    "Whisper": ("encoder.conv1.weight", (384, 80, 3), "auto", Layout("kernel", 1, (384, 240))),
+    "Mamba": ("layers.0.mixer.conv1d.weight", (1536, 1, 4), "auto", Layout("kernel", 1, (1536, 4))),
+    "kernel by its shape": ("encoder.0.weight", (32, 16, 5), "auto", Layout("kernel", 1, (32, 80))),
+    "kernel of an expert": ("experts.3.conv.weight", (32, 16, 5), "auto", Layout("kernel", 1, (32, 80))),
+    "patches": ("patch_embed.proj.weight", (1152, 3, 2, 16, 16), "auto", Layout("kernel", 1, (1152, 1536))),
+    "positions of ViT": ("embeddings.position_embeddings", (1, 197, 768), "auto", Layout("matrix", 1, (197, 768))),
+    "plain": ("layers.0.mlp.experts.0.w1.weight", (30, 20), "auto", Layout("matrix", 1, (30, 20))),
+    "kernel, chosen": ("layers.0.mlp.experts.w1", (4, 64, 128), "kernel", Layout("kernel", 1, (4, 8192))),
+    "experts, chosen": ("conv.weight", (8, 4, 3), "experts", Layout("experts", 8, (4, 3))),
+    "a kernel of four axes, experts chosen": ("conv.weight", (8, 4, 3, 3), "experts", Layout("kernel", 1, (8, 36))),
+    "left out, chosen": ("conv.weight", (8, 4, 3), "skip", None),
+    "plain, others left out": ("up.weight", (8, 4), "skip", Layout("matrix", 1, (8, 4))),
+}
+
+
+@pytest.mark.parametrize(("name", "shape", "stacked", "expected"), LAYOUTS.values(), ids=LAYOUTS)
+def test_tensors_are_laid_out_by_name_and_shape(
+    name: str, shape: tuple[int, ...], stacked: str, expected: Layout | None
+) -> None:
+    assert lay_out(name, shape, stacked) == expected
+
+
+EXPERTS = {
+    "layers.0.experts.gate_up_proj": RNG.normal(size=(3, 12, 20)).astype(np.float32),
+    "layers.0.experts.gate_up_proj_bias": np.ones((3, 20), np.float32),
+    "layers.0.conv1d.weight": RNG.normal(size=(12, 4, 3)).astype(np.float32),
+    "layers.0.cls_token": np.ones((1, 1, 9), np.float32),
+}
+
+
+def test_each_expert_is_a_matrix_of_its_own_and_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "any").mkdir()
+    safetensors.numpy.save_file(EXPERTS, tmp_path / "any" / "model.safetensors")
+    done = run_here("task=weights", "model=path", "model.path=any", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "layers.*.experts.gate_up_proj [3, 12, 20], 1 taken for 3 matrices [12, 20] each" in done.out
+    assert "layers.*.conv1d.weight [12, 4, 3], 1 taken for kernels, one matrix [12, 12] each" in done.out
+    assert "left out, 1: stacked vectors" in done.out
+    table = open_run(tmp_path / "out").metrics.set_index("name")
+    assert len(table) == 4
+    for number, matrix in enumerate(EXPERTS["layers.0.experts.gate_up_proj"]):
+        row = table.loc[f"layers.0.experts.gate_up_proj[{number}]"]
+        assert (row["layer"], row["role"], row["rows"], row["cols"]) == (0, "other", 12, 20)
+        assert row["spectral_radius"] == pytest.approx(np.linalg.norm(matrix.astype(np.float64), 2), rel=1e-6)
+
+
+@pytest.mark.parametrize(("stacked", "count"), [("auto", 4), ("experts", 15), ("kernel", 2), ("skip", 0)])
+def test_what_is_stacked_can_be_chosen(stacked: str, count: int, tmp_path: Path) -> None:
+    safetensors.numpy.save_file(EXPERTS, tmp_path / "model.safetensors")
+    tensors, choice = open_tensors(tmp_path), Choice(stacked=stacked)
+    streamed = list(stream_tensors(tensors, choice))
+    matrices = [each for each in streamed if isinstance(each, Matrix)]
+    assert len(matrices) == count
+    listed = list(list_tensors(tensors, choice))
+    assert [each[:3] for each in listed if isinstance(each, Listed)] == [each[:3] for each in matrices]
+    left_out = [each for each in listed if isinstance(each, LeftOut)]
+    assert left_out == [each for each in streamed if isinstance(each, LeftOut)]
+    assert {each.name: each.reason for each in left_out}["layers.0.experts.gate_up_proj_bias"].startswith("stacked")
+    assert sum(each.values.size for each in matrices) == (0 if stacked == "skip" else 3 * 12 * 20 + 12 * 4 * 3)
+
+
+EXTREMES = {
+    "large": ("float32", 84, "float32"),
+    "at the end of float32": ("float32", 125, "float32"),
+    "small": ("float32", -100, "float32"),
+    "subnormal": ("float32", -140, "float32"),
+    "beyond float32": ("float64", 600, "float32"),
+    "beyond its squares": ("float64", 600, "float64"),
+    "below its squares": ("float64", -900, "float64"),
+    "bfloat16": ("bfloat16", 100, "float32"),
+}
+
+
+@pytest.mark.parametrize(("dtype", "exponent", "precision"), EXTREMES.values(), ids=EXTREMES)
+def test_extreme_scales_change_metrics_by_their_laws_alone(dtype: str, exponent: int, precision: str) -> None:
+    """Of a matrix of small integers, whose product with a power of two is exact in every type."""
+    plain = np.random.default_rng(5).integers(-7, 8, size=(30, 20)).astype(np.float64)
+    scaled = np.ldexp(plain, exponent).astype(jnp.dtype(dtype))
+    names = spectral_metrics(["full"])
+    options: dict[str, Any] = {"top_k": 3, "null": "shuffled", "seed": 0}
+    with numerics(precision):
+        (here,), (there,) = (
+            measure_batch([(0, within_range(Matrix(0, "other", "w", values), precision))], names, **options)
+            for values in (plain, scaled)
+        )
+    expected = np.ldexp(np.linalg.svd(plain, compute_uv=False), exponent)
+    np.testing.assert_allclose(there.sigma.astype(np.float64), expected, rtol=1e-5)
+    assert there.metrics["frobenius_norm"] == pytest.approx(np.ldexp(np.linalg.norm(plain), exponent), rel=1e-6)
+    for name, value in here.metrics.items():
+        found = there.metrics[name]
+        if name in ("log_spectral_norm", "log_alpha_norm", "alpha_weighted"):
+            power = 1.0 if name == "log_spectral_norm" else here.metrics["alpha"]
+            assert found == pytest.approx(value + power * 2 * exponent * np.log10(2), rel=1e-9), name
+            continue
+        want = np.ldexp(value, exponent * SCALING.get(name, 0)) if abs(exponent) < 500 or name != "x_min" else np.nan
+        assert found == pytest.approx(want, rel=1e-6, nan_ok=True), name
+    assert there.reason == ("x_min is beyond what float64 holds" if abs(exponent) > 500 else here.reason)
 
 
 def test_figures_and_page(cases: Run) -> None:

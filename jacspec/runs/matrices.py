@@ -92,7 +92,7 @@ def _to_dataset(results: Sequence[MatrixResult], columns: Sequence[str]) -> "xar
     longest = max(result.sigma.size for result in results)
 
     def padded(rows: Sequence[np.ndarray]) -> tuple[tuple[str, str], np.ndarray]:
-        table = np.full((len(rows), longest), np.nan, rows[0].dtype)
+        table = np.full((len(rows), longest), np.nan, np.result_type(*rows))
         for row, values in zip(table, rows, strict=True):
             row[: values.size] = values
         return ("matrix", "k"), table

@@ -54,6 +54,12 @@ def _relative(m: Measurement) -> Float[Array, " k"]:
     return m.sigma / m.sigma[0]
 
 
+def _norm(values: Float[Array, " n"]) -> Float[Array, ""]:
+    """Compute √Σx² in units of the largest |x|, so that squares neither overflow nor underflow."""
+    largest = jnp.max(jnp.abs(values))
+    return largest * jnp.linalg.norm(values / jnp.where(largest > 0, largest, 1))
+
+
 def _lambda_share(m: Measurement) -> Float[Array, " k"]:
     squares = jnp.square(_relative(m))
     return squares / jnp.sum(squares)
@@ -100,7 +106,7 @@ def _henrici_departure(m: Measurement) -> Float[Array, ""]:
 def _residual_gain(m: Measurement) -> Float[Array, ""]:
     assert m.matrix is not None
     assert m.direction is not None
-    return jnp.linalg.norm(m.matrix @ (m.direction / jnp.linalg.norm(m.direction)))
+    return _norm(m.matrix @ (m.direction / _norm(m.direction)))
 
 
 PAPER = "Analyzing Spectral Information of Transformers"
@@ -127,7 +133,7 @@ METRICS: Mapping[str, Metric] = {
         f"{PAPER}, eq. 8",
     ),
     "frobenius_norm": Metric(
-        lambda m: jnp.linalg.norm(m.sigma),
+        lambda m: _norm(m.sigma),
         r"$\|A\|_F$",
         "√Σσ²",
         "spectrum",

@@ -5,6 +5,7 @@
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -73,6 +74,32 @@ STATIC: Mapping[str, Quantity] = {
         r"$p_{\min}$", "chance of so small a smallest σ in such a matrix", "Ma 2012; Edelman 1988 where it is square"
     ),
 }
+
+
+SCALING: Mapping[str, int] = {
+    "x_min": 2,
+    **dict.fromkeys(("null_low", "null_high", "mp_low", "mp_high", "bulk_low", "bulk_high"), 1),
+    **{name: metric.scaling for name, metric in METRICS.items()},
+}
+"""The p of s(cA) = |c|ᵖ s(A) where it is not 0; logarithms are moved by `rescale` instead."""
+
+
+def rescale(metrics: Mapping[str, float], exponent: int) -> tuple[dict[str, float], list[str]]:
+    """Turn the metrics of a matrix into those of two to the `exponent` times it.
+
+    **Returns:** the metrics, NaN where float64 does not hold one that is not zero, and the names of these.
+    """
+    decades = 2 * exponent * math.log10(2)
+    added = {"log_spectral_norm": decades}
+    added |= dict.fromkeys(("alpha_weighted", "log_alpha_norm"), metrics.get("alpha", math.nan) * decades)
+    found, lost = {}, []
+    for name, value in metrics.items():
+        with np.errstate(over="ignore", under="ignore"):
+            found[name] = float(np.ldexp(value + added.get(name, 0.0), exponent * SCALING.get(name, 0)))
+        if value and math.isfinite(value) and (not found[name] or math.isinf(found[name])) and name in SCALING:
+            found[name] = math.nan
+            lost.append(name)
+    return found, lost
 
 
 STUDY = "the study of per-head W_QK spectra"

@@ -19,8 +19,8 @@ from jacspec.provenance import describe_checkpoint
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.spectra.static import STATIC
 from jacspec.tasks.matrices import MatrixWork, run_matrices
-from jacspec.weight_spectra import measure_all
-from jacspec.weights import Choice, LeftOut, Matrix, stream_model, stream_tensors
+from jacspec.weight_spectra import measure_all, within_range
+from jacspec.weights import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 
 
 def run_weights(config: Config, folder: Path, console: Console) -> None:
@@ -42,7 +42,7 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
 def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
     assert config.weights is not None
     options = config.weights
-    choice = Choice(options.include, options.exclude, options.embeddings)
+    choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
     identity, facts, matrices = _open(config, choice)
     left_out: Counter[str] = Counter()
 
@@ -54,7 +54,7 @@ def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
                 if isinstance(found, LeftOut):
                     left_out[found.reason] += 1
                 elif (number := next(counter)) not in done:
-                    yield number, found._replace(values=found.values.astype(config.precision.value, copy=False))
+                    yield number, within_range(found, config.precision.value)
 
         yield from measure_all(
             wanted(),
@@ -81,11 +81,10 @@ def _open(config: Config, choice: Choice) -> tuple[dict[str, Any], dict[str, Any
     except JacspecError as error:
         if config.model.init is Init.random:
             raise
-        try:
-            name, tensors = open_any_tensors(config.model)
-        except JacspecError:
-            raise error from None
+        name, tensors = open_any_tensors(config.model)
         files = {file.name: sha256(file) for file in tensors.files}
+        notes = [*tensors.notes, *describe_layouts(tensors, choice)]
         identity = {"name": name, "revision": config.model.revision, "files": files}
+        identity |= {"notes": notes} if notes else {}
         return identity, {"read by name": str(error)}, stream_tensors(tensors, choice)
     return describe_checkpoint(checkpoint), {}, stream_model(checkpoint, choice)
