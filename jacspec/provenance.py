@@ -52,8 +52,9 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Say which checkpoint was read: name, revision, hashes of its files."""
-    return {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files)}
+    """Say which checkpoint was read: name, revision, hashes of its files, keys of its config that change nothing."""
+    unread = {"not read by this family": list(checkpoint.unread_keys)} if checkpoint.unread_keys else {}
+    return {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files), **unread}
 
 
 def git_commit() -> str | None:

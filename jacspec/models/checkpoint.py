@@ -33,7 +33,8 @@ class Checkpoint:
     `config` holds every HF key, class defaults included. `files` maps the names of the files that were read to
     their sha256. `make` builds a module by part (`embedding`, `block`, `encoder_norm`, `head`) and number; use the
     methods. Blocks are numbered through, an encoder's before its decoder's. `has_head` is false for a checkpoint
-    that was saved without its language-model head. `tensors` are its files, where it has any.
+    that was saved without its language-model head. `tensors` are its files, where it has any. `unread_keys` are the
+    keys of its config file that no line of HF's code for the family reads: they change nothing.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Checkpoint:
     make: Callable[[str, int], Any]
     has_head: bool = True
     tensors: TensorFiles | None = None
+    unread_keys: tuple[str, ...] = ()
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
@@ -122,7 +124,7 @@ def open_checkpoint(
     """
     weights_folder = weights_folder or folder
     config_file = folder / "config.json"
-    architecture, config, spec = read_config(read_json(config_file), str(config_file))
+    architecture, config, spec, unread = read_config(read_json(config_file), str(config_file))
     tensors = _table_names(architecture, open_tensors(weights_folder))
     has_head = _check_tensors(architecture, spec, tensors, weights_folder)
     return Checkpoint(
@@ -137,6 +139,7 @@ def open_checkpoint(
         make=functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
         has_head=has_head,
         tensors=tensors,
+        unread_keys=unread,
     )
 
 
@@ -147,7 +150,7 @@ def random_checkpoint(
 
     The same `seed` gives the same weights at every precision; no file is read but the tokenizer's.
     """
-    architecture, config, spec = read_config(raw_config, f"the config of {name}")
+    architecture, config, spec, unread = read_config(raw_config, f"the config of {name}")
 
     def make(part: str, number: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
@@ -158,7 +161,9 @@ def random_checkpoint(
             module.unembed.weight = nnx.Param(make("embedding", 0).token[...])
         return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
 
-    return Checkpoint(name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make)
+    return Checkpoint(
+        name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make, unread_keys=unread
+    )
 
 
 def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key: Any) -> Any:
@@ -253,7 +258,8 @@ def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorF
     layers = range(len(spec.blocks))
     unused = {name.format(layer=layer) for name in architecture.unused for layer in layers}
     unused |= sequence_tensors(architecture.model_type)
-    problems += [f"unread: {name}" for name in tensors.index if name not in expected | unused]
+    read = [name for name in tensors.index if not name.startswith(architecture.other_towers or "\0")]
+    problems += [f"unread: {name}" for name in read if name not in expected | unused]
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
