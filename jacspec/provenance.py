@@ -15,6 +15,9 @@ from jacspec.models.checkpoint import Checkpoint
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
 
+UNREAD = "not read by this family"
+"""In `run.json`, the keys of a checkpoint's config that no line of HF's code for its family reads."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that numbers depend on."""
@@ -53,7 +56,7 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Say which checkpoint was read: name, revision, hashes of its files, keys of its config that change nothing."""
-    unread = {"not read by this family": list(checkpoint.unread_keys)} if checkpoint.unread_keys else {}
+    unread = {UNREAD: list(checkpoint.unread_keys)} if checkpoint.unread_keys else {}
     return {"name": checkpoint.name, "revision": checkpoint.revision, "files": dict(checkpoint.files), **unread}
 
 

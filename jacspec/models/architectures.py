@@ -225,6 +225,7 @@ IGNORED_EVERYWHERE: Mapping[str, str] = {
     "gradient_checkpointing": TRAINING,
     "hidden_dropout": TRAINING,
     "id2label": LABELS,
+    "is_encoder_decoder": "says what a decoder caches; T5, which it concerns, reads it",
     "init_std": INITIALISATION,
     "initializer_factor": INITIALISATION,
     "initializer_range": INITIALISATION,

@@ -17,6 +17,9 @@ from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 MOST_LISTED = 25_000
 LARGEST = 2**31 - 1
 
+HONOURED_EVERYWHERE = frozenset({"is_causal"})
+"""Keys that are read here for every family."""
+
 REFUSED: Mapping[str, tuple[str, str]] = {
     "per_layer_config": ("layers of other sizes are", "one configuration for all layers"),
     "quantization_config": (
@@ -84,7 +87,7 @@ def _unread(
     ignored = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys()
     if tower := architecture.tower:
         yield from (f"{tower}.{key}" for key in raw.get(tower) or {} if key not in ignored | read)
-        read = {tower}
+        read = {tower, "tie_word_embeddings"}
     yield from (key for key, name in names.items() if key not in ignored and name not in ignored | read)
 
 

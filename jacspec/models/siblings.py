@@ -99,7 +99,7 @@ def _open(name: str, label: str, dtype: str) -> Sibling:
     except JacspecError as error:
         return _by_name(label, location, str(error))
     assert found.tensors is not None
-    ignored = IGNORED_EVERYWHERE.keys() | found.architecture.ignored.keys()
+    ignored = IGNORED_EVERYWHERE.keys() | found.architecture.ignored.keys() | {*found.unread_keys}
     config = {key: value for key, value in found.config.items() if key not in ignored}
     config["model_type"] = found.architecture.model_type
     return Sibling(label, location, found.tensors, config, found.files, found)

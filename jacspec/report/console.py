@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jacspec.errors import printable
+from jacspec.errors import printable, shortened
+from jacspec.provenance import UNREAD
 from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS
 from jacspec.report.cell_rows import shown_rows
 from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
@@ -43,6 +44,8 @@ def _print_files(run: Run, console: Console) -> None:
     _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
     if (run.folder / "report.html").exists():
         _print_line(console, "report: ", str(run.folder / "report.html"))
+    unread = lookup(run.provenance, f"identity.checkpoint.{UNREAD}") or []
+    _print_line(console, f"keys of config.json {UNREAD}: ", shortened(map(str, unread), most=10))
 
 
 CONSOLE_METRICS = (

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jacspec.provenance import UNREAD
 from jacspec.report.labels import lookup
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import Run
@@ -14,6 +15,7 @@ FACTS = {
     "runs left out": ("runs_left_out",),
     "model": ("identity.checkpoint.name", "identity.config.model.name"),
     "revision": ("identity.checkpoint.revision",),
+    f"keys of config.json {UNREAD}": (f"identity.checkpoint.{UNREAD}",),
     "corpus": ("corpus.source",),
     "corpus SHA-256": ("identity.corpus.sha256", "corpus.sha256"),
     "text scored": ("scored",),

@@ -104,7 +104,6 @@ IGNORED = {
     "attention_probs_dropout_prob": TRAINING,
     "embedding_size": "where it is there, HF does not check that heads divide the width",
     "hidden_dropout_prob": TRAINING,
-    "is_encoder_decoder": "says what a decoder caches; is_decoder is refused",
 }
 UNUSED = {
     "embeddings.position_ids": "the numbers 0, 1, 2, …",

@@ -200,6 +200,7 @@ GPT_NEOX = Architecture(
     spec=_neox_spec,
     ignored={
         **ROTARY_KEYS,
+        "is_decoder": "HF's GPT-NeoX is a decoder whatever this says",
         "rope_theta": "HF's GPT-NeoX reads rotary_emb_base",
         "partial_rotary_factor": "HF's GPT-NeoX reads rotary_pct",
         "rotary_emb_base": "an old spelling, which HF moves to rope_parameters",
