@@ -66,6 +66,15 @@ def test_a_key_that_nobody_reads_is_carried_on_and_named(family: str) -> None:
     assert found.spec == read_config(raw, "config.json").spec
 
 
+def test_meaningful_names_that_the_family_does_not_read_are_named_too() -> None:
+    """HF's Llama has no windows, HF's Gemma 1 no softcap, and code of one's own is never run: as HF computes it."""
+    odd = {"sliding_window": 5, "attn_logit_softcapping": 50.0, "auto_map": {"AutoModel": "odd.Odd"}}
+    for family in ("llama", "gemma"):
+        found = read_config({"model_type": family, **odd}, "config.json")
+        assert found.unread == tuple(sorted(odd))
+        assert found.spec == read_config({"model_type": family}, "config.json").spec
+
+
 def test_keys_that_change_nothing_are_not_judged_by_their_type() -> None:
     """HF's class refuses a null where it wants a number, also of a key that reaches no activation."""
     odd = {"classifier_dropout": None, "attention_dropout": "none", "dtype": "int3", "problem_type": "other"}
