@@ -17,6 +17,9 @@ from jacspec.models.checkpoint import Checkpoint
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
 
+UNREAD = "not read by this family"
+"""In `run.json`, the keys of a checkpoint's config that no line of HF's code for its family reads."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that numbers depend on."""
@@ -55,7 +58,7 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Say which checkpoint was read: name, revision, hashes of its files, and where there is any, what was noted."""
-    noted = {"notes": list(checkpoint.notes), "unread": list(checkpoint.unread)}
+    noted = {"notes": list(checkpoint.notes), "unread": list(checkpoint.unread), UNREAD: list(checkpoint.unread_keys)}
     return {
         "name": checkpoint.name,
         "revision": checkpoint.revision,

@@ -27,6 +27,9 @@ PARITY: dict[str, dict[str, float]] = {}
 REAL: dict[str, tuple[int, str]] = {}
 """By family, the largest trained checkpoint that this session ran: parameters and name."""
 
+CONFIGS: dict[str, set[str]] = {}
+"""By family, the real checkpoints whose configurations this session loaded."""
+
 README = Path(__file__).parents[1] / "README.md"
 STATUS = ("<!-- status: written by pytest --write-status -->", "<!-- end of status -->")
 RESPECTS = ("float64", "float32", "Jacobians")
@@ -51,6 +54,16 @@ def record_parity() -> Callable[[str, str, float], None]:
     def record(family: str, respect: str, worst: float) -> None:
         reached = PARITY.setdefault(family, {})
         reached[respect] = max(reached.get(respect, 0.0), worst)
+
+    return record
+
+
+@pytest.fixture(scope="session")
+def record_config() -> Callable[[str, str], None]:
+    """Note a real checkpoint whose configuration loads."""
+
+    def record(family: str, name: str) -> None:
+        CONFIGS.setdefault(family, set()).add(name)
 
     return record
 

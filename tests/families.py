@@ -83,6 +83,30 @@ SANDWICH = _decoder(
     ("input_layernorm", "self_attn", "post_attention_layernorm"),
     ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
 )
+ROBERTA = Family(
+    _decoder("roberta.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")),
+    {**BERT, "pad_token_id": 1},
+    {"tied": {}, "untied": {"tie_word_embeddings": False, "pad_token_id": 0}, "awkward": AWKWARD_BERT},
+)
+T5 = Layout(
+    {"encoder": "encoder.block", "decoder": "decoder.block"},
+    {
+        "encoder.attn": ("layer.0.layer_norm", "layer.0.SelfAttention"),
+        "encoder.mlp": ("layer.1.layer_norm", "layer.1.DenseReluDense"),
+        "decoder.attn": ("layer.0.layer_norm", "layer.0.SelfAttention"),
+        "decoder.cross": ("layer.1.layer_norm", "layer.1.EncDecAttention"),
+        "decoder.mlp": ("layer.2.layer_norm", "layer.2.DenseReluDense"),
+    },
+)
+T5_SIZES = {
+    "vocab_size": 37,
+    "d_model": 24,
+    "d_kv": 6,
+    "d_ff": 40,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
 GEMMA = {**LLAMA, **HEAD, "query_pre_attn_scalar": 7, "pad_token_id": None}
 
 FAMILIES: dict[str, Family] = {
@@ -149,6 +173,7 @@ FAMILIES: dict[str, Family] = {
             "full": FULL,
             "multi-query": MULTI_QUERY,
             "linear": _rope("linear", factor=3.0),
+            "dynamic": _rope("dynamic", factor=3.0),
             "llama3": LLAMA3,
             "yarn": YARN,
             "yarn, every number": YARN_MORE,
@@ -181,6 +206,11 @@ FAMILIES: dict[str, Family] = {
             "multi-query": MULTI_QUERY,
         },
     ),
+    "gemma": Family(
+        PRE,
+        {**LLAMA, **HEAD, "pad_token_id": None},
+        {"grouped": {}, "full": {**FULL, "attention_bias": True}, "multi-query": MULTI_QUERY},
+    ),
     "gemma2": Family(
         SANDWICH,
         GEMMA,
@@ -189,6 +219,11 @@ FAMILIES: dict[str, Family] = {
             "full": {**FULL, "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True},
             "multi-query": {**MULTI_QUERY, "tie_word_embeddings": False, "hidden_activation": "silu"},
         },
+    ),
+    "gemma3": Family(
+        SANDWICH._replace(stacks={"": "model.language_model.layers"}),
+        GEMMA,
+        {"windows": {**ALTERNATING, "tie_word_embeddings": True}, "capped": {"final_logit_softcapping": 2.0}},
     ),
     "gemma3_text": Family(
         SANDWICH,
@@ -223,6 +258,18 @@ FAMILIES: dict[str, Family] = {
         {**LLAMA, "pad_token_id": None},
         {
             "grouped window": {"sliding_window": 5},
+            "longrope": {
+                **FULL,
+                "hidden_size": 32,
+                "max_position_embeddings": 256,
+                "original_max_position_embeddings": 32,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 1e4,
+                    "short_factor": [1.0, 1.1, 1.2, 1.5],
+                    "long_factor": [1.0, 2.0, 4.0, 8.0],
+                },
+            },
             "full partial": {
                 **FULL,
                 "hidden_size": 32,
@@ -240,13 +287,9 @@ FAMILIES: dict[str, Family] = {
             "awkward": {**AWKWARD_BERT, "type_vocab_size": 3, "layer_norm_eps": 1e-3},
         },
     ),
-    "roberta": Family(
-        _decoder(
-            "roberta.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")
-        ),
-        {**BERT, "pad_token_id": 1},
-        {"tied": {}, "untied": {"tie_word_embeddings": False, "pad_token_id": 0}, "awkward": AWKWARD_BERT},
-    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA._replace(cases={"tied": {}, "awkward": AWKWARD_BERT}),
+    "camembert": ROBERTA._replace(cases={"tied": {}, "awkward": {**AWKWARD_BERT, "type_vocab_size": 1}}),
     "distilbert": Family(
         _decoder("distilbert.transformer.layer", ("attention",), ("ffn",)),
         {
@@ -263,26 +306,14 @@ FAMILIES: dict[str, Family] = {
             "awkward": {"dim": 35, "n_heads": 5, "hidden_dim": 13, "vocab_size": 11, "sinusoidal_pos_embds": True},
         },
     ),
+    "mt5": Family(
+        T5,
+        T5_SIZES,
+        {"gated": {}, "awkward": {"d_model": 25, "d_kv": 7, "d_ff": 13, "num_heads": 3, "feed_forward_proj": "relu"}},
+    ),
     "t5": Family(
-        Layout(
-            {"encoder": "encoder.block", "decoder": "decoder.block"},
-            {
-                "encoder.attn": ("layer.0.layer_norm", "layer.0.SelfAttention"),
-                "encoder.mlp": ("layer.1.layer_norm", "layer.1.DenseReluDense"),
-                "decoder.attn": ("layer.0.layer_norm", "layer.0.SelfAttention"),
-                "decoder.cross": ("layer.1.layer_norm", "layer.1.EncDecAttention"),
-                "decoder.mlp": ("layer.2.layer_norm", "layer.2.DenseReluDense"),
-            },
-        ),
-        {
-            "vocab_size": 37,
-            "d_model": 24,
-            "d_kv": 6,
-            "d_ff": 40,
-            "num_layers": 2,
-            "num_heads": 4,
-            "decoder_start_token_id": 0,
-        },
+        T5,
+        T5_SIZES,
         {
             "1.0": {},
             "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},

@@ -60,17 +60,33 @@ def float64_throughout() -> Iterator[None]:
 
 def auto_class(model_type: str) -> Any:
     """Find HF's class of a family with its language-model head."""
-    if model_type == "t5":
+    if model_type in ("t5", "mt5"):
         return AutoModelForSeq2SeqLM
     return AutoModelForMaskedLM if "bert" in model_type else AutoModelForCausalLM
+
+
+def raw_config(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands in `config.json`; beside the text tower of a Gemma 3, the smallest vision tower."""
+    if model_type != "gemma3":
+        return {"model_type": model_type, **config}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return {
+        "model_type": model_type,
+        "text_config": {"model_type": "gemma3_text", **config},
+        "vision_config": {"model_type": "siglip_vision_model", "image_size": 4, "patch_size": 2, **vision},
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
+        "mm_tokens_per_image": 4,
+        "image_token_index": config["vocab_size"] - 1,
+    }
 
 
 def save_random(folder: Path, model_type: str, *, seed: int = 0, spread: float = 0.3, **config: Any) -> torch.nn.Module:
     """Write a random HF model in float64, every weight and bias far from its initial zero or one."""
     torch.manual_seed(seed)
     with float64_throughout():
-        hf_config = CONFIG_MAPPING[model_type](**config)
+        hf_config = CONFIG_MAPPING[model_type](**raw_config(model_type, config))
         hf_config._attn_implementation = "eager"
+        hf_config.dtype = torch.float64  # not that of the file: Gemma's scale of embeddings would be rounded to it
         model = auto_class(model_type).from_config(hf_config, attn_implementation="eager").double().eval()
         with torch.no_grad():
             for parameter in model.parameters():

@@ -1,7 +1,8 @@
 """What a family is: how config keys map to a `ModelSpec`, and which tensor fills which leaf.
 
-A family is one `Architecture` row, in `families/`. Everything a checkpoint says must be accounted for: a config
-key is read, ignored with a reason, or at its class default; a tensor is in the tables or unused with a reason.
+A family is one `Architecture` row, in `families/`. Everything a checkpoint says must be accounted for: a config key
+that HF's code for the family reads is honoured or ignored with a reason; a tensor is in the tables or unused with a
+reason. `tests/test_config_keys.py` derives which keys HF reads from its source, and holds the rows to them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -59,7 +60,8 @@ class Architecture(NamedTuple):
     tied model shares them with, either serving where a checkpoint lacks the other. `language_model` are the prefixes
     of names that a bare checkpoint, saved without its language-model head, lacks. `prefixes` may stand before every
     name. `unused` maps names in layers and embeddings that enter no forward pass to the reason, `renamed` old endings
-    of names to those in the tables.
+    of names to those in the tables. `tower` is the key under which a model of several
+    towers keeps the text tower's config, which `spec` is given.
     """
 
     model_type: str
@@ -74,6 +76,7 @@ class Architecture(NamedTuple):
     prefixes: tuple[str, ...] = ("model.",)
     unused: Mapping[str, str] = {}
     renamed: Mapping[str, str] = {}
+    tower: str = ""
 
     def rules(self, part: str, stack: str = "") -> Rules:
         """Return the tensor table of a part: `embedding`, `block`, `encoder_norm` or `head`."""
@@ -143,20 +146,42 @@ def fused_by_head(name: str, *leaves: str) -> TensorRule:
     return TensorRule(name, leaves, load, save)
 
 
-def read_rotary(given: Mapping[str, Any], d_head: int) -> RotarySpec:
-    """Read HF's `rope_parameters`; raises `JacspecError` for a kind that jacspec does not know."""
+def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial: bool = False) -> RotarySpec:
+    """Read HF's `rope_parameters`; raises `JacspecError` for a kind that jacspec does not know.
+
+    **Arguments:** `longest`, the tokens of the longest sample, by the config; `partial`, whether HF's code for the
+    family turns a fraction of a head where `partial_rotary_factor` says so.
+    """
     kind = given.get("rope_type", "default")
     if kind not in ROTARY_KINDS:
         raise JacspecError(
             f"Rotary embeddings of kind {kind!r} are not supported. Nearest supported: {', '.join(ROTARY_KINDS)}."
         )
+    fraction = given.get("partial_rotary_factor", 1.0)
+    if not partial and fraction != 1.0:
+        if kind != "default":
+            raise JacspecError(
+                f"partial_rotary_factor={fraction} with {kind!r} is not supported. Nearest supported: 1."
+            )
+        fraction = 1.0  # HF's code for the family does not read it
     plain = ("rope_type", "rope_theta", "factor", "partial_rotary_factor", "type")
+    factor, limit = given.get("factor"), None
+    if kind == "dynamic":
+        limit = longest
+    if kind == "longrope":
+        limit = int(given["original_max_position_embeddings"])
+        factor = factor or longest / limit
     return RotarySpec(
-        dim=int(d_head * given.get("partial_rotary_factor", 1.0)),
+        dim=int(d_head * fraction),
         theta=float(given["rope_theta"]),
         kind=kind,
-        factor=float(given.get("factor") or 1.0),
-        parameters=tuple(sorted((key, value) for key, value in given.items() if key not in plain)),
+        factor=float(factor or 1.0),
+        parameters=tuple(
+            (key, tuple(value) if isinstance(value, list) else value)
+            for key, value in sorted(given.items())
+            if key not in plain
+        ),
+        longest=limit,
     )
 
 
@@ -171,36 +196,59 @@ TRAINING = "acts in training only"
 LABELS = "concerns a classification head"
 MASK = "a causal mask"
 FREQUENCIES = "rotary frequencies, which the config gives"
+VISION = "concerns images"
+COMPUTING = "a way to compute, not what is computed"
+INITIALISATION = "of random weights; a family that is drawn by another of these keys does not read this one"
+ROTARY_KEYS = dict.fromkeys(
+    ("rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"),
+    "an old spelling, which HF moves to rope_parameters",
+)
 
 IGNORED_EVERYWHERE: Mapping[str, str] = {
+    "_attn_implementation": COMPUTING,
+    "_attn_implementation_autoset": COMPUTING,
+    "_commit_hash": "a label",
     "_name_or_path": "a label",
     "architectures": "names the HF class; the tensors decide",
     "attention_dropout": TRAINING,
+    "attn_implementation": COMPUTING,
     "bos_token_id": "the tokenizer adds special tokens",
     "cache_implementation": GENERATION,
-    "chunk_size_feed_forward": "a way to compute, not what is computed",
+    "chunk_size_feed_forward": COMPUTING,
     "classifier_dropout": LABELS,
+    "distributed_config": COMPUTING,
     "dropout": TRAINING,
     "dtype": "weights are read at the dtype they have and cast to the run's precision",
     "eos_token_id": "the tokenizer adds special tokens",
+    "experts_implementation": COMPUTING,
     "finetuning_task": "a label",
+    "fusion_config": COMPUTING,
     "gradient_checkpointing": TRAINING,
     "hidden_dropout": TRAINING,
     "id2label": LABELS,
+    "is_encoder_decoder": "says what a decoder caches; T5, which it concerns, reads it",
+    "init_std": INITIALISATION,
+    "initializer_factor": INITIALISATION,
+    "initializer_range": INITIALISATION,
+    "kv_sharing_modes": GENERATION,
     "label2id": LABELS,
     "model_type": "chose this row",
+    "name_or_path": "a label",
+    "num_labels": LABELS,
     "output_attentions": "selects HF outputs",
     "output_hidden_states": "selects HF outputs",
     "output_past": GENERATION,
     "pad_token_id": "padding never enters a result",
     "prefix": GENERATION,
-    "pretraining_tp": "a way to compute, not what is computed",
+    "pretraining_tp": COMPUTING,
     "problem_type": LABELS,
     "return_dict": "selects HF outputs",
+    "sep_token_id": "the tokenizer adds special tokens",
     "task_specific_params": GENERATION,
+    "tie_last_hidden_states": "selects HF outputs",
+    "token_classification_bias": LABELS,
     "tokenizer_class": "the tokenizer's own files decide",
     "torch_dtype": "weights are read at the dtype they have and cast to the run's precision",
     "transformers_version": "a label",
     "use_cache": GENERATION,
-    "_attn_implementation_autoset": "a way to compute, not what is computed",
 }

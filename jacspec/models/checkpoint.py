@@ -39,6 +39,7 @@ class Checkpoint:
     methods. Blocks are numbered through, an encoder's before its decoder's. `has_head` is false for a checkpoint
     that was saved without its language-model head. `tensors` are its files, where it has any. `unread` names the
     tensors of heads that no layer needs, `notes` are sentences on how the files were read, for the user.
+    `unread_keys` are the keys of its config file that no line of HF's code for the family reads: they change nothing.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Checkpoint:
     tensors: TensorFiles | None = None
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unread_keys: tuple[str, ...] = ()
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
@@ -131,10 +133,14 @@ def open_checkpoint(
     config_file = folder / "config.json"
     if not has_weights(weights_folder):
         open_tensors(weights_folder)  # says what is there instead, before a config is asked for that is not
-    architecture, config, spec = read_config(read_json(config_file), str(config_file))
+    architecture, config, spec, unread_keys = read_config(read_json(config_file), str(config_file))
     tensors = name_by_tables(architecture, open_tensors(weights_folder), _table_names(architecture, spec))
     has_head, unread = _check_tensors(architecture, spec, tensors, weights_folder)
-    left = (f"tensors that no layer needs, left unread: {len(unread)} ({shortened(unread)})",) if unread else ()
+    left = {
+        "tensors that no layer needs, left unread": unread,
+        "keys of config.json not read by this family": unread_keys,
+    }
+    noted = (f"{what}: {len(names)} ({shortened(names)})" for what, names in left.items() if names)
     return Checkpoint(
         name=name or folder.name,
         revision=revision,
@@ -148,7 +154,8 @@ def open_checkpoint(
         has_head=has_head,
         tensors=tensors,
         unread=unread,
-        notes=(*tensors.notes, *left),
+        notes=(*tensors.notes, *noted),
+        unread_keys=unread_keys,
     )
 
 
@@ -159,7 +166,7 @@ def random_checkpoint(
 
     The same `seed` gives the same weights at every precision; no file is read but the tokenizer's.
     """
-    architecture, config, spec = read_config(raw_config, f"the config of {name}")
+    architecture, config, spec, unread = read_config(raw_config, f"the config of {name}")
 
     def make(part: str, number: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
@@ -170,7 +177,9 @@ def random_checkpoint(
             module.unembed.weight = nnx.Param(make("embedding", 0).token[...])
         return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
 
-    return Checkpoint(name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make)
+    return Checkpoint(
+        name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make, unread_keys=unread
+    )
 
 
 def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key: Any) -> Any:

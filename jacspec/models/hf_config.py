@@ -1,27 +1,54 @@
-"""What an HF config says, checked key by key: every one is read, ignored with a reason, or at its default."""
+"""What an HF config says, key by key: what HF's code reads is honoured, ignored with a reason, or refused."""
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jacspec.errors import JacspecError, blaming, suggest
-from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys
+from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys, require
 from jacspec.models.block import BlockSpec, ModelSpec
-from jacspec.models.families import ARCHITECTURES, NEAREST
+from jacspec.models.families import ARCHITECTURES
+from jacspec.models.families.relatives import nearest_relative
 from jacspec.models.layers import ACTIVATIONS
 from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 MOST_LISTED = 25_000
 LARGEST = 2**31 - 1
-_MISSING = object()
+
+HONOURED_EVERYWHERE = frozenset({"is_causal"})
+"""Keys that are read here for every family."""
+
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "per_layer_config": ("layers of other sizes are", "one configuration for all layers"),
+    "quantization_config": (
+        "quantised weights are",
+        "the checkpoint it was made from, in float32, float16 or bfloat16",
+    ),
+    "transformers_weights": ("weights in a file of another name are", "model.safetensors"),
+}
+"""Keys that HF reads for every family and that are refused where they say anything: what, and the way on."""
 
 
-def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict[str, Any], ModelSpec]:
-    """Find the family of an HF config and check that every key is read, ignored or at its default.
+class HFConfig(NamedTuple):
+    """A config that was understood.
 
-    **Returns:** the family, the whole config with class defaults, the `ModelSpec`.
+    `config` is the whole of it with class defaults. `unread` are the keys of the file that no line of HF's code for the
+    family reads, whatever their value: they change nothing, and are named so that nobody takes them for honoured.
+    """
+
+    architecture: Architecture
+    config: dict[str, Any]
+    spec: ModelSpec
+    unread: tuple[str, ...]
+
+
+def read_config(raw: Mapping[str, Any], origin: str) -> HFConfig:
+    """Find the family of an HF config and what its keys say of the model.
+
+    A key that HF's code for the family reads is honoured, ignored with a reason, or refused; a key that it does not
+    read is carried on and named. Old spellings are translated by HF's own class.
 
     **Raises:** `JacspecError` for what is not supported, with the reason and the nearest thing that is.
     """
@@ -34,23 +61,34 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
     config_class = CONFIG_MAPPING[model_type]
     invalid = f"{origin} is not a valid {model_type} config"
     _check_counts(raw, origin)
+    # HF checks the type of keys that change nothing here, such as a label or a dropout rate: they do not stop a load.
+    stated = {key: value for key, value in raw.items() if key not in IGNORED_EVERYWHERE}
     with blaming(invalid), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old names of keys
-        config = config_class(**raw).to_dict()
-    reading = ReadKeys(config)
+        made = config_class(**stated)
+        text = getattr(made, architecture.tower) if architecture.tower else made
+        if "rope_parameters" in type(text).__dataclass_fields__:
+            text.standardize_rope_params()  # as HF's modelling code does once more, when all keys are attributes
+        config = made.to_dict() | {key: raw[key] for key in raw.keys() - stated.keys()}
+    config["model_type"] = model_type
+    tower = config.get(architecture.tower, {})
+    reading = ReadKeys(tower | {"tie_word_embeddings": config["tie_word_embeddings"]} if tower else config)
     with blaming(invalid):
         spec = _read_spec(architecture, reading, origin)
-    defaults = config_class().to_dict()
-    known = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys() | reading.read
-    unknown = [
-        f"{key}={value!r}" for key, value in config.items() if key not in known and value != defaults.get(key, _MISSING)
-    ]
-    if unknown:
-        raise JacspecError(
-            f"{origin} sets what jacspec cannot honour for {model_type}: {', '.join(sorted(unknown))}. "
-            "Nothing was computed; remove the key if it changes nothing."
-        )
-    return architecture, config, spec
+    aliases = config_class.attribute_map
+    unread = sorted(_unread(architecture, raw, {key: aliases.get(key, key) for key in raw}, reading.read))
+    return HFConfig(architecture, config, spec, tuple(unread))
+
+
+def _unread(
+    architecture: Architecture, raw: Mapping[str, Any], names: Mapping[str, str], read: set[str]
+) -> Iterator[str]:
+    """Name the keys of a file that are not accounted for; those of a text tower by `TOWER.KEY`."""
+    ignored = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys()
+    if tower := architecture.tower:
+        yield from (f"{tower}.{key}" for key in raw.get(tower) or {} if key not in ignored | read)
+        read = {tower, "tie_word_embeddings"}
+    yield from (key for key, name in names.items() if key not in ignored and name not in ignored | read)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -74,6 +112,9 @@ def _read_spec(architecture: Architecture, config: ReadKeys, origin: str) -> Mod
     """Make the spec of a config and refuse one that describes no model."""
     try:
         spec = architecture.spec(config)
+        causal = any(block.attention.causal for block in spec.blocks)
+        if config.get("is_causal") is not None:
+            require(config, "is_causal", causal, "a decoder that is causal, an encoder that is not")
     except JacspecError as error:
         raise JacspecError(f"{origin}: {error}") from None
     if not spec.blocks or min(spec.vocab, spec.positions or 1) < 1:
@@ -88,24 +129,31 @@ def _read_spec(architecture: Architecture, config: ReadKeys, origin: str) -> Mod
 
 def _find_family(raw: Mapping[str, Any], origin: str) -> Architecture:
     """Look up the family, refusing what no family's forward pass here could honour."""
-    model_type = str(raw.get("model_type"))
-    if raw.get("quantization_config"):
-        raise JacspecError(
-            f"{origin} has a quantization_config: quantised weights are not supported. "
-            "Nearest supported: the checkpoint it was made from, in float32, float16 or bfloat16."
-        )
+    for key, (what, nearest) in REFUSED.items():
+        if raw.get(key):
+            raise JacspecError(f"{origin} has a {key}: {what} not supported. Nearest supported: {nearest}.")
+    model_type = str(raw.get("model_type") or _model_type_of(raw.get("architectures")))
     if model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
-    if model_type in NEAREST:
-        reason, nearest = NEAREST[model_type]
-        why = f"{reason}. Nearest supported: {nearest}."
-    elif experts := [key for key in EXPERTS if raw.get(key)]:
-        why = f"a mixture of experts ({', '.join(experts)}). " + suggest(model_type, ARCHITECTURES)
-    elif raw.get("auto_map"):
-        why = "it comes with code of its own (auto_map), which is never run. " + suggest(model_type, ARCHITECTURES)
-    else:
-        why = suggest(model_type, ARCHITECTURES)
+    if model_type == "None":
+        raise JacspecError(
+            f"{origin} has no model_type, and no architectures that tell it. Add one. " + suggest("", ARCHITECTURES)
+        )
+    why = nearest_relative(model_type, raw, ARCHITECTURES)
     raise JacspecError(f"{origin} has model_type {model_type!r}, which jacspec does not support: {why}")
+
+
+def _model_type_of(architectures: Any) -> str | None:
+    """Tell the family from HF's class, as in files of 2019: `BertForMaskedLM` is a `bert`."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    found = {
+        stem: model_type
+        for model_type, config_class in CONFIG_MAPPING_NAMES.items()
+        if re.match(rf"{(stem := config_class.removesuffix('Config'))}(For|With|Model|LMHead|DoubleHeads|$)", named)
+    }
+    return found[max(found, key=len)] if found else None
 
 
 def _check_block(block: BlockSpec, origin: str, *, free_heads: bool) -> None:

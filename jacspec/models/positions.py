@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-ROTARY_KINDS = ("default", "linear", "llama3", "yarn")
+ROTARY_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 """Rules for the frequencies of rotary embeddings, by HF's names."""
 
 
@@ -22,7 +22,9 @@ class RotarySpec:
 
     The first `dim` coordinates of a head are turned. `interleaved` pairs neighbours (GPT-J), otherwise coordinate
     `i` goes with `i + dim/2`. `kind` is one of `ROTARY_KINDS`; `linear` and beyond stretch the frequencies for
-    longer contexts by `factor`, with the further numbers in `parameters`, by HF's names.
+    longer contexts by `factor`, with the further numbers in `parameters`, by HF's names. `longest` is the longest
+    sample for which these are the frequencies, None where there is no such limit: `dynamic` and `longrope` have
+    others beyond the context that the model was first trained on.
     """
 
     dim: int
@@ -31,6 +33,7 @@ class RotarySpec:
     kind: str = "default"
     factor: float = 1.0
     parameters: tuple[tuple[str, Any], ...] = ()
+    longest: int | None = None
 
     def frequencies(self) -> tuple[Float[np.ndarray, " half"], float]:
         """Return the angle a position adds to each pair, in radians, and what cosine and sine are scaled by."""
@@ -42,7 +45,17 @@ class RotarySpec:
             return _llama3(plain, self.factor, given), 1.0
         if self.kind == "yarn":
             return self._yarn(plain, given)
+        if self.kind == "longrope":
+            return self._longrope(plain, given)
         return plain, 1.0
+
+    def _longrope(self, plain: np.ndarray, given: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """LongRoPE (Ding et al. 2024) within the old context: each pair stretched by its own short factor."""
+        scale = given.get("attention_factor")
+        if scale is None:
+            old = given["original_max_position_embeddings"]
+            scale = math.sqrt(1 + math.log(self.factor) / math.log(old)) if self.factor > 1 else 1.0
+        return plain / np.asarray(given["short_factor"], np.float64), float(scale)
 
     def _yarn(self, plain: np.ndarray, given: dict[str, Any]) -> tuple[np.ndarray, float]:
         """YaRN (Peng et al. 2023): slow pairs are stretched, fast ones are not, with a ramp between."""

@@ -108,7 +108,7 @@ def train_model(
     if len(tokens) < 2 * config.positions:
         raise JacspecError(f"{source} gives {len(tokens)} tokens to train on; {2 * config.positions} are needed.")
     hf_config = _hf_config(config, tokenizer.get_vocab_size())
-    architecture, _, spec = read_config(hf_config, "the training configuration")
+    architecture, _, spec, _ = read_config(hf_config, "the training configuration")
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, hf_config)
     _write_tokenizer(folder, tokenizer, config.positions)

@@ -91,7 +91,7 @@ def make_small_model(folder: Path) -> None:
     """Write a model of the embedded one's kind with random weights, its tokenizer beside it."""
     folder.mkdir(parents=True)
     raw = json.loads((NANO / "config.json").read_text()) | {"n_layer": 2, "n_embd": 16, "n_head": 2, "dtype": "float32"}
-    architecture, _, spec = read_config(raw, "the small model")
+    architecture, _, spec, _ = read_config(raw, "the small model")
     places = module_parts(spec)
     keys = jax.random.split(jax.random.key(0), len(places))
     dtype = jnp.dtype("float32")

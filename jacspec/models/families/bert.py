@@ -100,7 +100,11 @@ BLOCK = (
     *linear("encoder.layer.{layer}.output.dense", "mlp.down"),
     *linear("encoder.layer.{layer}.output.LayerNorm", "mlp_norms.sum_norm"),
 )
-DROPOUT = {"attention_probs_dropout_prob": TRAINING, "hidden_dropout_prob": TRAINING}
+IGNORED = {
+    "attention_probs_dropout_prob": TRAINING,
+    "embedding_size": "where it is there, HF does not check that heads divide the width",
+    "hidden_dropout_prob": TRAINING,
+}
 UNUSED = {
     "embeddings.position_ids": "the numbers 0, 1, 2, …",
     "embeddings.token_type_ids": "zeros",
@@ -110,7 +114,7 @@ UNUSED = {
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 _row = functools.partial(
-    Architecture, ignored=DROPOUT, embedding=EMBEDDING, blocks={"": BLOCK}, unused=UNUSED, renamed=OLD_NAMES
+    Architecture, ignored=IGNORED, embedding=EMBEDDING, blocks={"": BLOCK}, unused=UNUSED, renamed=OLD_NAMES
 )
 
 BERT = _row(
@@ -145,6 +149,9 @@ ROBERTA = _row(
     },
     prefixes=("roberta.",),
 )
+
+XLM_ROBERTA = ROBERTA._replace(model_type="xlm-roberta")
+CAMEMBERT = ROBERTA._replace(model_type="camembert")
 
 DISTILBERT = Architecture(
     model_type="distilbert",

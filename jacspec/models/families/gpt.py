@@ -4,6 +4,7 @@ from jacspec.models.architectures import (
     FREQUENCIES,
     LABELS,
     MASK,
+    ROTARY_KEYS,
     TRAINING,
     Architecture,
     Config,
@@ -54,6 +55,7 @@ def _gpt2_spec(config: Config) -> ModelSpec:
 SUMMARY = {
     "summary_activation": LABELS,
     "summary_first_dropout": LABELS,
+    "summary_last_dropout": LABELS,
     "summary_proj_to_labels": LABELS,
     "summary_type": LABELS,
     "summary_use_proj": LABELS,
@@ -164,7 +166,9 @@ def _neox_spec(config: Config) -> ModelSpec:
     d_head = d_model // heads
     std, bias = config["initializer_range"], config["attention_bias"]
     norm = NormSpec("layernorm", config["layer_norm_eps"])
-    require(config, "is_decoder", False, "a GPT-NeoX without an encoder")
+    longest = config["max_position_embeddings"]
+    # HF's rotations go by a head_dim, where there is one, that its attention does not have.
+    rotary = read_rotary(config["rope_parameters"], config.get("head_dim") or d_head, longest, partial=True)
     block = BlockSpec(
         d_model=d_model,
         attention=AttentionSpec(
@@ -174,7 +178,7 @@ def _neox_spec(config: Config) -> ModelSpec:
             d_head**-0.5,
             qkv_bias=bias,
             out_bias=bias,
-            rotary=read_rotary(config["rope_parameters"], d_head),
+            rotary=rotary,
         ),
         mlp=MLPSpec(config["intermediate_size"], config["hidden_act"], gated=False, bias=True),
         norm=norm,
@@ -183,7 +187,7 @@ def _neox_spec(config: Config) -> ModelSpec:
     )
     return ModelSpec(
         vocab=config["vocab_size"],
-        positions=config["max_position_embeddings"],
+        positions=rotary.longest or longest,
         blocks=(block,) * config["num_hidden_layers"],
         embedding=EmbeddingSpec(d_model, std),
         head=HeadSpec(d_model, std, norm),
@@ -195,8 +199,12 @@ GPT_NEOX = Architecture(
     model_type="gpt_neox",
     spec=_neox_spec,
     ignored={
-        "rotary_emb_base": "an old name of rope_theta, already read",
-        "rotary_pct": "an old name of partial_rotary_factor, already read",
+        **ROTARY_KEYS,
+        "is_decoder": "HF's GPT-NeoX is a decoder whatever this says",
+        "rope_theta": "HF's GPT-NeoX reads rotary_emb_base",
+        "partial_rotary_factor": "HF's GPT-NeoX reads rotary_pct",
+        "rotary_emb_base": "an old spelling, which HF moves to rope_parameters",
+        "rotary_pct": "an old spelling, which HF moves to rope_parameters",
     },
     embedding=(same("embed_in.weight", "token"),),
     blocks={

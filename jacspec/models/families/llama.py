@@ -1,17 +1,21 @@
 """Decoders with RMSNorm, rotary positions and gated MLPs: Llama and its kin."""
 
+import dataclasses
 import functools
 
 from jacspec.errors import JacspecError
 from jacspec.models.architectures import (
     FREQUENCIES,
+    ROTARY_KEYS,
     TRAINING,
+    VISION,
     Architecture,
     Config,
     Rules,
     fused,
     linear,
     read_rotary,
+    require,
     same,
 )
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
@@ -27,41 +31,43 @@ def _spec(
     place: str = "pre",
     qkv_bias: bool | None = None,
     qk_norm: str | None = None,
-    gemma: bool = False,
+    gemma: int = 0,
     softcap: float | None = None,
     windows: bool = True,
+    partial: bool = False,
 ) -> ModelSpec:
     """Read what all of these families have in common.
 
     **Arguments:** `qkv_bias`, where the family fixes it, else `attention_bias` of the config is for all four
-    projections; `gemma`, for unit-offset norms, scaled embeddings, capped logits and the scale of queries;
-    `softcap`, of the attention scores; `windows`, whether the family has sliding windows at all.
+    projections; `gemma`, the generation of a Gemma, for unit-offset norms and scaled embeddings, and from the second
+    on capped logits and the scale of queries; `softcap`, of the attention scores; `windows`, whether the family has
+    sliding windows at all; `partial`, whether it may turn a fraction of a head.
     """
     d_model, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
     kv_heads = config["num_key_value_heads"] or heads
     d_head = config.get("head_dim") or d_model // heads
     std, eps = config["initializer_range"], config["rms_norm_eps"]
     out_bias = bool(config.get("attention_bias", False)) if qkv_bias is None else False
-    norm = NormSpec("rmsnorm", eps, unit_offset=gemma)
-    activation = config["hidden_activation"] if gemma else config["hidden_act"]
+    norm = NormSpec("rmsnorm", eps, unit_offset=gemma > 0)
+    activation = config["hidden_activation"] if gemma > 1 else config["hidden_act"]
     window, types = _windows(config, layers) if windows else (None, ("full_attention",) * layers)
-    rope = config["rope_parameters"]
+    rope, longest = config["rope_parameters"], config["max_position_embeddings"]
+    rotary = {kind: read_rotary(rope.get(kind, rope), d_head, longest, partial=partial) for kind in sorted({*types})}
 
     def block(layer: int) -> BlockSpec:
-        # Gemma 3 gives rotary parameters by the type of layer.
-        own_rope = rope.get(types[layer], rope)
         return BlockSpec(
             d_model=d_model,
             attention=AttentionSpec(
                 heads,
                 kv_heads,
                 d_head,
-                (config["query_pre_attn_scalar"] if gemma else d_head) ** -0.5,
+                (config["query_pre_attn_scalar"] if gemma > 1 else d_head) ** -0.5,
                 qkv_bias=out_bias if qkv_bias is None else qkv_bias,
                 out_bias=out_bias,
                 window=window if types[layer] == SLIDING else None,
                 softcap=softcap,
-                rotary=read_rotary(own_rope, d_head),
+                # Gemma 3 gives rotary parameters by the type of layer.
+                rotary=rotary[types[layer]],
                 qk_norm=qk_norm,
             ),
             mlp=MLPSpec(config["intermediate_size"], activation, gated=True, bias=bool(config.get("mlp_bias", False))),
@@ -72,10 +78,10 @@ def _spec(
 
     return ModelSpec(
         vocab=config["vocab_size"],
-        positions=config["max_position_embeddings"],
+        positions=min([longest, *(each.longest for each in rotary.values() if each.longest)]),
         blocks=tuple(block(layer) for layer in range(layers)),
         embedding=EmbeddingSpec(d_model, std, scale=d_model**0.5 if gemma else 1.0),
-        head=HeadSpec(d_model, std, norm, softcap=config.get("final_logit_softcapping") if gemma else None),
+        head=HeadSpec(d_model, std, norm, softcap=config["final_logit_softcapping"] if gemma > 1 else None),
         tied=config["tie_word_embeddings"],
     )
 
@@ -92,12 +98,22 @@ def _windows(config: Config, layers: int) -> tuple[int | None, tuple[str, ...]]:
     return window, tuple(types)
 
 
-def _gemma_spec(config: Config, qk_norm: str | None) -> ModelSpec:
+def _gemma_spec(config: Config, generation: int) -> ModelSpec:
     if config.get("use_bidirectional_attention"):
         raise JacspecError("use_bidirectional_attention is not supported. Nearest supported: causal Gemma.")
-    # HF's Gemma 3 has a key for the softcap of its scores and does not act on it: only None passes there.
-    softcap = config["attn_logit_softcapping"] if qk_norm is None else None
-    return _spec(config, place="sandwich", gemma=True, qk_norm=qk_norm, softcap=softcap)
+    if generation == 1:
+        return _spec(config, gemma=1, windows=False)
+    if generation == 2:
+        return _spec(config, place="sandwich", gemma=2, softcap=config["attn_logit_softcapping"])
+    # HF's Gemma 3 has a key for the softcap of its scores and does not act on it.
+    require(config, "attn_logit_softcapping", None, "a Gemma 3 without it, or gemma2")
+    return _spec(config, place="sandwich", gemma=3, qk_norm="head")
+
+
+def _gemma3_tower_spec(config: Config) -> ModelSpec:
+    spec = _gemma_spec(config, 3)
+    # HF caps the logits of a Gemma 3 that is text alone, not those of one with a vision tower.
+    return dataclasses.replace(spec, head=dataclasses.replace(spec.head, softcap=None))
 
 
 def _norms(pre: str | None, post: str | None, branch: str) -> Rules:
@@ -129,6 +145,7 @@ SANDWICH = (
 
 _row = functools.partial(
     Architecture,
+    ignored=ROTARY_KEYS,
     embedding=(same("embed_tokens.weight", "token"),),
     blocks={"": (*PRE, *ATTENTION, *MLP)},
     head=(same("norm.weight", "norm.weight"), same("lm_head.weight", "unembed.weight")),
@@ -137,6 +154,7 @@ _row = functools.partial(
 )
 
 WINDOW_TYPES = {
+    **ROTARY_KEYS,
     "max_window_layers": "layer_types says which layers slide",
     "use_sliding_window": "layer_types says which layers slide",
 }
@@ -154,24 +172,46 @@ OLMO2 = _row(
     spec=functools.partial(_spec, place="output", qk_norm="full", windows=False),
     blocks={"": (*OUTPUT, *ATTENTION, *MLP)},
 )
+IMAGES = (
+    "boi_token_index",
+    "eoi_token_index",
+    "image_size",
+    "image_token_id",
+    "image_token_index",
+    "layer_norm_eps",
+    "mm_tokens_per_image",
+    "patch_size",
+    "text_config",
+    "vision_config",
+)
+GEMMA = _row(model_type="gemma", spec=functools.partial(_gemma_spec, generation=1))
 GEMMA2 = _row(
     model_type="gemma2",
-    spec=functools.partial(_gemma_spec, qk_norm=None),
+    spec=functools.partial(_gemma_spec, generation=2),
     blocks={"": (*SANDWICH, *ATTENTION, *MLP)},
-    ignored={"hidden_act": "an old name of hidden_activation that HF no longer reads"},
+    ignored={**ROTARY_KEYS, "hidden_act": "an old name of hidden_activation that HF no longer reads"},
 )
-GEMMA3 = _row(
+GEMMA3_TEXT = _row(
     model_type="gemma3_text",
-    spec=functools.partial(_gemma_spec, qk_norm="head"),
+    spec=functools.partial(_gemma_spec, generation=3),
     blocks={"": (*SANDWICH, *ATTENTION, *MLP)},
     ignored={
+        **ROTARY_KEYS,
+        "rope_local_base_freq": ROTARY_KEYS["rope_theta"],
         "_sliding_window_pattern": "layer_types says which layers slide",
         "sliding_window_pattern": "layer_types says which layers slide",
+        **dict.fromkeys(IMAGES, VISION),
     },
+)
+GEMMA3 = GEMMA3_TEXT._replace(
+    model_type="gemma3",
+    spec=_gemma3_tower_spec,
+    tower="text_config",
+    prefixes=("language_model.model.", "model.language_model.", "language_model."),
 )
 PHI3 = _row(
     model_type="phi3",
-    spec=functools.partial(_spec, qkv_bias=False),
+    spec=functools.partial(_spec, qkv_bias=False, partial=True),
     blocks={
         "": (
             *PRE,
@@ -182,11 +222,10 @@ PHI3 = _row(
         )
     },
     ignored={
+        **ROTARY_KEYS,
         "attention_bias": "HF's Phi-3 has no biases whatever this says",
         "auto_map": "names code from before HF had the family; it is not run",
         "embd_pdrop": TRAINING,
-        "original_max_position_embeddings": "read by rotary kinds that are refused",
-        "partial_rotary_factor": "already in rope_parameters",
         "resid_pdrop": TRAINING,
     },
 )

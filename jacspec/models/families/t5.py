@@ -12,6 +12,7 @@ def _spec(config: Config) -> ModelSpec:
     norm = NormSpec("rmsnorm", config["layer_norm_epsilon"])
     mlp = MLPSpec(d_ff, config["dense_act_fn"], gated=config["is_gated_act"], bias=False)
     buckets, reach = config["relative_attention_num_buckets"], config["relative_attention_max_distance"]
+    scaled = config.get("scale_decoder_outputs", False)  # never by mT5
     require(config, "is_decoder", False, "the encoder-decoder")
     require(config, "is_encoder_decoder", True, "the encoder-decoder")
     inward = factor * d_model**-0.5
@@ -46,7 +47,7 @@ def _spec(config: Config) -> ModelSpec:
         positions=None,
         blocks=(encoder,) * config["num_layers"] + (decoder,) * config["num_decoder_layers"],
         embedding=EmbeddingSpec(d_model, factor),
-        head=HeadSpec(d_model, factor, norm, scale=d_model**-0.5 if config["scale_decoder_outputs"] else 1.0),
+        head=HeadSpec(d_model, factor, norm, scale=d_model**-0.5 if scaled else 1.0),
         tied=tied,
         encoder_norm=norm,
         decoder_start=config.get("decoder_start_token_id", config["pad_token_id"]) or 0,
@@ -97,3 +98,5 @@ T5 = Architecture(
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": "never read by HF's code",
     },
 )
+
+MT5 = T5._replace(model_type="mt5")
