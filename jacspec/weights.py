@@ -180,15 +180,15 @@ def _role(leaves: Sequence[str]) -> str:
 
 
 class Layout(NamedTuple):
-    """How a tensor of a checkpoint read by name is laid out as matrices: `count` of `shape`, in the order of memory."""
+    """How a tensor of a checkpoint read by name is laid out: as `matrices` of `shape`, in the order of memory."""
 
     kind: str
-    count: int
+    matrices: int
     shape: tuple[int, int]
 
     def names(self, name: str) -> list[str]:
         """Name the matrices: of several `name[0]`, `name[1]`, … as NumPy would index the tensor."""
-        return [name] if self.kind != EXPERTS else [f"{name}[{number}]" for number in range(self.count)]
+        return [name] if self.kind != EXPERTS else [f"{name}[{number}]" for number in range(self.matrices)]
 
 
 def lay_out(name: str, shape: tuple[int, ...], stacked: str = AUTO) -> Layout | None:
@@ -269,7 +269,7 @@ def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | Le
         if isinstance(layout, LeftOut):
             yield layout
             continue
-        values = tensors.read(name, finite=False).reshape(layout.count, *layout.shape)
+        values = tensors.read(name, finite=False).reshape(layout.matrices, *layout.shape)
         layer = _layer(name)
         yield from (Matrix(layer, "other", *each) for each in zip(layout.names(name), values, strict=True))
 

@@ -201,6 +201,11 @@ def _write_all(content: bytes) -> Callable[[Path], None]:
     return write
 
 
+def _remove_files(model: Path) -> None:
+    for file in list(model.iterdir()):
+        file.unlink()
+
+
 NLTK_DATA: dict[str, tuple[Callable[[Path], object], bool]] = {
     "whole": (lambda model: None, True),
     "whole archive": (lambda model: _archive(model, 1), True),
@@ -211,7 +216,7 @@ NLTK_DATA: dict[str, tuple[Callable[[Path], object], bool]] = {
     "cut in a line": (_cut("ortho_context.tab", 0.5), False),
     "cut between lines": (_cut_between_lines, False),
     "one file not there": (lambda model: (model / "sent_starters.txt").unlink(), False),
-    "no file there": (lambda model: [file.unlink() for file in model.iterdir()], False),
+    "no file there": (_remove_files, False),
     "half an archive": (lambda model: _archive(model, 0.5), False),
     "no archive": (lambda model: _archive(model, 0), False),
 }

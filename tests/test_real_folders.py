@@ -230,7 +230,7 @@ def test_adapters_that_were_not_merged_are_named(tmp_path: Path) -> None:
 def _shard(folder: Path, tensors: Tensors) -> None:
     """Write an index with two shards beside what is there."""
     halves = [sorted(tensors)[0::2], sorted(tensors)[1::2]]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for place, names in enumerate(halves):
         save_file({name: tensors[name].contiguous() for name in names}, folder / f"model-{place}.safetensors")
         weight_map |= dict.fromkeys(names, f"model-{place}.safetensors")

@@ -168,7 +168,10 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
         return False
     left, right = (_raw_bytes(each) for each in (one, other))
     starts = range(0, left.size, COMPARED_AT_ONCE)
-    return all(np.array_equal(*(each[start : start + COMPARED_AT_ONCE] for each in (left, right))) for start in starts)
+    return all(
+        np.array_equal(left[start : start + COMPARED_AT_ONCE], right[start : start + COMPARED_AT_ONCE])
+        for start in starts
+    )
 
 
 def _raw_bytes(stored: StoredTensor) -> np.ndarray:

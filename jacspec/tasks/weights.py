@@ -84,7 +84,7 @@ def _open(config: Config, choice: Choice) -> tuple[dict[str, Any], dict[str, Any
         name, tensors = open_any_tensors(config.model)
         files = {file.name: sha256(file) for file in tensors.files}
         notes = [*tensors.notes, *describe_layouts(tensors, choice)]
-        identity = {"name": name, "revision": config.model.revision, "files": files}
+        identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
         identity |= {"notes": notes} if notes else {}
         return identity, {"read by name": str(error)}, stream_tensors(tensors, choice)
     return describe_checkpoint(checkpoint), {}, stream_model(checkpoint, choice)
