@@ -161,7 +161,9 @@ def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial:
     fraction = given.get("partial_rotary_factor", 1.0)
     if not partial and fraction != 1.0:
         if kind != "default":
-            raise JacspecError(f"partial_rotary_factor={fraction} with {kind!r} is not supported. Nearest supported: 1.")
+            raise JacspecError(
+                f"partial_rotary_factor={fraction} with {kind!r} is not supported. Nearest supported: 1.0"
+            )
         fraction = 1.0  # HF's code for the family does not read it
     plain = ("rope_type", "rope_theta", "factor", "partial_rotary_factor", "type")
     factor, limit = given.get("factor"), None
