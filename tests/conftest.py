@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 # Before JAX starts, and for the processes that tests start too.
@@ -30,7 +30,7 @@ REAL: dict[str, tuple[int, str]] = {}
 CONFIGS: dict[str, set[str]] = {}
 """By family, the real checkpoints whose configurations this session loaded."""
 
-README = Path(__file__).parents[1] / "README.md"
+FAMILIES_PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 STATUS = ("<!-- status: written by pytest --write-status -->", "<!-- end of status -->")
 RESPECTS = ("float64", "float32", "Jacobians")
 
@@ -87,7 +87,7 @@ def record_real() -> Callable[[str, str, int], None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-status", action="store_true", help="write the table of families into README.md")
+    parser.addoption("--write-status", action="store_true", help="write the table of families into docs/families.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -98,19 +98,33 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not session.config.getoption("--write-status"):
         return
-    rows = [
-        "| family | activations, float64 | float32 | Jacobians | largest trained checkpoint run |",
-        "|---|---|---|---|---|",
-    ]
-    for family in sorted(PARITY):
+    from families import FAMILIES
+
+    before, _, rest = FAMILIES_PAGE.read_text(encoding="utf-8").partition(STATUS[0])
+    table, _, after = rest.partition(STATUS[1])
+    known = {row[0].strip("`"): row for row in table_rows(table)}
+    rows = [_status_row(family, FAMILIES[family].cases, known.get(family, [""] * 7)) for family in sorted(FAMILIES)]
+    whole = "\n".join([STATUS[0], *table.strip().splitlines()[:2], *rows, STATUS[1]])
+    FAMILIES_PAGE.write_text(f"{before}{whole}{after}", encoding="utf-8")
+
+
+def table_rows(table: str) -> list[list[str]]:
+    """Take the cells of a Markdown table apart, its head left out."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()[2:]]
+
+
+def _status_row(family: str, cases: Iterable[str], known: list[str]) -> str:
+    """Write what this session saw of a family; a cell that it saw nothing of stays as it was."""
+    _, _, *worst, trained, configs = known
+    if family in PARITY:
         worst = [_rounded_up(PARITY[family][respect]) for respect in RESPECTS]
-        parameters, name = REAL.get(family, (0, ""))
-        trained = f"{name}, {parameters / 1e6:.2g} M parameters" if name else "none"
-        rows.append(f"| `{family}` | {' | '.join(worst)} | {trained} |")
-    before, _, rest = README.read_text(encoding="utf-8").partition(STATUS[0])
-    after = rest.partition(STATUS[1])[2]
-    table = "\n".join([STATUS[0], *rows, STATUS[1]])
-    README.write_text(f"{before}{table}{after}", encoding="utf-8")
+    if family in REAL:
+        parameters, name = REAL[family]
+        trained = f"{name}, {parameters / 1e6:.2g} M parameters"
+    if family in CONFIGS:
+        configs = ", ".join(sorted(CONFIGS[family]))
+    cells = [f"`{family}`", "; ".join(cases), *worst, trained or "none", configs]
+    return f"| {' | '.join(cells)} |"
 
 
 def _rounded_up(value: float) -> str:

@@ -331,8 +331,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 HEADS = {"full": 4, "grouped": 2, "multi-query": 1}
-for _family in FAMILIES.values():
-    if "num_key_value_heads" in _family.base:
+for _model_type, _family in FAMILIES.items():
+    # A Gemma 3 beside its vision tower has the blocks of gemma3_text.
+    if "num_key_value_heads" in _family.base and _model_type != "gemma3":
         for _name, _heads in HEADS.items():
             for _tied in (True, False):
                 _case = f"{_name} heads, {'tied' if _tied else 'untied'}"

@@ -1,4 +1,4 @@
-"""Which config keys HF's code reads, derived from the source of the installed transformers; shares nothing with jacspec.
+"""Which config keys HF's code reads, derived from the source of the installed transformers, without jacspec.
 
 Static: every place in a family's modelling file, in the common functions and classes that it imports, and in the
 methods of its config class where a key is taken from a config by name.
@@ -36,8 +36,8 @@ def keys_read(model_type: str) -> dict[str, set[str]]:
             nodes = _methods(Path(name), methods)
             found.setdefault(Path(name), set()).update(key for node in nodes for key in _reads(node, own=True))
     keys: dict[str, set[str]] = {}
-    for file, names in found.items():
-        for key in (config_class.attribute_map.get(name, name) for name in names):
+    for file, read in found.items():
+        for key in (config_class.attribute_map.get(name, name) for name in read):
             if not _is_machinery(config_class, key):
                 keys.setdefault(key, set()).add(str(file))
     return keys

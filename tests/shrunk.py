@@ -36,7 +36,7 @@ def shrink(raw: Mapping[str, Any]) -> dict[str, Any]:
     if types := raw.get("layer_types"):
         small["layer_types"] = types[: small["num_hidden_layers"]]
     if isinstance(scaling := raw.get("rope_scaling"), Mapping):
-        turned = small.get("head_dim", 8) // 2
+        turned = int(small.get("head_dim") or 8) // 2
         small["rope_scaling"] = {
             key: value[:turned] if isinstance(value, list) else value for key, value in scaling.items()
         }

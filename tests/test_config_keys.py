@@ -121,7 +121,10 @@ OLD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "a GPT-2 by HF's common names": ({"model_type": "gpt2", "hidden_size": 96}, {"model_type": "gpt2", "n_embd": 96}),
-    "no model_type": ({"architectures": ["BertForMaskedLM"], "hidden_size": 96}, {"model_type": "bert", "hidden_size": 96}),
+    "no model_type": (
+        {"architectures": ["BertForMaskedLM"], "hidden_size": 96},
+        {"model_type": "bert", "hidden_size": 96},
+    ),
     "no model_type, T5 of 2019": ({"architectures": ["T5WithLMHeadModel"]}, {"model_type": "t5"}),
     "no model_type, the longer name": ({"architectures": ["XLMRobertaModel"]}, {"model_type": "xlm-roberta"}),
 }

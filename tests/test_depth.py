@@ -20,7 +20,8 @@ from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
-BIDIRECTIONAL = {("", family) for family in ("bert", "roberta", "distilbert")} | {("encoder.", "t5")}
+ENCODERS = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert")
+BIDIRECTIONAL = {("", family) for family in ENCODERS} | {("encoder.", "t5"), ("encoder.", "mt5")}
 NAMES = ("spectral_radius", "decay_ratio")
 TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10, 11], [12, 13, 14])
 

@@ -28,8 +28,8 @@ from jacspec.perplexity import (
     sum_chunks,
 )
 
-ENCODERS = ("bert", "roberta", "distilbert")
-FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items()) if family != "t5"}
+ENCODERS = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert")
+FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items()) if family not in ("t5", "mt5")}
 DECODERS = sorted(set(FIRST_CASES) - set(ENCODERS))
 SINGLE = ("gpt2", "llama")
 """Families that are compared in float32 too."""

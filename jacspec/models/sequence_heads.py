@@ -26,9 +26,15 @@ def _encoder(hf_class: str, dense: str, score: str, activation: str) -> Sequence
     return SequenceHead(hf_class, tensors, activation)
 
 
+def _roberta(hf_class: str) -> SequenceHead:
+    return _encoder(hf_class, "classifier.dense", "classifier.out_proj", "tanh")
+
+
 SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
     "bert": _encoder("BertForSequenceClassification", "pooler.dense", "classifier", "tanh"),
+    "camembert": _roberta("CamembertForSequenceClassification"),
     "distilbert": _encoder("DistilBertForSequenceClassification", "pre_classifier", "classifier", "relu"),
+    "gemma": _decoder("GemmaForSequenceClassification"),
     "gemma2": _decoder("Gemma2ForSequenceClassification"),
     "gemma3_text": _decoder("Gemma3TextForSequenceClassification"),
     "gpt2": _decoder("GPT2ForSequenceClassification"),
@@ -41,9 +47,11 @@ SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
     "phi3": _decoder("Phi3ForSequenceClassification"),
     "qwen2": _decoder("Qwen2ForSequenceClassification"),
     "qwen3": _decoder("Qwen3ForSequenceClassification"),
-    "roberta": _encoder("RobertaForSequenceClassification", "classifier.dense", "classifier.out_proj", "tanh"),
+    "roberta": _roberta("RobertaForSequenceClassification"),
+    "xlm-roberta": _roberta("XLMRobertaForSequenceClassification"),
 }
-"""Heads by HF `model_type`, tensors named without the family's prefix; T5 has none here."""
+"""Heads by HF `model_type`, tensors named without the family's prefix; T5 and mT5 have none here, nor has a Gemma 3
+with its vision tower."""
 
 WITH_PREFIX = ("pooler.",)
 """How names begin that HF keeps inside the bare model, behind the family's prefix."""
