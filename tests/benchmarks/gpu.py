@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,12 +238,15 @@ def measure_deviations(context: Context) -> Iterator[tuple[str, Any]]:
     files = {name: context.scratch / f"{name}.npz" for name in ("device", "cpu")}
     given = ["--stories", str(context.stories)] if context.stories is not None else []
     small = ["--small"] if context.small else []
-    ended = []
-    for name, file in files.items():
+
+    def compute(name: str) -> Ended:
         changes = {"JAX_PLATFORMS": "cpu"} if name == "cpu" else {}
-        command = [sys.executable, str(MEASURES), "spectra", str(file), *small, *given]
+        command = [sys.executable, str(MEASURES), "spectra", str(files[name]), *small, *given]
         where = environment(context.scratch / f"cache-{name}", **changes)
-        ended.append(context.run(command, where, context.seconds_left(90)))
+        return context.run(command, where, context.seconds_left(90))
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(compute, files))
     if any(each.code != 0 for each in ended):
         yield "failed", [{"exit status": each.code, "said last": each.tail} for each in ended]
         return

@@ -1,7 +1,9 @@
-"""What `gpu.py` measures inside a process: `python tests/benchmarks/gpu_measures.py SECTION OUTPUT [--small] [--stories FOLDER]`.
+"""What `gpu.py` measures inside a process.
 
-`kernel`, `engines` and `large` write JSON after every measurement, `spectra` an array a metric and model (`--stories`, a
-second model). Times are the best of two after a first, which compiles.
+    python tests/benchmarks/gpu_measures.py SECTION OUTPUT [--small] [--stories FOLDER]
+
+`kernel`, `engines` and `large` write JSON after every measurement; `spectra` writes an array a metric of two models,
+the embedded one and that of `--stories`. Times are the best of two after a first, which compiles.
 """
 
 import argparse
