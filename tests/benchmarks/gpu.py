@@ -40,7 +40,7 @@ HERE = Path(__file__).resolve()
 MEASURES = HERE.with_name("gpu_measures.py")
 ROOT = HERE.parents[2]
 LLAMA_LAYERS, FEW_LAYERS = 32, 2
-TAIL = 600
+TAIL, PATIENCE = 600, 5
 
 
 class Ended(NamedTuple):
@@ -82,8 +82,8 @@ class Context(NamedTuple):
     run: Callable[[Sequence[str], Mapping[str, str], float], Ended]
 
     def seconds_left(self, most: float) -> float:
-        """Say how long a process may take that should not take longer than `most`."""
-        return max(min(most, self.deadline - time.monotonic()), 0.0)
+        """Say how long a process may take that should not take longer than `most`; small sizes say nothing of time."""
+        return max(min(most if not self.small else PATIENCE * most, self.deadline - time.monotonic()), 0.0)
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> Ended:

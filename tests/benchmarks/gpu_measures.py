@@ -368,7 +368,7 @@ def save_spectra(sizes: Sizes, output: Path, stories: Path | None) -> None:
         model = load_model(name)
         for engine, metrics in (("analytic", ("full",)), ("lanczos", PAPER_METRICS)):
             texts = lines[: sizes.texts]
-            spectra = compute_spectra(model, texts, metrics=metrics, engine=engine, max_tokens=48)
+            spectra = compute_spectra(model, texts, metrics=metrics, engine=engine, max_tokens=16)
             found |= {f"{Path(name).name} {engine} {key}": array.values for key, array in spectra.data_vars.items()}
     np.savez(output, **found)
 
