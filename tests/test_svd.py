@@ -234,9 +234,9 @@ def test_vectors_belong_to_their_values(shape: tuple[int, int], precision: str, 
     assert_vectors(matrices, sigma, left, right, within)
     np.testing.assert_array_equal(values, sigma)
     np.testing.assert_array_equal(vectors.swapaxes(1, 2), right)
-    for wrong in ((left, right[:, :, ::-1]), (-left, right), (left, 1.01 * right)):
+    for one, other in ((left, right[:, :, ::-1]), (-left, right), (left, 1.01 * right)):
         with pytest.raises(AssertionError):
-            assert_vectors(matrices, sigma, *wrong, within)
+            assert_vectors(matrices, sigma, one, other, within)
 
 
 def test_gram_vectors_tell_small_values_apart_better_than_float32_does() -> None:

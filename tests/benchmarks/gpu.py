@@ -134,9 +134,8 @@ def gpt2(context: Context) -> list[str]:
 
 def llama(context: Context, layers: int) -> list[str]:
     """Choose Llama-3.1-8B's shapes with random weights, and fewer layers."""
-    sizes = ("hidden_size=64", "intermediate_size=96", "num_attention_heads=4", "num_key_value_heads=2")
-    sizes = ("vocab_size=2048", *sizes) if context.small else ()
-    chosen = (f"num_hidden_layers={layers}", *sizes)
+    sizes = ["hidden_size=64", "intermediate_size=96", "num_attention_heads=4", "num_key_value_heads=2"]
+    chosen = [f"num_hidden_layers={layers}", *(["vocab_size=2048", *sizes] if context.small else [])]
     return ["model=llama-3.1-8b", "model.init=random", *(f"++model.config.{size}" for size in chosen)]
 
 

@@ -364,7 +364,8 @@ def save_spectra(sizes: Sizes, output: Path, stories: Path | None) -> None:
     """Save every metric of a model by the engines that `auto` chooses for full metrics and for the paper's."""
     lines = [line for line in (ASSETS / "verse.txt").read_text(encoding="utf-8").splitlines() if len(line) > 30]
     found: dict[str, Any] = {"platform": np.array(jax.default_backend())}
-    for name in ("nano", *([stories] if stories is not None else [])):
+    names: list[str | Path] = ["nano"] if stories is None else ["nano", stories]
+    for name in names:
         model = load_model(name)
         for engine, metrics in (("analytic", ("full",)), ("lanczos", PAPER_METRICS)):
             texts = lines[: sizes.texts]
