@@ -292,15 +292,17 @@ class PlanConfig:
     devices: list[int] = MISSING
     tokens: float = MISSING
     stored_bytes: int = MISSING
+    device: str = MISSING
     teraflops: float = MISSING
+    svd_ms: float = MISSING
     bandwidth_gbs: float = MISSING
     memory_gb: float = MISSING
     link_gbs: float = MISSING
-    disk_gbs: float = MISSING
-    efficiency: list[float] = MISSING
     hash_gbs: float = MISSING
     load_gbs: float = MISSING
     look_us: float = MISSING
+    disk_gbs: float = MISSING
+    efficiency: list[float] = MISSING
 
 
 @dataclasses.dataclass

@@ -1,8 +1,9 @@
 r"""What a run costs before it is run: FLOPs, bytes and seconds, from a model's shapes and the figures of its devices.
 
 Work on a device is a roofline: $\max(\text{FLOPs} / \text{peak}, \text{bytes} / \text{bandwidth})$ over the share of
-both that is reached. Stages are added up, since none runs beside another: weights are hashed, then block by block read,
-copied, and used. Left out: start, the start of each kernel, compilation, the audit, the report.
+both that is reached; the SVD kernel takes what it was measured to take. Stages are added up, since none runs beside
+another: weights are hashed, then block by block read, copied, and used. Left out: start, the start of each kernel,
+compilation, eigenvalues, the audit, the report.
 """
 
 import math
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 import jax
 
 from jacspec.jacobians.lanczos import CHECK_EVERY, FIRST_CHECK, LATER
-from jacspec.jacobians.solvers import ALL, ENGINES, EXPECTED_STEPS, pass_flops
+from jacspec.jacobians.solvers import ALL, ENGINES, EXPECTED_STEPS, pass_flops, svd_flops
 from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_parts, module_template
 from jacspec.models.export import hf_tensors
 
 ITEMSIZE = 4
 """Bytes of a number in memory: float32."""
+
+SVD_WIDTH = 768
+"""Rows and columns of the matrix whose SVD is timed; the time of others is taken to grow with the cube."""
 
 COMPONENTS = 2
 """Attention and MLP, as the engines count their FLOPs."""
@@ -35,14 +39,16 @@ class Work(NamedTuple):
 class Machine(NamedTuple):
     """Figures of one device and of its host, in FLOP/s, bytes and bytes/s.
 
-    `flops` and `bandwidth` are peaks, of which `efficiency` is the share that is reached; `link` is from host to
-    device, `disk` what a host reads from its disk for all its processes. Of one process: `hashing`, and `loading`, how
-    fast stored weights are read, checked and cast; `look`, seconds that Lanczos takes on the host to look at a sample.
+    `flops` is the speed of plain products and `bandwidth` a peak; `efficiency` is the share of both that is reached.
+    `svd`, seconds of the SVD kernel for one matrix of `SVD_WIDTH`; `link` is from host to device, `disk` what a host
+    reads from its disk for all its processes. Of one process: `hashing`, and `loading`, how fast stored weights are
+    read, checked and cast; `look`, seconds that Lanczos takes on the host to look at a sample.
     """
 
     flops: float
     bandwidth: float
     efficiency: float
+    svd: float
     link: float
     disk: float
     hashing: float
@@ -122,10 +128,15 @@ def estimate_seconds(
     carry = sum(
         on_device(work.batch * carry_flops(block, work.tokens), float(ITEMSIZE * size)) for block, size in pairs[:-1]
     )
+    whole = engine.needs == ALL
     spectra = sum(
-        on_device(work.batch * engine.flops(block), spectra_bytes(block, size, work)) for block, size in pairs
+        on_device(
+            work.batch * (engine.flops(block) - (svd_flops(block) if whole else 0)), spectra_bytes(block, size, work)
+        )
+        for block, size in pairs
     )
-    looks = 0 if engine.needs == ALL else count_looks(EXPECTED_STEPS) * COMPONENTS * len(pairs)
+    svd = sum(COMPONENTS * machine.svd * (block.d_model / SVD_WIDTH) ** 3 for block, _ in pairs) if whole else 0.0
+    looks = 0 if whole else count_looks(EXPECTED_STEPS) * COMPONENTS * len(pairs)
     read = stored_bytes * sum(sizes.blocks)
     return {
         "hash": stored_bytes * sizes.whole / min(machine.hashing, machine.disk),
@@ -133,6 +144,7 @@ def estimate_seconds(
         "copy": ITEMSIZE * sum(sizes.blocks) / machine.link,
         "carry": batches * carry,
         "spectra": batches * spectra,
+        "svd": batches * work.batch * svd,
         "look": batches * work.batch * looks * machine.look,
     }
 

@@ -20,7 +20,7 @@ from jacspec.glossary import Memory, PaddedBatch, Quantity
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
-from jacspec.spectra.svd import lapack_threads
+from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
 
 ENOUGH = 10
 """Tokens a dimension, below which a sample covariance's directions are to be taken with care."""
@@ -141,8 +141,13 @@ def compute_profile(
 
     **Arguments:** `weight` (out, in); `directions` and `covariance` of its inputs, from `principal_directions`.
     """
-    with numerics("float64"), lapack_threads():
-        sigma, rows = map(np.asarray, _decompose(jnp.asarray(weight, jnp.float64)))
+    # `gram` computes in float64 what it takes and gives in float32.
+    kept = choose_way(weight.dtype) is Way.gram
+    with numerics("float64"):
+        sigma, rows = (
+            np.asarray(part[0], np.float64)
+            for part in right_vectors(jnp.asarray(weight, weight.dtype if kept else jnp.float64)[None])
+        )
     overlap = np.abs(rows @ directions).max(axis=1) if directions.size else np.full(len(rows), np.nan)
     total = float(np.trace(covariance))
     captured = np.einsum("kn,kn->k", rows @ covariance, rows)
@@ -150,12 +155,6 @@ def compute_profile(
     if not sigma[0] > 0:  # its singular vectors are LAPACK's choice
         overlap, relative = np.full((2, len(rows)), np.nan)
     return Profile(sigma, overlap, relative)
-
-
-@jax.jit
-def _decompose(weight: Float[Array, "m n"]) -> tuple[Float[Array, " k"], Float[Array, "k n"]]:
-    _, sigma, rows = jnp.linalg.svd(weight, full_matrices=False)
-    return sigma, rows
 
 
 def null_overlap(n: int, r: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.glossary import Quantity
 from jacspec.models.block import Block, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_template
-from jacspec.spectra.svd import lapack_threads
+from jacspec.spectra.svd import right_vectors
 from jacspec.weights import ROLES, Matrix, in_batches
 
 Place = tuple[int, str]
@@ -138,7 +138,7 @@ def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) ->
 
     Returned are k² + k numbers a matrix, k its shorter side: as much as the weights themselves where they are square,
     less where they are not. On the way there are a batch of matrices of one shape and its vectors (`memory_bytes`).
-    LAPACK's `gesdd` on a CPU, about $4 m n^2 + 8 n^3$ FLOPs for (m, n), m ≥ n (Golub & Van Loan 2013, Fig. 8.6.1).
+    The vectors are `svd.right_vectors`'s.
     """
     leaves = block_roles(checkpoint.spec)
 
@@ -153,8 +153,7 @@ def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) ->
     found: dict[int, Factors] = {}
     for batch in in_batches(matrices(), memory_bytes=memory_bytes / 4):
         tall = [each.values if each.values.shape[0] >= each.values.shape[1] else each.values.T for _, each in batch]
-        with lapack_threads():
-            sigma, rows = map(np.asarray, _decompose(jnp.asarray(np.stack(tall))))
+        sigma, rows = map(np.asarray, right_vectors(jnp.asarray(np.stack(tall))))
         found |= {index: Factors(*parts) for (index, _), *parts in zip(batch, sigma, rows.swapaxes(1, 2), strict=True)}
     return {place: found[index] for index, place in enumerate(target.places)}
 
@@ -162,15 +161,8 @@ def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) ->
 def factorise(weight: Float[Array, "m n"]) -> Factors:
     """Compute the SVD of one matrix; as `decompose`."""
     tall = weight if weight.shape[0] >= weight.shape[1] else weight.T
-    with lapack_threads():
-        sigma, rows = map(np.asarray, _decompose(tall[None]))
+    sigma, rows = map(np.asarray, right_vectors(tall[None]))
     return Factors(sigma[0], rows[0].T)
-
-
-@jax.jit
-def _decompose(matrices: Float[Array, "batch m n"]) -> tuple[Float[Array, "batch n"], Float[Array, "batch n n"]]:
-    _, sigma, rows = jax.vmap(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))(matrices)
-    return sigma, rows
 
 
 def without_group(checkpoint: Checkpoint, factors: Mapping[Place, Factors], share: Share) -> Checkpoint:

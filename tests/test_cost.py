@@ -1,5 +1,6 @@
 """The arithmetic of `task=plan` against XLA's own count of FLOPs, published sizes, sums by hand, recorded runs."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -16,7 +17,7 @@ from servers import files_below, run_here
 from test_ready_made import PARAMETERS
 
 from jacspec.api import load_model
-from jacspec.config import Init, ModelConfig, config_folder
+from jacspec.config import Init, ModelConfig, PlanConfig, config_folder
 from jacspec.cost import (
     Machine,
     Work,
@@ -36,12 +37,14 @@ from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
 from jacspec.jacobians.streaming import _step
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
+from jacspec.tasks.plan import FIGURES
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 MACHINE = Machine(
     flops=60e12,
     bandwidth=3e12,
     efficiency=0.5,
+    svd=2e-3,
     link=50e9,
     disk=3e9,
     hashing=2e9,
@@ -114,6 +117,7 @@ def test_seconds_of_a_large_model_by_hand() -> None:
     assert moved / 3e12 > 19 * 80 * 32 * 24 * 4 * block / 60e12, "at 32 samples weights take longer than products"
     assert found["spectra"] == pytest.approx(moved / 3e12 / 0.5, rel=1e-6)
     assert found["look"] == pytest.approx(19 * 32 * 80 * 2 * 6 * 50e-6)
+    assert found["svd"] == 0
     assert device_bytes(model.spec, sizes, work, devices=1) > 4 * block + 8 * 600 * 50 * 8192
 
 
@@ -126,9 +130,10 @@ def test_what_more_devices_change() -> None:
     )
     for stage in ("hash", "read", "copy"):
         assert one[stage] == eight[stage], "every process goes through all weights"
-    for stage in ("carry", "spectra", "look"):
+    for stage in ("carry", "spectra", "svd", "look"):
         assert one[stage] == pytest.approx(8 * eight[stage])
     assert one["look"] == 0
+    assert one["svd"] == pytest.approx(512 * 12 * 2 * 2e-3), "GPT-2 small has the width that was timed"
 
 
 @settings(deadline=None, derandomize=True)
@@ -177,6 +182,10 @@ def test_plan_takes_what_was_measured() -> None:
     assert plan.hash_gbs == recorded["hash, GB/s"]
     assert plan.load_gbs == recorded["load, GB/s of float16"]
     assert plan.look_us == recorded["look, µs a sample"]
+    gpu = json.loads((BENCHMARKS / "gpu_kernels.json").read_text())
+    assert gpu["environment"]["device"] in plan.device
+    assert plan.teraflops == gpu["float32 products at precision highest, TFLOP/s"]
+    assert plan.svd_ms == gpu["ways"]["Gram matrix in float64, eigvalsh"]["ms"][0]
 
 
 def test_paper_run_takes_what_its_engine_was_measured_to_take() -> None:
@@ -200,6 +209,21 @@ def test_plan_is_printed_and_leaves_nothing(tmp_path: Path) -> None:
     assert rows["samples a batch"] == ["32", "32", "10"]
     assert "(too much)" in done.out
     assert files_below(tmp_path) == set()
+
+
+def test_plan_keeps_measurements_and_assumptions_apart(tmp_path: Path) -> None:
+    done = run_here("task=plan", "plan.device=one of mine", "plan.teraflops=19.5", "plan.link_gbs=64", cwd=tmp_path)
+    said = dict(line.strip().split(": ", 1) for line in done.out.splitlines() if ": " in line)
+    assert said["Each device"] == "one of mine"
+    assert said["given"] == "19.5 TFLOP/s in float32 products"
+    assert said["measured"].startswith("1.9 ms for the singular values")
+    assert "64 GB/s from the host" in said["data sheet"]
+    assert said["assumed"].endswith("0.1 to 0.5 of the products' speed and of the bandwidth reached")
+
+
+def test_every_figure_has_an_origin() -> None:
+    shape = {"devices", "tokens", "stored_bytes", "device"}
+    assert {field.name for field in dataclasses.fields(PlanConfig)} == shape | FIGURES.keys()
 
 
 @pytest.mark.parametrize(

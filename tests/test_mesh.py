@@ -48,7 +48,7 @@ def collectives() -> dict[str, Any]:
     from jacspec.jacobians.lanczos import _begin, _extend, start_vectors
     from jacspec.jacobians.mesh import beside, on_each
     from jacspec.jacobians.streaming import _enter, _step
-    from jacspec.spectra.svd import _singular_values
+    from jacspec.spectra.svd import Way, _values
 
     found: dict[str, Any] = {}
 
@@ -67,7 +67,10 @@ def collectives() -> dict[str, Any]:
         point = branch_points(block, stream.hidden, stream.batch.lengths)["mlp"]
         look("jacfwd", dense.jacobians, block, point.context, point.x, component="mlp")
         look("analytic", analytic.jacobians, block, point.context, point.x, component="mlp")
-        look("svd", _singular_values, analytic.jacobians(block, point.context, point.x, component="mlp"))
+        jacobians = analytic.jacobians(block, point.context, point.x, component="mlp")
+        for way in (Way.gram, Way.qr):
+            with jax.enable_x64(True):
+                look(f"svd by {way.value}", _values, jacobians, way, len(jacobians))
         starts = beside(start_vectors(padded.row_samples, 96, point.x.dtype, seed=0), point.x)
         look("lanczos", _extend, block, point.context, point.x, _begin(starts, 16), 0, 10, component="mlp")
     return found

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax.linalg import eigh
 from jaxtyping import Array, Float
 
 from jacspec.glossary import Prefix
@@ -37,6 +38,7 @@ from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.lanczos import Bases, decompose, grow_left, grow_right, leading_vectors
 from jacspec.models.block import Block, Sublayer
 from jacspec.models.layers import MLP, Attention, LayerNorm, Linear, RMSNorm
+from jacspec.spectra.svd import eigensolver
 
 PATHS: Mapping[str, tuple[str, ...]] = {"attn": ("v", "q", "k"), "cross": ("q",), "mlp": ("up", "gate")}
 """By component, the weights that its Jacobian may read the stream with; an MLP without a gate lacks that."""
@@ -182,7 +184,14 @@ def _projection_gains(
 
 
 def _largest(matrices: Float[Array, "*axes m n"]) -> Float[Array, "*axes"]:
-    return jnp.linalg.svd(matrices, compute_uv=False)[..., 0]
+    """Compute σ₁ of each matrix, to rounding: its square is the largest eigenvalue of the smaller Gram matrix."""
+    largest = jnp.max(jnp.abs(matrices), axis=(-2, -1), keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1)
+    unit = matrices / scale
+    unit = unit if unit.shape[-2] <= unit.shape[-1] else jnp.swapaxes(unit, -1, -2)
+    gram = jnp.matmul(unit, jnp.swapaxes(unit, -1, -2), precision=jax.lax.Precision.HIGHEST)
+    _, values = eigh(gram, symmetrize_input=False, implementation=eigensolver(gram.shape[-1]))
+    return scale[..., 0, 0] * jnp.sqrt(jnp.maximum(values[..., -1], 0))
 
 
 def _lead(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -> Lead:

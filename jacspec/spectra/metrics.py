@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jacspec.errors import JacspecError, suggest
-from jacspec.spectra.svd import lapack_threads
+from jacspec.spectra.svd import blas_on_one_thread
 
 
 class Measurement(NamedTuple):
@@ -317,9 +317,9 @@ def compute_metrics(
     whole = tuple(name for name in names if METRICS[name].needs == "matrix")
     values = _compute(spectral, shape, rank, top_k, sigma, None, None)
     if whole:
-        # Eigenvalues of a general matrix are to be had on the CPU only.
+        # On the host, whose cores share a batch: an H100 took 162 ms for the eigenvalues of one 768 × 768 matrix.
         arguments = jax.device_put((sigma, matrices, directions), jax.local_devices(backend="cpu")[0])
-        with lapack_threads():
+        with blas_on_one_thread():
             values |= jax.block_until_ready(_compute(whole, shape, rank, top_k, *arguments))
     return {name: values[name] for name in names}
 

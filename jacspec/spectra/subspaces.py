@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jacspec.spectra.svd import lapack_threads
+from jacspec.spectra.svd import leading_pairs
 
 
 class Leading(NamedTuple):
@@ -34,19 +33,10 @@ def leading_subspaces(
     size = max(1, int(memory_bytes / (4 * matrices[0].nbytes)))
     for start in range(0, len(matrices), size):
         batch = jnp.asarray(np.stack(matrices[start : start + size]))
-        with lapack_threads():
-            found = [np.asarray(each) for each in _leading(batch, min(top_k, *batch.shape[1:]))]
-        for sigma, left, right in zip(*found, strict=True):
+        found = map(np.asarray, leading_pairs(batch, min(top_k, *batch.shape[1:])))
+        for left, sigma, right in zip(*found, strict=True):
             rank = int((sigma > sigma[0] * max(batch.shape[1:]) * np.finfo(sigma.dtype).eps).sum())
             yield Leading(sigma, left[:, :rank], right[:, :rank])
-
-
-@jax.jit(static_argnums=1)
-def _leading(
-    matrices: Float[Array, "batch m n"], top_k: int
-) -> tuple[Float[Array, "batch k"], Float[Array, "batch m r"], Float[Array, "batch n r"]]:
-    left, sigma, right = jax.vmap(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))(matrices)
-    return sigma, left[:, :, :top_k], right[:, :top_k].swapaxes(1, 2)
 
 
 def principal_angles(first: Float[np.ndarray, "m p"], second: Float[np.ndarray, "m q"]) -> Float[np.ndarray, " least"]:

@@ -3,11 +3,12 @@
 import dataclasses
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jacspec.config import Config, Init, PlanConfig
+from jacspec.config import Config, Init, PlanConfig, config_folder
 from jacspec.cost import (
     Machine,
     Sizes,
@@ -19,7 +20,7 @@ from jacspec.cost import (
     share_batches,
 )
 from jacspec.errors import JacspecError
-from jacspec.jacobians.solvers import ENGINES, choose_engine
+from jacspec.jacobians.solvers import ALL, ENGINES, choose_engine, svd_flops
 from jacspec.models.block import ModelSpec
 from jacspec.models.hub import open_model
 from jacspec.spectra.metrics import choose_metrics
@@ -31,9 +32,26 @@ STAGES = {
     "copy": "copy weights",
     "carry": "carry samples",
     "spectra": "spectra",
+    "svd": "SVD kernel",
     "look": "look at bounds",
 }
 """What `cost.estimate_seconds` estimates, in words."""
+
+MEASURED, SHEET, ASSUMED = "measured", "data sheet", "assumed"
+
+FIGURES = {
+    "teraflops": (MEASURED, "{} TFLOP/s in float32 products"),
+    "svd_ms": (MEASURED, "{} ms for the singular values of a 768 × 768 matrix"),
+    "hash_gbs": (MEASURED, "{} GB/s hashed by a process"),
+    "load_gbs": (MEASURED, "{} GB/s read and cast by a process"),
+    "look_us": (MEASURED, "{} µs for a look at the bounds of a sample"),
+    "bandwidth_gbs": (SHEET, "{} GB/s of memory"),
+    "memory_gb": (SHEET, "{} GB"),
+    "link_gbs": (SHEET, "{} GB/s from the host"),
+    "disk_gbs": (ASSUMED, "{} GB/s from a host's disk"),
+    "efficiency": (ASSUMED, "{} of the products' speed and of the bandwidth reached"),
+}
+"""Where the figures of `conf/task/plan.yaml` come from, in words; one that a user changes is the user's."""
 
 UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 
@@ -49,12 +67,15 @@ def run_plan(config: Config, folder: Path, console: Console) -> None:
     work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
     sizes = count_parameters(checkpoint)
     _print_amounts(console, config, spec, sizes, work)
+    _print_figures(console, config.plan)
     console.print(_table(config.plan, spec, sizes, work))
 
 
 def _check(plan: PlanConfig) -> None:
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
+        if isinstance(value, str):
+            continue
         if not value or not all(number > 0 for number in (value if isinstance(value, list) else [value])):
             raise JacspecError(f"plan.{field.name}={value} is not above 0. Type plan.{field.name}=N with N above 0.")
     if len(plan.efficiency) != 2 or max(plan.efficiency) > 1:
@@ -66,16 +87,33 @@ def _check(plan: PlanConfig) -> None:
 def _print_amounts(console: Console, config: Config, spec: ModelSpec, sizes: Sizes, work: Work) -> None:
     assert config.plan is not None
     carry = work.samples * sum(carry_flops(block, work.tokens) for block in spec.blocks[:-1])
-    spectra = work.samples * sum(ENGINES[work.engine].flops(block) for block in spec.blocks)
+    engine = ENGINES[work.engine]
+    # The SVD kernel's FLOPs are LAPACK's: it is counted in seconds.
+    kernel = sum(map(svd_flops, spec.blocks)) if engine.needs == ALL else 0
+    spectra = work.samples * (sum(map(engine.flops, spec.blocks)) - kernel)
     for line in (
         f"{config.model.name}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
         f"{max(sizes.blocks) / GIGA:.3g} G; {work.samples} samples of {work.tokens:g} tokens, attention and MLP, "
         f"engine={work.engine}",
-        f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra",
+        f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra"
+        + (", singular values apart" if kernel else ""),
         f"{config.plan.stored_bytes * sizes.whole / GIGA:.4g} GB of checkpoint, "
         f"{4 * max(sizes.blocks) / GIGA:.3g} GB a block in float32",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _print_figures(console: Console, plan: PlanConfig) -> None:
+    """Say what the device is taken to do, what was measured apart from what is assumed."""
+    own = OmegaConf.load(config_folder() / "task" / "plan.yaml").plan
+    lines: dict[str, list[str]] = {}
+    for name, (origin, words) in FIGURES.items():
+        value = getattr(plan, name)
+        told = " to ".join(f"{number:g}" for number in value) if isinstance(value, list) else f"{value:g}"
+        lines.setdefault(origin if value == own[name] else "given", []).append(words.format(told))
+    console.print(f"Each device: {plan.device}", soft_wrap=True, highlight=False)
+    for origin, figures in lines.items():
+        console.print(f"  {origin}: {', '.join(figures)}", soft_wrap=True, highlight=False)
 
 
 def _table(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work) -> Table:
@@ -111,6 +149,7 @@ def _machine(plan: PlanConfig, efficiency: float) -> Machine:
         flops=plan.teraflops * TERA,
         bandwidth=plan.bandwidth_gbs * GIGA,
         efficiency=efficiency,
+        svd=plan.svd_ms / 1e3,
         link=plan.link_gbs * GIGA,
         disk=plan.disk_gbs * GIGA,
         hashing=plan.hash_gbs * GIGA,

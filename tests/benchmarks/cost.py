@@ -113,6 +113,7 @@ def predict_paper(look: float) -> dict[str, float]:
         flops=ENGINES["lanczos"].flops(model.spec.blocks[0]) / seconds,
         bandwidth=np.inf,
         efficiency=1.0,
+        svd=0.0,  # Lanczos has none
         link=np.inf,  # a CPU's memory is the host's
         disk=np.inf,
         hashing=np.inf,

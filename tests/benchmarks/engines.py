@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch.nn.functional import gelu, layer_norm, softmax
+from torch_block import last_token_jacobians
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from oracles import deviation, save_random
@@ -60,39 +60,6 @@ def sequence_jacobians(block: Any, h: torch.Tensor) -> list[torch.Tensor]:
     after = (h + attended(h))[-1]
     attention = torch.func.jacrev(lambda h: attended(h)[-1])(h)[:, -1]
     return [attention, torch.func.jacrev(lambda x: block.mlp(block.ln_2(x)))(after)]
-
-
-def last_token_jacobians(block: Any, h: torch.Tensor) -> list[torch.Tensor]:
-    """(b): both branches as functions of the last token, the other tokens' keys and values outside, batched."""
-    attn, mlp = block.attn, block.mlp
-    d_head = D_MODEL // HEADS
-
-    def normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
-        return layer_norm(x, (D_MODEL,), norm.weight, norm.bias, norm.eps)
-
-    def heads(x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (HEADS, d_head))
-
-    def projected(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        whole = x @ attn.c_attn.weight + attn.c_attn.bias
-        return tuple(heads(part) for part in whole.split(D_MODEL, dim=-1))
-
-    def attended(x: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        q, k, v = projected(normed(block.ln_1, x))
-        scores = torch.cat([torch.einsum("hd,thd->ht", q, key), (q * k).sum(-1)[:, None]], 1) / d_head**0.5
-        weights = softmax(scores, -1)
-        mixed = torch.einsum("ht,thd->hd", weights[:, :-1], value) + weights[:, -1:] * v
-        return mixed.flatten() @ attn.c_proj.weight + attn.c_proj.bias
-
-    def fed(x: torch.Tensor) -> torch.Tensor:
-        hidden = gelu(normed(block.ln_2, x) @ mlp.c_fc.weight + mlp.c_fc.bias, approximate="tanh")
-        return hidden @ mlp.c_proj.weight + mlp.c_proj.bias
-
-    _, key, value = projected(normed(block.ln_1, h[:, :-1]))
-    x = h[:, -1]
-    after = x + torch.func.vmap(attended)(x, key, value)
-    attention = torch.func.vmap(torch.func.jacfwd(attended))(x, key, value)
-    return [attention, torch.func.vmap(torch.func.jacfwd(fed))(after)]
 
 
 def in_chunks(block: Any, h: torch.Tensor) -> list[np.ndarray]:
