@@ -4,16 +4,20 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from families import FAMILIES, GPT2
 from oracles import deviation, save_random
 from parity import forward_one
+from transformers.activations import ACT2FN
 
 from jacspec import JacspecError, load_model
 from jacspec.backend import numerics
 from jacspec.models.checkpoint import open_checkpoint, random_checkpoint
+from jacspec.models.layers import ACTIVATIONS
 from jacspec.models.tensor_files import open_tensors
 
 
@@ -30,6 +34,18 @@ def test_trained_fixture_equals_its_makers_activations_and_sorts(shared: Path) -
         # What stands behind a token does not reach it.
         digits[place] = forward_one(checkpoint, digits)["logits"][place - 1].argmax()
     np.testing.assert_array_equal(digits[6:], sorted(digits[:6]))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_and_their_slopes_are_those_of_hf(name: str) -> None:
+    x = np.linspace(-9, 9, 64)  # no kink lies on the grid
+    with numerics("float64"):
+        ours, slopes = (np.asarray(part) for part in jax.jvp(ACTIVATIONS[name], (jnp.asarray(x),), (jnp.ones(64),)))
+    given = torch.tensor(x, requires_grad=True)
+    theirs = ACT2FN[name](given)
+    (theirs_slopes,) = torch.autograd.grad(theirs.sum(), given)
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(slopes, theirs_slopes.numpy(), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])

@@ -18,17 +18,25 @@ from jaxtyping import Array, Bool, Float, Int
 from jacspec.glossary import Memory, Prefix
 from jacspec.models.positions import RelativeBiasSpec, RotarySpec, distance_buckets, rotate, rotation
 
+_GELU = functools.partial(jax.nn.gelu, approximate=False)
+_GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    **dict.fromkeys(("gelu", "gelu_python"), _GELU),
+    **dict.fromkeys(("gelu_accurate", "gelu_fast", "gelu_new", "gelu_python_tanh", "gelu_pytorch_tanh"), _GELU_TANH),
+    "hardswish": jax.nn.hard_swish,
+    "leaky_relu": jax.nn.leaky_relu,
+    "linear": lambda x: x,
+    "mish": jax.nn.mish,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "sigmoid": jax.nn.sigmoid,
+    **dict.fromkeys(("silu", "swish"), jax.nn.silu),
     "tanh": jnp.tanh,
 }
-"""Activations by their HF names, spelled exactly: `gelu` is the erf form, `gelu_new` the tanh form."""
+"""Activations by their HF names: `gelu` is the erf form, `gelu_new` and its kin the tanh form."""
 
 
 @dataclasses.dataclass(frozen=True)
