@@ -116,7 +116,7 @@ def table_rows(table: str) -> list[list[str]]:
 def _status_row(family: str, cases: Iterable[str], known: list[str]) -> str:
     """Write what this session saw of a family; a cell that it saw nothing of stays as it was."""
     _, _, *worst, trained, configs = known
-    if family in PARITY:
+    if PARITY.get(family, {}).keys() >= {*RESPECTS}:
         worst = [_rounded_up(PARITY[family][respect]) for respect in RESPECTS]
     if family in REAL:
         parameters, name = REAL[family]

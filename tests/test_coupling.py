@@ -52,7 +52,7 @@ CHOSEN = (
 )
 """Every norm place, gated and plain, GQA, softcap, both norms of queries and keys, relative biases, cross attention."""
 
-ONE_LAYER = dict.fromkeys(("t5", "mt5"), {"num_layers": 1, "num_decoder_layers": 1})
+ONE_LAYER = {key: {"num_layers": 1, "num_decoder_layers": 1} for key in ("t5", "mt5")}
 
 
 def _stream(checkpoint: Checkpoint, names: tuple[str, ...], **more: Any) -> list[LayerResult]:
