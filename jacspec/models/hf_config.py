@@ -8,6 +8,7 @@ from typing import Any
 from jacspec.errors import JacspecError, blaming, suggest
 from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys
 from jacspec.models.block import BlockSpec, ModelSpec
+from jacspec.models.deferred_torch import deferring_torch
 from jacspec.models.families import ARCHITECTURES, NEAREST
 from jacspec.models.layers import ACTIVATIONS
 from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
@@ -27,20 +28,21 @@ def read_config(raw: Mapping[str, Any], origin: str) -> tuple[Architecture, dict
     """
     architecture = _find_family(raw, origin)
     model_type = architecture.model_type
-    # Heavy import, and only here: HF's class knows the defaults.
-    from transformers import CONFIG_MAPPING, logging
-
-    logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
-    config_class = CONFIG_MAPPING[model_type]
     invalid = f"{origin} is not a valid {model_type} config"
     _check_counts(raw, origin)
-    with blaming(invalid), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old names of keys
-        config = config_class(**raw).to_dict()
+    with deferring_torch():
+        # Heavy import, and only here: HF's class knows the defaults.
+        from transformers import CONFIG_MAPPING, logging
+
+        logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
+        config_class = CONFIG_MAPPING[model_type]
+        with blaming(invalid), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old names of keys
+            config = config_class(**raw).to_dict()
+        defaults = config_class().to_dict()
     reading = ReadKeys(config)
     with blaming(invalid):
         spec = _read_spec(architecture, reading, origin)
-    defaults = config_class().to_dict()
     known = IGNORED_EVERYWHERE.keys() | architecture.ignored.keys() | reading.read
     unknown = [
         f"{key}={value!r}" for key, value in config.items() if key not in known and value != defaults.get(key, _MISSING)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.errors import JacspecError, blaming
+from jacspec.models.deferred_torch import deferring_torch
 from jacspec.models.hf_config import read_json
 
 MAX_GROWTH = 1000
@@ -14,10 +15,10 @@ def load_tokenizer(folder: Path) -> Any:
     """Load the HF tokenizer of a folder, never running code that comes with it."""
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
         raise JacspecError(f"{folder} has no tokenizer: put its tokenizer.json and tokenizer_config.json there.")
-    from transformers import AutoTokenizer
-
     _check_growth(folder / "tokenizer.json")
-    with blaming(f"The tokenizer in {folder} cannot be loaded"):
+    with deferring_torch(), blaming(f"The tokenizer in {folder} cannot be loaded"):
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
