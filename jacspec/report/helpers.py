@@ -15,12 +15,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 MOST_HELPERS = 3
 """Each takes some 150 MB of memory, and few runs have more than a dozen figures."""
 
-READY, DRAWN, FAILED = "ready\n", "drawn\n", "failed\n"
+READY, DRAWN, FAILED = "ready", "drawn", "failed"
 _PROGRAM = "from jacspec.report.helpers import serve; serve()"
 
 
@@ -52,13 +52,15 @@ def start_helpers(count: int | None = None) -> None:
             start_new_session=True,
         )
         _processes.append(process)
-        threading.Thread(target=_pass_on, args=(process,), daemon=True).start()
+        threading.Thread(target=_pass_on, args=(process, _waiting), daemon=True).start()
     atexit.unregister(stop_helpers)
     atexit.register(stop_helpers)
 
 
 def stop_helpers() -> None:
     """End all helpers."""
+    global _waiting
+    _waiting = queue.SimpleQueue()  # threads of helpers that ended wait at the old one
     while _processes:
         process = _processes.pop()
         process.kill()
@@ -88,7 +90,7 @@ def serve() -> None:
     from jacspec.runs import Run
 
     runs: dict[str, Run] = {}
-    _say(sys.stdout, READY)
+    print(READY, flush=True)
     for line in sys.stdin:
         folder, name, formats = json.loads(line)
         if folder not in runs:
@@ -96,28 +98,29 @@ def serve() -> None:
         try:
             save_figure(runs[folder], name, list_figures(runs[folder])[name](), formats)
         except Exception:
-            _say(sys.stdout, FAILED)
+            print(FAILED, flush=True)
         else:
-            _say(sys.stdout, DRAWN)
+            print(DRAWN, flush=True)
 
 
-def _pass_on(process: subprocess.Popen[str]) -> None:
+def _pass_on(process: subprocess.Popen[str], waiting: "queue.SimpleQueue[Drawing]") -> None:
     """Hand drawings to one helper as long as it lives; one that it dies at counts as not drawn."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    answer = process.stdout.readline()
+    answer = _ask(process)
     while answer:
-        drawing = _waiting.get()
-        with contextlib.suppress(OSError, ValueError):
-            answer = ""
-            _say(process.stdin, json.dumps([str(drawing.folder.resolve()), drawing.name, drawing.formats]) + "\n")
-            answer = process.stdout.readline()
+        drawing = waiting.get()
+        answer = _ask(process, json.dumps([str(drawing.folder.resolve()), drawing.name, drawing.formats]) + "\n")
         drawing.done.put((drawing.name, answer == DRAWN))
 
 
-def _say(stream: IO[str], words: str) -> None:
-    stream.write(words)
-    stream.flush()
+def _ask(process: subprocess.Popen[str], request: str = "") -> str:
+    """Send a line and return the next one that comes back: nothing from a process that has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError, ValueError):  # ValueError: `stop_helpers` closed the pipe
+        process.stdin.write(request)
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+    return ""
 
 
 def _cores() -> int:
