@@ -122,9 +122,9 @@ def test_helper_draws_the_same_and_progress_counts(
     assert "drawing 3 of 3 figures" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("answer", ["", "print('failed', flush=True); sys.stdin.read()"], ids=["dies", "fails"])
+@pytest.mark.parametrize("answer", ["break", "print('failed', flush=True)"], ids=["dies", "fails"])
 def test_what_a_helper_leaves_is_drawn_here(run: Run, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    program = f"import sys; print('ready', flush=True); sys.stdin.readline(); {answer}"
+    program = f"import sys\nprint('ready', flush=True)\nfor _ in sys.stdin: {answer}"
     monkeypatch.setattr(helpers, "_PROGRAM", program)
     helpers.start_helpers(1)
     own: list[str] = []
