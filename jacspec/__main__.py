@@ -1,5 +1,6 @@
 """`python -m jacspec`: Hydra composes the configuration, the chosen task runs into Hydra's folder."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -16,12 +17,31 @@ from jacspec.distributed import check_distributed
 from jacspec.errors import JacspecError, printable
 from jacspec.explain import check_keys, explain
 from jacspec.folders import Refused, makes_folder, remove_empty
-from jacspec.report import COLLECTED_TASKS
+from jacspec.progress import count_from_process_start
+from jacspec.report import COLLECTED_TASKS, check_report
+from jacspec.report.helpers import start_helpers
 from jacspec.sweep import close_sweep
 from jacspec.tasks import SHARED, find_task
 
 TRACEBACK = "JACSPEC_TRACEBACK"
 MOST_SHOWN = 4000
+UNDRAWN = ("plan", "train")
+"""Tasks that draw nothing."""
+
+
+def command() -> None:
+    """Run the command line as a process of its own: its stages count from the process's start, helpers draw."""
+    count_from_process_start()
+    gc.disable()  # while importing, which makes no garbage to speak of
+    _own_process.append(True)
+    try:
+        main()
+    finally:
+        # Python looks through all that JAX and transformers made before it ends: a second for nothing.
+        gc.freeze()
+
+
+_own_process: list[bool] = []
 
 
 def main() -> None:
@@ -60,7 +80,12 @@ def _hydra_main(config: DictConfig) -> str | None:
         _check_runs(typed)
         _check_crew(typed)
         _check_folder(typed, folder)
-        find_task(typed.task)(typed, folder, Console())
+        check_report(typed.report.formats, typed.report.figures)
+        if _own_process and typed.task not in UNDRAWN and typed.report.figures != "none":
+            start_helpers()
+        run_task = find_task(typed.task)
+        gc.enable()
+        run_task(typed, folder, Console())
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             print(f"\njacspec: interrupted. Add resume={folder} to the same command to resume it.", file=sys.stderr)
@@ -119,4 +144,4 @@ def _complain(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command()

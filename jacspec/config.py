@@ -151,6 +151,14 @@ class EngineConfig:
 
 
 @dataclasses.dataclass
+class ReportConfig:
+    """Which figures are drawn (`all`, `none`, or a list of names), and as what: `png`, `pdf` or both."""
+
+    formats: list[str] = dataclasses.field(default_factory=lambda: ["png"])
+    figures: Any = "all"
+
+
+@dataclasses.dataclass
 class DistributedConfig:
     """Which of several processes of one run this is.
 
@@ -336,6 +344,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     coupling: CouplingConfig | None = None
     depth: DepthConfig | None = None

@@ -40,8 +40,8 @@ def describe_run(config: Config, *, without: Collection[str], identity: Mapping[
     """
     whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(whole, dict)
-    # How many processes share a run, or which finished ones are named, changes no number of it.
-    comparable = {key: value for key, value in whole.items() if key not in (*without, "distributed", "runs")}
+    # How many processes share a run, which finished ones are named, or what is drawn, changes no number of it.
+    comparable = {key: value for key, value in whole.items() if key not in (*without, "distributed", "runs", "report")}
     # Where files lie does not matter: their hashes are compared.
     for group in comparable.keys() & {"model", "data"}:
         comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}

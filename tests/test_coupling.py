@@ -344,14 +344,14 @@ def test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables, figures and page from the folder alone; a run that was interrupted ends with the same bytes."""
     from jacspec.tasks import layers
 
-    monkeypatch.setattr(layers, "write_report", lambda run: None)
+    monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
     done = run_here(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "share of the bound ρ / bound" in done.out
     assert "audit: 24 Jacobians" in done.out
     assert files_below(tmp_path / "whole") == TABLES
     assert run_here("task=report", "run=whole", cwd=tmp_path).code == 0
-    drawn = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    drawn = {f"figures/{name}.png" for name in FIGURES}
     assert files_below(tmp_path / "whole") == TABLES | drawn | {"report.html"}
     run = open_run(tmp_path / "whole")
     assert list(run.metrics)[:4] == ["layer", "component", "sample", "n_tokens"]
@@ -414,7 +414,7 @@ def _check_kinds(run: Any) -> None:
 def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jacspec.tasks import layers
 
-    monkeypatch.setattr(layers, "write_report", lambda run: None)
+    monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
     for name, arguments in {
         "whole": ("task=coupling", "coupling.end=sample"),
         "cut": ("task=coupling",),
@@ -436,7 +436,7 @@ def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     small = [f"model.config.{key}={value}" for key, value in sizes.items()]
     from jacspec.tasks import layers
 
-    monkeypatch.setattr(layers, "write_report", lambda run: None)
+    monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
     done = run_here(
         *("task=coupling", "model=t5-small", "model.init=random", "coupling.end=sample", "data.samples=2"),
         *("components=[attn,cross,mlp]", "data.decoder_input=start", "data.max_tokens=8", "hydra.run.dir=out"),

@@ -89,7 +89,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
         with monkeypatch.context() as patch:
             patch.setattr("jacspec.tasks.layers.join_crew", lambda config: crew)
             patch.setattr("jacspec.tasks.crew.watch", wait)
-            patch.setattr("jacspec.tasks.layers.write_report", lambda run: None)
+            patch.setattr("jacspec.tasks.layers.write_report", lambda *_, **__: None)
             done = run_here(*arguments, cwd=tmp_path)
         return done.code, done.err
 

@@ -15,9 +15,9 @@ from explored import COMPONENTS, MAKERS, check, finite, head_runs, matrix_runs, 
 from test_report import make_run
 
 from jacspec.errors import JacspecError
-from jacspec.report import figures
+from jacspec.report import figures, write_report
 from jacspec.report.explorer import embedding, explore, room, section
-from jacspec.report.html import write_html, write_page
+from jacspec.report.html import write_page
 from jacspec.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -248,9 +248,10 @@ def test_run_of_one_of_each_offers_what_there_is_to_choose(browser: "Browser", t
 def test_figures_stand_where_the_script_does_not_run(
     browser: "Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
-    monkeypatch.setattr(figures, "KINDS", ("png",))
     monkeypatch.setattr(figures, "DPI", 50)
-    file = write_html(make_run(tmp_path / "run", layers=2, samples=4))
+    run = make_run(tmp_path / "run", layers=2, samples=4)
+    write_report(run)
+    file = run.folder / "report.html"
     context = browser.new_context(offline=True, java_script_enabled=lack != "scripts")
     context.add_init_script("delete window.DecompressionStream")
     page = context.new_page()
@@ -323,11 +324,11 @@ def test_spread(count: int, wanted: int, chosen: list[int]) -> None:
     assert room.spread(count, wanted) == chosen
 
 
-def test_page_of_the_paper_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_the_paper_is_small(tmp_path: Path) -> None:
     """GPT-2 small with whole spectra: 600 samples, 12 layers, attention and MLP, the paper's metrics."""
-    monkeypatch.setattr(figures, "KINDS", ("png",))
     run = make_run(tmp_path / "run", layers=12, samples=600, k=768)
-    file = write_html(run)
+    write_report(run)
+    file = run.folder / "report.html"
     assert file.stat().st_size < SIZE
     data = embedded(file.read_text(encoding="utf-8"))
     assert 0.9 * room.SPECTRUM_VALUES < count_singular_values(data) <= room.SPECTRUM_VALUES

@@ -216,7 +216,7 @@ def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jacspec.tasks import cells, finetune
 
-    monkeypatch.setattr(cells, "write_report", lambda run: None)
+    monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
     small = _examples(tmp_path).split()
     assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
     real = finetune.fine_tune

@@ -155,7 +155,7 @@ def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> No
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jacspec.tasks import heads, matrices
 
-    monkeypatch.setattr(matrices, "write_report", lambda run: None)
+    monkeypatch.setattr(matrices, "write_report", lambda *_, **__: None)
     small = ("task=heads", "heads.draws=2")
     assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
     real = heads.head_products

@@ -162,7 +162,7 @@ def test_run_over_scales(tmp_path: Path) -> None:
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jacspec.tasks import cells, lazy
 
-    monkeypatch.setattr(cells, "write_report", lambda run: None)
+    monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
     small = ("task=lazy", *SMALL, "lazy.scales=[0.5,5]", "lazy.seeds=2")
     assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
     real = lazy.train_network

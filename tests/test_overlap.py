@@ -211,7 +211,7 @@ def test_run_on_a_trained_model(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frame, "write_report", lambda run: None)
+    monkeypatch.setattr(frame, "write_report", lambda *_, **__: None)
     assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0
     real, calls = task.input_moments, []
 

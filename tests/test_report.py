@@ -19,14 +19,9 @@ from rich.console import Console
 
 from jacspec.glossary import LayerResult
 from jacspec.report import figures, write_report
-from jacspec.report.console import print_summary
-from jacspec.report.figures import (
-    component_styles,
-    draw_boxes,
-    draw_figures,
-    save_figures,
-    uses_log_axis,
-)
+from jacspec.report.console import print_files, print_summary
+from jacspec.report.drawing import list_figures
+from jacspec.report.figures import component_styles, draw_boxes, uses_log_axis
 from jacspec.report.html import write_html
 from jacspec.report.labels import metric_label, metric_title, number_format, printable
 from jacspec.report.lines import draw_spectra, visible_spectrum
@@ -75,13 +70,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def page(run: Run) -> str:
-    return write_html(run).read_text(encoding="utf-8")
+    write_report(run, formats=("png", "pdf"))
+    return (run.folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw coarsely and leave the PDF files out, which cost most of the time."""
-    monkeypatch.setattr(figures, "KINDS", ("png",))
+    """Draw coarsely."""
     monkeypatch.setattr(figures, "DPI", 50)
 
 
@@ -260,11 +255,19 @@ def test_styles_are_those_of_the_component() -> None:
     assert len(set(styles.values())) == 4
 
 
+def drawn(run: Run) -> dict[str, bytes]:
+    """Read what is in the folder of figures."""
+    return {file.name: file.read_bytes() for file in (run.folder / "figures").iterdir()}
+
+
 def test_figures_are_drawn_again_the_same(page: str, run: Run) -> None:
-    first = {file: file.read_bytes() for file in (run.folder / "figures").iterdir()}
-    assert {file: file.read_bytes() for file in save_figures(run)} == first
-    assert {file.name for file in first} == {f"{n}.{e}" for n in (*PAPER, "spectra") for e in ("png", "pdf")}
-    assert list(draw_figures(run)) == [*PAPER, "spectra"]
+    first = drawn(run)
+    for file in (run.folder / "figures").iterdir():
+        file.unlink()
+    write_report(run, formats=("png", "pdf"))
+    assert drawn(run) == first
+    assert {*first} == {f"{n}.{e}" for n in (*PAPER, "spectra") for e in ("png", "pdf")}
+    assert list(list_figures(run)) == [*PAPER, "spectra"]
 
 
 class _Page(HTMLParser):
@@ -418,7 +421,7 @@ def test_console_never_cuts_a_path(tmp_path: Path) -> None:
     for name in (*PAPER, "spectra"):
         (run.folder / "figures" / f"{name}.png").touch()
     console = Console(file=io.StringIO(), width=80)
-    print_summary(run, console)
+    print_files(run, console)
     assert str(run.folder) in _written(console)
     assert "decay_ratio.png, spectra.png, spectral_radius.png" in _written(console)
 

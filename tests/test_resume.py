@@ -112,7 +112,7 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
         return real(number, *arguments)
 
     monkeypatch.setattr(engine, "gather", stop_at_layer_4)
-    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda run: None)
+    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda *_, **__: None)
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
     done = run_here(*small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 130
@@ -161,10 +161,10 @@ def test_damaged_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.err.startswith("jacspec: ")
         assert "0002.npz is damaged" in done.err
     layer.unlink()
-    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda run: None)
+    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda *_, **__: None)
     assert run_here(*small, "resume=out", cwd=tmp_path).code == 0
     assert statuses(tmp_path) == ["finished"]
 
 
-def _interrupt(run: object) -> None:
+def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt

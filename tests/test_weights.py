@@ -378,7 +378,7 @@ SMALL = ("task=weights", "weights.include=[q,up]")
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "write_report", lambda run: None)
+    monkeypatch.setattr(task, "write_report", lambda *_, **__: None)
     assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0
     real, calls = task.MatrixWriter.add_batch, []
 
@@ -417,7 +417,7 @@ def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -
 @pytest.mark.parametrize("revision", ["step0"])
 def test_random_weights_are_chance(revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before training, the weights of nano are Gaussian: p-values are spread, the bulk is all of the variance."""
-    monkeypatch.setattr(task, "write_report", lambda run: None)
+    monkeypatch.setattr(task, "write_report", lambda *_, **__: None)
     done = run_here(
         "task=weights", f"model.revision={revision}", "weights.exclude=[o,down]", "hydra.run.dir=out", cwd=tmp_path
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jacspec.errors import JacspecError, blaming, suggest
 from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys, require
 from jacspec.models.block import BlockSpec, ModelSpec
+from jacspec.models.deferred_torch import deferring_torch
 from jacspec.models.families import ARCHITECTURES
 from jacspec.models.families.relatives import nearest_relative
 from jacspec.models.layers import ACTIVATIONS
@@ -54,22 +55,23 @@ def read_config(raw: Mapping[str, Any], origin: str) -> HFConfig:
     """
     architecture = _find_family(raw, origin)
     model_type = architecture.model_type
-    # Heavy import, and only here: HF's class knows the defaults.
-    from transformers import CONFIG_MAPPING, logging
-
-    logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
-    config_class = CONFIG_MAPPING[model_type]
     invalid = f"{origin} is not a valid {model_type} config"
     _check_counts(raw, origin)
-    # HF checks the type of keys that change nothing here, such as a label or a dropout rate: they do not stop a load.
-    stated = {key: value for key, value in raw.items() if key not in IGNORED_EVERYWHERE}
-    with blaming(invalid), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old names of keys
-        made = config_class(**stated)
-        text = getattr(made, architecture.tower) if architecture.tower else made
-        if "rope_parameters" in type(text).__dataclass_fields__:
-            text.standardize_rope_params()  # as HF's modelling code does once more, when all keys are attributes
-        config = made.to_dict() | {key: raw[key] for key in raw.keys() - stated.keys()}
+    with deferring_torch():
+        # Heavy import, and only here: HF's class knows the defaults.
+        from transformers import CONFIG_MAPPING, logging
+
+        logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
+        config_class = CONFIG_MAPPING[model_type]
+        # HF checks the types of keys that change nothing here, such as a label: they do not stop a load.
+        stated = {key: value for key, value in raw.items() if key not in IGNORED_EVERYWHERE}
+        with blaming(invalid), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old names of keys
+            made = config_class(**stated)
+            text = getattr(made, architecture.tower) if architecture.tower else made
+            if "rope_parameters" in type(text).__dataclass_fields__:
+                text.standardize_rope_params()  # as HF's modelling code does once more, when all keys are attributes
+            config = made.to_dict() | {key: raw[key] for key in raw.keys() - stated.keys()}
     config["model_type"] = model_type
     tower = config.get(architecture.tower, {})
     reading = ReadKeys(tower | {"tie_word_embeddings": config["tie_word_embeddings"]} if tower else config)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.errors import JacspecError, blaming
+from jacspec.models.deferred_torch import deferring_torch
 from jacspec.models.hf_config import read_json
 
 TOKENIZER, CONFIG, MERGES = "tokenizer.json", "tokenizer_config.json", "merges.txt"
@@ -28,14 +29,14 @@ def load_tokenizer(folder: Path, *, model_type: str | None = None) -> Any:
     **Raises:** `JacspecError` where there is none, its vocabulary is missing or damaged, or it needs sentencepiece.
     """
     _check_files(folder)
-    from transformers import CONFIG_MAPPING, AutoTokenizer
-
     _check_growth(folder / TOKENIZER)
     config_file = folder / "config.json"
     unnamed = model_type is not None and config_file.is_file() and "model_type" not in read_json(config_file)
-    own = {"config": CONFIG_MAPPING[model_type]()} if unnamed else {}
     try:
-        with blaming(f"The tokenizer in {folder} cannot be loaded"):
+        with deferring_torch(), blaming(f"The tokenizer in {folder} cannot be loaded"):
+            from transformers import CONFIG_MAPPING, AutoTokenizer
+
+            own = {"config": CONFIG_MAPPING[model_type]()} if unnamed else {}
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **own)
     except JacspecError as error:
         raise JacspecError(_in_our_words(folder, str(error))) from error.__cause__

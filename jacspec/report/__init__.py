@@ -5,6 +5,7 @@
 | `labels.py`  | the words, symbols and digits that the others share          |
 | `figures.py` | `figures/`: a box plot a metric                              |
 | `lines.py`   | `figures/`: the spectra                                      |
+| `drawing.py`, `helpers.py` | which figures are drawn, and on which cores    |
 | `html.py`    | `report.html`: figures, tables, samples, on one page         |
 | `explorer/`  | its interactive part, of one run or of several               |
 | `matrices.py`, `heads.py` | `figures/` of runs over weight matrices, over heads |
@@ -22,11 +23,18 @@
 The model and the corpus are never needed, so an old run can be drawn again by a newer version.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jacspec.errors import JacspecError, suggest
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from jacspec.runs import Run
 
+FORMATS = ("png", "pdf")
+"""What figures can be written as."""
 
 MATRIX_TASKS = ("weights", "heads", "overlap")
 """Tasks whose runs have a row a matrix."""
@@ -35,8 +43,34 @@ COLLECTED_TASKS = ("compare", "dynamics")
 """Tasks over finished runs."""
 
 
-def write_report(run: "Run") -> None:
-    """Draw the figures of a finished run and write its page."""
+def check_report(formats: Sequence[str], figures: Any) -> None:
+    """Refuse formats that are not of `FORMATS`, and figures that are neither `all` nor `none` nor names."""
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise JacspecError(f"report.formats has {unknown[0]!r}. {suggest(str(unknown[0]), FORMATS)}")
+    if not formats:
+        raise JacspecError("report.formats=[] draws nothing. Type report.figures=none for that.")
+    named = isinstance(figures, Collection) and not isinstance(figures, str)
+    if not (all(isinstance(name, str) for name in figures) if named else figures in ("all", "none")):
+        raise JacspecError(f"report.figures={figures} is not known. Accepted: all, none, or names as [spectra].")
+
+
+def write_report(
+    run: "Run",
+    console: "Console | None" = None,
+    *,
+    formats: Sequence[str] = FORMATS[:1],
+    figures: str | Collection[str] = "all",
+) -> None:
+    """Draw the figures of a finished run and write its page, which shows the figures that its folder then has.
+
+    **Arguments:** `console`, where the progress of drawing is shown, if anywhere; `formats`, of `FORMATS`; `figures`,
+    `all`, `none` or their names: figures that were drawn before stay.
+
+    **Raises:** `JacspecError` for formats and figures that there are not.
+    """
+    from jacspec.report.drawing import draw_figures
+
+    draw_figures(run, console, formats=formats, wanted=figures)
     if run.provenance.get("task") in MATRIX_TASKS:
         from jacspec.report.matrix_page import write_matrix_page
 
@@ -57,8 +91,6 @@ def write_report(run: "Run") -> None:
 
         write_cell_page(run)
         return
-    from jacspec.report.figures import save_figures
     from jacspec.report.html import write_html
 
-    save_figures(run)
     write_html(run)

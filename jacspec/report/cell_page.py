@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from jacspec.report.cell_rows import shown_rows
 from jacspec.report.facts import what_was_run
-from jacspec.report.figures import save_figures
-from jacspec.report.html import define, list_files, show_figure, write_page
+from jacspec.report.html import define, list_files, show_figure, show_figures, write_page
 from jacspec.report.labels import metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import Run
@@ -48,8 +47,6 @@ def write_cell_page(run: Run) -> None:
     """Draw the figures of a run over cells and write its page."""
     page = find_page(str(run.provenance["task"]))
     figures = page.figures(run)
-    for name, draw in figures.items():
-        save_figures(run, {name: draw()})  # one at a time in memory
     title = f"{model_name(run)}: {page.title}"
     terms = element("dl", together(map(define, run.metric_names), "\n"))
     head = (
@@ -62,7 +59,7 @@ def write_cell_page(run: Run) -> None:
         section(
             "How to read it", element("p", page.reading), element("details", element("summary", "The columns"), terms)
         ),
-        section("Figures", *(show_figure(run, name, page.captions[name], page.captions[name]) for name in figures)),
+        show_figures(run, (show_figure(run, name, page.captions[name], page.captions[name]) for name in figures)),
         section("Numbers", *_table(run)),
         list_files(run),
     )

@@ -13,8 +13,7 @@ from jacspec.report.compare import compare_figures
 from jacspec.report.dynamics import dynamics_figures, onset_sentences
 from jacspec.report.explorer import explore
 from jacspec.report.facts import what_was_run
-from jacspec.report.figures import save_figures
-from jacspec.report.html import define, image_file, list_files, show_figure, write_page
+from jacspec.report.html import define, image_file, list_files, show_figure, show_figures, write_page
 from jacspec.report.labels import component_words, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import Run, open_run
@@ -36,8 +35,6 @@ def write_collected_page(run: Run) -> None:
     """Draw the figures of a run over finished runs and write its page."""
     page = PAGES[str(run.provenance["task"])]
     figures = page.figures(run)
-    for name, draw in figures.items():
-        save_figures(run, {name: draw()})  # one at a time in memory
     title = f"{model_name(run)}: {page.title}"
     about = f"jacspec task={run.provenance['task']} · {len(run.provenance['runs'])} runs of task={run.provenance['of']}"
     terms = element("dl", together(map(define, (*run.metric_names, *page.terms)), "\n"))
@@ -50,7 +47,7 @@ def write_collected_page(run: Run) -> None:
         _list_runs(run),
         page.findings(run),
         _explore(run),
-        section("Figures", *_show(run, list(figures), page.caption)),
+        show_figures(run, _show(run, list(figures), page.caption)),
         list_files(run),
     )
     write_page(run, title, sections)
@@ -62,11 +59,12 @@ FIGURE_BYTES = 2_500_000
 
 def _show(run: Run, names: Sequence[str], caption: Callable[[str], str]) -> Iterator[Markup]:
     """Put figures on the page as long as there is room, and link the rest."""
-    sizes = itertools.accumulate(image_file(run, name).stat().st_size for name in names)
-    shown = sum(size <= FIGURE_BYTES for size in sizes)
-    yield from (show_figure(run, name, caption(name), caption(name)) for name in names[:shown])
-    if rest := names[shown:]:
-        links = (element("li", element("a", metric_title(name), href=f"figures/{name}.png")) for name in rest)
+    drawn = [name for name in names if image_file(run, name).is_file()]
+    sizes = itertools.accumulate(image_file(run, name).stat().st_size for name in drawn)
+    linked = drawn[sum(size <= FIGURE_BYTES for size in sizes) :]
+    yield from (show_figure(run, name, caption(name), caption(name)) for name in names if name not in linked)
+    if linked:
+        links = (element("li", element("a", metric_title(name), href=f"figures/{name}.png")) for name in linked)
         yield element("p", "Further figures, in the folder of the run:")
         yield element("ul", together(links, "\n"))
 

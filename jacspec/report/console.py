@@ -25,7 +25,7 @@ COUPLING_METRICS = ("spectral_radius", "bound", "bound_share", "residual_gain", 
 
 
 def print_summary(run: Run, console: Console) -> None:
-    """Print a table a metric (layers down, components across: median and quartiles), then where the files are."""
+    """Print a table a metric: layers down, components across, median and quartiles."""
     console.print(Text(run_title(run), style="bold"), soft_wrap=True)
     across = max(1, (console.width - 8) // GROUP_WIDTH)
     wanted = COUPLING_METRICS if run.provenance.get("task") == "coupling" else run.metric_names
@@ -36,10 +36,10 @@ def print_summary(run: Run, console: Console) -> None:
             console.print(_table(metric, rows, group))
     console.print()
     _print_missing(run, console, "Jacobians")
-    _print_files(run, console)
 
 
-def _print_files(run: Run, console: Console) -> None:
+def print_files(run: Run, console: Console) -> None:
+    """Say where the files of a run are."""
     _print_line(console, "run folder: ", str(run.folder))
     _print_line(console, "merged checkpoint: ", str(lookup(run.provenance, "merged.folder") or ""))
     _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
@@ -89,7 +89,6 @@ def print_collected(run: Run, console: Console) -> None:
     for sentence in onset_sentences(run) if run.provenance["task"] == "dynamics" else (count_sure(run),):
         shown = textwrap.shorten(printable(sentence), LONGEST_SENTENCE, placeholder=" … (all in report.html)")
         console.print(Text(shown), soft_wrap=True)
-    _print_files(run, console)
 
 
 LONGEST_SENTENCE = 400
@@ -98,7 +97,7 @@ BETWEEN = 3
 
 
 def print_cells(run: Run, console: Console) -> None:
-    """Print the table of a run over cells (of matrices: medians over layers), then where the files are."""
+    """Print the table of a run over cells (of matrices: medians over layers)."""
     keys, rows, note = shown_rows(run, over=("layer", "role"))
     console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
     table = Table(title=note or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -122,11 +121,10 @@ def print_cells(run: Run, console: Console) -> None:
     if left := [name for name in run.metric_names if name not in shown]:
         _print_line(console, "more columns in metrics.csv: ", ", ".join(left))
     _print_missing(run, console, "rows")
-    _print_files(run, console)
 
 
 def print_matrices(run: Run, console: Console) -> None:
-    """Print a table of roles (medians over their matrices), what was left out, then where the files are."""
+    """Print a table of roles (medians over their matrices), and what was left out."""
     console.print(Text(f"{model_name(run)}, {len(run.metrics)} matrices", style="bold"), soft_wrap=True)
     whole = run.summary[run.summary["layer"].isna()]
     metrics = [name for name in CONSOLE_METRICS if name in run.metric_names]
@@ -143,7 +141,6 @@ def print_matrices(run: Run, console: Console) -> None:
     if why := run.provenance.get("read by name"):
         _print_line(console, "read by tensor name, because: ", str(why))
     _print_missing(run, console, "matrices")
-    _print_files(run, console)
 
 
 def _print_missing(run: Run, console: Console, unit: str) -> None:

@@ -8,8 +8,7 @@ from jacspec.coupling import random_alignment
 from jacspec.report.coupling import FEWEST, coupling_figures, coupling_table, shown_kinds
 from jacspec.report.explorer import explore
 from jacspec.report.facts import what_was_run
-from jacspec.report.figures import save_figures
-from jacspec.report.html import define, list_files, quote_samples, show_figure, write_page
+from jacspec.report.html import define, list_files, quote_samples, show_figure, show_figures, write_page
 from jacspec.report.labels import component_words, metric_symbol, metric_title, model_name, number_format, run_title
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import QUANTILES, Run
@@ -45,8 +44,6 @@ STRONGEST = 8
 def write_coupling_page(run: Run) -> None:
     """Draw the figures of a `task=coupling` run and write its page."""
     figures = coupling_figures(run)
-    for name, draw in figures.items():
-        save_figures(run, {name: draw()})  # one at a time in memory
     heading = (
         element("h1", f"{run_title(run)}: weights beside Jacobians"),
         element("p", f"jacspec task=coupling · {len(run.samples)} samples", class_="quiet"),
@@ -61,7 +58,7 @@ def write_coupling_page(run: Run) -> None:
             element("details", element("summary", "The columns"), terms),
         ),
         explore([(model_name(run), run)]),
-        section("Figures", *(show_figure(run, name, CAPTIONS[name], CAPTIONS[name]) for name in figures)),
+        show_figures(run, (show_figure(run, name, CAPTIONS[name], CAPTIONS[name]) for name in figures)),
         section("Numbers", element("p", "Medians over samples; the columns are explained above."), *_layers(run)),
         section("The strongest couplings", *_strongest(run)),
         section("By kind of token", *_kinds(run)),

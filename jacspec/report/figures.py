@@ -1,31 +1,34 @@
-"""Figures of a run: for each metric a box plot by layer, and the spectra themselves.
+"""Figures of a run over samples: for each metric a box plot by layer, and the spectra themselves; how all are saved.
 
 Everything is drawn on `Figure` objects, without pyplot: nothing global is changed and nothing needs a display.
 """
 
+import contextlib
+import functools
 import io
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from PIL import Image
 
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.report.lines import draw_exponents, draw_spectra, exponent_names
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
-from jacspec.runs.files import FIGURES, make_subfolder
+from jacspec.runs.files import FIGURES
 
 SPECTRA, EXPONENTS = "spectra", "lyapunov"
-KINDS = ("png", "pdf")
-DPI = 200
+DPI, COMPRESSION = 200, 3
+"""Of PNG files; more than level 3 takes twice as long for a tenth less."""
 LOG_SPAN = 100.0
 MARGIN_INCHES, BOX_INCHES, WIDEST_BOX, TICK_INCHES = 1.0, 0.23, 0.4, 0.3
 
@@ -48,13 +51,13 @@ STYLES = (
 FIXED_STYLES = {"attn": 0, "mlp": 1}
 
 
-def draw_figures(run: Run) -> dict[str, Figure]:
-    """Draw every figure of a run.
+def sample_figures(run: Run) -> dict[str, Callable[[], Figure]]:
+    """Name the figures of a run over samples, each with the function that draws it.
 
     **Returns:** by name, a box plot a metric (named like it), then the lines: `lyapunov` and `spectra`.
     """
-    boxes = {metric: draw_boxes(run, metric) for metric in boxed_metrics(run)}
-    return {**boxes, **{name: _LINES[name](run) for name in line_figures(run)}}
+    boxes = {metric: functools.partial(draw_boxes, run, metric) for metric in boxed_metrics(run)}
+    return {**boxes, **{name: functools.partial(_LINES[name], run) for name in line_figures(run)}}
 
 
 def boxed_metrics(run: Run) -> tuple[str, ...]:
@@ -71,15 +74,10 @@ def line_figures(run: Run) -> tuple[str, ...]:
 _LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
 
 
-def save_figures(run: Run, drawn: Mapping[str, Figure] | None = None) -> list[Path]:
-    """Write figures (by default all of a run over samples) as PNG and as PDF; the same run gives the same bytes."""
-    folder = make_subfolder(run.folder, FIGURES)
-    files = []
-    for name, figure in (draw_figures(run) if drawn is None else drawn).items():
-        for kind in KINDS:
-            files.append(folder / f"{name}.{kind}")
-            write_atomically(files[-1], _render(figure, kind))
-    return files
+def save_figure(run: Run, name: str, figure: Figure, formats: Sequence[str]) -> None:
+    """Write a figure into `figures/`, which is there, in each of `formats`; the same run gives the same bytes."""
+    for kind in formats:
+        write_atomically(run.folder / FIGURES / f"{name}.{kind}", _RENDER[kind](figure))
 
 
 def draw_boxes(run: Run, metric: str) -> Figure:
@@ -209,12 +207,32 @@ def _add_legend(figure: Figure, components: Sequence[str]) -> None:
         text.set_parse_math(False)
 
 
-def _render(figure: Figure, kind: str) -> bytes:
-    stream = io.BytesIO()
-    metadata = {"CreationDate": None} if kind == "pdf" else {}
-    # Type 42 keeps text as text; journals refuse Type 3, Matplotlib's default.
-    with warnings.catch_warnings(), matplotlib.rc_context({"pdf.fonttype": 42}):
-        # A model may be named in letters that the font lacks; a box stands for each, the page has them right.
+@contextlib.contextmanager
+def _lacking_glyphs() -> Iterator[None]:
+    """Be quiet about letters of a model's name that the font lacks: a box stands for each, the page has them right."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+        yield
+
+
+def _render_png(figure: Figure) -> bytes:
+    """Draw once, where `savefig` draws twice to lay out; its pixels are the same, but for an alpha that is 1."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    with _lacking_glyphs():
+        canvas.draw()
+    stream = io.BytesIO()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    Image.fromarray(pixels).save(stream, "png", dpi=(DPI, DPI), compress_level=COMPRESSION)
     return stream.getvalue()
+
+
+def _render_pdf(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    # Type 42 keeps text as text; journals refuse Type 3, Matplotlib's default.
+    with _lacking_glyphs(), matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(stream, format="pdf", dpi=DPI, metadata={"CreationDate": None})
+    return stream.getvalue()
+
+
+_RENDER = {"png": _render_png, "pdf": _render_pdf}

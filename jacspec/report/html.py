@@ -1,12 +1,12 @@
 """`report.html`: a run on one self-contained page, without anything fetched from a network."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jacspec.report.explorer import explore, explorer_style, script_policy
 from jacspec.report.facts import what_was_run
-from jacspec.report.figures import DPI, EXPONENTS, SPECTRA, boxed_metrics, line_figures, save_figures
+from jacspec.report.figures import DPI, EXPONENTS, SPECTRA, boxed_metrics, line_figures
 from jacspec.report.labels import (
     MISSING,
     component_words,
@@ -70,10 +70,7 @@ PIXELS_AN_INCH = 110
 
 
 def write_html(run: Run) -> Path:
-    """Write `report.html` of a run from its folder; figures that are not there are drawn first."""
-    names = [*boxed_metrics(run), *line_figures(run)]
-    if not all(image_file(run, name).is_file() for name in names):
-        save_figures(run)
+    """Write `report.html` of a run from its folder, with the figures that are there."""
     sections = (
         _heading(run),
         what_was_run(run),
@@ -129,9 +126,9 @@ def define(metric: str) -> Markup:
     return together((term, element("dd", words.definition), element("dd", f"Source: {words.source}", class_="quiet")))
 
 
-def image_file(run: Run, name: str) -> Path:
-    """Return where the PNG of a figure lies."""
-    return run.folder / "figures" / f"{name}.png"
+def image_file(run: Run, name: str, kind: str = "png") -> Path:
+    """Return where a figure lies, if it was drawn."""
+    return run.folder / "figures" / f"{name}.{kind}"
 
 
 def _figures(run: Run) -> Markup:
@@ -142,17 +139,32 @@ def _figures(run: Run) -> Markup:
         show_figure(run, name, LINE_CAPTIONS[name], f"{LINE_WORDS[name]}, a panel each for {_listed(run.components)}.")
         for name in line_figures(run)
     ]
-    return section("Figures", *boxes, *lines)
+    return show_figures(run, boxes + lines)
+
+
+def show_figures(run: Run, shown: Iterable[Markup]) -> Markup:
+    """Put figures into their section, which says what to type where none was drawn."""
+    found = [*filter(None, shown)]
+    none = f"None was drawn. python -m jacspec task=report run={run.folder} draws them."
+    return section("Figures", *(found or [element("p", none)]))
 
 
 def show_figure(run: Run, name: str, caption: str, description: str) -> Markup:
-    """Put a figure on the page, its PDF one click away; `description` is for those who do not see it."""
-    picture = image_file(run, name).read_bytes()
-    width = int.from_bytes(picture[16:20]) * PIXELS_AN_INCH // DPI  # where a PNG file has its width
-    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    link = element("a", "PDF", href=f"figures/{name}.pdf")
-    image = element("img", src=source, alt=description, width=str(width))
-    return element("figure", image, "\n", element("figcaption", f"{caption} ", link))
+    """Put a figure on the page as far as it was drawn: its PNG, and a link to its PDF.
+
+    `description` is for those who do not see it.
+    """
+    picture, drawing = image_file(run, name), image_file(run, name, "pdf")
+    parts: list[Markup] = []
+    if picture.is_file():
+        content = picture.read_bytes()
+        width = int.from_bytes(content[16:20]) * PIXELS_AN_INCH // DPI  # where a PNG file has its width
+        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        parts += [element("img", src=source, alt=description, width=str(width)), Markup("\n")]
+    link = element("a", "PDF", href=f"figures/{name}.pdf") if drawing.is_file() else Markup("")
+    if not parts and not link:
+        return Markup("")
+    return element("figure", *parts, element("figcaption", f"{caption} ", link))
 
 
 def _box_caption(run: Run, metric: str) -> str:

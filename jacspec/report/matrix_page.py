@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 
 from jacspec.report.explorer import explore
 from jacspec.report.facts import what_was_run
-from jacspec.report.figures import save_figures
 from jacspec.report.heads import head_figures
-from jacspec.report.html import define, list_files, show_figure, write_page
+from jacspec.report.html import define, list_files, show_figure, show_figures, write_page
 from jacspec.report.labels import metric_title, model_name, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.report.matrices import matrix_figures
@@ -72,8 +71,6 @@ def write_matrix_page(run: Run) -> Path:
     """Draw the figures of a run over matrices or heads and write its page."""
     task = str(run.provenance["task"])
     figures = FIGURES[task](run)
-    for name, draw in figures.items():
-        save_figures(run, {name: draw()})  # one at a time in memory
     title = f"{model_name(run)}: {TITLES[task]}"
     terms = element("dl", together(map(define, run.metric_names), "\n"))
     sections = (
@@ -85,7 +82,7 @@ def write_matrix_page(run: Run) -> Path:
             "How to read it", element("p", READING[task]), element("details", element("summary", "The columns"), terms)
         ),
         explore([(model_name(run), run)]),
-        section("Figures", *_figures(run, figures)),
+        show_figures(run, _figures(run, figures)),
         section("Numbers", element("p", "By role: the median over its matrices, with the quartiles."), *_tables(run)),
         list_files(run),
     )

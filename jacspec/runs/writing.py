@@ -56,8 +56,13 @@ class Writer:
         self.provenance |= provenance
         write_json(self.folder / RUN_FILE, self.provenance)
 
-    def finish(self) -> None:
-        """Declare the run finished, everything else being there, and remove its files that served resuming."""
+    def finish(self, **provenance: Any) -> None:
+        """Declare the run finished, everything else being there, and remove its files that served resuming.
+
+        `provenance` is what was learnt last; of a run that was finished before and is drawn anew it is left out.
+        """
+        if self.provenance["status"] != "finished":
+            self.provenance |= provenance
         self.record(status="finished")
         # Who claims the folder in between reads that it is finished.
         release_folder(self.folder)

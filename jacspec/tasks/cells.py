@@ -12,8 +12,8 @@ from jacspec.glossary import CellResult
 from jacspec.progress import Stopwatch, cell_progress
 from jacspec.provenance import describe_run, now, say_notes
 from jacspec.report import write_report
-from jacspec.report.console import print_cells
-from jacspec.runs import Run, open_run
+from jacspec.report.console import print_cells, print_files
+from jacspec.runs import Run
 from jacspec.runs.cells import CellWriter, resume_cells, start_cells
 from jacspec.runs.writing import releasing_folders
 
@@ -58,11 +58,15 @@ def run_cells(
             for result in work.stream(dict(writer.done)):
                 writer.add_cell(result)
                 advance(1)
-        writer.write_tables()
+        with watch("tables"):
+            writer.write_tables()
         writer.record(seconds=watch.seconds, finished=now())
-    write_report(Run(writer.folder))
-    writer.finish()
-    print_cells(open_run(writer.folder), console)
+    run = Run(writer.folder)
+    print_cells(run, console)
+    with watch("draw"):
+        write_report(run, console, **vars(config.report))
+    writer.finish(seconds=watch.seconds)
+    print_files(run, console)
 
 
 def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], work: CellWork) -> CellWriter:

@@ -12,8 +12,8 @@ from jacspec.errors import JacspecError
 from jacspec.progress import Stopwatch
 from jacspec.provenance import describe_run, now
 from jacspec.report import write_report
-from jacspec.report.console import print_report
-from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
+from jacspec.report.console import print_files, print_report
+from jacspec.runs import RUN_FILE, Run, write_atomically, write_csv
 from jacspec.runs.collection import LabelledRun, common_metrics, open_runs
 from jacspec.runs.writing import Writer, make_folder, releasing_folders
 
@@ -71,9 +71,12 @@ def run_collected(
     for name, content in found.files.items():
         write_atomically(folder / name, content)
     writer.record(seconds=watch.seconds, finished=now())
-    write_report(Run(folder))
-    writer.finish()
-    print_report(open_run(folder), console)
+    run = Run(folder)
+    print_report(run, console)
+    with watch("draw"):
+        write_report(run, console, **vars(config.report))
+    writer.finish(seconds=watch.seconds)
+    print_files(run, console)
 
 
 def _folders(config: Config) -> list[str]:

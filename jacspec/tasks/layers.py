@@ -20,8 +20,8 @@ from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
 from jacspec.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
 from jacspec.report import write_report
-from jacspec.report.console import print_report
-from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run, write_csv
+from jacspec.report.console import print_files, print_report
+from jacspec.runs import Run, RunWriter, resume_run, start_run, write_csv
 from jacspec.runs.writing import releasing_folders
 from jacspec.tasks.crew import assist, lead
 from jacspec.tasks.work import Work
@@ -75,12 +75,16 @@ def run_layers(
             with watch("spectra"), shown as advance:
                 for result in _results(crew, work, writer, advance, timeout):
                     writer.add_layer(result)
-            _write_tables(config, work, writer)
+            with watch("tables"):
+                _write_tables(config, work, writer)
             writer.record(seconds=watch.seconds, finished=now())
-    write_report(Run(writer.folder))
-    writer.finish()
-    print_report(open_run(writer.folder), console)
+    run = Run(writer.folder)
+    print_report(run, console)
     _say_accuracy(writer.provenance, console)
+    with watch("draw"):
+        write_report(run, console, **vars(config.report))
+    writer.finish(seconds=watch.seconds)
+    print_files(run, console)
 
 
 def _progress(

@@ -12,8 +12,8 @@ from jacspec.glossary import MatrixResult
 from jacspec.progress import Stopwatch, count_progress
 from jacspec.provenance import describe_run, now, say_notes
 from jacspec.report import write_report
-from jacspec.report.console import print_matrices
-from jacspec.runs import Run, open_run
+from jacspec.report.console import print_files, print_matrices
+from jacspec.runs import Run
 from jacspec.runs.matrices import MatrixWriter, resume_matrices, start_matrices
 from jacspec.runs.writing import releasing_folders
 
@@ -61,11 +61,15 @@ def run_matrices(
             for batch in work.stream(dict(writer.done)):
                 writer.add_batch(batch)
                 advance(len(batch))
-        writer.write_tables()
+        with watch("tables"):
+            writer.write_tables()
         writer.record(seconds=watch.seconds, finished=now(), left_out=dict(work.left_out))
-    write_report(Run(writer.folder))
-    writer.finish()
-    print_matrices(open_run(writer.folder), console)
+    run = Run(writer.folder)
+    print_matrices(run, console)
+    with watch("draw"):
+        write_report(run, console, **vars(config.report))
+    writer.finish(seconds=watch.seconds)
+    print_files(run, console)
 
 
 def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], columns: tuple[str, ...]) -> MatrixWriter:

@@ -7,7 +7,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.report import write_report
-from jacspec.report.console import print_report
+from jacspec.report.console import print_files, print_report
 from jacspec.runs import open_run
 
 
@@ -16,5 +16,6 @@ def run_report(config: Config, folder: Path, console: Console) -> None:
     if config.run is None:
         raise JacspecError("task=report needs a finished run: run=FOLDER.")
     run = open_run(Path(config.run))
-    write_report(run)
     print_report(run, console)
+    write_report(run, console, **vars(config.report))
+    print_files(run, console)

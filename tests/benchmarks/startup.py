@@ -1,7 +1,8 @@
 """Measure what a new user waits for, as whole processes: `python tests/benchmarks/startup.py`.
 
 Writes `startup.json` beside itself: seconds of `--help`, of the first `python -m jacspec` with an empty cache of
-compiled programs, and of the second one.
+compiled programs, of the second one, and of `task=weights` and `task=heads`, each with the seconds by stage that its
+`run.json` has and the share of the process's time that they add up to.
 """
 
 import json
@@ -13,8 +14,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 RUNS = 3
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "first_run": (),
+    "second_run": (),
+    "weights": ("task=weights",),
+    "heads": ("task=heads",),
+}
+"""In this order, with one cache."""
 
 
 def seconds(*arguments: str, folder: str) -> float:
@@ -27,17 +36,31 @@ def seconds(*arguments: str, folder: str) -> float:
     return round(time.perf_counter() - start, 2)
 
 
+def timed_run(name: str, folder: str) -> dict[str, Any]:
+    """Time one run: the whole process, its stages, and the share of the whole that these add up to."""
+    whole = seconds(*COMMANDS[name], f"hydra.run.dir={name}", folder=folder)
+    stages = json.loads((Path(folder) / name / "run.json").read_text(encoding="utf-8"))["seconds"]
+    return {"whole": whole, "stages": stages, "covered": round(sum(stages.values()) / whole, 3)}
+
+
 def main() -> None:
     """Run every command several times and write the medians with the environment."""
-    found: dict[str, list[float]] = {"help": [], "first_run": [], "second_run": []}
+    helps: list[float] = []
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in COMMANDS}
     for _ in range(RUNS):
         with tempfile.TemporaryDirectory() as folder:
-            found["help"].append(seconds("--help", folder=folder))
-            found["first_run"].append(seconds(folder=folder))
-            found["second_run"].append(seconds(folder=folder))
+            helps.append(seconds("--help", folder=folder))
+            for name in COMMANDS:
+                runs[name].append(timed_run(name, folder))
+    found = {"help": helps} | {name: [each["whole"] for each in timed] for name, timed in runs.items()}
     record = {
         "command": "python -m jacspec (embedded model, 200 samples, 6 layers, attention and MLP, metrics=paper)",
         "median_seconds": {name: statistics.median(times) for name, times in found.items()},
+        "median_stages": {
+            name: {stage: statistics.median(each["stages"][stage] for each in timed) for stage in timed[0]["stages"]}
+            for name, timed in runs.items()
+        },
+        "covered": {name: [each["covered"] for each in timed] for name, timed in runs.items()},
         "seconds": found,
         "environment": {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
     }

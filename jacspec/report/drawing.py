@@ -1,0 +1,97 @@
+"""Which figures a run has, which of them are drawn, and by whom: this process, and helpers that were started before."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from jacspec.errors import JacspecError, suggest
+from jacspec.progress import figure_progress
+from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS, check_report
+from jacspec.report.figures import save_figure
+from jacspec.report.helpers import Drawing, hand_out, take_back
+from jacspec.runs import Run
+from jacspec.runs.files import FIGURES, make_subfolder
+
+Figures = Mapping[str, Callable[[], Figure]]
+
+_one_at_a_time = threading.Lock()
+"""Two threads that draw would take what the other one handed out."""
+
+
+def list_figures(run: Run) -> Figures:
+    """Name the figures of a run, each with the function that draws it."""
+    task = str(run.provenance.get("task"))
+    if task in MATRIX_TASKS:
+        from jacspec.report.matrix_page import FIGURES
+
+        return FIGURES[task](run)
+    if task == "coupling":
+        from jacspec.report.coupling import coupling_figures
+
+        return coupling_figures(run)
+    if task in COLLECTED_TASKS:
+        from jacspec.report.collected_page import PAGES
+
+        return PAGES[task].figures(run)
+    if "key_columns" in run.provenance:
+        from jacspec.report.cell_page import find_page
+
+        return find_page(task).figures(run)
+    from jacspec.report.figures import sample_figures
+
+    return sample_figures(run)
+
+
+def draw_figures(
+    run: Run, console: Console | None = None, *, formats: Sequence[str], wanted: str | Collection[str]
+) -> None:
+    """Draw figures into the run's folder, on as many cores as there are helpers and this process.
+
+    **Arguments:** `console`, where progress is shown; `formats`, of `FORMATS`; `wanted`, `all`, `none` or names.
+
+    **Raises:** `JacspecError` for a figure that the run does not have.
+    """
+    check_report(formats, wanted)
+    if wanted == "none":
+        return
+    figures = list_figures(run)
+    names = list(figures) if wanted == "all" else list(wanted)
+    if unknown := [name for name in names if name not in figures]:
+        raise JacspecError(
+            f"The run in {run.folder} has no figure {unknown[0]!r}. {suggest(unknown[0], figures)} Its numbers are all "
+            f"there. Type task=report run={run.folder} report.figures=[NAME,NAME]."
+        )
+    make_subfolder(run.folder, FIGURES)
+    with _one_at_a_time, _progress(console, len(names)) as advance:
+        _draw(run, figures, names, tuple(formats), advance)
+
+
+def _draw(
+    run: Run, figures: Figures, names: Sequence[str], formats: tuple[str, ...], advance: Callable[[int], None]
+) -> None:
+    """Draw what no helper has begun, then wait for what they have; what one fails at is drawn, and fails, here."""
+    done: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+    hand_out([Drawing(run.folder, name, formats, done) for name in names])
+    try:
+        for _ in names:
+            taken = take_back()
+            name, drawn = (taken.name, False) if taken else done.get()
+            if not drawn:
+                save_figure(run, name, figures[name](), formats)
+            advance(1)
+    finally:
+        while take_back():  # after a failure: the helpers go on to nothing
+            pass
+
+
+@contextlib.contextmanager
+def _progress(console: Console | None, total: int) -> Iterator[Callable[[int], None]]:
+    if console is None:
+        yield lambda n: None
+    else:
+        with figure_progress(console, total=total) as advance:
+            yield advance
