@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ SECTIONS = tuple(gpu.SECTIONS)
 def in_this_process(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> gpu.Ended:
     """Do what a process would do, which has its imports behind it; one at a time."""
     begin = time.perf_counter()
-    with LOCK:
+    with LOCK, warnings.catch_warnings():
+        # PyTorch's, of what it imports late.
+        warnings.simplefilter("ignore", DeprecationWarning)
         if command[1] == "-m":
             done = run_here(*command[3:], cwd=Path.cwd(), XDG_CACHE_HOME=environment["XDG_CACHE_HOME"])
             code, said = done.code, done.err
@@ -45,18 +48,42 @@ def measured(folder: Path, *arguments: str, run: Any = in_this_process) -> dict[
     return found
 
 
+INSIDE = ("kernel", "deviations", "engines")
+"""Sections that start no whole run: the others are two minutes of work."""
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return measured(tmp_path_factory.mktemp("gpu"))
+def inside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return measured(tmp_path_factory.mktemp("gpu"), "--sections", ",".join(INSIDE))
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_section_measures(section: str, found: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    others = ",".join(name for name in gpu.SECTIONS if name not in INSIDE)
+    return measured(tmp_path_factory.mktemp("gpu"), "--sections", others)
+
+
+def assert_measured(section: str, found: dict[str, Any]) -> None:
     failed = [what for what in leaves(found[section]) if "failed" in what or "exit status" in what]
     # What LAPACK lacks.
     lacking = {"Jacobi", "polar"} if section == "kernel" else set()
-    assert {what.split("/")[-2] for what in failed} == lacking
+    assert {what.split("/")[-2] for what in failed} == lacking, found[section]
     assert len(found[section]) >= 2
+
+
+@pytest.mark.parametrize("section", INSIDE)
+def test_what_is_inside_a_process_is_measured(section: str, inside: dict[str, Any]) -> None:
+    assert_measured(section, inside)
+
+
+@pytest.mark.long
+def test_runs_are_measured(runs: dict[str, Any]) -> None:
+    assert set(runs["seconds a section"]) | set(INSIDE) == set(SECTIONS)
+    for section in runs["seconds a section"]:
+        assert_measured(section, runs)
+    assert runs["runs"]["default, compiled before"]["seconds a stage"]["spectra"] > 0
+    few, projected = (runs["large"][name] for name in ("2 layers, 600 sentences", "projection, not a measurement"))
+    assert projected["seconds of 32 layers, 600 sentences"] > few["seconds a stage"]["spectra"] * 15
 
 
 def leaves(value: Any, path: str = "") -> list[str]:
@@ -65,7 +92,8 @@ def leaves(value: Any, path: str = "") -> list[str]:
     return [leaf for name, each in value.items() for leaf in leaves(each, f"{path}/{name}")]
 
 
-def test_numbers_are_as_they_must_be(found: dict[str, Any]) -> None:
+def test_numbers_are_as_they_must_be(inside: dict[str, Any]) -> None:
+    found = inside
     for spectrum in (gpu_measures.FLAT, gpu_measures.DECAYING):
         table = found["kernel"][f"32 x 32, {spectrum}"]
         assert table["the kernel"]["largest error over sigma_1"] < 2e-6
@@ -76,9 +104,6 @@ def test_numbers_are_as_they_must_be(found: dict[str, Any]) -> None:
     same = [value for name, value in found["deviations"].items() if name != "platforms"]
     assert len(same) > 15
     assert max(value["largest"] for value in same) == 0
-    assert found["runs"]["default, compiled before"]["seconds a stage"]["spectra"] > 0
-    few, projected = (found["large"][name] for name in ("2 layers, 600 sentences", "projection, not a measurement"))
-    assert projected["seconds of 32 layers, 600 sentences"] > few["seconds a stage"]["spectra"] * 15
 
 
 def test_deviation_is_relative_to_the_value_and_of_spectra_to_the_largest() -> None:
