@@ -57,7 +57,9 @@ def _hydra_main(config: DictConfig) -> str | None:
         typed = cast(Config, OmegaConf.to_object(config))
         _check_runs(typed)
         _check_crew(typed)
-        find_task(typed.task)(typed, folder, Console())
+        from jacspec.inputs import Inputs  # not above: --help does not wait for JAX
+
+        find_task(typed.task)(typed, folder, Console(), Inputs(typed))
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             print(f"\njacspec: interrupted. Add resume={folder} to the same command to go on.", file=sys.stderr)

@@ -15,6 +15,7 @@ from jacspec.compatibility import COMPATIBILITY, Comparison, compare, examine, l
 from jacspec.config import Config, MergeConfig, MergeMethod
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
+from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import memory_budget
 from jacspec.matched import list_matrices, role_name, stream_matched
 from jacspec.merging import Recipe, make_recipe, merge_tensors
@@ -61,7 +62,7 @@ class Family(NamedTuple):
         return own + (own[1:] if self.has_base else [])
 
 
-def run_merge(config: Config, folder: Path, console: Console) -> None:
+def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compare and merge checkpoints into `folder`, or go on with what `config.resume` holds."""
     assert config.merge is not None
     _check(config.merge)

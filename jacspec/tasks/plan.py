@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jacspec.config import Config, Init, PlanConfig
+from jacspec.config import Config, PlanConfig
 from jacspec.cost import (
     Machine,
     Sizes,
@@ -19,9 +19,9 @@ from jacspec.cost import (
     share_batches,
 )
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.jacobians.solvers import ENGINES, choose_engine
 from jacspec.models.block import ModelSpec
-from jacspec.models.hub import open_model
 from jacspec.spectra.metrics import choose_metrics
 
 GIGA, TERA = 1e9, 1e12
@@ -38,12 +38,11 @@ STAGES = {
 UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 
 
-def run_plan(config: Config, folder: Path, console: Console) -> None:
+def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
     assert config.plan is not None
     _check(config.plan)
-    # Shapes are all that is asked for: the config is enough, and no weights are looked for.
-    checkpoint = open_model(dataclasses.replace(config.model, init=Init.random), seed=config.seed)
+    checkpoint = inputs.shapes()
     spec = checkpoint.spec
     engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
     work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
