@@ -27,12 +27,14 @@ class Inputs:
     """Where a study gets what it reads.
 
     `config` names model and text; `model`, an opened one, and `texts` take their place where they are given. Made
-    once a run, by the command line or by `jacspec.run`, and handed to the study.
+    once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the study draws its
+    page and prints its summary at once, as on the command line.
     """
 
     config: Config
     model: "Checkpoint | None" = None
     texts: Texts | None = None
+    page: bool = True
 
     def checkpoint(self) -> "Checkpoint":
         """Open the model in the precision of the run; raises `JacspecError` where it cannot be opened."""

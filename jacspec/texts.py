@@ -36,10 +36,13 @@ def read_texts(given: Any) -> Texts:
     if all(_is_id(part) for part in parts):
         return Texts([], [_ids(parts, "texts")])
     tokens = []
+    first = type(parts[0]) if isinstance(parts[0], str) or _is_id(parts[0]) else None
     for place, part in enumerate(parts):
         where = f"texts[{place}]"
-        if isinstance(part, str) or _is_id(part):
-            raise JacspecTypeError(f"{where} is {_called(part)}, others are not. Give all as text, or all as token ids.")
+        if first is not None and isinstance(part, first):
+            continue
+        if first is not None or isinstance(part, str) or _is_id(part):
+            raise JacspecTypeError(f"{where} is {_called(part)}, and texts[0] {_called(parts[0])}. {ACCEPTED}")
         tokens.append(_ids(_listed(part, where), where))
     return Texts([], tokens)
 

@@ -24,6 +24,7 @@ from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
 from jacspec.models.sequence_heads import sequence_tensors
 from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
 from jacspec.models.tokenizer import load_tokenizer
+from jacspec.notebook import facts_table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +48,24 @@ class Checkpoint:
     make: Callable[[str, int], Any]
     has_head: bool = True
     tensors: TensorFiles | None = None
+
+    def __repr__(self) -> str:
+        """Say in one line what was opened."""
+        return f"<jacspec.Checkpoint {', '.join(f'{key} {value}' for key, value in self._facts().items())}>"
+
+    def _repr_html_(self) -> str:
+        """Show a notebook the same as a table."""
+        return facts_table("jacspec.Checkpoint", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        own = self.spec.blocks[0]
+        heads = f"{own.attention.heads} of {own.attention.d_head}"
+        revision = {"revision": self.revision} if self.revision else {}
+        return {
+            **{"name": self.name, **revision, "family": self.architecture.model_type},
+            **{"blocks": len(self.spec.blocks), "d_model": own.d_model, "heads": heads, "d_ff": own.mlp.d_ff},
+            **{"vocab": self.spec.vocab, "dtype": self.dtype.name},
+        }
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
@@ -122,22 +141,42 @@ def open_checkpoint(
     """
     weights_folder = weights_folder or folder
     config_file = folder / "config.json"
-    architecture, config, spec = read_config(read_json(config_file), str(config_file))
-    tensors = _table_names(architecture, open_tensors(weights_folder))
-    has_head = _check_tensors(architecture, spec, tensors, weights_folder)
+    tensors = open_tensors(weights_folder)
+    read = check_checkpoint(
+        read_json(config_file), tensors, origin=str(config_file), place=str(weights_folder), dtype=dtype
+    )
     return Checkpoint(
         name=name or folder.name,
         revision=revision,
-        architecture=architecture,
-        config=config,
-        spec=spec,
         files={file.name: sha256(file) for file in (config_file, *tensors.files)},
         tokenizer_folder=folder,
-        dtype=jnp.dtype(dtype),
-        make=functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
-        has_head=has_head,
-        tensors=tensors,
+        **read,
     )
+
+
+def check_checkpoint(
+    raw_config: Mapping[str, Any], stored: TensorFiles, *, origin: str, place: str, dtype: str
+) -> dict[str, Any]:
+    """Check an HF config and every tensor's name and shape, wherever they come from.
+
+    **Arguments:** `origin` and `place`, what errors call the config and the tensors.
+
+    **Returns:** the fields of a `Checkpoint` that follow from them.
+
+    **Raises:** `JacspecError` naming every config key and every tensor that does not fit.
+    """
+    architecture, config, spec = read_config(raw_config, origin)
+    tensors = _table_names(architecture, stored)
+    has_head = _check_tensors(architecture, spec, tensors, place)
+    return {
+        "architecture": architecture,
+        "config": config,
+        "spec": spec,
+        "dtype": jnp.dtype(dtype),
+        "make": functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
+        "has_head": has_head,
+        "tensors": tensors,
+    }
 
 
 def random_checkpoint(
@@ -220,7 +259,7 @@ def _table_names(architecture: Architecture, tensors: TensorFiles) -> TensorFile
     return TensorFiles(tensors.files, index)
 
 
-def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: Path) -> bool:
+def _check_tensors(architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: str) -> bool:
     """Compare the file's tensors with the family's tables: all that is missing, unread or misshaped, at once.
 
     **Returns:** whether the checkpoint has its language-model head.

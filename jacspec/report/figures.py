@@ -53,7 +53,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     **Returns:** by name, a box plot a metric (named like it), then the lines: `lyapunov` and `spectra`.
     """
     boxes = {metric: draw_boxes(run, metric) for metric in boxed_metrics(run)}
-    return {**boxes, **{name: _LINES[name](run) for name in line_figures(run)}}
+    return {**boxes, **{name: draw_line_figure(run, name) for name in line_figures(run)}}
 
 
 def boxed_metrics(run: Run) -> tuple[str, ...]:
@@ -68,6 +68,11 @@ def line_figures(run: Run) -> tuple[str, ...]:
 
 
 _LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
+
+
+def draw_line_figure(run: Run, name: str) -> Figure:
+    """Draw one of `line_figures`."""
+    return _LINES[name](run)
 
 
 def save_figures(run: Run, drawn: Mapping[str, Figure] | None = None) -> list[Path]:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.progress import Stopwatch
 from jacspec.provenance import describe_run, now
 from jacspec.report import write_report
@@ -39,6 +40,7 @@ def run_collected(
     config: Config,
     folder: Path,
     console: Console,
+    inputs: Inputs,
     collect: Callable[[Config, Sequence[LabelledRun], Sequence[str]], Collection],
 ) -> None:
     """Open the runs that `config.runs` (or `config.run`) names and write what `collect` says of them into `folder`."""
@@ -73,9 +75,11 @@ def run_collected(
     for name, content in found.files.items():
         write_atomically(folder / name, content)
     writer.record(seconds=watch.seconds, finished=now())
-    write_report(Run(folder))
+    if inputs.page:
+        write_report(Run(folder))
     writer.finish()
-    print_report(open_run(folder), console)
+    if inputs.page:
+        print_report(open_run(folder), console)
 
 
 def _folders(config: Config) -> list[str]:

@@ -24,7 +24,7 @@ from jacspec.tasks.collected import Collection, run_collected
 
 def run_compare(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write the tidy table of all runs and their differences from one of them into `folder`."""
-    run_collected(config, folder, console, _collect)
+    run_collected(config, folder, console, inputs, _collect)
 
 
 def check_draws(draws: int, key: str) -> None:

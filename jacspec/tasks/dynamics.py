@@ -26,7 +26,7 @@ from jacspec.tasks.compare import check_draws
 
 def run_dynamics(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write every value of all revisions by training step, and the onsets of their changes, into `folder`."""
-    run_collected(config, folder, console, _collect)
+    run_collected(config, folder, console, inputs, _collect)
 
 
 def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Collection:

@@ -71,7 +71,7 @@ def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs)
     _check(config.finetune, config.seed)
     folder = folder if config.resume is None else Path(config.resume)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config, inputs, folder / "models"), without=UNUSED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / "models"), without=UNUSED)
 
 
 def _prepare(config: Config, inputs: Inputs, folder: Path) -> CellWork:

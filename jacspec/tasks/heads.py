@@ -27,7 +27,7 @@ def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     if config.heads.draws < 2:
         raise JacspecError(f"heads.draws={config.heads.draws} gives no spread. Type heads.draws=N with N of 2 or more.")
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, lambda: _prepare(config, inputs))
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
 def _prepare(config: Config, inputs: Inputs) -> MatrixWork:

@@ -76,9 +76,11 @@ def run_layers(
                     writer.add_layer(result)
             _write_tables(config, work, writer)
             writer.record(seconds=watch.seconds, finished=now())
-    write_report(Run(writer.folder))
+    if inputs.page:
+        write_report(Run(writer.folder))
     writer.finish()
-    print_report(open_run(writer.folder), console)
+    if inputs.page:
+        print_report(open_run(writer.folder), console)
     _say_accuracy(writer.provenance, console)
 
 

@@ -57,7 +57,7 @@ def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
     assert config.lazy is not None
     _check(config.lazy, config.seed)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config), without=UNUSED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config), without=UNUSED)
 
 
 def _prepare(config: Config) -> CellWork:

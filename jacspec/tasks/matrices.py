@@ -9,6 +9,7 @@ from rich.console import Console
 from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.glossary import MatrixResult
+from jacspec.inputs import Inputs
 from jacspec.progress import Stopwatch, count_progress
 from jacspec.provenance import describe_run, now
 from jacspec.report import write_report
@@ -40,6 +41,7 @@ def run_matrices(
     config: Config,
     folder: Path,
     console: Console,
+    inputs: Inputs,
     prepare: Callable[[], MatrixWork],
     *,
     without: Collection[str] = UNCONCERNED,
@@ -62,9 +64,11 @@ def run_matrices(
                 advance(len(batch))
         writer.write_tables()
         writer.record(seconds=watch.seconds, finished=now(), left_out=dict(work.left_out))
-    write_report(Run(writer.folder))
+    if inputs.page:
+        write_report(Run(writer.folder))
     writer.finish()
-    print_matrices(open_run(writer.folder), console)
+    if inputs.page:
+        print_matrices(open_run(writer.folder), console)
 
 
 def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], columns: tuple[str, ...]) -> MatrixWriter:

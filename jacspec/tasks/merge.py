@@ -70,7 +70,7 @@ def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     without = [field.name for field in dataclasses.fields(Config) if field.name not in CONCERNED]
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
     with numerics("float64"):
-        run_cells(config, folder, console, lambda: _prepare(config, folder, console), without=without)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, folder, console), without=without)
 
 
 def _check(options: MergeConfig) -> None:

@@ -37,7 +37,7 @@ UNCONCERNED = ("metrics", "depth", "train", "components", "resume", "run")
 def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, lambda: _prepare(config, console, inputs), without=UNCONCERNED)
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, console, inputs), without=UNCONCERNED)
 
 
 def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:

@@ -22,6 +22,7 @@ from jacspec.errors import JacspecError
 from jacspec.inputs import Inputs
 from jacspec.jacobians.solvers import ENGINES, choose_engine
 from jacspec.models.block import ModelSpec
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
 
 GIGA, TERA = 1e9, 1e12
@@ -41,14 +42,34 @@ UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
     assert config.plan is not None
+    checkpoint, sizes, work = _amounts(config, inputs)
+    _print_amounts(console, config, checkpoint, sizes, work)
+    console.print(_table(config.plan, checkpoint.spec, sizes, work))
+
+
+def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, float]]:
+    """Return what `run_plan` prints as numbers, a row a number of devices: seconds at most and at least a stage."""
+    assert config.plan is not None
+    checkpoint, sizes, work = _amounts(config, inputs)
+    rows = []
+    for devices in config.plan.devices:
+        fast, slow = _seconds(config.plan, checkpoint.spec, sizes, work, devices)
+        row: dict[str, float] = {"devices": devices, "batch": share_batches(work, devices)[0].batch}
+        row["device_gb"] = device_bytes(checkpoint.spec, sizes, work, devices=devices) / GIGA
+        for stage in fast:
+            row |= {f"{stage}_low": fast[stage], f"{stage}_high": slow[stage]}
+        rows.append({**row, "together_low": sum(fast.values()), "together_high": sum(slow.values())})
+    return rows
+
+
+def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
+    """Count what a run with this configuration takes."""
+    assert config.plan is not None
     _check(config.plan)
     checkpoint = inputs.shapes()
-    spec = checkpoint.spec
-    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
+    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), checkpoint.spec)
     work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
-    sizes = count_parameters(checkpoint)
-    _print_amounts(console, config, spec, sizes, work)
-    console.print(_table(config.plan, spec, sizes, work))
+    return checkpoint, count_parameters(checkpoint), work
 
 
 def _check(plan: PlanConfig) -> None:
@@ -62,12 +83,13 @@ def _check(plan: PlanConfig) -> None:
         )
 
 
-def _print_amounts(console: Console, config: Config, spec: ModelSpec, sizes: Sizes, work: Work) -> None:
+def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: Sizes, work: Work) -> None:
     assert config.plan is not None
+    spec = model.spec
     carry = work.samples * sum(carry_flops(block, work.tokens) for block in spec.blocks[:-1])
     spectra = work.samples * sum(ENGINES[work.engine].flops(block) for block in spec.blocks)
     for line in (
-        f"{config.model.name}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
+        f"{model.name.removesuffix(' (random)')}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
         f"{max(sizes.blocks) / GIGA:.3g} G; {work.samples} samples of {work.tokens:g} tokens, attention and MLP, "
         f"engine={work.engine}",
         f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra",
@@ -90,10 +112,7 @@ def _table(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work) -> Table
 
 
 def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
-    fast, slow = (
-        estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
-        for share in sorted(plan.efficiency, reverse=True)
-    )
+    fast, slow = _seconds(plan, spec, sizes, work, devices)
     needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
     most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
     return {
@@ -103,6 +122,17 @@ def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices
         "together": _span(sum(fast.values()), sum(slow.values())),
         "most goes to": " or ".join(most),
     }
+
+
+def _seconds(
+    plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Estimate the seconds of each stage at the highest and at the lowest share of the peaks."""
+    fast, slow = (
+        estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
+        for share in sorted(plan.efficiency, reverse=True)
+    )
+    return fast, slow
 
 
 def _machine(plan: PlanConfig, efficiency: float) -> Machine:

@@ -65,7 +65,7 @@ class Experiment(NamedTuple):
 def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Measure perplexity without each group into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config, inputs), without=UNCONCERNED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs), without=UNCONCERNED)
 
 
 def _prepare(config: Config, inputs: Inputs) -> CellWork:

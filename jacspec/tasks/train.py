@@ -84,6 +84,8 @@ def run_train(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     found = {"curve": result.curve, "bits_per_byte": result.bits_per_byte, "text_sha256": result.text_sha256}
     writer.record(**found, seconds=watch.seconds)
     writer.finish()
+    if not inputs.page:
+        return
     console.print(f"{result.bits_per_byte['final']:.3f} bits per byte on the held-out text")
     console.print(f"Type: python -m jacspec model=path model.path={folder / 'model'}", soft_wrap=True)
 

@@ -27,7 +27,7 @@ def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) 
     """Compute the spectra of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     names = spectral_metrics(config.metrics.names)
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, lambda: _prepare(config, inputs, names))
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs, names))
 
 
 def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
