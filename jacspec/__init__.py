@@ -17,15 +17,7 @@ import functools
 import importlib
 import sys
 import types
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jacspec.api import compute_spectra, jacobian, load_model, write_report
-    from jacspec.errors import JacspecError, JacspecTypeError
-    from jacspec.result import Run, open_run, open_sweep
-    from jacspec.studies import run
-
-    __version__: str
+from typing import Any
 
 _PLACES = {
     "JacspecError": "jacspec.errors",
@@ -39,9 +31,9 @@ _PLACES = {
     "run": "jacspec.studies",
     "write_report": "jacspec.api",
 }
-_STUDIES = frozenset(
-    ("compare", "coupling", "depth", "dynamics", "finetune", "heads", "lazy")
-    + ("merge", "overlap", "plan", "removal", "train", "weights")
+_STUDIES = (
+    *("compare", "coupling", "depth", "dynamics", "finetune", "heads", "lazy"),
+    *("merge", "overlap", "plan", "removal", "train", "weights"),
 )
 
 __all__ = [

@@ -91,8 +91,8 @@ def jacobian(
     if decoder_input not in DecoderInput.__members__:
         raise JacspecError(f"decoder_input={decoder_input!r} is not known. Accepted: shifted, start.")
     given = read_texts(text)
-    if given.count != 1:
-        raise JacspecTypeError(f"jacspec.jacobian() takes one text, and {given.count} were given.")
+    if given.samples != 1:
+        raise JacspecTypeError(f"jacspec.jacobian() takes one text, and {given.samples} were given.")
     opened = load_model(model, tokenizer=tokenizer, precision=precision)
     (ids,) = given.tokens or tokenize(opened.tokenizer, given.texts)
     if not -len(ids) <= position < len(ids):

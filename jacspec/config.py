@@ -310,7 +310,8 @@ class TrainConfig:
 class Config:
     """Everything a run is made of.
 
-    `layers` are those that are measured, null all of them; `resume` names a run folder to go on with, `run` one to report on, `runs` several (or a folder of them) to compare.
+    `layers` are those that are measured, null all of them. `resume` names a run folder to go on with, `run` one to
+    report on, `runs` several (or a folder of them) to compare.
     """
 
     task: str = MISSING

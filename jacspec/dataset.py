@@ -59,17 +59,17 @@ def describe_dataset(run: Run) -> "xarray.Dataset":
     return dataset
 
 
-def _keys(run: Run) -> Sequence[str]:
+def _keys(run: Run) -> list[str]:
     task = str(run.provenance.get("task"))
-    return KEYS.get(task) or run.provenance.get("key_columns") or ()
+    return list(KEYS.get(task) or run.provenance.get("key_columns") or ())
 
 
-def _select_by(dataset: "xarray.Dataset", keys: Sequence[str]) -> "xarray.Dataset":
+def _select_by(dataset: "xarray.Dataset", keys: list[str]) -> "xarray.Dataset":
     """Turn the axis of rows into an index of keys, and into axes of their own where those make a grid."""
     rows = next((axis for axis in ("matrix", "cell") if axis in dataset.dims), None)
     if rows is None or not keys:
         return dataset
-    indexed = dataset.drop_vars(rows).set_index({rows: list(keys)})
+    indexed = dataset.drop_vars(rows).set_index({rows: keys})  # type: ignore[dict-item]
     if "name" in keys or not indexed.indexes[rows].is_unique:
         return indexed
     return indexed.unstack(rows)
@@ -103,5 +103,3 @@ def _describe(name: str) -> dict[str, str]:
 
 def _symbol(name: str) -> dict[str, str]:
     return {"symbol": r"$\sigma_k$"} if name == "singular_values" else {}
-
-

@@ -117,7 +117,9 @@ def end_at(sample: Sample, position: int | Sequence[int]) -> Sample:
     count = len(sample.tokens)
     places = [position] * count if isinstance(position, int) else list(position)
     if len(places) != count:
-        raise JacspecError(f"data.position has {len(places)} places for {count} samples. Give one a sample, or one number.")
+        raise JacspecError(
+            f"data.position has {len(places)} places for {count} samples. Give one a sample, or one number."
+        )
     for number, (place, ids) in enumerate(zip(places, sample.tokens, strict=True)):
         if not -len(ids) <= place < len(ids):
             raise JacspecError(
@@ -139,5 +141,3 @@ def _draw_given(
     numbered = corpus._replace(texts=[str(number) for number in range(len(tokens))])
     sample = draw_sample(numbered, as_given, data, seed=seed)
     return sample._replace(texts=[corpus.texts[number] for number in sample.candidates])
-
-

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from jacspec.config import Config, DataConfig, EngineConfig, MetricsConfig, config_folder, register
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
@@ -113,13 +113,15 @@ def compose(study: str, **choices: str) -> Config:
     **Arguments:** `choices`, by group (`data`, `metrics`, `engine`, `model`), another than the default.
     """
     register()
-    whole = OmegaConf.load(config_folder() / "config.yaml")
-    groups = {name: choice for entry in whole.pop("defaults") if isinstance(entry, Mapping) for name, choice in entry.items()}
+    folder = config_folder()
+    whole = cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+    defaults = [entry for entry in whole.pop("defaults") if isinstance(entry, DictConfig)]
     whole.pop("hydra")
-    groups = {name: choices.get(name, choice) for name, choice in groups.items() if (config_folder() / name).is_dir()}
+    groups = {str(name): str(choice) for entry in defaults for name, choice in entry.items()}
+    groups = {name: choices.get(name, choice) for name, choice in groups.items() if (folder / name).is_dir()}
     groups.pop("task")
-    parts = {name: OmegaConf.load(config_folder() / name / f"{choice}.yaml") for name, choice in groups.items()}
-    task = OmegaConf.load(config_folder() / "task" / f"{study}.yaml")
+    parts = {name: OmegaConf.load(folder / name / f"{choice}.yaml") for name, choice in groups.items()}
+    task = OmegaConf.load(folder / "task" / f"{study}.yaml")
     return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), parts, task, whole)))
 
 
@@ -146,7 +148,7 @@ def check_value(study: str, name: str, value: Any, kind: Any) -> Any:
     """Return a value as the configuration holds it; raises `JacspecTypeError` or `JacspecError` in one sentence."""
     try:
         return _converted(_plain(value), kind)
-    except _Unknown as unknown:
+    except _UnknownWordError as unknown:
         words = suggest(unknown.given, unknown.known)
         raise JacspecError(f"{call(study)}: {name}={unknown.given!r} is not known. {words}") from None
     except TypeError:
@@ -167,14 +169,14 @@ def kind_words(kind: Any) -> str:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join([*(kind_words(each) for each in inner if each is not type(None)), "None"])
     if typing.get_origin(kind) is list:
-        one = {str: "a name or a list of names", int: "an int or a list of ints", float: "a number or a list of numbers"}
-        return one.get(inner[0], "a list of pairs of numbers, as [(0, 0.1)]")
+        several = {str: "a name or a list of names", int: "an int or a list of ints"}
+        return several.get(inner[0], "a list of numbers" if inner[0] is float else "a list of pairs, as [(0, 0.1)]")
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return "one of " + ", ".join(repr(each) for each in kind.__members__)
     return plain.get(kind, str(kind))
 
 
-class _Unknown(Exception):
+class _UnknownWordError(Exception):
     """A word that is no choice."""
 
     def __init__(self, given: str, known: Iterable[str]) -> None:
@@ -183,7 +185,7 @@ class _Unknown(Exception):
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """Turn a value into one of `kind`; raises TypeError or `_Unknown`."""
+    """Turn a value into one of `kind`; raises TypeError or `_UnknownWordError`."""
     if kind is Any:
         kind = list[int] | int | None
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -211,7 +213,7 @@ def _converted(value: Any, kind: Any) -> Any:
         if not isinstance(word, str):
             raise TypeError
         if word not in kind.__members__:
-            raise _Unknown(word, kind.__members__)
+            raise _UnknownWordError(word, kind.__members__)
         return kind[word]
     if kind is bool and isinstance(value, bool):
         return value
@@ -288,4 +290,3 @@ def summary_of(study: str) -> str:
     lines = (config_folder() / "task" / f"{study}.yaml").read_text(encoding="utf-8").splitlines()
     words = [line.removeprefix("#").strip() for line in lines[1:] if line.startswith("#")]
     return " ".join(words[: next((place for place, line in enumerate(lines[1:]) if not line.startswith("#")), None)])
-

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 5
 
 
-class MissingName(JacspecError, KeyError):
+class MissingNameError(JacspecError, KeyError):
     """A table or figure that a run does not have; the message says which there are."""
 
     __str__ = Exception.__str__  # KeyError would put it in quotes
@@ -35,7 +35,9 @@ class Named(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in (names := self._names()):
-            raise MissingName(f"This run has no {self._what} {name!r}. " + (suggest(str(name), names) if names else "It has none."))
+            raise MissingNameError(
+                f"This run has no {self._what} {name!r}. " + (suggest(str(name), names) if names else "It has none.")
+            )
         return self._make(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -94,7 +96,9 @@ class Run(StoredRun):
         from jacspec.dataset import describe_dataset
 
         if not (self.folder / "spectra.nc").is_file():
-            raise MissingName(f"A run of {self.study} has no dataset. Its tables: {', '.join(self.tables) or 'none'}.")
+            raise MissingNameError(
+                f"A run of {self.study} has no dataset. Its tables: {', '.join(self.tables) or 'none'}."
+            )
         return describe_dataset(self._stored)
 
     @property
@@ -115,7 +119,7 @@ class Run(StoredRun):
         from jacspec.report import write_report
 
         if not len(self.figures):
-            raise MissingName(f"A run of {self.study} has no page.")
+            raise MissingNameError(f"A run of {self.study} has no page.")
         write_report(self._stored)
         return self.folder / "report.html"
 
@@ -167,8 +171,11 @@ def open_run(folder: str | Path) -> Run:
     **Raises:** `JacspecError` where it is no run, or one that is not finished.
     """
     run = Run(Path(folder).expanduser())
-    if run.provenance["status"] != "finished" and run.study != "train":
-        raise JacspecError(f"The run in {folder} is not finished. The same call with folder={str(folder)!r} resumes it.")
+    if run.provenance["status"] != "finished":
+        raise JacspecError(
+            f"The run in {folder} is not finished. The same call with folder={str(folder)!r} resumes it, "
+            f"in a shell the same command with resume={folder}."
+        )
     return run
 
 
@@ -221,5 +228,3 @@ def _overrides(runs: list[Run]) -> list[dict[str, Any]]:
     short = {key: re.sub(r"\.name$", "", key).rpartition(".")[2] for each in flat for key in each}
     clash = {name for name in short.values() if list(short.values()).count(name) > 1}
     return [{(key if short[key] in clash else short[key]): value for key, value in each.items()} for each in flat]
-
-

@@ -61,7 +61,9 @@ def run(
     `load_model`. `texts`, one str or several, or lists of token ids: each is a sample; `data` instead, `verse`,
     `shakespeare` or a file that is split into samples, by default `verse`. `runs`, of studies over finished runs.
     `folder` keeps the run; the same call resumes what was interrupted there. Without one the run lives in a temporary
-    folder that goes with the object. `silent` shows no progress. `plan` alone makes no run but a pandas table. `options`: `help(jacspec.STUDY)` lists them.
+    folder that goes with the object. `silent` shows no progress. `options`: `help(jacspec.STUDY)` lists them.
+
+    **Returns:** a `Run`; of `plan` alone, which makes none, a pandas table.
 
     **Raises:** `JacspecTypeError` for an unknown option or a wrong type, `JacspecError` for what cannot be computed.
     """
@@ -223,7 +225,7 @@ def _make_inputs(study: str, given: Mapping[str, Any], init: str, options: Mappi
     read = None if texts is None else read_texts(texts)
     if read is not None:
         config.data = dataclasses.replace(config.data, name="given", path=None, url=None, sha256=None)
-        config.data.samples, config.data.min_tokens = read.count, 1
+        config.data.samples, config.data.min_tokens = read.samples, 1
         config.data.max_tokens = max(config.data.max_tokens, *map(len, read.tokens), 0)
     apply(config, study, options)
     if study in READS_RUNS:
@@ -244,13 +246,14 @@ def _choose_data(study: str, data: str | Path | None) -> tuple[dict[str, str], P
         return {"data": data}, None
     file = Path(data).expanduser()
     if not file.is_file():
-        raise JacspecError(f"{call(study)}: data={str(data)!r} is no file and no text that comes with jacspec. " + suggest(str(data), known))
+        raise JacspecError(
+            f"{call(study)}: data={str(data)!r} is no file and no text that comes with jacspec. "
+            + suggest(str(data), known)
+        )
     return {"data": "text"}, file
 
 
-def _choose_model(
-    study: str, config: Config, given: Mapping[str, Any], init: str, options: Mapping[str, Any]
-) -> Any:
+def _choose_model(study: str, config: Config, given: Mapping[str, Any], init: str, options: Mapping[str, Any]) -> Any:
     """Write the model of a call into its configuration; returns it where it is one in memory."""
     from jacspec.api import load_model
     from jacspec.models.checkpoint import Checkpoint
@@ -297,7 +300,9 @@ def _run(study: str, inputs: Inputs, folder: str | Path | None, silent: bool) ->
     config = inputs.config
     if (place / "run.json").is_file():
         if study in ONE_GO:
-            raise JacspecError(f"{place} already holds a run. jacspec.open_run({str(folder)!r}) opens it; give another folder.")
+            raise JacspecError(
+                f"{place} already holds a run. jacspec.open_run({str(folder)!r}) opens it; give another folder."
+            )
         config.resume = str(place)
     try:
         find_task(study)(config, place, _console(silent), inputs)
@@ -339,5 +344,3 @@ def _has_widgets() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("ipywidgets") is not None
-
-

@@ -16,7 +16,7 @@ class Texts(NamedTuple):
     tokens: list[list[int]]
 
     @property
-    def count(self) -> int:
+    def samples(self) -> int:
         """How many samples there are."""
         return len(self.texts) or len(self.tokens)
 
@@ -50,7 +50,9 @@ def read_texts(given: Any) -> Texts:
 def _listed(given: Any, where: str) -> list[Any]:
     """List what is in a list, tuple, array, Series or tensor."""
     if isinstance(given, Mapping):
-        raise JacspecTypeError(f"{where} is {_called(given)}. Give tokenizer(...)['input_ids'], or the texts themselves.")
+        raise JacspecTypeError(
+            f"{where} is {_called(given)}. Give tokenizer(...)['input_ids'], or the texts themselves."
+        )
     if callable(plain := getattr(given, "tolist", None)):  # arrays, Series and tensors: Python's own numbers
         given = plain()
     if isinstance(given, bytes) or not isinstance(given, Iterable):

@@ -151,9 +151,7 @@ def stream_blocks(
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=decoder_input)
 
 
-def working_blocks(
-    spec: ModelSpec, components: Sequence[str], layers: frozenset[int] | None = None
-) -> list[int]:
+def working_blocks(spec: ModelSpec, components: Sequence[str], layers: frozenset[int] | None = None) -> list[int]:
     """List the numbers of the blocks of `layers` (None: all) that have any of the chosen components."""
     return [
         number

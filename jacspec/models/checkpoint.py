@@ -62,9 +62,15 @@ class Checkpoint:
         heads = f"{own.attention.heads} of {own.attention.d_head}"
         revision = {"revision": self.revision} if self.revision else {}
         return {
-            **{"name": self.name, **revision, "family": self.architecture.model_type},
-            **{"blocks": len(self.spec.blocks), "d_model": own.d_model, "heads": heads, "d_ff": own.mlp.d_ff},
-            **{"vocab": self.spec.vocab, "dtype": self.dtype.name},
+            "name": self.name,
+            **revision,
+            "family": self.architecture.model_type,
+            "blocks": len(self.spec.blocks),
+            "d_model": own.d_model,
+            "heads": heads,
+            "d_ff": own.mlp.d_ff,
+            "vocab": self.spec.vocab,
+            "dtype": self.dtype.name,
         }
 
     def embedding(self) -> Embedding:

@@ -137,7 +137,9 @@ def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
     else:
         folder = _download(model, TOKENIZER_FILES)
         config = read_json(folder / "config.json")
-    return random_checkpoint(config, tokenizer_folder=folder, seed=seed, name=f"{model_label(model)} (random)", dtype=dtype)
+    return random_checkpoint(
+        config, tokenizer_folder=folder, seed=seed, name=f"{model_label(model)} (random)", dtype=dtype
+    )
 
 
 def _existing_folder(path: str) -> Path:

@@ -92,18 +92,17 @@ def open_torch_model(model: Any, *, tokenizer: Any = None, dtype: str = "float32
 
 def _index(model: Any) -> dict[str, Any]:
     """List the tensors that `save_pretrained` would write: without those that are tied to another one."""
-    names = {f"torch.{dtype}": name for name, dtype in NUMPY_TYPES.items()}
     state: Mapping[str, Any] = model.state_dict()
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     if away := [name for name, tensor in state.items() if tensor.is_meta]:
         raise JacspecError(f"{away[0]} has no values: it is on PyTorch's device meta. Load the model first.")
-    return {
-        name: HeldTensor(
-            Path(MEMORY), name, tuple(tensor.shape), names.get(str(tensor.dtype), str(tensor.dtype)), tensor, _version(tensor)
-        )
-        for name, tensor in state.items()
-        if not (name in tied and tied[name] in state)
-    }
+    return {name: _hold(name, tensor) for name, tensor in state.items() if not (name in tied and tied[name] in state)}
+
+
+def _hold(name: str, tensor: Any) -> HeldTensor:
+    types = {f"torch.{dtype}": stored for stored, dtype in NUMPY_TYPES.items()}
+    dtype = types.get(str(tensor.dtype), str(tensor.dtype))
+    return HeldTensor(Path(MEMORY), name, tuple(tensor.shape), dtype, tensor, _version(tensor))
 
 
 def _version(tensor: Any) -> int | None:
@@ -116,5 +115,5 @@ def _hash(config: Mapping[str, Any], index: Mapping[str, HeldTensor]) -> str:
     for name in sorted(index):
         values = index[name].values()
         digest.update(f"{name} {index[name].dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).view(np.uint8) if values.size else b"")
+        digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

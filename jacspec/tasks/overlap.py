@@ -61,7 +61,7 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:
     source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}
     facts = {"tokens": tokens, "warning": warning, "corpus": source}
     chosen = inputs.layers(checkpoint.spec)
-    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen)
+    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen)
     return MatrixWork(tuple(OVERLAP), identity, facts, stream, {})
 
 
@@ -69,8 +69,9 @@ def _stream(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
     decoder_input: str,
-    chosen: frozenset[int] | None,
     done: Mapping[int, MatrixResult],
+    *,
+    chosen: frozenset[int] | None = None,
 ) -> Iterator[Sequence[MatrixResult]]:
     """Yield the matrices of each block in turn; a block that is done is carried through."""
     roles = block_roles(checkpoint.spec)

@@ -100,8 +100,8 @@ def train_model(
 ) -> Result:
     """Train and write a model.
 
-    **Arguments:** `text_bytes`, UTF-8 and where it was found; `folder`, an empty place for the HF-layout result; `report`, called with (step, loss in nats)
-    now and then.
+    **Arguments:** `text_bytes`, UTF-8 and where it was found; `folder`, an empty place for the HF-layout result;
+    `report`, called with (step, loss in nats) now and then.
 
     **Returns:** the loss curve and, by revision, the bits per byte of the held-out text, measured on the weights
     as they were written.
