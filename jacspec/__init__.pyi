@@ -224,13 +224,13 @@ def finetune(
     - `path`: labelled text, JSONL or CSV; None: lines of `data`, misprinted or not
     - `held_out`: a second such file; None: a share of the first
     - `layout`: columns: as named below; boolq: question, passage, answer
-    - `text`:
+    - `text`: the column of the text
     - `second`: a second text, joined to the first as the tokenizer joins pairs
-    - `label`:
+    - `label`: the column of the label
     - `holdout`: the share held out
     - `max_tokens`: of an example; the rest is cut
     - `steps`: of AdamW on all weights, no dropout
-    - `batch`:
+    - `batch`: examples a step
     - `learning_rate`: peak; linear warm-up, then linearly to zero
     - `warmup`: share of the steps
     - `weight_decay`: on matrices only
@@ -294,11 +294,11 @@ def lazy(
     r"""The control: how far a small network's weights move at an output scale alpha, and what its singular values carry. Reads no model and no text.
 
     - `scales`: alpha; small: rich, large: lazy
-    - `inputs`:
+    - `inputs`: coordinates of a point
     - `width`: of both hidden layers
     - `samples`: points to train on, and as many to test
     - `steps`: of gradient descent over all points
-    - `learning_rate`:
+    - `learning_rate`: of all steps
     - `groups`: of singular values, group 1 the largest
     - `removed`: the groups that are removed
     - `seeds`: of teacher, points and weights: seed, seed + 1, ...
@@ -339,7 +339,7 @@ def merge(
       empty)
     - `top_k`: singular vectors of a leading subspace
     - `include`: patterns on tensor name or role: the matrices compared and truncated; empty: all
-    - `exclude`:
+    - `exclude`: patterns of matrices that are left out
     - `embeddings`: embeddings and unembedding too
     - `save`: where the merged checkpoint goes; None: merged/ in the run folder
     - `memory_gib`: what work arrays may take where the device does not tell
@@ -428,18 +428,18 @@ def plan(
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
-    - `devices`:
+    - `devices`: how many, a column each
     - `tokens`: of a sample, padding included: the paper's sentences
     - `stored_bytes`: of a number in the checkpoint; GPT-2's are 4
-    - `teraflops`:
-    - `bandwidth_gbs`:
-    - `memory_gb`:
-    - `link_gbs`:
+    - `teraflops`: peak of a device
+    - `bandwidth_gbs`: of its memory, GB/s
+    - `memory_gb`: of a device
+    - `link_gbs`: from host to device, GB/s
     - `disk_gbs`: of a host, for all its processes
     - `efficiency`: share of the peaks that is reached: an assumption, no GPU was measured
-    - `hash_gbs`:
-    - `load_gbs`:
-    - `look_us`:
+    - `hash_gbs`: weights that are hashed, GB/s
+    - `load_gbs`: weights that are read and cast, GB/s
+    - `look_us`: microseconds of the host to look at the bounds of a sample
     - `metrics`: names of metrics, `paper` or `full`: one or several
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `engine`: auto, jacfwd, analytic or lanczos
@@ -524,15 +524,15 @@ def train(
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `vocab`: byte-level BPE, <|endoftext|> included
-    - `positions`:
-    - `layers`:
-    - `heads`:
-    - `d_model`:
-    - `steps`:
+    - `positions`: tokens that it reads at most
+    - `layers`: blocks
+    - `heads`: of each block
+    - `d_model`: width of the residual stream
+    - `steps`: of AdamW
     - `batch`: windows of `positions` tokens
     - `learning_rate`: peak; linear warm-up, then cosine to a tenth
     - `weight_decay`: on matrices only
-    - `warmup`:
+    - `warmup`: steps
     - `holdout`: the last part of the text, for the bits per byte
     - `revisions`: steps that are kept, beside the last
     - `dtype`: of the weights on disk
@@ -571,7 +571,7 @@ def weights(
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
     - `include`: patterns on tensor name or role, as include=['q', 'k', '*.mlp.*']; empty: all
-    - `exclude`:
+    - `exclude`: patterns of matrices that are left out
     - `embeddings`: embeddings and unembedding too
     - `against`: one draw of chance beside each spectrum: gaussian (one a shape), shuffled (its own
       entries), none

@@ -11,6 +11,7 @@ from jacspec.report.labels import (
     model_name,
     words_of,
 )
+from jacspec.runs.files import SPECTRA
 from jacspec.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -23,7 +24,15 @@ KEYS: Mapping[str, Sequence[str]] = {
 }
 """By which coordinates rows of weight matrices are selected; experiments are by their own key columns."""
 
-UNITS: Mapping[str, str] = {"steps": "1", "n_tokens": "tokens", "perplexity_error": "1"}
+UNITS: Mapping[str, str] = {
+    "n_tokens": "tokens",
+    "nll": "nats",
+    "label_loss": "nats",
+    "chunk_nats": "nats",
+    "chunk_tokens": "tokens",
+}
+"""Units of what is no pure number; exponents are in nats a layer."""
+
 AXES: Mapping[str, str] = {
     "layer": "layer, counted from 0",
     "component": "what is differentiated",
@@ -51,12 +60,26 @@ def describe_dataset(run: Run) -> "xarray.Dataset":
     `precision`, `created` and `versions`; of each variable `long_name`, `symbol`, `units` and, of metrics,
     `definition` and `source`.
     """
-    dataset = _select_by(run.dataset, _keys(run))
+    dataset = _select_by(_rows(run), _keys(run))
     dataset.attrs = _attributes(run)
-    for name in (*dataset.data_vars, *dataset.coords):
-        if name not in dataset.dims or name not in dataset.xindexes or dataset[name].dtype != object:
-            dataset[name].attrs = _describe(str(name))
+    for name, variable in (*dataset.data_vars.items(), *dataset.coords.items()):
+        variable.attrs = _describe(str(name))
     return dataset
+
+
+def _rows(run: Run) -> "xarray.Dataset":
+    """Read the arrays of a run, of experiments with the columns of their table."""
+    import xarray
+
+    keys = run.provenance.get("key_columns")
+    dataset = run.dataset if (run.folder / SPECTRA).is_file() else xarray.Dataset()
+    if not keys:
+        return dataset
+    table = run.metrics
+    values = {name: ("cell", table[name].to_numpy()) for name in (*keys, *run.metric_names)}
+    return dataset.assign({name: values[name] for name in run.metric_names}).assign_coords(
+        {"cell": range(len(table)), **{name: values[name] for name in keys}}
+    )
 
 
 def _keys(run: Run) -> list[str]:
@@ -72,7 +95,7 @@ def _select_by(dataset: "xarray.Dataset", keys: list[str]) -> "xarray.Dataset":
     indexed = dataset.drop_vars(rows).set_index({rows: keys})  # type: ignore[dict-item]
     if "name" in keys or not indexed.indexes[rows].is_unique:
         return indexed
-    return indexed.unstack(rows)
+    return indexed.unstack(rows).transpose(*keys, ...)
 
 
 def _attributes(run: Run) -> dict[str, Any]:
@@ -95,9 +118,10 @@ def _attributes(run: Run) -> dict[str, Any]:
 
 def _describe(name: str) -> dict[str, str]:
     words = words_of(name)
+    units = "nats a layer" if name.startswith("lyapunov_") else UNITS.get(name, "1")
     if words is None:
-        return {"long_name": AXES.get(name, metric_words(name)), "units": UNITS.get(name, "1")} | _symbol(name)
-    said = {"long_name": metric_title(name), "symbol": words.symbol, "units": UNITS.get(name, "1")}
+        return {"long_name": AXES.get(name, metric_words(name)), "units": units} | _symbol(name)
+    said = {"long_name": metric_title(name), "symbol": words.symbol, "units": units}
     return said | {"definition": words.definition, "source": words.source}
 
 

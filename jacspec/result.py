@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jacspec.errors import JacspecError, suggest
 from jacspec.notebook import facts_table
+from jacspec.runs.files import SPECTRA
 from jacspec.runs.folder import Run as StoredRun
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Run(StoredRun):
         """Spectra and metrics with labelled axes; the files keep theirs: see `dataset.describe_dataset`."""
         from jacspec.dataset import describe_dataset
 
-        if not (self.folder / "spectra.nc").is_file():
+        if not (self.folder / SPECTRA).is_file() and "key_columns" not in self.provenance:
             raise MissingNameError(
                 f"A run of {self.study} has no dataset. Its tables: {', '.join(self.tables) or 'none'}."
             )
