@@ -6,11 +6,11 @@ from typing import Any, Literal
 import pandas
 
 from jacspec.api import compute_spectra as compute_spectra
-from jacspec.api import jacobian as jacobian
 from jacspec.api import load_model as load_model
 from jacspec.api import write_report as write_report
 from jacspec.errors import JacspecError as JacspecError
 from jacspec.errors import JacspecTypeError as JacspecTypeError
+from jacspec.jacobians.operator import Jacobian
 from jacspec.result import Run as Run
 from jacspec.result import open_run as open_run
 from jacspec.result import open_sweep as open_sweep
@@ -18,6 +18,17 @@ from jacspec.studies import run as run
 
 __version__: str
 
+def jacobian(
+    model: Any,
+    text: str | Sequence[int],
+    *,
+    layer: int,
+    component: str = "mlp",
+    position: int = -1,
+    tokenizer: Any = None,
+    decoder_input: Literal["shifted", "start"] = "shifted",
+    precision: Literal["float32", "float64"] = "float32",
+) -> Jacobian: ...
 def compare(
     runs: Run | str | Path | Sequence[Run | str | Path],
     *,
@@ -532,7 +543,7 @@ def train(
     - `batch`: windows of `positions` tokens
     - `learning_rate`: peak; linear warm-up, then cosine to a tenth
     - `weight_decay`: on matrices only
-    - `warmup`: steps
+    - `warmup`: steps of it
     - `holdout`: the last part of the text, for the bits per byte
     - `revisions`: steps that are kept, beside the last
     - `dtype`: of the weights on disk

@@ -61,11 +61,11 @@ def load_model(
 
 def jacobian(
     model: Any,
-    text: str | Sequence[int],
+    text: Any,
     *,
-    layer: int,
-    component: str = "mlp",
-    position: int = -1,
+    layer: Any,
+    component: Any = "mlp",
+    position: Any = -1,
     tokenizer: Any = None,
     decoder_input: str = "shifted",
     precision: str = "float32",

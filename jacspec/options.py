@@ -138,6 +138,8 @@ def apply(config: Config, study: str, given: Mapping[str, Any]) -> None:
         option = options[name]
         if value is None and name in FROM_TEXT and option.key == SHARED[name][0]:
             continue
+        if option.key == "engine.devices" and isinstance(value, int):
+            value = str(value)
         checked = check_value(study, name, value, option.kind)
         if option.key == "metrics.names":
             checked = [each for word in checked for each in _metrics_of(word)]
@@ -223,8 +225,6 @@ def _converted(value: Any, kind: Any) -> Any:
         return float(value)
     if kind is str and isinstance(value, str | Path):
         return str(value)
-    if kind is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # engine.devices
     raise TypeError
 
 

@@ -45,12 +45,12 @@ def run(
     model: Any = None,
     texts: Any = None,
     *,
-    data: str | Path | None = None,
+    data: Any = None,
     runs: Any = None,
     tokenizer: Any = None,
-    revision: str | None = None,
-    init: str = "pretrained",
-    folder: str | Path | None = None,
+    revision: Any = None,
+    init: Any = "pretrained",
+    folder: Any = None,
     silent: bool = False,
     **options: Any,
 ) -> Any:
@@ -79,7 +79,7 @@ def run(
         raise type(error)(in_python(str(error), study)) from None
 
 
-def study_function(study: str) -> Callable[..., Run]:
+def study_function(study: str) -> Callable[..., Any]:
     """Make the function of a study, with a signature and docstring from its options."""
     first = _first_parameters(study)
     kept = [
@@ -92,7 +92,7 @@ def study_function(study: str) -> Callable[..., Run]:
     ]
     signature = inspect.Signature([*first, *own, *kept], return_annotation="Run")
 
-    def function(*args: Any, **kwargs: Any) -> Run:
+    def function(*args: Any, **kwargs: Any) -> Any:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
@@ -235,7 +235,7 @@ def _make_inputs(study: str, given: Mapping[str, Any], init: str, options: Mappi
     return Inputs(config, _choose_model(study, config, given, init, options), read, page=False)
 
 
-def _choose_data(study: str, data: str | Path | None) -> tuple[dict[str, str], Path | None]:
+def _choose_data(study: str, data: Any) -> tuple[dict[str, str], Path | None]:
     """Tell a ready-made text from a file; returns the choice of the group, and the file."""
     if data is None:
         return {}, None
@@ -247,7 +247,7 @@ def _choose_data(study: str, data: str | Path | None) -> tuple[dict[str, str], P
     file = Path(data).expanduser()
     if not file.is_file():
         raise JacspecError(
-            f"{call(study)}: data={str(data)!r} is no file and no text that comes with jacspec. "
+            f"{call(study)}: data={str(data)!r} is not a file or a text that comes with jacspec. "
             + suggest(str(data), known)
         )
     return {"data": "text"}, file
@@ -292,7 +292,7 @@ def _folders(study: str, runs: Any) -> list[str]:
     return [str(each.folder if isinstance(each, StoredRun) else each) for each in listed]
 
 
-def _run(study: str, inputs: Inputs, folder: str | Path | None, silent: bool) -> Run:
+def _run(study: str, inputs: Inputs, folder: Any, silent: bool) -> Run:
     """Run a study into a folder that is kept or into a temporary one."""
     if not isinstance(folder, str | Path | None):
         raise JacspecTypeError(f"{call(study)}: folder is a {type(folder).__name__}. Give a str or a Path.")

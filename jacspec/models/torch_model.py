@@ -10,28 +10,32 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from jacspec.errors import JacspecError, JacspecTypeError
 from jacspec.models.checkpoint import Checkpoint, check_checkpoint
-from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles
+from jacspec.models.tensor_files import NUMPY_TYPES, StoredTensor, TensorFiles
 
 MEMORY = "PyTorch model in memory"
 """What `run.json` has in the place of a file's name."""
 
 
-class HeldTensor(NamedTuple):
-    """A tensor that lies in memory, in the place of a `StoredTensor`; `version` counts its changes in place."""
+class HeldTensor(StoredTensor):
+    """A tensor that lies in memory; `version` counts its changes in place."""
 
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
     tensor: Any
     version: int | None
+
+    @classmethod
+    def hold(cls, name: str, tensor: Any) -> "HeldTensor":
+        """Describe a tensor as one of a file is described, and keep hold of it."""
+        types = {f"torch.{dtype}": stored for stored, dtype in NUMPY_TYPES.items()}
+        held = cls(Path(MEMORY), name, tuple(tensor.shape), types.get(str(tensor.dtype), str(tensor.dtype)))
+        held.tensor, held.version = tensor, _version(tensor)
+        return held
 
     def values(self) -> Shaped[np.ndarray, "..."]:
         """Return the values as they are in memory; raises `JacspecError` where they changed since they were opened."""
@@ -93,16 +97,17 @@ def open_torch_model(model: Any, *, tokenizer: Any = None, dtype: str = "float32
 def _index(model: Any) -> dict[str, Any]:
     """List the tensors that `save_pretrained` would write: without those that are tied to another one."""
     state: Mapping[str, Any] = model.state_dict()
+    # transformers 5 names some tensors otherwise in memory than in files; this is what `save_pretrained` calls.
+    if rename := getattr(sys.modules.get("transformers.core_model_loading"), "revert_weight_conversion", None):
+        state = rename(model, dict(state))
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     if away := [name for name, tensor in state.items() if tensor.is_meta]:
         raise JacspecError(f"{away[0]} has no values: it is on PyTorch's device meta. Load the model first.")
-    return {name: _hold(name, tensor) for name, tensor in state.items() if not (name in tied and tied[name] in state)}
-
-
-def _hold(name: str, tensor: Any) -> HeldTensor:
-    types = {f"torch.{dtype}": stored for stored, dtype in NUMPY_TYPES.items()}
-    dtype = types.get(str(tensor.dtype), str(tensor.dtype))
-    return HeldTensor(Path(MEMORY), name, tuple(tensor.shape), dtype, tensor, _version(tensor))
+    return {
+        name: HeldTensor.hold(name, tensor)
+        for name, tensor in state.items()
+        if not (name in tied and tied[name] in state)
+    }
 
 
 def _version(tensor: Any) -> int | None:

@@ -47,14 +47,14 @@ def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
     console.print(_table(config.plan, checkpoint.spec, sizes, work))
 
 
-def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, float]]:
+def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
     """Return what `run_plan` prints as numbers, a row a number of devices: seconds at most and at least a stage."""
     assert config.plan is not None
     checkpoint, sizes, work = _amounts(config, inputs)
-    rows = []
+    rows: list[dict[str, int | float]] = []
     for devices in config.plan.devices:
         fast, slow = _seconds(config.plan, checkpoint.spec, sizes, work, devices)
-        row: dict[str, float] = {"devices": devices, "batch": share_batches(work, devices)[0].batch}
+        row: dict[str, int | float] = {"devices": devices, "batch": share_batches(work, devices)[0].batch}
         row["device_gb"] = device_bytes(checkpoint.spec, sizes, work, devices=devices) / GIGA
         for stage in fast:
             row |= {f"{stage}_low": fast[stage], f"{stage}_high": slow[stage]}
