@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas
 
 from jacspec.api import compute_spectra as compute_spectra
@@ -20,7 +21,7 @@ __version__: str
 
 def jacobian(
     model: Any,
-    text: str | Sequence[int],
+    text: str | Sequence[int] | np.ndarray,
     *,
     layer: int,
     component: str = "mlp",

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas
 
 from jacspec.api import compute_spectra as compute_spectra
@@ -36,7 +37,7 @@ __version__: str
 
 def jacobian(
     model: Any,
-    text: str | Sequence[int],
+    text: str | Sequence[int] | np.ndarray,
     *,
     layer: int,
     component: str = "mlp",

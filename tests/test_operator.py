@@ -92,10 +92,15 @@ def test_cheap_to_make(nano: Any) -> None:
     """Neither J nor a later block is made."""
     model, _, ids = nano
     made: list[int] = []
-    seen = model.with_blocks(lambda number, block: (made.append(number), block)[1])
-    with mock.patch("jacspec.jacobians.dense.jacobians", side_effect=AssertionError("J was formed")):
-        with mock.patch("jacspec.jacobians.operator._push", side_effect=AssertionError("J was multiplied")):
-            jacspec.jacobian(seen, ids, layer=1)
+
+    def note(number: int, block: Any) -> Any:
+        made.append(number)
+        return block
+
+    formed = mock.patch("jacspec.jacobians.dense.jacobians", side_effect=AssertionError("J was formed"))
+    multiplied = mock.patch("jacspec.jacobians.operator._push", side_effect=AssertionError("J was multiplied"))
+    with formed, multiplied:
+        jacspec.jacobian(model.with_blocks(note), ids, layer=1)
     assert made == [0, 1]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -294,7 +295,7 @@ def test_opened_model_gives_the_same(whole: Any) -> None:
 
 def test_run_gives_tables_arrays_and_figures(whole: Any, tmp_path: Path) -> None:
     assert set(whole.tables) == {"metrics", "summary", "samples"}
-    with pytest.raises(jacspec.JacspecError, match="no table 'sumary'. Did you mean 'summary'"):
+    with pytest.raises(jacspec.JacspecError, match=r"no table 'sumary'\. Did you mean 'summary'"):
         whole.tables["sumary"]
     assert whole.tables.get("sumary") is None
     dataset = whole.dataset
@@ -358,12 +359,12 @@ def test_folder_keeps_and_resumes(tmp_path: Path, capfd: pytest.CaptureFixture[s
     def again(**options: Any) -> Any:
         return jacspec.heads(layers=0, folder=folder, silent=True, **options)
 
-    with mock.patch("jacspec.runs.matrices.MatrixWriter.write_tables", side_effect=[None, KeyboardInterrupt]):
-        with pytest.raises(KeyboardInterrupt):
-            again(draws=2)
+    killed = mock.patch("jacspec.runs.matrices.MatrixWriter.write_tables", side_effect=[None, KeyboardInterrupt])
+    with killed, pytest.raises(KeyboardInterrupt):
+        again(draws=2)
     with mock.patch("jacspec.report.write_report") as drawn:
         run = again(draws=2)
-        with pytest.raises(jacspec.JacspecError, match="a run of another configuration.*draws was 2, now 3"):
+        with pytest.raises(jacspec.JacspecError, match=r"a run of another configuration.*draws was 2, now 3"):
             again(draws=3)
     assert run.provenance["status"] == "finished"
     assert drawn.call_args.args[0].folder == folder
@@ -423,3 +424,15 @@ def test_model_is_shown_in_a_line() -> None:
     assert len(repr(model)) < 200
     assert "nano" in repr(model)
     assert "<table>" in model._repr_html_()
+
+
+def test_documentation_runs() -> None:
+    """Every line of Python in `docs/python.md`, in order, as one session."""
+    page = (config_folder().parent / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    assert len(blocks) >= 5
+    session: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), session)
+    U, s, Vh = session["U"], session["s"], session["Vh"]
+    np.testing.assert_allclose(session["J"] @ Vh[0], s[0] * U[:, 0], atol=1e-4 * s[0])

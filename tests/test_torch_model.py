@@ -75,7 +75,7 @@ def test_changed_model_is_refused(nano: Any) -> None:
 def test_without_tokenizer_ids_are_taken(nano: Any) -> None:
     run = jacspec.run("jacobian", nano, [[5, 6, 7]], layers=0, silent=True)
     assert run.samples["text"].tolist() == ["5 6 7"]
-    with pytest.raises(jacspec.JacspecError, match="without a tokenizer. Give tokenizer="):
+    with pytest.raises(jacspec.JacspecError, match=r"without a tokenizer\. Give tokenizer="):
         jacspec.run("jacobian", nano, "Speak.", silent=True)
     assert jacspec.jacobian(nano, [5, 6, 7], layer=0).svd(k=1).s[0] == pytest.approx(
         run.metrics.query("component == 'mlp'")["spectral_radius"].item(), rel=1e-5
