@@ -5,36 +5,94 @@ From a shell: `python -m jacspec model=gpt2 data=shakespeare`. From Python:
 ```python
 import jacspec
 
-model = jacspec.load_model("nano")
-dataset = jacspec.compute_spectra(model, ["Speak, speak.", "What is the city but the people?"])
-run = jacspec.open_run("outputs/2026-01-31/12-00-00")
-jacspec.write_report(run)
+run = jacspec.weights("nano", include=["q", "k"])
+run.summary  # pandas; run.dataset is xarray, run.figures draws, run.report() writes the page
+run = jacspec.run("jacobian", "nano", ["Speak, speak.", "What is the city but the people?"], layers=[0, -1])
+J = jacspec.jacobian("nano", "What is the city but the people?", layer=3, component="mlp")
+J.svd(k=4)
 ```
 """
 
+import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+import types
+from typing import Any
 
-if TYPE_CHECKING:
-    from jacspec.api import compute_spectra, load_model
-    from jacspec.errors import JacspecError
-    from jacspec.report import write_report
-    from jacspec.runs import Run, open_run
-
-__all__ = ["JacspecError", "Run", "compute_spectra", "load_model", "open_run", "write_report"]
-
-_ROOMS = {
+_PLACES = {
     "JacspecError": "jacspec.errors",
-    "Run": "jacspec.runs",
+    "JacspecTypeError": "jacspec.errors",
+    "Run": "jacspec.result",
     "compute_spectra": "jacspec.api",
+    "jacobian": "jacspec.api",
     "load_model": "jacspec.api",
-    "open_run": "jacspec.runs",
-    "write_report": "jacspec.report",
+    "open_run": "jacspec.result",
+    "open_sweep": "jacspec.result",
+    "run": "jacspec.studies",
+    "write_report": "jacspec.api",
 }
+_STUDIES = (
+    *("compare", "coupling", "depth", "dynamics", "finetune", "heads", "lazy"),
+    *("merge", "overlap", "plan", "removal", "train", "weights"),
+)
+
+__all__ = [
+    "JacspecError",
+    "JacspecTypeError",
+    "Run",
+    "compare",
+    "compute_spectra",
+    "coupling",
+    "depth",
+    "dynamics",
+    "finetune",
+    "heads",
+    "jacobian",
+    "lazy",
+    "load_model",
+    "merge",
+    "open_run",
+    "open_sweep",
+    "overlap",
+    "plan",
+    "removal",
+    "run",
+    "train",
+    "weights",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for, so that `python -m jacspec --help` does not wait for JAX.
-    if name not in _ROOMS:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("jacspec")
+    if name in _STUDIES:
+        return _study(name)
+    if name not in _PLACES:
         raise AttributeError(f"module 'jacspec' has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOMS[name]), name)
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+@functools.cache
+def _study(name: str) -> Any:
+    from jacspec.studies import study_function
+
+    return study_function(name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+class _Package(types.ModuleType):
+    """The package: where a study and a module have one name, `jacspec.NAME` is the study."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _STUDIES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

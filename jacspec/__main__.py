@@ -79,13 +79,15 @@ def _hydra_main(config: DictConfig) -> str | None:
         typed = cast(Config, OmegaConf.to_object(config))
         _check_runs(typed)
         _check_crew(typed)
+        from jacspec.inputs import Inputs  # not above: --help does not wait for JAX
+
         _check_folder(typed, folder)
         check_report(typed.report.formats, typed.report.figures)
         if _own_process and typed.task not in UNDRAWN and typed.report.figures != "none":
             start_helpers()
         run_task = find_task(typed.task)
         gc.enable()
-        run_task(typed, folder, Console())
+        run_task(typed, folder, Console(), Inputs(typed))
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             print(f"\njacspec: interrupted. Add resume={folder} to the same command to resume it.", file=sys.stderr)

@@ -1,30 +1,37 @@
-"""jacspec from Python: load a model, compute the spectra of given texts."""
+"""jacspec from Python: load a model, take one Jacobian, compute the spectra of given texts."""
 
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from jacspec import report
 from jacspec.backend import numerics
 from jacspec.config import DecoderInput, Init
-from jacspec.corpus import encode
-from jacspec.errors import JacspecError
+from jacspec.corpus import check_tokens, encode, tokenize
+from jacspec.errors import JacspecError, JacspecTypeError
 from jacspec.jacobians.branches import choose_components
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
 from jacspec.jacobians.solvers import choose_engine
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.hub import named_model, open_model
-from jacspec.runs import to_dataset
+from jacspec.models.hub import known_model, open_model
+from jacspec.models.torch_model import open_torch_model
+from jacspec.runs import Run, to_dataset
 from jacspec.spectra.metrics import choose_metrics
+from jacspec.texts import read_texts
 
 if TYPE_CHECKING:
     import xarray
+
+    from jacspec.jacobians.operator import Jacobian
 
 PAPER_METRICS = ("spectral_radius", "decay_ratio")
 
 
 def load_model(
-    name: str | Path = "nano",
+    name: Any = "nano",
     *,
+    tokenizer: Any = None,
     revision: str | None = None,
     init: str = "pretrained",
     seed: int = 0,
@@ -32,9 +39,9 @@ def load_model(
 ) -> Checkpoint:
     """Open a model; its blocks are read when they are needed.
 
-    **Arguments:** `name`, a ready-made choice (`nano`, `gpt2`, …), a folder in HF layout, or a hub id `ORG/NAME`;
-    `revision`, of the hub or of a training run; `init`, `pretrained` or `random` (then `seed` counts);
-    `precision`, `float32` or `float64`, of everything computed with it.
+    **Arguments:** `name`, a ready-made choice (`nano`, `gpt2`, …), a folder in HF layout, a hub id `ORG/NAME`, or a
+    Hugging Face PyTorch model in memory, with its `tokenizer`; `revision`, of the hub or of a training run; `init`,
+    `pretrained` or `random` (then `seed` counts); `precision`, `float32` or `float64`, of everything computed with it.
 
     **Raises:** `JacspecError` where the model is unknown, out of reach, damaged or not supported.
     """
@@ -42,10 +49,62 @@ def load_model(
         raise JacspecError(f"precision={precision!r} is not known. Accepted: float32, float64.")
     if init not in Init.__members__:
         raise JacspecError(f"init={init!r} is not known. Accepted: pretrained, random.")
-    model = named_model(name)
-    model.revision, model.init = revision, Init[init]
+    if isinstance(name, Checkpoint):
+        return name
     with numerics(precision):
+        if not isinstance(name, str | Path):
+            return open_torch_model(name, tokenizer=tokenizer, dtype=precision)
+        model = known_model(name)
+        model.revision, model.init = revision, Init[init]
         return open_model(model, seed=seed, dtype=precision)
+
+
+def jacobian(
+    model: Any,
+    text: Any,
+    *,
+    layer: Any,
+    component: Any = "mlp",
+    position: Any = -1,
+    tokenizer: Any = None,
+    decoder_input: str = "shifted",
+    precision: str = "float32",
+) -> "Jacobian":
+    """Make the Jacobian of one branch at one token of one text, as a linear operator of SciPy's protocol.
+
+    Cheap: the text is carried to the layer, and J is formed by none but `dense`, `eigvals` and a full `svd`.
+
+    **Arguments:** `model`, as `load_model` takes it (with `tokenizer` and `precision`), or what it returned; `text`, a
+    str or a list of token ids; `layer`, from 0, -1 the last; `component`, `attn`, `mlp`, `cross` or `block`, in an
+    encoder-decoder model as `decoder.mlp`; `position`, the token at which is differentiated: what comes after it is
+    cut away.
+
+    **Raises:** `JacspecError` for a layer, component or position that there is not, `JacspecTypeError` for other types.
+    """
+    from jacspec.jacobians.operator import jacobian_operator  # SciPy's sparse part is slow to import
+
+    for name, value in (("layer", layer), ("position", position)):
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise JacspecTypeError(f"jacspec.jacobian(): {name} takes an int, and {value!r} was given.")
+    if not isinstance(component, str):
+        raise JacspecTypeError(f"jacspec.jacobian(): component takes one name, and {component!r} was given.")
+    if decoder_input not in DecoderInput.__members__:
+        raise JacspecError(f"decoder_input={decoder_input!r} is not known. Accepted: shifted, start.")
+    given = read_texts(text)
+    if given.samples != 1:
+        raise JacspecTypeError(f"jacspec.jacobian() takes one text, and {given.samples} were given.")
+    opened = load_model(model, tokenizer=tokenizer, precision=precision)
+    (ids,) = given.tokens or tokenize(opened.tokenizer, given.texts)
+    if not -len(ids) <= position < len(ids):
+        raise JacspecError(f"position={position} is not in the text, which has {len(ids)} tokens.")
+    ids = ids[: position % len(ids) + 1]
+    check_tokens([ids], positions=opened.spec.positions, vocab=opened.spec.vocab)
+    return jacobian_operator(opened, ids, layer=layer, component=component, decoder_input=decoder_input)
+
+
+def write_report(run: Run) -> None:
+    """Draw the figures of a finished run and write its page."""
+    report.write_report(Run(run.folder))
 
 
 def compute_spectra(

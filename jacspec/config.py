@@ -110,7 +110,8 @@ class ModelConfig:
 class DataConfig:
     """Which text (`path`, else `url`, checked against `sha256` where one is given) and how it is sampled.
 
-    `decoder_input` concerns encoder-decoder models: `shifted`, the sample itself behind the start token, or
+    `position` is the token at which each sample ends, a number for all or a list of one a sample, -1 or null its last
+    token. `decoder_input` concerns encoder-decoder models: `shifted`, the sample itself behind the start token, or
     `start`, that token alone.
     """
 
@@ -122,6 +123,7 @@ class DataConfig:
     samples: int = 200
     min_tokens: int = 5
     max_tokens: int = 100
+    position: Any = None
     decoder_input: DecoderInput = DecoderInput.shifted
 
 
@@ -336,7 +338,8 @@ class TrainConfig:
 class Config:
     """Everything a run is made of.
 
-    `resume` names a run folder to go on with, `run` one to report on, `runs` several (or a folder of them) to compare.
+    `layers` are those that are measured, null all of them. `resume` names a run folder to go on with, `run` one to
+    report on, `runs` several (or a folder of them) to compare.
     """
 
     task: str = MISSING
@@ -359,6 +362,7 @@ class Config:
     plan: PlanConfig | None = None
     train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
+    layers: list[int] | None = None
     precision: Precision = Precision.float32
     seed: int = 0
     resume: str | None = None

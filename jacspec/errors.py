@@ -9,6 +9,10 @@ class JacspecError(ValueError):
     """A problem with what the user gave: the message says what was given, what is accepted and what to type."""
 
 
+class JacspecTypeError(JacspecError, TypeError):
+    """What was given from Python is of the wrong type, or under a name that nothing has."""
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """Say which name was probably meant and list the accepted ones, sorted, the nearest match first.
 

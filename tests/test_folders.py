@@ -21,7 +21,7 @@ from jacspec.errors import JacspecError
 from jacspec.folders import make_new
 from jacspec.glossary import LayerResult
 from jacspec.models.export import write_config, write_tensors, write_tokenizer
-from jacspec.report.figures import save_figures
+from jacspec.report.figures import save_figure
 from jacspec.report.html import write_page
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
 from jacspec.runs.files import TEMPORARY
@@ -248,7 +248,7 @@ def test_foreign_files_beside_a_runs_stay(interrupted: Path) -> None:
     assert list(writer.done) == [0]
     writer.add_layer(make_result(1))
     writer.write_tables()
-    save_figures(Run(interrupted), {"mine": Figure()})
+    save_figure(Run(interrupted), "mine", Figure(), ("png",))
     writer.finish()
     found = snapshot(interrupted)
     assert {name: found[name] for name in kept} == kept
@@ -291,15 +291,20 @@ def test_kill_between_the_mark_and_the_first_files(count: int, tmp_path: Path) -
 
 # Links
 
+
+def _draw(folder: Path) -> None:
+    save_figure(Run(folder), "a", Figure(), ("png",))
+
+
 INSIDE: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("run.json", "layers", "layers/.lock", "models", "merged", "samples.csv", "metrics.csv"), resume),
     **dict.fromkeys(("summary.csv", "spectra.nc", "figures", "report.html"), resume),
     "layers/0001.npz": lambda folder: write_layer(folder / "layers", make_result(1)),
-    "figures/a.png": lambda folder: save_figures(Run(folder), {"a": Figure()}),
+    "figures/a.png": lambda folder: _draw(folder),
 }
 """By what is a link, what would write through it."""
 REDRAWN: dict[str, Callable[[Path], object]] = {
-    "figures": lambda folder: save_figures(Run(folder), {"a": Figure()}),
+    "figures": lambda folder: _draw(folder),
     "report.html": lambda folder: write_page(Run(folder), "a run", []),
 }
 
@@ -388,7 +393,7 @@ def test_files_take_the_umask_and_the_folders_group(umask: int, tmp_path: Path) 
         writer = start(shared / "run")
         writer.add_layer(make_result(0))
         writer.write_tables()
-        save_figures(Run(writer.folder), {"a": Figure()})
+        _draw(writer.folder)
         model = make_new(shared / "model")
         write_config(model, {})
         write_tensors(model, {"a": np.zeros(3)}, dtype="float32")

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from jacspec.api import load_model
 from jacspec.backend import numerics
 from jacspec.config import ASSETS, DataConfig, TrainConfig
+from jacspec.corpus import read_text_bytes
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
 from jacspec.tasks.train import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
@@ -56,7 +57,7 @@ def train(folder: Path, text: str, config: TrainConfig = CONFIG, seed: int = 3) 
     with numerics("float32"), jax.numpy_dtype_promotion("standard"):
         result = train_model(
             config,
-            DataConfig("text", path=str(file)),
+            read_text_bytes(DataConfig("text", path=str(file))),
             seed=seed,
             folder=folder / "model",
             report=lambda step, loss: reports.append((step, loss)),

@@ -32,7 +32,8 @@ class Plan(NamedTuple):
     `components` are full names from `branches.choose_components`, `engine` a row of `solvers.ENGINES`; `top_k` is
     that of the metrics; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`); `tolerance`, relative, of
     engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed, drawn
-    from all `samples` of the run, where they are more than those of the batches.
+    from all `samples` of the run, where they are more than those of the batches; `layers`, those that are measured
+    (None: all).
     """
 
     components: Sequence[str]
@@ -44,6 +45,7 @@ class Plan(NamedTuple):
     seed: int = 0
     audit: int = 0
     samples: int | None = None
+    layers: frozenset[int] | None = None
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
@@ -112,7 +114,7 @@ def stream_layers(
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
     measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
-    working = working_blocks(checkpoint.spec, plan.components)
+    working = working_blocks(checkpoint.spec, plan.components, plan.layers)
     return stream_blocks(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
     )
@@ -150,9 +152,13 @@ def stream_blocks(
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=decoder_input)
 
 
-def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
-    """List the numbers of the blocks that have any of the chosen components."""
-    return [number for number, block in enumerate(spec.blocks) if components_of(block, components)]
+def working_blocks(spec: ModelSpec, components: Sequence[str], layers: frozenset[int] | None = None) -> list[int]:
+    """List the numbers of the blocks of `layers` (None: all) that have any of the chosen components."""
+    return [
+        number
+        for number, block in enumerate(spec.blocks)
+        if components_of(block, components) and (layers is None or spec.layer(number) in layers)
+    ]
 
 
 class Part(NamedTuple):

@@ -22,9 +22,10 @@ from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
-from jacspec.models.tensor_files import FLOATS, TensorFiles, has_weights, open_tensors
+from jacspec.models.tensor_files import FLOATS, TensorFiles, open_tensors
 from jacspec.models.tensor_names import name_by_tables, outside_stack
 from jacspec.models.tokenizer import load_tokenizer
+from jacspec.notebook import facts_table
 
 SHOWN = 20
 """Lines of an error about tensors, so that a wrong family fills no screen."""
@@ -56,6 +57,30 @@ class Checkpoint:
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unread_keys: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Say in one line what was opened."""
+        return f"<jacspec.Checkpoint {', '.join(f'{key} {value}' for key, value in self._facts().items())}>"
+
+    def _repr_html_(self) -> str:
+        """Show a notebook the same as a table."""
+        return facts_table("jacspec.Checkpoint", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        own = self.spec.blocks[0]
+        heads = f"{own.attention.heads} of {own.attention.d_head}"
+        revision = {"revision": self.revision} if self.revision else {}
+        return {
+            "name": self.name,
+            **revision,
+            "family": self.architecture.model_type,
+            "blocks": len(self.spec.blocks),
+            "d_model": own.d_model,
+            "heads": heads,
+            "d_ff": own.mlp.d_ff,
+            "vocab": self.spec.vocab,
+            "dtype": self.dtype.name,
+        }
 
     def embedding(self) -> Embedding:
         """Make the module that turns tokens into the residual stream before block 0."""
@@ -131,32 +156,50 @@ def open_checkpoint(
     """
     weights_folder = weights_folder or folder
     config_file = folder / "config.json"
-    if not has_weights(weights_folder):
-        open_tensors(weights_folder)  # says what is there instead, before a config is asked for that is not
-    architecture, config, spec, unread_keys = read_config(read_json(config_file), str(config_file))
-    tensors = name_by_tables(architecture, open_tensors(weights_folder), _table_names(architecture, spec))
-    has_head, unread = _check_tensors(architecture, spec, tensors, weights_folder)
+    tensors = open_tensors(weights_folder)  # first: it says what is there instead of a model
+    read = check_checkpoint(
+        read_json(config_file), tensors, origin=str(config_file), place=str(weights_folder), dtype=dtype
+    )
+    return Checkpoint(
+        name=name or folder.name,
+        revision=revision,
+        files={file.name: sha256(file) for file in (config_file, *tensors.files)},
+        tokenizer_folder=folder,
+        **read,
+    )
+
+
+def check_checkpoint(
+    raw_config: Mapping[str, Any], stored: TensorFiles, *, origin: str, place: str, dtype: str
+) -> dict[str, Any]:
+    """Check an HF config and every tensor's name and shape, wherever they come from.
+
+    **Arguments:** `origin` and `place`, what errors call the config and the tensors.
+
+    **Returns:** the fields of a `Checkpoint` that follow from them.
+
+    **Raises:** `JacspecError` naming every config key and every tensor that does not fit.
+    """
+    architecture, config, spec, unread_keys = read_config(raw_config, origin)
+    tensors = name_by_tables(architecture, stored, _table_names(architecture, spec))
+    has_head, unread = _check_tensors(architecture, spec, tensors, place)
     left = {
         "tensors that no layer needs, left unread": unread,
         "keys of config.json not read by this family": unread_keys,
     }
     noted = (f"{what}: {len(names)} ({shortened(names)})" for what, names in left.items() if names)
-    return Checkpoint(
-        name=name or folder.name,
-        revision=revision,
-        architecture=architecture,
-        config=config,
-        spec=spec,
-        files={file.name: sha256(file) for file in (config_file, *tensors.files)},
-        tokenizer_folder=folder,
-        dtype=jnp.dtype(dtype),
-        make=functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
-        has_head=has_head,
-        tensors=tensors,
-        unread=unread,
-        notes=(*tensors.notes, *noted),
-        unread_keys=unread_keys,
-    )
+    return {
+        "architecture": architecture,
+        "config": config,
+        "spec": spec,
+        "dtype": jnp.dtype(dtype),
+        "make": functools.partial(_read_module, architecture, spec, tensors, jnp.dtype(dtype)),
+        "has_head": has_head,
+        "tensors": tensors,
+        "unread": unread,
+        "notes": (*tensors.notes, *noted),
+        "unread_keys": unread_keys,
+    }
 
 
 def random_checkpoint(
@@ -236,7 +279,7 @@ def _table_names(architecture: Architecture, spec: ModelSpec) -> frozenset[str]:
 
 
 def _check_tensors(
-    architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: Path
+    architecture: Architecture, spec: ModelSpec, tensors: TensorFiles, folder: str
 ) -> tuple[bool, tuple[str, ...]]:
     """Compare the file's tensors with the family's tables: all that is missing, unread or misshaped, at once.
 
@@ -278,7 +321,7 @@ def _check_tensors(
     return has_head, heads
 
 
-def _describe_problems(architecture: Architecture, folder: Path, problems: Sequence[str]) -> str:
+def _describe_problems(architecture: Architecture, folder: str, problems: Sequence[str]) -> str:
     """Write what does not fit, of every kind a fair part, so that one kind does not hide another."""
     kinds = itertools.groupby(sorted(problems), key=lambda problem: problem.partition(":")[0])
     in_turn = itertools.zip_longest(*[list(lines) for _, lines in kinds])

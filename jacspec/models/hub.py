@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from omegaconf import OmegaConf
 
 from jacspec.config import ASSETS, Init, ModelConfig, config_folder, register
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, suggest
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from jacspec.models.foreign import ADAPTER, describe_file, refuse_adapter
 from jacspec.models.hf_config import read_json
@@ -59,6 +59,20 @@ def named_model(name: str | Path) -> ModelConfig:
     return ModelConfig(name="hub", id=str(name))
 
 
+def known_model(name: str | Path) -> ModelConfig:
+    """Do what `named_model` does, and refuse at once a name that can be none of the three.
+
+    **Raises:** `JacspecError` naming the nearest ready-made choice.
+    """
+    model = named_model(name)
+    if model.name == "hub" and str(name).count("/") != 1:
+        known = [file.stem for file in (config_folder() / "model").glob("*.yaml") if file.stem not in ("hub", "path")]
+        raise JacspecError(
+            f"{str(name)!r} is not a folder, a ready-made model or a hub id ORG/NAME. " + suggest(str(name), known)
+        )
+    return model
+
+
 def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> Checkpoint:
     """Open the model that a configuration names.
 
@@ -75,6 +89,14 @@ def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> 
     )
 
 
+def model_label(model: ModelConfig) -> str:
+    """Name a model by what is read: the folder where one was given, else the hub's id or the ready-made choice."""
+    if model.path is None:
+        return model.id if model.name == "hub" and model.id else model.name
+    folder = Path(model.path).expanduser()
+    return model.name if folder == ASSETS / model.name else folder.resolve().name
+
+
 def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> Location:
     """Find the files of a model that has weights, fetching them from the hub where they lie there.
 
@@ -84,8 +106,7 @@ def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> 
     """
     if model.path is not None:
         folder = _existing_folder(model.path)
-        name = model.name if model.name != "path" else folder.name
-        return Location(name, model.revision, folder, _revision_folder(folder, model.revision))
+        return Location(model_label(model), model.revision, folder, _revision_folder(folder, model.revision))
     folder = _download(model, (*beside, *WEIGHT_FILES, ADAPTER))
     if not any(folder.glob("model*.safetensors")):
         refuse_adapter(folder)
@@ -104,7 +125,7 @@ def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
     """
     if model.path is not None:
         folder = _existing_folder(model.path)
-        return folder.name, open_tensors(_revision_folder(folder, model.revision), any_name=True)
+        return model_label(model), open_tensors(_revision_folder(folder, model.revision), any_name=True)
     return str(model.id), open_tensors(
         _download(model, ("*.safetensors", "*.safetensors.index.json", ADAPTER)), any_name=True
     )
@@ -121,7 +142,9 @@ def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
     else:
         folder = _download(model, TOKENIZER_FILES)
         config = read_json(folder / "config.json")
-    return random_checkpoint(config, tokenizer_folder=folder, seed=seed, name=f"{model.name} (random)", dtype=dtype)
+    return random_checkpoint(
+        config, tokenizer_folder=folder, seed=seed, name=f"{model_label(model)} (random)", dtype=dtype
+    )
 
 
 def _existing_folder(path: str) -> Path:

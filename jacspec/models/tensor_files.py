@@ -64,7 +64,9 @@ class TensorFiles:
     def read(self, name: str, *, finite: bool = True) -> Shaped[np.ndarray, "..."]:
         """Read one tensor; raises `JacspecError` where it is damaged or, with `finite`, holds values that are not."""
         stored = self.index[name]
-        if stored.file.suffix == ".bin":
+        if callable(held := getattr(stored, "values", None)):  # a tensor that lies in memory
+            values = held()
+        elif stored.file.suffix == ".bin":
             tensor = _unpickle(stored.file)[stored.name]
             # NumPy has no bfloat16 that torch could give.
             values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()

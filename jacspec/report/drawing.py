@@ -14,7 +14,6 @@ from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS, check_report
 from jacspec.report.figures import save_figure
 from jacspec.report.helpers import Drawing, hand_out, take_back
 from jacspec.runs import Run
-from jacspec.runs.files import FIGURES, make_subfolder
 
 Figures = Mapping[str, Callable[[], Figure]]
 
@@ -41,6 +40,8 @@ def list_figures(run: Run) -> Figures:
         from jacspec.report.cell_page import find_page
 
         return find_page(task).figures(run)
+    if "metrics" not in run.provenance:
+        return {}
     from jacspec.report.figures import sample_figures
 
     return sample_figures(run)
@@ -65,7 +66,6 @@ def draw_figures(
             f"The run in {run.folder} has no figure {unknown[0]!r}. {suggest(unknown[0], figures)} Its numbers are all "
             f"there. Type task=report run={run.folder} report.figures=[NAME,NAME]."
         )
-    make_subfolder(run.folder, FIGURES)
     with _one_at_a_time, _progress(console, len(names)) as advance:
         _draw(run, figures, names, tuple(formats), advance)
 

@@ -24,7 +24,7 @@ from PIL import Image
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.report.lines import draw_exponents, draw_spectra, exponent_names
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
-from jacspec.runs.files import FIGURES
+from jacspec.runs.files import FIGURES, make_subfolder
 
 SPECTRA, EXPONENTS = "spectra", "lyapunov"
 DPI, COMPRESSION = 200, 3
@@ -75,9 +75,10 @@ _LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
 
 
 def save_figure(run: Run, name: str, figure: Figure, formats: Sequence[str]) -> None:
-    """Write a figure into `figures/`, which is there, in each of `formats`; the same run gives the same bytes."""
+    """Write a figure into `figures/` in each of `formats`; the same run gives the same bytes."""
+    folder = make_subfolder(run.folder, FIGURES)
     for kind in formats:
-        write_atomically(run.folder / FIGURES / f"{name}.{kind}", _RENDER[kind](figure))
+        write_atomically(folder / f"{name}.{kind}", _RENDER[kind](figure))
 
 
 def draw_boxes(run: Run, metric: str) -> Figure:

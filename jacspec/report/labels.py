@@ -127,7 +127,9 @@ def model_name(run: Run) -> str:
 
 
 def corpus_name(run: Run) -> str:
-    """Name the corpus of a run: the ready-made choice, or the file of the user's own text."""
+    """Name the corpus of a run by what was read: the ready-made choice, or the file of the user's own text."""
+    if read := lookup(run.provenance, "corpus.name"):
+        return printable(read)
     name = lookup(run.provenance, "identity.config.data.name")
     source = lookup(run.provenance, "corpus.source")
     return printable(Path(str(source)).name if source and name in (None, "text") else name or "unnamed corpus")

@@ -65,7 +65,7 @@ def open_runs(folders: Sequence[str | Path]) -> tuple[list[LabelledRun], dict[st
     runs: dict[Path, Run] = {}
     left_out: dict[str, str] = {}
     for folder in map(Path, folders):
-        for found in _run_folders(folder.expanduser()):
+        for found in find_run_folders(folder.expanduser()):
             try:
                 runs.setdefault(found.resolve(), open_run(found))
             except JacspecError as error:
@@ -83,7 +83,7 @@ def open_runs(folders: Sequence[str | Path]) -> tuple[list[LabelledRun], dict[st
     return _label(list(runs.values())), left_out
 
 
-def _run_folders(folder: Path) -> list[Path]:
+def find_run_folders(folder: Path) -> list[Path]:
     """List a run folder itself, or those inside a folder, `2` before `10`."""
     if (folder / RUN_FILE).is_file() or not folder.is_dir():
         return [folder]
@@ -97,14 +97,8 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _label(runs: Sequence[Run]) -> list[LabelledRun]:
     """Name each run by the keys in which the configurations differ, and by its folder where that is not enough."""
-    configs = [flatten(run.provenance.get("config", {})) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_SHOWN)
-    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
-    # What follows from the choice of a model or a text is said by its name.
-    for name, kept in CHOICES.items():
-        if name in differing:
-            group = name.partition(".")[0] + "."
-            differing = [key for key in differing if not key.startswith(group) or key in kept]
+    configs = [_settings(run) for run in runs]
+    differing = _differing(configs)
     labels = [
         ", ".join(filter(None, (_words(key, config) for key in differing))) or run.folder.name
         for config, run in zip(configs, runs, strict=True)
@@ -113,6 +107,36 @@ def _label(runs: Sequence[Run]) -> list[LabelledRun]:
         LabelledRun(f"{label} ({run.folder.name})" if labels.count(label) > 1 else label, run)
         for label, run in zip(labels, runs, strict=True)
     ]
+
+
+def differing_settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return of each run the keys in which the configurations differ, model and text named by what was read."""
+    configs = [_settings(run) for run in runs]
+    return [{key: config.get(key) for key in _differing(configs)} for config in configs]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Flatten the configuration of a run; its model and text are named by what was read, wherever that lay."""
+    config = flatten(run.provenance.get("config", {}))
+    identity = run.provenance.get("identity", {})
+    read = identity.get("checkpoint", {}).get("name"), run.provenance.get("corpus", {}).get("name")
+    for group, name in zip(("model", "data"), read, strict=True):
+        if name and config.get(f"{group}.path") is not None:
+            config[f"{group}.name"] = str(name).removesuffix(" (random)")
+            del config[f"{group}.path"]
+    return config
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the keys in which configurations differ, without what follows from the choice of a model or a text."""
+    keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_SHOWN)
+    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    # What follows from the choice of a model or a text is said by its name.
+    for name, kept in CHOICES.items():
+        if name in differing:
+            group = name.partition(".")[0] + "."
+            differing = [key for key in differing if not key.startswith(group) or key in kept]
+    return differing
 
 
 def _words(key: str, config: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ TASKS: Mapping[str, str] = {
     "train": "jacspec.tasks.train:run_train",
     "weights": "jacspec.tasks.weights:run_weights",
 }
-"""Tasks by name: the function `(config, folder, console)`, imported only when it is used."""
+"""Tasks by name: the function `(config, folder, console, inputs)`, imported only when it is used."""
 
 WITHOUT_FOLDER = frozenset({"plan", "report"})
 """Tasks that make no run folder: one prints, the other draws into a run that is there."""

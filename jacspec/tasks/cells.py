@@ -9,6 +9,7 @@ from rich.console import Console
 from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.glossary import CellResult
+from jacspec.inputs import Inputs
 from jacspec.progress import Stopwatch, cell_progress
 from jacspec.provenance import describe_run, now, say_notes
 from jacspec.report import write_report
@@ -39,7 +40,13 @@ class CellWork(NamedTuple):
 
 @releasing_folders()
 def run_cells(
-    config: Config, folder: Path, console: Console, prepare: Callable[[], CellWork], *, without: Collection[str]
+    config: Config,
+    folder: Path,
+    console: Console,
+    inputs: Inputs,
+    prepare: Callable[[], CellWork],
+    *,
+    without: Collection[str],
 ) -> None:
     """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
 
@@ -62,11 +69,13 @@ def run_cells(
             writer.write_tables()
         writer.record(seconds=watch.seconds, finished=now())
     run = Run(writer.folder)
-    print_cells(run, console)
-    with watch("draw"):
-        write_report(run, console, **vars(config.report))
+    if inputs.page:
+        print_cells(run, console)
+        with watch("draw"):
+            write_report(run, console, **vars(config.report))
     writer.finish(seconds=watch.seconds)
-    print_files(run, console)
+    if inputs.page:
+        print_files(run, console)
 
 
 def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], work: CellWork) -> CellWriter:

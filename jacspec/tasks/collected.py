@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.progress import Stopwatch
 from jacspec.provenance import describe_run, now
 from jacspec.report import write_report
@@ -38,6 +39,7 @@ def run_collected(
     config: Config,
     folder: Path,
     console: Console,
+    inputs: Inputs,
     collect: Callable[[Config, Sequence[LabelledRun], Sequence[str]], Collection],
 ) -> None:
     """Open the runs that `config.runs` (or `config.run`) names and write what `collect` says of them into `folder`."""
@@ -72,11 +74,13 @@ def run_collected(
         write_atomically(folder / name, content)
     writer.record(seconds=watch.seconds, finished=now())
     run = Run(folder)
-    print_report(run, console)
-    with watch("draw"):
-        write_report(run, console, **vars(config.report))
+    if inputs.page:
+        print_report(run, console)
+        with watch("draw"):
+            write_report(run, console, **vars(config.report))
     writer.finish(seconds=watch.seconds)
-    print_files(run, console)
+    if inputs.page:
+        print_files(run, console)
 
 
 def _folders(config: Config) -> list[str]:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.runs.collection import TIDY_COLUMNS, LabelledRun, tidy_rows
 from jacspec.runs.compared import (
     DIFFERENCE_COLUMNS,
@@ -21,9 +22,9 @@ from jacspec.runs.compared import (
 from jacspec.tasks.collected import Collection, run_collected
 
 
-def run_compare(config: Config, folder: Path, console: Console) -> None:
+def run_compare(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write the tidy table of all runs and their differences from one of them into `folder`."""
-    run_collected(config, folder, console, _collect)
+    run_collected(config, folder, console, inputs, _collect)
 
 
 def check_draws(draws: int, key: str) -> None:

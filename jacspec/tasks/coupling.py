@@ -12,6 +12,7 @@ from jacspec.config import Config, DecoderInput, End
 from jacspec.corpus import Sample
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
+from jacspec.inputs import Inputs
 from jacspec.jacobians.branches import check_components
 from jacspec.jacobians.coupling import (
     NAMES,
@@ -39,7 +40,7 @@ from jacspec.token_kinds import find_mark, last_token_kind
 ENGINE = "lanczos"
 
 
-def run_coupling(config: Config, folder: Path, console: Console) -> None:
+def run_coupling(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute factors, alignments and couplings into `folder`, or go on with what `config.resume` holds."""
     check_components(config.components)
     if beyond := [name for name in choose_metrics(config.metrics.names) if name not in NAMES]:
@@ -48,16 +49,16 @@ def run_coupling(config: Config, folder: Path, console: Console) -> None:
         )
     if config.engine.name not in ("auto", ENGINE):
         raise JacspecError(f"task=coupling has one engine, {ENGINE}; {config.engine.name} was given. Type engine=auto.")
-    run_layers(config, folder, console, _prepare, cut=_cut)
+    run_layers(config, folder, console, inputs, _prepare, cut=_cut)
 
 
 def _cut(config: Config, sample: Sample) -> Sample:
-    """End each sample at a drawn token, uniformly from `data.min_tokens` on, unless it is to stay whole.
+    """End each sample at a drawn token, uniformly from `data.min_tokens` on, unless it is to stay as it is.
 
     A sentence nearly always ends with its full stop: whole ones would show one kind of token.
     """
     assert config.coupling is not None
-    if config.coupling.end is End.sample:
+    if config.coupling.end is End.sample or config.data.position is not None:
         return sample
     # The samples themselves are drawn from the seed alone.
     draw = np.random.default_rng([config.seed, 1])

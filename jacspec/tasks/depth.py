@@ -8,6 +8,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.corpus import Sample
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.jacobians.depth import DepthPlan, choose_layers, path_blocks, path_name, stream_depth
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint
@@ -18,10 +19,10 @@ from jacspec.tasks.work import Work
 ENGINE = "lanczos"
 
 
-def run_depth(config: Config, folder: Path, console: Console) -> None:
+def run_depth(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute spectra and exponents with depth into `folder`, or go on with what `config.resume` holds."""
     _check(config)
-    run_layers(config, folder, console, _prepare)
+    run_layers(config, folder, console, inputs, _prepare)
 
 
 def _check(config: Config) -> None:

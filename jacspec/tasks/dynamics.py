@@ -7,6 +7,7 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.runs import SPECTRA
 from jacspec.runs.collection import LabelledRun
 from jacspec.runs.compared import mismatches
@@ -23,9 +24,9 @@ from jacspec.tasks.collected import Collection, run_collected
 from jacspec.tasks.compare import check_draws
 
 
-def run_dynamics(config: Config, folder: Path, console: Console) -> None:
+def run_dynamics(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write every value of all revisions by training step, and the onsets of their changes, into `folder`."""
-    run_collected(config, folder, console, _collect)
+    run_collected(config, folder, console, inputs, _collect)
 
 
 def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Collection:

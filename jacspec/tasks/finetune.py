@@ -10,14 +10,14 @@ from rich.console import Console
 
 from jacspec.backend import numerics
 from jacspec.config import Config, FinetuneConfig, Layout
-from jacspec.corpus import check_tokens, decode_text, read_text_bytes
+from jacspec.corpus import check_tokens, decode_text
 from jacspec.errors import JacspecError, suggest
 from jacspec.finetuning import FINETUNE, Labelled, Recipe, fine_tune, most_groups, remove_groups, score
 from jacspec.glossary import Batch, CellResult
+from jacspec.inputs import Inputs
 from jacspec.labelled import BOOLQ, Columns, Example, LabelledText, derive_labelled, encode_examples, read_labelled
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
-from jacspec.models.hub import open_model
 from jacspec.provenance import describe_checkpoint
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
 from jacspec.tasks.cells import CellWork, run_cells
@@ -65,20 +65,20 @@ class Bench(NamedTuple):
         return fine_tune(classifier, self.train, self.recipe, seed=seed)
 
 
-def run_finetune(config: Config, folder: Path, console: Console) -> None:
+def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compare removal before and after fine-tuning into `folder`, or go on with what `config.resume` holds."""
     assert config.finetune is not None
     _check(config.finetune, config.seed)
     folder = folder if config.resume is None else Path(config.resume)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config, folder / MODELS), without=UNUSED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS), without=UNUSED)
 
 
-def _prepare(config: Config, folder: Path) -> CellWork:
+def _prepare(config: Config, inputs: Inputs, folder: Path) -> CellWork:
     assert config.finetune is not None
     options = config.finetune
-    checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
-    text = _read_text(config)
+    checkpoint = inputs.checkpoint()
+    text = _read_text(config, inputs)
     train, held_out = tabulate(checkpoint, text, max_tokens=options.max_tokens)
     bench = Bench(options, checkpoint, text.labels, train, held_out, folder)
     most = most_groups(bench.untrained(config.seed), options.roles)
@@ -162,11 +162,11 @@ def _table(text: LabelledText, examples: list[Example], ids: list[list[int]], lo
     return Labelled(Batch(tokens, np.array(list(map(len, ids)), np.int32)), text.numbers(examples))
 
 
-def _read_text(config: Config) -> LabelledText:
+def _read_text(config: Config, inputs: Inputs) -> LabelledText:
     assert config.finetune is not None
     own = config.finetune
     if own.path is None:
-        raw, source = read_text_bytes(config.data)
+        raw, source = inputs.text()
         return derive_labelled(decode_text(raw, source), source, holdout=own.holdout, seed=config.seed)
     columns = Columns(*BOOLQ) if own.layout is Layout.boolq else Columns(own.text, own.second, own.label)
     return read_labelled(own.path, columns, held_out_path=own.held_out, holdout=own.holdout, seed=config.seed)

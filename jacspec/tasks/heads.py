@@ -12,8 +12,8 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
 from jacspec.heads import HeadProducts, gaussian_baseline, head_products, product_edges, product_npr
+from jacspec.inputs import Inputs
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.hub import open_model
 from jacspec.provenance import describe_checkpoint
 from jacspec.spectra.static import HEADS, head_metrics
 from jacspec.tasks.matrices import MatrixWork, run_matrices
@@ -21,18 +21,19 @@ from jacspec.tasks.matrices import MatrixWork, run_matrices
 MOMENTS = ("element_mean", "element_std", "element_skewness", "element_kurtosis")
 
 
-def run_heads(config: Config, folder: Path, console: Console) -> None:
+def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute the spectra of all attention heads into `folder`, or go on with what `config.resume` holds."""
     assert config.heads is not None
     if config.heads.draws < 2:
         raise JacspecError(f"heads.draws={config.heads.draws} gives no spread. Type heads.draws=N with N of 2 or more.")
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, lambda: _prepare(config))
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
-def _prepare(config: Config) -> MatrixWork:
+def _prepare(config: Config, inputs: Inputs) -> MatrixWork:
     assert config.heads is not None
-    checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+    checkpoint = inputs.checkpoint()
+    chosen = inputs.layers(checkpoint.spec)
     own = checkpoint.spec.blocks[0].attention
     if own.d_head > checkpoint.spec.d_model:
         raise JacspecError(
@@ -46,7 +47,8 @@ def _prepare(config: Config) -> MatrixWork:
         for place, spec in enumerate(checkpoint.spec.blocks):
             numbers = range(number, number + 2 * spec.attention.heads)
             number = numbers.stop
-            if not all(each in done for each in numbers):
+            wanted = chosen is None or checkpoint.spec.layer(place) in chosen
+            if wanted and not all(each in done for each in numbers):
                 yield list(_results(checkpoint, place, numbers))
 
     return MatrixWork(tuple(HEADS), {"checkpoint": describe_checkpoint(checkpoint)}, {"baseline": baseline}, stream, {})

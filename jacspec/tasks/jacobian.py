@@ -7,6 +7,7 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.corpus import Sample
+from jacspec.inputs import Inputs
 from jacspec.jacobians.branches import check_components, choose_components
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers, working_blocks
 from jacspec.jacobians.solvers import check_engine, choose_engine
@@ -16,17 +17,18 @@ from jacspec.tasks.layers import run_layers
 from jacspec.tasks.work import Work
 
 
-def run_jacobian(config: Config, folder: Path, console: Console) -> None:
+def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute the spectra of every layer's Jacobians into `folder`, or go on with what `config.resume` holds."""
     choose_metrics(config.metrics.names)
     check_components(config.components)
     check_engine(config.engine.name)
-    run_layers(config, folder, console, _prepare)
+    run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
 
 
-def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
+def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     metric_names = choose_metrics(config.metrics.names)
     components = choose_components(config.components, checkpoint.spec)
+    layers = inputs.layers(checkpoint.spec)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
     batches = prepare_batches(
         checkpoint,
@@ -46,9 +48,10 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         seed=config.seed,
         audit=config.engine.audit,
         samples=len(sample.tokens),
+        layers=layers,
     )
     return Work(
-        working_blocks(checkpoint.spec, components),
+        working_blocks(checkpoint.spec, components, layers),
         metric_names,
         {"components": list(components), "engine": engine},
         batches,

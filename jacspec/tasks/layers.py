@@ -10,13 +10,13 @@ from rich.console import Console
 
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
-from jacspec.corpus import Corpus, Sample, draw_sample, load_corpus
+from jacspec.corpus import Sample
 from jacspec.distributed import Crew, join_crew, part_crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.hub import open_model
 from jacspec.progress import Stopwatch, layer_progress
 from jacspec.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
 from jacspec.report import write_report
@@ -32,6 +32,7 @@ def run_layers(
     config: Config,
     folder: Path,
     console: Console,
+    inputs: Inputs,
     prepare: Callable[[Config, Checkpoint, Sample], Work],
     *,
     cut: Callable[[Config, Sample], Sample] = lambda config, sample: sample,
@@ -49,12 +50,11 @@ def run_layers(
     use_compilation_cache()
     with numerics(config.precision.value):
         with watch("open model"):
-            checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+            checkpoint = inputs.checkpoint()
         with watch("read text"):
-            corpus = load_corpus(config.data)
-            sample = cut(config, draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed))
+            sample = cut(config, inputs.sample(checkpoint))
         work = prepare(config, checkpoint, sample)
-        provenance = _provenance(config, checkpoint, corpus, sample, work.batches) | {
+        provenance = _provenance(config, checkpoint, inputs, sample, work.batches) | {
             "metrics": list(work.columns),
             "processes": crew.count,
             **work.facts,
@@ -79,12 +79,15 @@ def run_layers(
                 _write_tables(config, work, writer)
             writer.record(seconds=watch.seconds, finished=now())
     run = Run(writer.folder)
-    print_report(run, console)
+    if inputs.page:
+        print_report(run, console)
     _say_accuracy(writer.provenance, console)
-    with watch("draw"):
-        write_report(run, console, **vars(config.report))
+    if inputs.page:
+        with watch("draw"):
+            write_report(run, console, **vars(config.report))
     writer.finish(seconds=watch.seconds)
-    print_files(run, console)
+    if inputs.page:
+        print_files(run, console)
 
 
 def _progress(
@@ -178,9 +181,10 @@ def _open_folder(
 
 
 def _provenance(
-    config: Config, checkpoint: Checkpoint, corpus: Corpus, sample: Sample, batches: Sequence[PaddedBatch]
+    config: Config, checkpoint: Checkpoint, inputs: Inputs, sample: Sample, batches: Sequence[PaddedBatch]
 ) -> dict[str, Any]:
     """Collect what `run.json` holds of a run over samples."""
+    corpus = inputs.corpus
     identity = {
         "checkpoint": describe_checkpoint(checkpoint),
         "corpus": describe_corpus(corpus),
@@ -188,6 +192,7 @@ def _provenance(
     }
     return describe_run(config, without=("resume", "run", "train"), identity=identity) | {
         "corpus": {
+            "name": inputs.corpus_name,
             "source": corpus.source,
             "candidates": len(corpus.texts),
             "drawn": sample.candidates,

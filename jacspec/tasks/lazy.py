@@ -12,6 +12,7 @@ from jacspec.backend import numerics
 from jacspec.config import Config, LazyConfig
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
+from jacspec.inputs import Inputs
 from jacspec.lazy import (
     LAZY,
     Network,
@@ -51,12 +52,12 @@ class Trained(NamedTuple):
     test: Points
 
 
-def run_lazy(config: Config, folder: Path, console: Console) -> None:
+def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Train and cut the networks of every scale into `folder`, or go on with what `config.resume` holds."""
     assert config.lazy is not None
     _check(config.lazy, config.seed)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config), without=UNUSED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config), without=UNUSED)
 
 
 def _prepare(config: Config) -> CellWork:

@@ -9,6 +9,7 @@ from rich.console import Console
 from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.glossary import MatrixResult
+from jacspec.inputs import Inputs
 from jacspec.progress import Stopwatch, count_progress
 from jacspec.provenance import describe_run, now, say_notes
 from jacspec.report import write_report
@@ -40,6 +41,7 @@ def run_matrices(
     config: Config,
     folder: Path,
     console: Console,
+    inputs: Inputs,
     prepare: Callable[[], MatrixWork],
     *,
     without: Collection[str] = UNCONCERNED,
@@ -65,11 +67,13 @@ def run_matrices(
             writer.write_tables()
         writer.record(seconds=watch.seconds, finished=now(), left_out=dict(work.left_out))
     run = Run(writer.folder)
-    print_matrices(run, console)
-    with watch("draw"):
-        write_report(run, console, **vars(config.report))
+    if inputs.page:
+        print_matrices(run, console)
+        with watch("draw"):
+            write_report(run, console, **vars(config.report))
     writer.finish(seconds=watch.seconds)
-    print_files(run, console)
+    if inputs.page:
+        print_files(run, console)
 
 
 def _open_folder(config: Config, folder: Path, provenance: Mapping[str, Any], columns: tuple[str, ...]) -> MatrixWriter:

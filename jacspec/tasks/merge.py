@@ -15,6 +15,7 @@ from jacspec.compatibility import COMPATIBILITY, Comparison, compare, examine, l
 from jacspec.config import Config, MergeConfig, MergeMethod, Resized
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
+from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import memory_budget
 from jacspec.matched import list_matrices, role_name, stream_matched
 from jacspec.merging import Recipe, make_recipe, merge_tensors
@@ -62,7 +63,7 @@ class Family(NamedTuple):
         return own + (own[1:] if self.has_base else [])
 
 
-def run_merge(config: Config, folder: Path, console: Console) -> None:
+def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compare and merge checkpoints into `folder`, or go on with what `config.resume` holds."""
     assert config.merge is not None
     _check(config.merge)
@@ -70,7 +71,7 @@ def run_merge(config: Config, folder: Path, console: Console) -> None:
     without = [field.name for field in dataclasses.fields(Config) if field.name not in CONCERNED]
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
     with numerics("float64"):
-        run_cells(config, folder, console, lambda: _prepare(config, folder, console), without=without)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, folder, console), without=without)
 
 
 def _check(options: MergeConfig) -> None:

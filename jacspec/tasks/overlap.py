@@ -10,13 +10,12 @@ from rich.console import Console
 
 from jacspec.backend import numerics
 from jacspec.config import Config
-from jacspec.corpus import draw_sample, load_corpus
 from jacspec.glossary import MatrixResult, PaddedBatch
+from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
-from jacspec.models.hub import open_model
 from jacspec.overlap import (
     ENOUGH,
     OVERLAP,
@@ -36,16 +35,15 @@ UNCONCERNED = ("metrics", "depth", "train", "components", "resume", "run")
 """Keys of the configuration that change nothing here."""
 
 
-def run_overlap(config: Config, folder: Path, console: Console) -> None:
+def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, lambda: _prepare(config, console), without=UNCONCERNED)
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, console, inputs), without=UNCONCERNED)
 
 
-def _prepare(config: Config, console: Console) -> MatrixWork:
-    checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
-    corpus = load_corpus(config.data)
-    sample = draw_sample(corpus, checkpoint.tokenizer, config.data, seed=config.seed)
+def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:
+    checkpoint = inputs.checkpoint()
+    corpus, sample = inputs.corpus, inputs.sample(checkpoint)
     batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib)
     tokens = sum(len(ids) for ids in sample.tokens)
     widest = max(max(block.d_model, block.mlp.d_ff) for block in checkpoint.spec.blocks)
@@ -61,13 +59,20 @@ def _prepare(config: Config, console: Console) -> MatrixWork:
         "corpus": describe_corpus(corpus) | {"drawn": sample.candidates},
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
-    facts = {"tokens": tokens, "warning": warning, "corpus": {"source": corpus.source, "candidates": len(corpus.texts)}}
-    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value)
+    source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}
+    facts = {"tokens": tokens, "warning": warning, "corpus": source}
+    chosen = inputs.layers(checkpoint.spec)
+    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen)
     return MatrixWork(tuple(OVERLAP), identity, facts, stream, {})
 
 
 def _stream(
-    checkpoint: Checkpoint, batches: Sequence[PaddedBatch], decoder_input: str, done: Mapping[int, MatrixResult]
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    decoder_input: str,
+    done: Mapping[int, MatrixResult],
+    *,
+    chosen: frozenset[int] | None = None,
 ) -> Iterator[Sequence[MatrixResult]]:
     """Yield the matrices of each block in turn; a block that is done is carried through."""
     roles = block_roles(checkpoint.spec)
@@ -78,7 +83,8 @@ def _stream(
         first += len(own)
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Sequence[MatrixResult] | None:
-        if all(each in done for each in numbers[number]):
+        unwanted = chosen is not None and checkpoint.spec.layer(number) not in chosen
+        if unwanted or all(each in done for each in numbers[number]):
             return None
         found = _measure(block, roles[number], streams, batches)
         stack = f"{block.spec.stack}." if block.spec.stack else ""

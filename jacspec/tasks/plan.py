@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jacspec.config import Config, Init, PlanConfig, config_folder
+from jacspec.config import Config, PlanConfig, config_folder
 from jacspec.cost import (
     Machine,
     Sizes,
@@ -20,9 +20,10 @@ from jacspec.cost import (
     share_batches,
 )
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.jacobians.solvers import ALL, ENGINES, choose_engine, svd_flops
 from jacspec.models.block import ModelSpec
-from jacspec.models.hub import open_model
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
 
 GIGA, TERA = 1e9, 1e12
@@ -56,19 +57,38 @@ FIGURES = {
 UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 
 
-def run_plan(config: Config, folder: Path, console: Console) -> None:
+def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
     assert config.plan is not None
-    _check(config.plan)
-    # Shapes are all that is asked for: the config is enough, and no weights are looked for.
-    checkpoint = open_model(dataclasses.replace(config.model, init=Init.random), seed=config.seed)
-    spec = checkpoint.spec
-    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
-    work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
-    sizes = count_parameters(checkpoint)
-    _print_amounts(console, config, spec, sizes, work)
+    checkpoint, sizes, work = _amounts(config, inputs)
+    _print_amounts(console, config, checkpoint, sizes, work)
     _print_figures(console, config.plan)
-    console.print(_table(config.plan, spec, sizes, work))
+    console.print(_table(config.plan, checkpoint.spec, sizes, work))
+
+
+def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
+    """Return what `run_plan` prints as numbers, a row a number of devices: seconds at most and at least a stage."""
+    assert config.plan is not None
+    checkpoint, sizes, work = _amounts(config, inputs)
+    rows: list[dict[str, int | float]] = []
+    for devices in config.plan.devices:
+        fast, slow = _seconds(config.plan, checkpoint.spec, sizes, work, devices)
+        row: dict[str, int | float] = {"devices": devices, "batch": share_batches(work, devices)[0].batch}
+        row["device_gb"] = device_bytes(checkpoint.spec, sizes, work, devices=devices) / GIGA
+        for stage in fast:
+            row |= {f"{stage}_low": fast[stage], f"{stage}_high": slow[stage]}
+        rows.append({**row, "together_low": sum(fast.values()), "together_high": sum(slow.values())})
+    return rows
+
+
+def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
+    """Count what a run with this configuration takes."""
+    assert config.plan is not None
+    _check(config.plan)
+    checkpoint = inputs.shapes()
+    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), checkpoint.spec)
+    work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
+    return checkpoint, count_parameters(checkpoint), work
 
 
 def _check(plan: PlanConfig) -> None:
@@ -84,15 +104,16 @@ def _check(plan: PlanConfig) -> None:
         )
 
 
-def _print_amounts(console: Console, config: Config, spec: ModelSpec, sizes: Sizes, work: Work) -> None:
+def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: Sizes, work: Work) -> None:
     assert config.plan is not None
+    spec = model.spec
     carry = work.samples * sum(carry_flops(block, work.tokens) for block in spec.blocks[:-1])
     engine = ENGINES[work.engine]
     # The SVD kernel's FLOPs are LAPACK's: it is counted in seconds.
     kernel = sum(map(svd_flops, spec.blocks)) if engine.needs == ALL else 0
     spectra = work.samples * (sum(map(engine.flops, spec.blocks)) - kernel)
     for line in (
-        f"{config.model.name}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
+        f"{model.name.removesuffix(' (random)')}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
         f"{max(sizes.blocks) / GIGA:.3g} G; {work.samples} samples of {work.tokens:g} tokens, attention and MLP, "
         f"engine={work.engine}",
         f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra"
@@ -129,10 +150,7 @@ def _table(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work) -> Table
 
 
 def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
-    fast, slow = (
-        estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
-        for share in sorted(plan.efficiency, reverse=True)
-    )
+    fast, slow = _seconds(plan, spec, sizes, work, devices)
     needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
     most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
     return {
@@ -142,6 +160,17 @@ def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices
         "together": _span(sum(fast.values()), sum(slow.values())),
         "most goes to": " or ".join(most),
     }
+
+
+def _seconds(
+    plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Estimate the seconds of each stage at the highest and at the lowest share of the peaks."""
+    fast, slow = (
+        estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
+        for share in sorted(plan.efficiency, reverse=True)
+    )
+    return fast, slow
 
 
 def _machine(plan: PlanConfig, efficiency: float) -> Machine:

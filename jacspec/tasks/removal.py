@@ -11,12 +11,12 @@ from rich.console import Console
 
 from jacspec.backend import numerics
 from jacspec.config import Config, RemovalConfig
-from jacspec.corpus import decode_text, read_text_bytes
+from jacspec.corpus import decode_text
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
+from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.hub import open_model
 from jacspec.passage import Passage, make_passage, model_kind
 from jacspec.perplexity import (
     Batches,
@@ -63,22 +63,22 @@ class Experiment(NamedTuple):
     memory_bytes: float
 
 
-def run_removal(config: Config, folder: Path, console: Console) -> None:
+def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Measure perplexity without each group into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_cells(config, folder, console, lambda: _prepare(config), without=UNCONCERNED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs), without=UNCONCERNED)
 
 
-def _prepare(config: Config) -> CellWork:
+def _prepare(config: Config, inputs: Inputs) -> CellWork:
     assert config.removal is not None
     options = config.removal
     if config.engine.memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={config.engine.memory_gib} leaves no memory. Type engine.memory_gib=1.")
-    checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+    checkpoint = inputs.checkpoint()
     masked = model_kind(checkpoint.spec) == "masked"
     targets = choose_targets(checkpoint.spec, by=options.by.value, roles=options.roles)
     shares = choose_shares(options, most=fewest_values(checkpoint.spec, targets))
-    raw, source = read_text_bytes(config.data)
+    raw, source = inputs.text()
     tokens = options.masked_tokens if masked else options.tokens
     passage = make_passage(
         decode_text(raw, source),
@@ -103,7 +103,7 @@ def _prepare(config: Config) -> CellWork:
             "batches": {"windows": shapes, "rows": batches.rows},
         },
         facts={
-            "corpus": {"source": source},
+            "corpus": {"name": inputs.corpus_name, "source": source},
             "by": options.by.value,
             "shares": [list(share) for share in shares],
             "scored": {

@@ -6,12 +6,13 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.inputs import Inputs
 from jacspec.report import write_report
 from jacspec.report.console import print_files, print_report
 from jacspec.runs import open_run
 
 
-def run_report(config: Config, folder: Path, console: Console) -> None:
+def run_report(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write figures and `report.html` of the run in `config.run` anew, and print its summary."""
     if config.run is None:
         raise JacspecError("task=report needs a finished run: run=FOLDER.")

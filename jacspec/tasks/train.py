@@ -22,9 +22,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.config import Config, DataConfig, TrainConfig
-from jacspec.corpus import decode_text, read_text_bytes
+from jacspec.config import Config, TrainConfig
+from jacspec.corpus import decode_text
 from jacspec.errors import JacspecError, suggest
+from jacspec.inputs import Inputs
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
 from jacspec.models.export import write_config, write_weights
@@ -68,7 +69,7 @@ class Result(NamedTuple):
 
 
 @releasing_folders()
-def run_train(config: Config, folder: Path, console: Console) -> None:
+def run_train(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Train the model that `config.train` describes into `folder/model`, with a model card and `run.json`."""
     assert config.train is not None
     whole = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
@@ -76,23 +77,30 @@ def run_train(config: Config, folder: Path, console: Console) -> None:
     writer = Writer(folder, make_folder(folder, provenance))
     watch = Stopwatch()
     with numerics("float32"), watch("training"), step_progress(console, steps=config.train.steps) as report:
-        result = train_model(config.train, config.data, seed=config.seed, folder=folder / "model", report=report)
+        result = train_model(config.train, inputs.text(), seed=config.seed, folder=folder / "model", report=report)
     card = model_card(config.train, result, data=config.data.name, seed=config.seed)
     write_atomically(folder / "model" / "README.md", card.encode())
     found = {"curve": result.curve, "bits_per_byte": result.bits_per_byte, "text_sha256": result.text_sha256}
     writer.record(**found, seconds=watch.seconds)
     writer.finish()
+    if not inputs.page:
+        return
     console.print(f"{result.bits_per_byte['final']:.3f} bits per byte on the held-out text")
     console.print(f"Type: python -m jacspec model=path model.path={folder / 'model'}", soft_wrap=True)
 
 
 def train_model(
-    config: TrainConfig, data: DataConfig, *, seed: int, folder: Path, report: Callable[[int, float], None]
+    config: TrainConfig,
+    text_bytes: tuple[bytes, str],
+    *,
+    seed: int,
+    folder: Path,
+    report: Callable[[int, float], None],
 ) -> Result:
     """Train and write a model.
 
-    **Arguments:** `folder`, an empty place for the HF-layout result; `report`, called with (step, loss in nats)
-    now and then.
+    **Arguments:** `text_bytes`, UTF-8 and where it was found; `folder`, an empty place for the HF-layout result;
+    `report`, called with (step, loss in nats) now and then.
 
     **Returns:** the loss curve and, by revision, the bits per byte of the held-out text, measured on the weights
     as they were written.
@@ -100,7 +108,7 @@ def train_model(
     **Raises:** `JacspecError` where the text is too short or the loss is not finite.
     """
     _check(config)
-    raw, source = read_text_bytes(data)
+    raw, source = text_bytes
     text = decode_text(raw, source)
     cut = int(len(text) * (1 - config.holdout))
     tokenizer = _train_tokenizer(text[:cut], config.vocab)

@@ -12,9 +12,9 @@ from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
+from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.checkpoint import sha256
-from jacspec.models.hub import open_any_tensors, open_model
 from jacspec.provenance import describe_checkpoint
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.spectra.static import STATIC
@@ -23,11 +23,11 @@ from jacspec.weight_spectra import measure_all, within_range
 from jacspec.weights import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 
 
-def run_weights(config: Config, folder: Path, console: Console) -> None:
+def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute the spectra of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     names = spectral_metrics(config.metrics.names)
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, lambda: _prepare(config, names))
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs, names))
 
 
 def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
@@ -39,11 +39,11 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in chosen if name not in beyond)
 
 
-def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
+def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWork:
     assert config.weights is not None
     options = config.weights
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
-    identity, facts, matrices = _open(config, choice)
+    identity, facts, matrices = _open(config, inputs, choice)
     left_out: Counter[str] = Counter()
 
     def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
@@ -74,17 +74,31 @@ def _prepare(config: Config, names: tuple[str, ...]) -> MatrixWork:
     return MatrixWork((*names, *STATIC), {"checkpoint": identity}, facts, stream, left_out)
 
 
-def _open(config: Config, choice: Choice) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:
+def _open(
+    config: Config, inputs: Inputs, choice: Choice
+) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:
     """Open a checkpoint by its family's rules, or where it has none by tensor name."""
     try:
-        checkpoint = open_model(config.model, seed=config.seed, dtype=config.precision.value)
+        checkpoint = inputs.checkpoint()
     except JacspecError as error:
         if config.model.init is Init.random:
             raise
-        name, tensors = open_any_tensors(config.model)
+        try:
+            name, tensors = inputs.tensors()
+        except JacspecError:
+            raise error from None
         files = {file.name: sha256(file) for file in tensors.files}
         notes = [*tensors.notes, *describe_layouts(tensors, choice)]
         identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
         identity |= {"notes": notes} if notes else {}
-        return identity, {"read by name": str(error)}, stream_tensors(tensors, choice)
-    return describe_checkpoint(checkpoint), {}, stream_model(checkpoint, choice)
+        layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
+        return identity, {"read by name": str(error)}, _of_layers(stream_tensors(tensors, choice), layers)
+    matrices = _of_layers(stream_model(checkpoint, choice), inputs.layers(checkpoint.spec))
+    return describe_checkpoint(checkpoint), {}, matrices
+
+
+def _of_layers(found: Iterator[Matrix | LeftOut], layers: frozenset[int] | None) -> Iterator[Matrix | LeftOut]:
+    """Leave out the matrices of other layers, and those outside all layers."""
+    for each in found:
+        unwanted = layers is not None and isinstance(each, Matrix) and each.layer not in layers
+        yield LeftOut(each.name, "outside the chosen layers") if unwanted else each

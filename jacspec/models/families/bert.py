@@ -45,7 +45,6 @@ def _encoder(
 
 
 def _bert_spec(config: Config, *, roberta: bool) -> ModelSpec:
-    require(config, "position_embedding_type", "absolute", "absolute positions")
     require(config, "is_decoder", False, "a bidirectional encoder")
     require(config, "add_cross_attention", False, "a bidirectional encoder")
     if roberta and config["pad_token_id"] is None:

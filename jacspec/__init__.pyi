@@ -1,0 +1,601 @@
+# Written by tests/stub.py from the options of the studies: change those, then run it.
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas
+
+from jacspec.api import compute_spectra as compute_spectra
+from jacspec.api import load_model as load_model
+from jacspec.api import write_report as write_report
+from jacspec.errors import JacspecError as JacspecError
+from jacspec.errors import JacspecTypeError as JacspecTypeError
+from jacspec.jacobians.operator import Jacobian
+from jacspec.result import Run as Run
+from jacspec.result import open_run as open_run
+from jacspec.result import open_sweep as open_sweep
+from jacspec.studies import run as run
+
+__version__: str
+
+def jacobian(
+    model: Any,
+    text: str | Sequence[int] | np.ndarray,
+    *,
+    layer: int,
+    component: str = "mlp",
+    position: int = -1,
+    tokenizer: Any = None,
+    decoder_input: Literal["shifted", "start"] = "shifted",
+    precision: Literal["float32", "float64"] = "float32",
+) -> Jacobian: ...
+def compare(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    against: int = 0,
+    draws: int = 2000,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Finished runs of one task beside each other: runs=['FOLDER', 'FOLDER'] or runs='MULTIRUN_FOLDER'
+
+    - `runs`: finished runs: what studies returned, folders, or one folder of a sweep
+    - `against`: the run that others are held against, by its place among them
+    - `draws`: of the bootstrap and of the split halves
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def coupling(
+    model: Any = "nano",
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    end: Literal["random", "sample"] = "random",
+    components: str | Sequence[str] = ("attn", "mlp"),
+    samples: int | None = None,
+    split: Literal["sentences", "lines"] = "sentences",
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    position: int | Sequence[int] | None = None,
+    decoder_input: Literal["shifted", "start"] = "shifted",
+    engine: str = "auto",
+    tolerance: float = 1e-05,
+    audit: int = 2,
+    memory_gib: float = 1.0,
+    devices: int | str = "auto",
+    batch: int = 32,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Each layer's Jacobians beside its weights: the bound that the factors give, alignment, and which layer reads which.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `end`: where a sample ends: random (cut at a drawn token, so that all kinds of token occur),
+      sample
+    - `components`: attn, mlp, cross, block, or full names as decoder.attn: one or several
+    - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
+    - `split`: what a sample of a file is: sentences or lines
+    - `min_tokens`: shorter samples are left out; None: 5, of given texts 1
+    - `max_tokens`: longer samples are cut; None: 100, given token ids stay whole
+    - `position`: the token at which a sample ends, one for all or one a sample; None: its last
+    - `decoder_input`: what the decoder of an encoder-decoder model is fed: shifted or start
+    - `engine`: auto, jacfwd, analytic or lanczos
+    - `tolerance`: relative error at which an engine that iterates stops
+    - `audit`: samples a layer that are recomputed to check the engine
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `devices`: over how many devices a batch is spread
+    - `batch`: samples of a batch that a device takes at most
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def depth(
+    model: Any = "nano",
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    first: int = 0,
+    last: int | None = None,
+    exponents: int = 4,
+    metrics: str | Sequence[str] = "paper",
+    samples: int | None = None,
+    split: Literal["sentences", "lines"] = "sentences",
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    position: int | Sequence[int] | None = None,
+    decoder_input: Literal["shifted", "start"] = "shifted",
+    engine: str = "auto",
+    tolerance: float = 1e-05,
+    audit: int = 2,
+    memory_gib: float = 1.0,
+    devices: int | str = "auto",
+    batch: int = 32,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""The Jacobian of the last token's stream through many layers: its top spectrum and Lyapunov exponents with depth.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `first`: from the input of this layer
+    - `last`: to the output of this one; None: the model's last
+    - `exponents`: Lyapunov exponents a sample
+    - `metrics`: names of metrics, `paper` or `full`: one or several
+    - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
+    - `split`: what a sample of a file is: sentences or lines
+    - `min_tokens`: shorter samples are left out; None: 5, of given texts 1
+    - `max_tokens`: longer samples are cut; None: 100, given token ids stay whole
+    - `position`: the token at which a sample ends, one for all or one a sample; None: its last
+    - `decoder_input`: what the decoder of an encoder-decoder model is fed: shifted or start
+    - `engine`: auto, jacfwd, analytic or lanczos
+    - `tolerance`: relative error at which an engine that iterates stops
+    - `audit`: samples a layer that are recomputed to check the engine
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `devices`: over how many devices a batch is spread
+    - `batch`: samples of a batch that a device takes at most
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def dynamics(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    final_step: int | None = None,
+    least_change: float = 0.1,
+    draws: int = 2000,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Finished runs of one model at several training steps: runs='MULTIRUN_FOLDER' of a sweep over revision
+
+    - `runs`: finished runs: what studies returned, folders, or one folder of a sweep
+    - `final_step`: the training step of the run without a revision, where there is one (nano: 4096)
+    - `least_change`: a change counts from this share of the larger of first and last value
+    - `draws`: of the bootstrap and of the split halves
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def finetune(
+    model: Any = "nano",
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    path: str | None = None,
+    held_out: str | None = None,
+    layout: Literal["columns", "boolq"] = "columns",
+    text: str = "text",
+    second: str | None = None,
+    label: str = "label",
+    holdout: float = 0.25,
+    max_tokens: int = 128,
+    steps: int = 64,
+    batch: int = 16,
+    learning_rate: float = 0.001,
+    warmup: float = 0.1,
+    weight_decay: float = 0.01,
+    groups: int = 4,
+    roles: str | Sequence[str] = ("q", "k", "v", "o", "up", "gate", "down"),
+    seeds: int = 3,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Remove a group of singular values before fine-tuning a classifier, or after it: what each order costs.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `path`: labelled text, JSONL or CSV; None: lines of `data`, misprinted or not
+    - `held_out`: a second such file; None: a share of the first
+    - `layout`: columns: as named below; boolq: question, passage, answer
+    - `text`: the column of the text
+    - `second`: a second text, joined to the first as the tokenizer joins pairs
+    - `label`: the column of the label
+    - `holdout`: the share held out
+    - `max_tokens`: of an example; the rest is cut
+    - `steps`: of AdamW on all weights, no dropout
+    - `batch`: examples a step
+    - `learning_rate`: peak; linear warm-up, then linearly to zero
+    - `warmup`: share of the steps
+    - `weight_decay`: on matrices only
+    - `groups`: of singular values, group 1 the largest; the paper takes 10
+    - `roles`: matrices that lose them, each its own
+    - `seeds`: of the head and the order of examples: seed, seed + 1, ...
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def heads(
+    model: Any = "nano",
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    draws: int = 32,
+    layers: int | Sequence[int] | None = None,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Spectra of W_QK and W_OV of every attention head, beside products of Gaussian factors.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `draws`: Monte Carlo draws of the baseline
+    - `layers`: which layers, -1 the last; None: all
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def lazy(
+    *,
+    scales: float | Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    inputs: int = 32,
+    width: int = 64,
+    samples: int = 1024,
+    steps: int = 2000,
+    learning_rate: float = 0.02,
+    groups: int = 10,
+    removed: int | Sequence[int] = (1, 10),
+    seeds: int = 3,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""The control: how far a small network's weights move at an output scale alpha, and what its singular values carry. Reads no model and no text.
+
+    - `scales`: alpha; small: rich, large: lazy
+    - `inputs`: coordinates of a point
+    - `width`: of both hidden layers
+    - `samples`: points to train on, and as many to test
+    - `steps`: of gradient descent over all points
+    - `learning_rate`: of all steps
+    - `groups`: of singular values, group 1 the largest
+    - `removed`: the groups that are removed
+    - `seeds`: of teacher, points and weights: seed, seed + 1, ...
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def merge(
+    *,
+    models: str | Sequence[str] = ("nano@step256", "nano@step1024"),
+    base: str | None = "nano@step0",
+    method: Literal["average", "arithmetic", "star", "none"] = "average",
+    share: float = 0.4,
+    coefficient: float | None = None,
+    weights: float | Sequence[float] = (),
+    top_k: int = 8,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    embeddings: bool = False,
+    save: str | None = None,
+    memory_gib: float = 1.0,
+    precision: Literal["float32", "float64"] = "float32",
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Checkpoints of one architecture side by side, matrix by matrix, and merged into one in Hugging Face layout. Reads no text; the models are those named here.
+
+    - `models`: ready-made names, folders or hub ids; @REVISION for another than the default
+    - `base`: what all of them were trained from; None: none, and nothing but an average can be made
+    - `method`: average, arithmetic (task arithmetic), star; none: compare only
+    - `share`: star: of the nuclear norm of each matrix of a task vector, kept; 1 keeps all
+    - `coefficient`: of the task vectors; None: star 1 (their mean), arithmetic 0.4 (of their sum)
+    - `weights`: a number a model; empty: equal. Divided by their sum, in arithmetic as they are (1 if
+      empty)
+    - `top_k`: singular vectors of a leading subspace
+    - `include`: patterns on tensor name or role: the matrices compared and truncated; empty: all
+    - `exclude`: patterns of matrices that are left out
+    - `embeddings`: embeddings and unembedding too
+    - `save`: where the merged checkpoint goes; None: merged/ in the run folder
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `precision`: float32 or float64, of everything that is computed
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def overlap(
+    model: Any = "nano",
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    layers: int | Sequence[int] | None = None,
+    samples: int | None = None,
+    split: Literal["sentences", "lines"] = "sentences",
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    position: int | Sequence[int] | None = None,
+    decoder_input: Literal["shifted", "start"] = "shifted",
+    memory_gib: float = 1.0,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Singular vectors of every weight matrix beside the principal directions of the activations that enter it.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `layers`: which layers, -1 the last; None: all
+    - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
+    - `split`: what a sample of a file is: sentences or lines
+    - `min_tokens`: shorter samples are left out; None: 5, of given texts 1
+    - `max_tokens`: longer samples are cut; None: 100, given token ids stay whole
+    - `position`: the token at which a sample ends, one for all or one a sample; None: its last
+    - `decoder_input`: what the decoder of an encoder-decoder model is fed: shifted or start
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def plan(
+    model: Any = "nano",
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    devices: int | Sequence[int] = (1, 8, 64),
+    tokens: float = 50.0,
+    stored_bytes: int = 2,
+    teraflops: float = 67.0,
+    bandwidth_gbs: float = 3350.0,
+    memory_gb: float = 80.0,
+    link_gbs: float = 64.0,
+    disk_gbs: float = 3.0,
+    efficiency: float | Sequence[float] = (0.1, 0.5),
+    hash_gbs: float = 1.99,
+    load_gbs: float = 0.251,
+    look_us: float = 43.5,
+    metrics: str | Sequence[str] = "paper",
+    samples: int | None = None,
+    engine: str = "auto",
+    batch: int = 32,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> pandas.DataFrame:
+    r"""What a run would cost, from shapes alone: FLOPs, bytes and seconds on as many devices as are listed.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `devices`: how many, a column each
+    - `tokens`: of a sample, padding included: the paper's sentences
+    - `stored_bytes`: of a number in the checkpoint; GPT-2's are 4
+    - `teraflops`: peak of a device
+    - `bandwidth_gbs`: of its memory, GB/s
+    - `memory_gb`: of a device
+    - `link_gbs`: from host to device, GB/s
+    - `disk_gbs`: of a host, for all its processes
+    - `efficiency`: share of the peaks that is reached: an assumption, no GPU was measured
+    - `hash_gbs`: weights that are hashed, GB/s
+    - `load_gbs`: weights that are read and cast, GB/s
+    - `look_us`: microseconds of the host to look at the bounds of a sample
+    - `metrics`: names of metrics, `paper` or `full`: one or several
+    - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
+    - `engine`: auto, jacfwd, analytic or lanczos
+    - `batch`: samples of a batch that a device takes at most
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def removal(
+    model: Any = "nano",
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    by: Literal["role", "layer"] = "role",
+    roles: str | Sequence[str] = (),
+    groups: int = 10,
+    ranges: Sequence[Sequence[float]] = (),
+    tokens: int | None = 4096,
+    masked_tokens: int | None = 256,
+    window: int | None = None,
+    stride: int | None = None,
+    memory_gib: float = 1.0,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Remove groups of rank-ordered singular values, role by role, and measure how much worse a text is predicted.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `by`: what loses a group at once: a role in all layers, or a layer in all roles
+    - `roles`: as [q,k,v,o,up,gate,down]; empty: all that the model has
+    - `groups`: of the same size, the largest values first
+    - `ranges`: instead of groups, as [[0,0.01],[0.9,1]]: shares of the ranks, 0 the largest value
+    - `tokens`: of the text, at most; None: all
+    - `masked_tokens`: the same for encoders (BERT, …), where each token costs a pass over a window
+    - `window`: tokens read at once; None: the model's positions (encoders: 64)
+    - `stride`: tokens from window to window; None: 512, or half a window where that is less
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def train(
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    vocab: int = 1024,
+    positions: int = 128,
+    layers: int = 6,
+    heads: int = 6,
+    d_model: int = 96,
+    steps: int = 4096,
+    batch: int = 16,
+    learning_rate: float = 0.003,
+    weight_decay: float = 0.1,
+    warmup: int = 100,
+    holdout: float = 0.1,
+    revisions: int | Sequence[int] = (0, 16, 64, 256, 1024),
+    dtype: str = "float16",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Train a small GPT-2-architecture model with its own tokenizer on the chosen text, in HF layout.
+
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `vocab`: byte-level BPE, <|endoftext|> included
+    - `positions`: tokens that it reads at most
+    - `layers`: blocks
+    - `heads`: of each block
+    - `d_model`: width of the residual stream
+    - `steps`: of AdamW
+    - `batch`: windows of `positions` tokens
+    - `learning_rate`: peak; linear warm-up, then cosine to a tenth
+    - `weight_decay`: on matrices only
+    - `warmup`: steps of it
+    - `holdout`: the last part of the text, for the bits per byte
+    - `revisions`: steps that are kept, beside the last
+    - `dtype`: of the weights on disk
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
+def weights(
+    model: Any = "nano",
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    embeddings: bool = False,
+    against: Literal["shuffled", "gaussian", "none"] = "gaussian",
+    show_layer: int = 0,
+    layers: int | Sequence[int] | None = None,
+    metrics: str | Sequence[str] = "paper",
+    top_k: int = 10,
+    memory_gib: float = 1.0,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""Spectra of the weight matrices, by role and layer, beside chance.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `include`: patterns on tensor name or role, as include=['q', 'k', '*.mlp.*']; empty: all
+    - `exclude`: patterns of matrices that are left out
+    - `embeddings`: embeddings and unembedding too
+    - `against`: one draw of chance beside each spectrum: gaussian (one a shape), shuffled (its own
+      entries), none
+    - `show_layer`: the layer that figures of single matrices show
+    - `layers`: which layers, -1 the last; None: all
+    - `metrics`: names of metrics, `paper` or `full`: one or several
+    - `top_k`: the k of variance_top_k
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
