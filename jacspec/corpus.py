@@ -178,6 +178,7 @@ def make_batches(tokens: Sequence[Sequence[int]], *, size: int, packs: int = 1) 
     for start in range(0, number, packs):
         part = slice(start, start + packs)
         rows = [index for pack, own in enumerate(members[part], start) if pack * slots < len(tokens) for index in own]
+        packing: list[Any]
         ids, *packing = (np.stack(arrays) for arrays in zip(*laid[part], strict=True))
         batches.append(PaddedBatch(Packed(ids, Packing(*packing)), rows))
     return batches
@@ -220,12 +221,12 @@ def decoder_batch(batch: Packed, *, start: int, kind: str) -> Packed:
     `shifted`: the sample moved one place to the right behind the token `start`, as HF feeds it when the sample is
     its own target; its last token predicts the sample's last. `start`: that one token alone.
     """
-    ids, packing = np.asarray(batch.tokens), Packing(*map(np.asarray, batch.packing))
-    packs, slots, longest = packing.places.shape
+    packs, slots, longest = batch.packing.places.shape
     if kind == "start":
-        own = np.broadcast_to(np.arange(slots, dtype=np.int32), (packs, slots))
+        own: Any = np.broadcast_to(np.arange(slots, dtype=np.int32), (packs, slots))
         return Packed(np.full((packs, slots), start, np.int32), Packing(np.ones_like(own), own[:, :, None], own))
-    return Packed(np.where(packing.rows % longest == 0, start, np.roll(ids, 1, axis=1)), packing)
+    begins = np.asarray(batch.packing.rows) % longest == 0
+    return Packed(np.where(begins, np.int32(start), np.roll(np.asarray(batch.tokens), 1, axis=1)), batch.packing)
 
 
 def check_tokens(tokens: Sequence[Sequence[int]], *, positions: int | None, vocab: int) -> None:

@@ -38,9 +38,9 @@ class Packing(NamedTuple):
     Leading axes, as that of the packs of a batch, are vmapped over.
     """
 
-    lengths: Int[Array | np.ndarray, "*pack sample"]
-    places: Int[Array | np.ndarray, "*pack sample token"]
-    rows: Int[Array | np.ndarray, "*pack place"]
+    lengths: Int[Array, "*pack sample"]
+    places: Int[Array, "*pack sample token"]
+    rows: Int[Array, "*pack place"]
 
     def split(self, packed: Float[Array, "place *width"]) -> Float[Array, "sample token *width"]:
         """Take the samples of one pack apart, padded to one length."""
@@ -54,9 +54,16 @@ class Packing(NamedTuple):
         """Take the last token of every sample of one pack."""
         return packed[self.places[:, -1]]
 
-    def positions(self) -> Int[Array | np.ndarray, " place"]:
+    def positions(self) -> Int[Array, " place"]:
         """Say at which position of its sample each place of one pack is."""
         return self.rows % self.places.shape[-1]
+
+    def holding(self, samples: int) -> Bool[np.ndarray, "pack place"]:
+        """Say which places of the packs of a batch hold a token of one of its first `samples` rows."""
+        packs, slots, tokens = self.places.shape
+        rows, places = np.asarray(self.rows), np.asarray(self.places).reshape(packs, -1)
+        holds = np.take_along_axis(places, rows, axis=1) == np.arange(rows.shape[1])
+        return holds & (np.arange(packs)[:, None] * slots + rows // tokens < samples)
 
 
 class Packed(NamedTuple):

@@ -68,9 +68,7 @@ def pack_points(
     return jax.vmap(functools.partial(_sample_points, block))(x, prefix, read)
 
 
-def _sample_points(
-    block: Block, x: Float[Array, " d_model"], prefix: Prefix, read: Prefix | None
-) -> dict[str, Point]:
+def _sample_points(block: Block, x: Float[Array, " d_model"], prefix: Prefix, read: Prefix | None) -> dict[str, Point]:
     """Find the points of one sample from the last token's stream and what it sees."""
     points, entering = {"attn": Point(prefix, x)}, x
     if not block.spec.parallel:

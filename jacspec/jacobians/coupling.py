@@ -16,8 +16,9 @@ from jacspec.coupling import READS, WRITES, Place
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
-from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components, components_of
+from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
 from jacspec.jacobians.engine import (
+    Measured,
     Part,
     count_samples,
     draw_samples,
@@ -28,10 +29,10 @@ from jacspec.jacobians.engine import (
     working_blocks,
 )
 from jacspec.jacobians.factors import PATHS, branch_slopes, leading_weights
-from jacspec.jacobians.lanczos import TOP, decompose, extend_branch, leading_vectors, start_vectors
+from jacspec.jacobians.lanczos import TOP, branch_operator, decompose, leading_vectors, start_vectors
 from jacspec.jacobians.mesh import beside
 from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
-from jacspec.jacobians.streaming import Stream
+from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.svd import lapack_threads
@@ -119,7 +120,7 @@ def stream_coupling(
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
     working = working_blocks(checkpoint.spec, plan.components)
-    measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
+    measure_block = functools.partial(_measure_block, batches=batches, plan=plan, last=working[-1])
     found = stream_blocks(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
     )
@@ -147,20 +148,22 @@ def _measure_block(
     *,
     batches: Sequence[PaddedBatch],
     plan: CouplingPlan,
-) -> dict[str, list[Part]]:
+    last: int,
+) -> Measured:
     components = components_of(block.spec, plan.components)
     weights = {component: leading_weights(block, component) for component in components.values()}
-    parts: dict[str, list[Part]] = {full: [] for full in components}
+    measured = Measured({full: [] for full in components}, [])
     chosen = draw_samples(plan.audit, plan.samples or count_samples(batches), [plan.seed, number])
     for padded, stream in zip(batches, streams, strict=True):
-        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        points, left = pass_through(block, stream, list(components.values()), last=number == last)
+        measured.left.append(left)
         for full, component in components.items():
             where = f"block {number}, component {full}"
             point = points[component]
             part = _measure(block, point, component, weights[component], padded, chosen, where, plan)
-            parts[full].append(part)
+            measured.parts[full].append(part)
         report(len(padded.samples))
-    return parts
+    return measured
 
 
 def _measure(
@@ -176,8 +179,8 @@ def _measure(
     """Compute all of one component at the samples of one batch."""
     d_model = point.x.shape[1]
     starts = beside(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
-    extend = extend_branch(block, point, component)
-    found, bases = decompose(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
+    operator = branch_operator(block, point, component)
+    found, bases = decompose(operator, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
     reads, writes = leading_vectors(found, bases)
     spectra = top_spectra(found)
     values = measure(spectra, point.x, NAMES, top_k=TOP)
@@ -189,11 +192,10 @@ def _measure(
     values |= {READS: reads, WRITES: writes}
     audited = []
     for row in rows_to_audit(padded, chosen, spectra):
-        alone: Any = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], point)
-        exact = dense.jacobians(block, alone.context, alone.x, component=component)
+        exact = dense.jacobian_at(block, point, np.asarray(row, np.int32), component=component)
         here = f"{where}, sample {padded.samples[row]}"
-        given = np.asarray(spectra.singular_values[row])
-        audit_pair(exact, reads[row], writes[row], here, plan.tolerance, ways_on=WAYS_ON)
+        given, read, write = (np.asarray(array)[row] for array in (spectra.singular_values, reads, writes))
+        audit_pair(exact, read, write, here, plan.tolerance, ways_on=WAYS_ON)
         audited.append(audit_top(given, exact, here, plan.tolerance, ways_on=WAYS_ON))
     return make_part(padded, spectra, values, audited)
 

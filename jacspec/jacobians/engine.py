@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 from jacspec.corpus import check_tokens, make_batches
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
-from jacspec.jacobians.branches import branch_points, components_of
+from jacspec.jacobians.branches import components_of
 from jacspec.jacobians.mesh import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
-from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
@@ -89,7 +89,7 @@ def prepare_batches(
         engine=engine,
     )
     count = count_devices(devices)
-    return spread_samples(make_batches(tokens, size=count * min(size, largest), multiple=count), count)
+    return spread_samples(make_batches(tokens, size=min(size, largest), packs=count), count)
 
 
 def stream_layers(
@@ -110,8 +110,8 @@ def stream_layers(
 
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
-    measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
     working = working_blocks(checkpoint.spec, plan.components)
+    measure_block = functools.partial(_measure_block, batches=batches, plan=plan, last=working[-1])
     return stream_blocks(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
     )
@@ -121,13 +121,13 @@ def stream_blocks(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
     working: Sequence[int],
-    measure_block: Callable[[Block, int, Sequence[Stream], Callable[[int], None]], dict[str, list["Part"]]],
+    measure_block: Callable[[Block, int, Sequence[Stream], Callable[[int], None]], "Measured"],
     *,
     decoder_input: str,
     done: Mapping[int, LayerResult] | None = None,
     advance: Callable[[int, int], None] = lambda number, samples: None,
 ) -> Iterator[LayerResult]:
-    """Yield what `measure_block(block, number, streams, report)` finds of each of the blocks `working`, a part a batch.
+    """Yield what `measure_block(block, number, streams, report)` finds of each of the blocks `working`.
 
     **Arguments:** `done` and `advance` as in `stream_layers`.
     """
@@ -137,14 +137,15 @@ def stream_blocks(
         yield from (done[number] for number in working)
         return
 
-    def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in working:
-            return None
+            return Visit(None)
         report = functools.partial(advance, working.index(number))
         if number in done:
             report(count_samples(batches))
-            return done[number]
-        return gather(number, spec.layer(number), batches, measure_block(block, number, streams, report))
+            return Visit(done[number])
+        found = measure_block(block, number, streams, report)
+        return Visit(gather(number, spec.layer(number), batches, found.parts), found.left)
 
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=decoder_input)
 
@@ -162,6 +163,13 @@ class Part(NamedTuple):
     audited: list[float]
 
 
+class Measured(NamedTuple):
+    """What was found of one block: by full name of the component one part a batch; and the streams that leave it."""
+
+    parts: dict[str, list[Part]]
+    left: list[Stream]
+
+
 def _measure_block(
     block: Block,
     number: int,
@@ -170,13 +178,14 @@ def _measure_block(
     *,
     batches: Sequence[PaddedBatch],
     plan: Plan,
-) -> dict[str, list[Part]]:
-    """Compute one block: by full name of the component, one part a batch."""
+    last: int,
+) -> Measured:
     components = components_of(block.spec, plan.components)
-    parts: dict[str, list[Part]] = {full: [] for full in components}
+    measured = Measured({full: [] for full in components}, [])
     chosen = _audited(plan, number, plan.samples or count_samples(batches))
     for padded, stream in zip(batches, streams, strict=True):
-        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        points, left = pass_through(block, stream, list(components.values()), last=number == last)
+        measured.left.append(left)
         for full, component in components.items():
             point = points[component]
             spectra = ENGINES[plan.engine].solve(block, point, component, padded.row_samples, plan.tolerance, plan.seed)
@@ -185,9 +194,9 @@ def _measure_block(
                 for row in rows_to_audit(padded, chosen, spectra)
             ]
             values = measure(spectra, point.x, plan.metric_names, top_k=plan.top_k)
-            parts[full].append(make_part(padded, spectra, values, audited))
+            measured.parts[full].append(make_part(padded, spectra, values, audited))
         report(len(padded.samples))
-    return parts
+    return measured
 
 
 def _where(number: int, full: str, sample: int) -> str:

@@ -249,7 +249,7 @@ class Attention(nnx.Module):
         """
         query, (key, value) = self.query(x), self.key_value(x) if seen is None else seen
         if isinstance(length, Packing):
-            apart = (length.split(part) for part in (query, key, value))
+            apart = length.split(query), length.split(key), length.split(value)
             return length.join(jax.vmap(self._mix_sample)(*apart, length.lengths))
         return self._mix_sample(query, key, value, length)
 
