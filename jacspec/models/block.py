@@ -26,6 +26,7 @@ from jacspec.models.layers import (
     NormSpec,
     RMSNorm,
     Spread,
+    draw_normal,
     make_norm,
 )
 
@@ -272,7 +273,7 @@ class Embedding(nnx.Module):
         own, d_model = spec.embedding, spec.d_model
 
         def table(rows: int, width: int) -> nnx.Param:
-            return nnx.Param(own.std * jax.random.normal(rngs.params(), (rows, width), dtype))
+            return nnx.Param(draw_normal(rngs.params(), (rows, width), own.std, dtype))
 
         self.token = table(spec.vocab, own.width)
         self.position = table(own.positions, d_model) if own.positions else None

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Int
 
 from jacspec.errors import JacspecError
 from jacspec.models.architectures import Architecture, Target, TensorRule
@@ -152,13 +153,28 @@ def random_checkpoint(
     def make(part: str, number: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
         stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
-        key = jax.random.fold_in(jax.random.key(seed), stream)
-        module = build_module(spec, part, number, jnp.dtype("float32"), key)
+        module = _draw_module(
+            np.uint32(seed), np.uint32(stream), spec=_drawn(spec, part, number), part=part, dtype=jnp.dtype(dtype)
+        )
         if part == "head" and spec.tied:
             module.unembed.weight = nnx.Param(make("embedding", 0).token[...])
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
+        return module
 
     return Checkpoint(name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make)
+
+
+def _drawn(spec: ModelSpec, part: str, number: int) -> ModelSpec:
+    """Leave of a model what one module is made of, so that blocks alike share one program."""
+    return dataclasses.replace(spec, blocks=spec.blocks[number : number + 1] if part == "block" else spec.blocks[:1])
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "part", "dtype"))
+def _draw_module(
+    seed: Int[Array | np.ndarray, ""], stream: Int[Array | np.ndarray, ""], *, spec: ModelSpec, part: str, dtype: jnp.dtype
+) -> Any:
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    module = build_module(spec, part, 0, jnp.dtype("float32"), key)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
 
 
 def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key: Any) -> Any:
@@ -297,7 +313,8 @@ def _read_module(
     template = module_template(spec, part, number)
     leaves: dict[str, jax.Array] = {}
     for _, read in _read_leaves(architecture, spec, tensors, part, number, finite=True):
-        leaves |= {leaf: jnp.asarray(value, dtype) for leaf, value in read().items()}
+        # Cast on the host: on the device every shape would be a program.
+        leaves |= {leaf: jnp.asarray(np.asarray(value, dtype)) for leaf, value in read().items()}
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in leaf_names(template)])
 
 

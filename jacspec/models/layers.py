@@ -8,7 +8,7 @@ static: blocks with equal specs share one compiled step.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,11 +92,17 @@ class Spread:
     relative: float = 0.0
 
 
+def draw_normal(key: Any, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> Float[Array, "..."]:
+    """Draw from N(0, std²), to the same bits in a compiled program as outside of one."""
+    # Else XLA multiplies the spread with the constants of the drawing first.
+    return std * jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+
+
 class Linear(nnx.Module):
     """`y = W x + b` with `W: (out, in)`, drawn from N(0, std²) with zero bias until a checkpoint fills it."""
 
     def __init__(self, n_in: int, n_out: int, *, std: float, bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.weight = nnx.Param(std * jax.random.normal(rngs.params(), (n_out, n_in), dtype))
+        self.weight = nnx.Param(draw_normal(rngs.params(), (n_out, n_in), std, dtype))
         self.bias = nnx.Param(jnp.zeros(n_out, dtype)) if bias else None
 
     def __call__(self, x: Float[Array, "*axes n"]) -> Float[Array, "*axes m"]:
@@ -199,7 +205,7 @@ class Attention(nnx.Module):
             self.relative_bias = None
         else:
             shape = (spec.relative.buckets, spec.heads)
-            self.relative_bias = nnx.Param(std.relative * jax.random.normal(rngs.params(), shape, dtype))
+            self.relative_bias = nnx.Param(draw_normal(rngs.params(), shape, std.relative, dtype))
         self.spec = spec
 
     def query(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token kv_head group d_head"]:
