@@ -178,9 +178,8 @@ def make_batches(tokens: Sequence[Sequence[int]], *, size: int, packs: int = 1) 
     for start in range(0, number, packs):
         part = slice(start, start + packs)
         rows = [index for pack, own in enumerate(members[part], start) if pack * slots < len(tokens) for index in own]
-        packing: list[Any]
-        ids, *packing = (np.stack(arrays) for arrays in zip(*laid[part], strict=True))
-        batches.append(PaddedBatch(Packed(ids, Packing(*packing)), rows))
+        stacked: list[Any] = [np.stack(arrays) for arrays in zip(*laid[part], strict=True)]
+        batches.append(PaddedBatch(Packed(stacked[0], Packing(*stacked[1:])), rows))
     return batches
 
 

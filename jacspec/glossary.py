@@ -86,7 +86,7 @@ class PaddedBatch(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The encoder's output for one sample, of which `length` tokens count, or for a pack: what cross attention reads."""
+    """The encoder's output for a sample, of which `length` tokens count, or for packs: what cross attention reads."""
 
     h: Float[Array, "*pack token d_model"]
     length: Int[Array, "*pack"] | Packing

@@ -110,7 +110,7 @@ class _Journey(NamedTuple):
     padded: PaddedBatch
     points: dict[int, Point]
     frame: Float[Array, "row exponent d_model"]
-    logs: Float[Array, "row exponent"]
+    logs: Float[Array | np.ndarray, "row exponent"]
     products: dict[int, Float[Array, "1 d_model d_model"]]
 
 

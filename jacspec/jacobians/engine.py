@@ -2,21 +2,30 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.corpus import check_tokens, make_batches
+from jacspec.corpus import check_tokens, decoder_batch, make_batches
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
-from jacspec.jacobians.branches import components_of
+from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
+from jacspec.jacobians.branches import Point, components_of
 from jacspec.jacobians.mesh import count_devices, spread_samples
-from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
-from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
+from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs
+from jacspec.jacobians.streaming import (
+    Stream,
+    Visit,
+    embedding_program,
+    norm_program,
+    pass_through,
+    passing_program,
+    walk,
+)
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.programs import Program, shapes_of
 from jacspec.spectra.metrics import METRICS, compute_metrics
 
 MAX_BATCH = 32
@@ -153,6 +162,53 @@ def stream_blocks(
 def working_blocks(spec: ModelSpec, components: Sequence[str]) -> list[int]:
     """List the numbers of the blocks that have any of the chosen components."""
     return [number for number, block in enumerate(spec.blocks) if components_of(block, components)]
+
+
+def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: Plan) -> list[Program]:
+    """Say what `stream_layers` compiles: some programs a kind of block, whatever the layers, samples and steps.
+
+    Known from the model's spec and the shape of a batch. Of batches that are spread over devices nothing is said, nor
+    of the SVD kernel and metrics.
+    """
+    if len(batches[0].batch.tokens) > 1:
+        return []
+
+    def solving(block: Any, point: Point, component: str) -> list[Program]:
+        audit = plan.audit and plan.engine != "jacfwd"
+        own = ENGINES[plan.engine].programs(block, point, component)
+        return own + (audit_programs(block, point, component) if audit else [])
+
+    return stream_programs(checkpoint, batches[0].batch, plan.components, plan.decoder_input, solving)
+
+
+def stream_programs(
+    checkpoint: Checkpoint,
+    batch: Packed,
+    components: Sequence[str],
+    decoder_input: str,
+    solving: Callable[[Any, Point, str], list[Program]],
+) -> list[Program]:
+    """Say what carrying a batch through a model compiles, and `solving(block, point, component)` at its points."""
+    spec, found, memory, hidden = checkpoint.spec, list[Program](), None, None
+    kinds = dict.fromkeys(spec.blocks[: working_blocks(spec, components)[-1] + 1])
+    stack = None
+    for kind in kinds:
+        if kind.stack != stack:
+            if stack is not None:
+                assert spec.decoder_start is not None
+                norm = norm_program(checkpoint.shapes("encoder_norm", 0), hidden)
+                memory = Memory(norm.result(), shapes_of(batch.packing))
+                batch = decoder_batch(batch, start=spec.decoder_start, kind=decoder_input)
+                found.append(norm)
+            embedding = embedding_program(checkpoint.shapes("embedding", 0), batch)
+            hidden, stack = embedding.result(), kind.stack
+            found.append(embedding)
+        block = checkpoint.shapes("block", spec.blocks.index(kind))
+        own = components_of(kind, components)
+        passing = passing_program(block, hidden, batch, memory, list(own.values()))
+        points = passing.result()[0]
+        found += [passing, *(program for name in own.values() for program in solving(block, points[name], name))]
+    return found
 
 
 class Part(NamedTuple):

@@ -22,6 +22,7 @@ from scipy.linalg import eigh_tridiagonal
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.jacobians.looks import should_stop
 from jacspec.models.block import Block
+from jacspec.programs import Program
 
 FIRST_CHECK, CHECK_EVERY, LATER = 10, 2, 16
 """A sample looks at its bound after so many steps, then every two, beyond 16 every four."""
@@ -123,6 +124,28 @@ def decompose(operator: Operator, starts: Vectors, *, k: int, tolerance: float) 
         if found.done.all():
             return found.values, state.bases
         state = _resume(operator.arrays, state, found.done, relative, capacity=limit, **static)
+
+
+def branch_program(block: Any, point: Any, component: str) -> Program:
+    """Say what `top_singular_values` compiles for the `TOP` values, given shapes."""
+    starts = point.x
+    d_model = starts.shape[1]
+    return Program(
+        _start,
+        ((block, point), starts, jax.ShapeDtypeStruct((), starts.dtype)),
+        {
+            "make": _branch_products,
+            "kind": component,
+            "top": min(TOP, d_model),
+            "capacity": min(CAPACITY, MAX_STEPS, d_model),
+        },
+    )
+
+
+def start_program(samples: int, d_model: int, dtype: Any) -> Program:
+    """Say what `start_vectors` compiles."""
+    numbers = jax.ShapeDtypeStruct((samples,), np.int32), jax.ShapeDtypeStruct((), np.uint32)
+    return Program(_draw, numbers, {"d_model": d_model, "dtype": jnp.dtype(dtype)})
 
 
 def decompose_by_steps(

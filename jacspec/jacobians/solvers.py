@@ -1,7 +1,7 @@
 """The engines as a table: what each gives, what it costs, which one serves a choice of metrics, and their audit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,18 @@ from jaxtyping import Array, Float, Int
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point
-from jacspec.jacobians.lanczos import CAPACITY, TOP, TopValues, start_vectors, top_singular_values
+from jacspec.jacobians.lanczos import (
+    CAPACITY,
+    TOP,
+    TopValues,
+    branch_program,
+    start_program,
+    start_vectors,
+    top_singular_values,
+)
 from jacspec.jacobians.mesh import beside
 from jacspec.models.block import Block, BlockSpec, ModelSpec
+from jacspec.programs import Program
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.svd import singular_values
 
@@ -41,13 +50,15 @@ class Engine(NamedTuple):
     """A row of the table.
 
     `solve(block, point, component, samples, tolerance, seed)` computes; `needs` are the needs of metrics that it
-    serves; `flops` and `bytes` estimate a sample's cost, `bytes(spec, tokens, itemsize)` of work arrays.
+    serves; `flops` and `bytes` estimate a sample's cost, `bytes(spec, tokens, itemsize)` of work arrays;
+    `programs(block, point, component)` says what is compiled, given shapes.
     """
 
     solve: Callable[[Block, Point, str, np.ndarray, float, int], BranchSpectra]
     needs: frozenset[str]
     flops: Callable[[BlockSpec], float]
     bytes: Callable[[BlockSpec, int, int], int]
+    programs: Callable[[Any, Any, str], list[Program]]
 
 
 def _dense(form: Callable[..., Array]) -> Callable[[Block, Point, str, np.ndarray, float, int], BranchSpectra]:
@@ -60,6 +71,24 @@ def _dense(form: Callable[..., Array]) -> Callable[[Block, Point, str, np.ndarra
         return BranchSpectra(singular_values(matrices), matrices, {})
 
     return solve
+
+
+def _dense_programs(form: Any) -> Callable[[Any, Any, str], list[Program]]:
+    def programs(block: Any, point: Any, component: str) -> list[Program]:
+        return [Program(form, (block, point.context, point.x), {"component": component})]
+
+    return programs
+
+
+def _lanczos_programs(block: Any, point: Any, component: str) -> list[Program]:
+    samples, d_model = point.x.shape
+    return [start_program(samples, d_model, point.x.dtype), branch_program(block, point, component)]
+
+
+def audit_programs(block: Any, point: Any, component: str) -> list[Program]:
+    """Say what an audit compiles, given shapes."""
+    row = jax.ShapeDtypeStruct((), np.int32)
+    return [Program(dense.jacobian_at, (block, point, row), {"component": component})]
 
 
 def _lanczos(
@@ -109,18 +138,21 @@ ENGINES: Mapping[str, Engine] = {
         ALL,
         lambda spec: spec.d_model * pass_flops(spec) + svd_flops(spec),
         lambda spec, tokens, itemsize: dense.work_bytes(spec, tokens=tokens, itemsize=itemsize),
+        _dense_programs(dense.jacobians),
     ),
     "analytic": Engine(
         _dense(analytic.jacobians),
         ALL,
         _analytic_flops,
         lambda spec, tokens, itemsize: analytic.work_bytes(spec, tokens=tokens, itemsize=itemsize),
+        _dense_programs(analytic.jacobians),
     ),
     "lanczos": Engine(
         _lanczos,
         frozenset({"top"}),
         lambda spec: 2 * EXPECTED_STEPS * pass_flops(spec),
         _lanczos_bytes,
+        _lanczos_programs,
     ),
 }
 """Engines by name."""

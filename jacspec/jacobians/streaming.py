@@ -14,6 +14,7 @@ from jacspec.jacobians.branches import Point, pack_points
 from jacspec.jacobians.mesh import beside, on_each
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.programs import Program, shapes_of
 
 Result = TypeVar("Result")
 
@@ -109,6 +110,22 @@ def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[Stream], decoder_in
         beside(decoder_batch(stream.batch, start=start, kind=decoder_input), stream.hidden) for stream in streams
     ]
     return _enter(checkpoint, batches, memories)
+
+
+def embedding_program(embedding: Any, batch: Packed) -> Program:
+    """Say what embeds a batch, given the shapes of the module."""
+    return Program(_embed, (embedding, shapes_of(batch)), {})
+
+
+def passing_program(block: Any, hidden: Any, batch: Packed, memory: Any, components: Sequence[str]) -> Program:
+    """Say what `pass_through` compiles, given shapes."""
+    onward = jax.ShapeDtypeStruct((), np.bool_)
+    return Program(_pass_through, (block, hidden, shapes_of(batch), memory, onward), {"components": tuple(components)})
+
+
+def norm_program(norm: Any, hidden: Any) -> Program:
+    """Say what ends an encoder, given shapes."""
+    return Program(_normed, (norm, hidden), {})
 
 
 @jax.jit

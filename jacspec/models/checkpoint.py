@@ -25,6 +25,7 @@ from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
 from jacspec.models.sequence_heads import sequence_tensors
 from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
 from jacspec.models.tokenizer import load_tokenizer
+from jacspec.programs import shapes_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +70,10 @@ class Checkpoint:
             return change(number, module) if part == "block" else module
 
         return dataclasses.replace(self, make=make)
+
+    def shapes(self, part: str, number: int) -> Any:
+        """Return a module with shapes in the place of its arrays."""
+        return shapes_of(module_template(self.spec, part, number), self.dtype)
 
     def encoder_norm(self) -> LayerNorm | RMSNorm:
         """Make the norm that ends the encoder of an encoder-decoder model."""
@@ -153,9 +158,8 @@ def random_checkpoint(
     def make(part: str, number: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
         stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
-        module = _draw_module(
-            np.uint32(seed), np.uint32(stream), spec=_drawn(spec, part, number), part=part, dtype=jnp.dtype(dtype)
-        )
+        numbers = np.asarray(seed % 2**32, np.uint32), np.asarray(stream, np.uint32)
+        module = _draw_module(*numbers, spec=_drawn(spec, part, number), part=part, dtype=jnp.dtype(dtype))
         if part == "head" and spec.tied:
             module.unembed.weight = nnx.Param(make("embedding", 0).token[...])
         return module
@@ -170,7 +174,12 @@ def _drawn(spec: ModelSpec, part: str, number: int) -> ModelSpec:
 
 @functools.partial(jax.jit, static_argnames=("spec", "part", "dtype"))
 def _draw_module(
-    seed: Int[Array | np.ndarray, ""], stream: Int[Array | np.ndarray, ""], *, spec: ModelSpec, part: str, dtype: jnp.dtype
+    seed: Int[Array | np.ndarray, ""],
+    stream: Int[Array | np.ndarray, ""],
+    *,
+    spec: ModelSpec,
+    part: str,
+    dtype: jnp.dtype,
 ) -> Any:
     key = jax.random.fold_in(jax.random.key(seed), stream)
     module = build_module(spec, part, 0, jnp.dtype("float32"), key)
@@ -314,7 +323,7 @@ def _read_module(
     leaves: dict[str, jax.Array] = {}
     for _, read in _read_leaves(architecture, spec, tensors, part, number, finite=True):
         # Cast on the host: on the device every shape would be a program.
-        leaves |= {leaf: jnp.asarray(np.asarray(value, dtype)) for leaf, value in read().items()}
+        leaves |= {leaf: jax.device_put(np.asarray(value, dtype)) for leaf, value in read().items()}
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in leaf_names(template)])
 
 
