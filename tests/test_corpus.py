@@ -266,8 +266,8 @@ def test_batches(lengths: list[int], size: int, packs: int) -> None:
         assert held.sum() == sum(lengths[sample] for sample in samples)
         for pack in range(packs):
             (places,) = np.nonzero(held[pack])
-            slot, position = np.divmod(packing.rows[pack, places], longest)
-            assert (packing.places[pack, slot, position] == places).all()
+            slots_held, positions = np.divmod(packing.rows[pack, places], longest)
+            assert (packing.places[pack, slots_held, positions] == places).all()
             if (pack + 1) * slots <= len(samples):
                 loads.append(int(held[pack].sum()))
     assert max(loads, default=0) - min(loads, default=0) <= max(lengths), "full packs have nearly as many tokens each"

@@ -239,7 +239,7 @@ def _measure(
     starts = beside(start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed), journey.frame)
     extend = functools.partial(_extend, blocks, journey.points)
     spectra = top_spectra(decompose_by_steps(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
-    values = measure(spectra, starts, plan.metric_names, top_k=TOP)
+    values: dict[str, Any] = dict(measure(spectra, starts, plan.metric_names, top_k=TOP))
     exponents = np.asarray(journey.logs) / len(journey.points)
     values |= {name: exponents[:, index] for index, name in enumerate(plan.columns[len(plan.metric_names) :])}
     audited = [

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 from scipy.linalg import eigh_tridiagonal
 
 from jacspec.jacobians.branches import BRANCHES, Point
@@ -250,7 +250,7 @@ def start_vectors(
 
 
 @functools.partial(jax.jit, static_argnames=("d_model", "dtype"))
-def _draw(samples: Int[Array, " sample"], seed: Int[Array, ""], *, d_model: int, dtype: jnp.dtype) -> Vectors:
+def _draw(samples: Int[Array, " sample"], seed: UInt[Array, ""], *, d_model: int, dtype: jnp.dtype) -> Vectors:
     def start(sample: Array) -> Array:
         return jax.random.normal(jax.random.fold_in(jax.random.key(seed), sample), (d_model,), dtype)
 

@@ -33,7 +33,7 @@ def should_stop(
 
     The rule of `lanczos.decompose`, in the dtype of the bases: an eigenvalue is found to a rounding of the largest.
     """
-    index = jnp.arange(diagonal.shape[1])
+    index = jnp.arange(diagonal.shape[1], dtype=taken.dtype)
     residual = jnp.take(above, taken - 1, axis=1)
     entries = jnp.where(index < taken, diagonal, 0), jnp.where(index < taken - 1, above, 0)
     between = jnp.stack(entries, axis=-1).reshape(diagonal.shape[0], -1)
@@ -49,7 +49,7 @@ def should_stop(
 
 def _largest(between: Float[Array, "sample size"], top: int) -> Float[Array, "sample top"]:
     """Find the largest eigenvalues of tridiagonal matrices whose entries are at most 1."""
-    wanted = jnp.arange(1, top + 1)[None, :, None]
+    wanted = jnp.arange(1, top + 1, dtype=jnp.int32)[None, :, None]
     squares = jnp.square(between[:, :-1]).T
     shares = jnp.arange(1, SHIFTS + 1, dtype=between.dtype) / (SHIFTS + 1)
 
@@ -60,7 +60,7 @@ def _largest(between: Float[Array, "sample size"], top: int) -> Float[Array, "sa
         def pivot(carry: tuple[Array, Array], square: Array) -> tuple[tuple[Array, Array], Any]:
             last, positive = carry
             new = _away_from_zero(-shifts - square[:, None, None] / last)
-            return (new, positive + (new > 0)), None
+            return (new, positive + jnp.asarray(new > 0, jnp.int32)), None
 
         start = _away_from_zero(-shifts), jnp.zeros(shifts.shape, jnp.int32)
         (_, positive), _ = jax.lax.scan(pivot, start, squares, unroll=UNROLL)
@@ -85,15 +85,15 @@ def _vector_end(
     above the row r where both meet best, $z_j = -(b_{j-1} / u_j) z_{j-1}$ below it.
     """
     entries = between[:, :-1].T
-    counts = jnp.arange(entries.shape[0]) < rows - 1
+    counts = jnp.arange(entries.shape[0], dtype=rows.dtype) < rows - 1
     # From both ends at once.
     pivots, sums = _pivots(
         jnp.stack([entries, entries[::-1]], axis=1), jnp.stack([counts, counts[::-1]], axis=1), theta
     )
     down, before, up, after = pivots[:, 0], sums[:, 0], pivots[::-1, 1], sums[::-1, 1]
-    row = jnp.arange(down.shape[0])[:, None, None]
+    row = jnp.arange(down.shape[0], dtype=rows.dtype)[:, None, None]
     meeting = jnp.where(row < rows, jnp.abs(down + up + theta[None]), jnp.inf)
-    twist = jnp.argmin(meeting, axis=0)[None]
+    twist = jnp.asarray(jnp.argmin(meeting, axis=0), rows.dtype)[None]
     above, below = (jnp.take_along_axis(sums, twist, axis=0) - sums for sums in (before, after))
     size = jnp.where(row < rows, jnp.where(row < twist, above, below), -jnp.inf)
     return jnp.exp(jnp.take(size, rows - 1, axis=0) - 0.5 * jax.nn.logsumexp(2 * size, axis=0))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, UInt
 
 from jacspec.errors import JacspecError
 from jacspec.models.architectures import Architecture, Target, TensorRule
@@ -174,8 +174,8 @@ def _drawn(spec: ModelSpec, part: str, number: int) -> ModelSpec:
 
 @functools.partial(jax.jit, static_argnames=("spec", "part", "dtype"))
 def _draw_module(
-    seed: Int[Array | np.ndarray, ""],
-    stream: Int[Array | np.ndarray, ""],
+    seed: UInt[Array | np.ndarray, ""],
+    stream: UInt[Array | np.ndarray, ""],
     *,
     spec: ModelSpec,
     part: str,
