@@ -1,6 +1,7 @@
 """From a text to batches of tokens: fetch, split into sentences, tokenize, draw the sample, pad."""
 
 import hashlib
+import heapq
 import http.client
 import os
 import secrets
@@ -15,12 +16,13 @@ import platformdirs
 
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
-from jacspec.glossary import Batch, PaddedBatch
+from jacspec.glossary import Packed, Packing, PaddedBatch
 from jacspec.reading import read_file
 
 TIMEOUT_SECONDS = 5.0
 MAX_TEXT_BYTES = 2**30
-LENGTH_STEP = 16
+LENGTH_STEP, PLACES_STEP = 8, 32
+"""What the longest sample and the tokens of a pack are rounded up to."""
 TRAINED_ON = 2**23
 """Characters that Punkt learns from at most: it takes 65 bytes of memory for each, and 5 seconds a million."""
 
@@ -190,44 +192,74 @@ def tokenize(tokenizer: Any, *texts: Any, **options: Any) -> Any:
         return tokenizer(*texts, return_attention_mask=False, **options)["input_ids"]
 
 
-def make_batches(tokens: Sequence[Sequence[int]], *, size: int, multiple: int = 1) -> list[PaddedBatch]:
-    """Pad samples of similar length together, at most `size` to a batch, rows to a `multiple` that divides it.
+def make_batches(tokens: Sequence[Sequence[int]], *, size: int, packs: int = 1) -> list[PaddedBatch]:
+    """Put samples into packs of at most `size`, and these, `packs` at a time, into batches: all of one shape.
 
-    Lengths are rounded up by doubling (16, 32, 64, 128, …), and the samples of one such length are spread evenly
-    over as few batches as hold them, so that each length has one shape to compile and little of it is padding. A
-    batch that is short repeats its last sample.
+    Samples are spread so that packs have nearly as many tokens each, the longest first to the pack with the fewest
+    (Graham 1969), and as few packs as hold them. A pack without enough samples repeats its last; one without any has
+    the last of all.
+
+    **Returns:** batches of `packs` rows of packs each, their samples in the order of their rows.
     """
-    by_length: dict[int, list[int]] = {}
-    for index, ids in enumerate(tokens):
-        padded = LENGTH_STEP
-        while padded < len(ids):
-            padded *= 2
-        by_length.setdefault(padded, []).append(index)
+    number = -(-len(tokens) // (size * packs)) * packs
+    slots = -(-len(tokens) // number)
+    members = _spread([len(ids) for ids in tokens], number, slots)
+    members = [own or [members[(len(tokens) - 1) // slots][-1]] for own in members]
+    longest = _round_up(max(map(len, tokens)), LENGTH_STEP)
+    places = _round_up(max(sum(len(tokens[index]) for index in own) for own in members), PLACES_STEP)
+    laid = [_lay_out([tokens[index] for index in own], slots, longest, places) for own in members]
     batches = []
-    for padded, members in sorted(by_length.items()):
-        parts = np.array_split(np.array(members), -(-len(members) // size))
-        for samples in (part.tolist() for part in parts):
-            wanted = -(-len(parts[0]) // multiple) * multiple
-            rows = samples + [samples[-1]] * (wanted - len(samples))
-            table = np.zeros((len(rows), padded), np.int32)
-            for row, index in enumerate(rows):
-                table[row, : len(tokens[index])] = tokens[index]
-            lengths = np.array([len(tokens[index]) for index in rows], np.int32)
-            batches.append(PaddedBatch(Batch(table, lengths), samples))
+    for start in range(0, number, packs):
+        part = slice(start, start + packs)
+        rows = [index for pack, own in enumerate(members[part], start) if pack * slots < len(tokens) for index in own]
+        stacked: list[Any] = [np.stack(arrays) for arrays in zip(*laid[part], strict=True)]
+        batches.append(PaddedBatch(Packed(stacked[0], Packing(*stacked[1:])), rows))
     return batches
 
 
-def decoder_batch(batch: Batch, *, start: int, kind: str) -> Batch:
+def _spread(lengths: Sequence[int], packs: int, slots: int) -> list[list[int]]:
+    """Deal samples to packs of `slots` each, of which the last may stay short, with nearly as many tokens in all."""
+    room = [min(slots, max(len(lengths) - slots * pack, 0)) for pack in range(packs)]
+    loads = [(0, pack) for pack in range(packs) if room[pack]]
+    members: list[list[int]] = [[] for _ in range(packs)]
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        load, pack = heapq.heappop(loads)
+        members[pack].append(index)
+        if len(members[pack]) < room[pack]:
+            heapq.heappush(loads, (load + lengths[index], pack))
+    return [sorted(own) for own in members]
+
+
+def _lay_out(tokens: Sequence[Sequence[int]], slots: int, longest: int, places: int) -> tuple[np.ndarray, ...]:
+    """Lay samples one behind the other: ids, lengths, places and rows as `glossary.Packing` has them."""
+    lengths = np.array([len(ids) for ids in tokens], np.int32)
+    first = np.cumsum(lengths) - lengths
+    position = np.arange(longest, dtype=np.int32)
+    place = first[:, None] + np.minimum(position[None], lengths[:, None] - 1)
+    ids, rows = np.zeros(places, np.int32), np.zeros(places, np.int32)
+    for slot, own in enumerate(tokens):
+        where = slice(first[slot], first[slot] + len(own))
+        ids[where], rows[where] = own, slot * longest + position[: len(own)]
+    repeated = np.minimum(np.arange(slots), len(tokens) - 1)
+    return ids, lengths[repeated], place[repeated].astype(np.int32), rows
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def decoder_batch(batch: Packed, *, start: int, kind: str) -> Packed:
     """Make what the decoder of an encoder-decoder model is fed, for samples that its encoder reads.
 
     `shifted`: the sample moved one place to the right behind the token `start`, as HF feeds it when the sample is
     its own target; its last token predicts the sample's last. `start`: that one token alone.
     """
-    tokens, lengths = np.asarray(batch.tokens), np.asarray(batch.lengths)
-    first = np.full_like(tokens[:, :1], start)
+    packs, slots, longest = batch.packing.places.shape
     if kind == "start":
-        return Batch(first, np.ones_like(lengths))
-    return Batch(np.concatenate([first, tokens[:, :-1]], axis=1), lengths)
+        own: Any = np.broadcast_to(np.arange(slots, dtype=np.int32), (packs, slots))
+        return Packed(np.full((packs, slots), start, np.int32), Packing(np.ones_like(own), own[:, :, None], own))
+    begins = np.asarray(batch.packing.rows) % longest == 0
+    return Packed(np.where(begins, np.int32(start), np.roll(np.asarray(batch.tokens), 1, axis=1)), batch.packing)
 
 
 def check_tokens(tokens: Sequence[Sequence[int]], *, positions: int | None, vocab: int) -> None:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jacspec.backend import numerics
-from jacspec.glossary import Memory, PaddedBatch, Quantity
+from jacspec.glossary import Memory, Packing, PaddedBatch, Quantity
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
@@ -58,9 +58,9 @@ OVERLAP: Mapping[str, Quantity] = {
 class Moments(NamedTuple):
     """What is known of vectors so far, in float64: how many, their mean, Σ (x − mean)(x − mean)ᵀ."""
 
-    total: Float[Array, ""]
-    mean: Float[Array, " n"]
-    scatter: Float[Array, "n n"]
+    total: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, " n"]
+    scatter: Float[Array | np.ndarray, "n n"]
 
 
 class Profile(NamedTuple):
@@ -79,15 +79,14 @@ def input_moments(block: Block, streams: Sequence[Stream], batches: Sequence[Pad
     """
     found: dict[str, Moments] = {}
     for stream, padded in zip(streams, batches, strict=True):
-        inputs = _inputs(block, stream.hidden, jnp.asarray(stream.batch.lengths), stream.memory)
-        # Rows beyond the batch's samples repeat the last one.
-        own = np.arange(len(stream.batch.lengths)) < len(padded.samples)
+        packing = stream.batch.packing
+        inputs = _inputs(block, stream.hidden, packing, stream.memory)
         for place, values in inputs.items():
-            reads_memory = place in ("cross.k", "cross.v")
-            lengths = stream.memory.length if reads_memory and stream.memory is not None else stream.batch.lengths
-            counted = (np.arange(values.shape[1])[None] < np.asarray(lengths)[:, None]) & own[:, None]
+            read = stream.memory.length if place == "cross.k" and stream.memory is not None else packing
+            assert isinstance(read, Packing)
+            counted = read.holding(len(padded.samples))
             with numerics("float64"):
-                found[place] = _accumulate(found.get(place, _nothing(values.shape[-1])), values, jnp.asarray(counted))
+                found[place] = _accumulate(found.get(place, _nothing(values.shape[-1])), values, counted)
     return found
 
 
@@ -97,20 +96,18 @@ SHARED = {"attn.k": "attn.q", "attn.v": "attn.q", "cross.v": "cross.k", "mlp.gat
 
 @jax.jit
 def _inputs(
-    block: Block, h: Float[Array, "sample token d_model"], lengths: Int[Array, " sample"], memory: Memory | None
-) -> dict[str, Float[Array, "sample source width"]]:
-    whole = jax.vmap(block.matrix_inputs)(h, lengths, memory)
+    block: Block, h: Float[Array, "pack place d_model"], packing: Packing, memory: Memory | None
+) -> dict[str, Float[Array, "pack source width"]]:
+    whole = jax.vmap(block.matrix_inputs)(h, packing, memory)
     return {place: values for place, values in whole.items() if place not in SHARED}
 
 
 def _nothing(n: int) -> Moments:
-    return Moments(jnp.zeros(()), jnp.zeros(n), jnp.zeros((n, n)))
+    return Moments(np.zeros(()), np.zeros(n), np.zeros((n, n)))
 
 
 @jax.jit
-def _accumulate(
-    so_far: Moments, values: Float[Array, "sample token n"], counted: Bool[Array, "sample token"]
-) -> Moments:
+def _accumulate(so_far: Moments, values: Float[Array, "pack place n"], counted: Bool[Array, "pack place"]) -> Moments:
     x = values.reshape(-1, values.shape[-1]).astype(jnp.float64)
     weight = counted.reshape(-1, 1).astype(jnp.float64)
     count = jnp.sum(weight)

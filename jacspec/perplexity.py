@@ -82,8 +82,10 @@ def score_tokens(checkpoint: Checkpoint, passage: Passage, batches: Batches) -> 
     """
     hidden: dict[int, np.ndarray] = {}
     for padded, stream in zip(batches.windows, carry(checkpoint, batches.windows), strict=True):
-        left = np.asarray(stream.hidden)
-        hidden |= {number: left[row, passage.windows[number].places] for row, number in enumerate(padded.samples)}
+        left, packing = np.asarray(stream.hidden), padded.batch.packing
+        for row, number in enumerate(padded.samples):
+            pack, slot = divmod(row, packing.lengths.shape[1])
+            hidden[number] = left[pack, packing.places[pack, slot, passage.windows[number].places]]
     scored = np.concatenate([hidden[number] for number in range(len(passage.windows))])
     targets = np.concatenate([window.targets for window in passage.windows]).astype(np.int32)
     head = checkpoint.head()

@@ -124,6 +124,15 @@ def figure_progress(console: Console, *, total: int) -> Iterator[Callable[[int],
 
 
 @contextlib.contextmanager
+def compile_progress(console: Console, *, programs: int) -> Iterator[Callable[[], None]]:
+    """Show how many programs are compiled; yields `advance()`. The line goes when all are."""
+    columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TextColumn("programs"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("compiling", total=programs)
+        yield lambda: progress.update(bar, advance=1)
+
+
+@contextlib.contextmanager
 def step_progress(console: Console, *, steps: int) -> Iterator[Callable[[int, float], None]]:
     """Show a bar of training steps with the loss; yields `report(step, loss)`."""
     with _bar(console, "steps") as progress:

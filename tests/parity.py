@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from oracles import Seen, deviation
 
-from jacspec.corpus import decoder_batch
 from jacspec.glossary import Batch, Memory
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points
 from jacspec.models.block import Block
@@ -65,7 +64,8 @@ def forward(checkpoint: Checkpoint, batch: Batch) -> Forward:
         if block.spec.stack != stack:
             if stack is not None:
                 memory = Memory(_apply(checkpoint.encoder_norm(), h), jnp.asarray(batch.lengths))
-                batch = decoder_batch(batch, start=spec.decoder_start or 0, kind="shifted")
+                first = np.full_like(batch.tokens[:, :1], spec.decoder_start or 0)
+                batch = Batch(np.concatenate([first, batch.tokens[:, :-1]], axis=1), batch.lengths)
             stack = block.spec.stack
             h = _apply(checkpoint.embedding(), jnp.asarray(batch.tokens))
             seen.arrays[f"{stack}embedding"] = np.asarray(h)

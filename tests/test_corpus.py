@@ -20,6 +20,7 @@ from jacspec.corpus import (
     Corpus,
     check_tokens,
     decode_text,
+    decoder_batch,
     draw_sample,
     encode,
     load_corpus,
@@ -29,6 +30,7 @@ from jacspec.corpus import (
     split_sentences,
 )
 from jacspec.errors import JacspecError
+from jacspec.glossary import Packed
 from jacspec.models.checkpoint import load_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -316,27 +318,51 @@ def test_draw_refuses_nothing(key: str, value: int) -> None:
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
-@given(st.lists(st.integers(1, 150), min_size=1, max_size=30), st.integers(1, 9))
-def test_batches(lengths: list[int], size: int) -> None:
-    tokens = [[index + 1] * length for index, length in enumerate(lengths)]
-    batches = make_batches(tokens, size=size)
+@given(st.lists(st.integers(1, 150), min_size=1, max_size=30), st.integers(1, 9), st.sampled_from([1, 2, 4]))
+def test_batches(lengths: list[int], size: int, packs: int) -> None:
+    tokens = [[100 * (index + 1) + place for place in range(length)] for index, length in enumerate(lengths)]
+    batches = make_batches(tokens, size=size, packs=packs)
     assert sorted(sample for batch in batches for sample in batch.samples) == list(range(len(lengths)))
-    shapes = set()
-    for batch, samples in batches:
-        padded = batch.tokens.shape[1]
-        shapes.add(batch.tokens.shape)
-        assert batch.tokens.dtype == batch.lengths.dtype == np.int32
-        assert padded in (16, 32, 64, 128, 256)
-        assert batch.lengths.max() <= padded < max(2 * batch.lengths.min(), 17)
-        rows = samples + [samples[-1]] * (len(batch.lengths) - len(samples))
-        assert len(samples) <= len(rows) <= min(size, len(samples) + 1)
+    assert len({str([leaf.shape for leaf in (batch.tokens, *batch.packing)]) for batch, _ in batches}) == 1
+    assert len(batches) == -(-len(lengths) // (size * packs)), "as few batches as hold them"
+    loads = []
+    for padded in batches:
+        (ids, packing), samples = padded
+        count, slots, longest = packing.places.shape
+        assert (count, slots <= size) == (packs, True)
+        assert ids.dtype == packing.places.dtype == packing.rows.dtype == packing.lengths.dtype == np.int32
+        assert max(lengths) <= longest < max(lengths) + 8
+        assert ids.shape[1] % 32 == 0
+        rows = samples + [samples[-1]] * (count * slots - len(samples))
+        assert padded.row_samples.tolist() == rows
         for row, sample in enumerate(rows):
-            assert batch.tokens[row].tolist() == tokens[sample] + [0] * (padded - lengths[sample])
-            assert batch.lengths[row] == lengths[sample]
-    assert len(shapes) == len({padded for _, padded in shapes})
-    for padded, number in Counter(batch.tokens.shape[1] for batch, _ in batches).items():
-        members = sum(len(samples) for batch, samples in batches if batch.tokens.shape[1] == padded)
-        assert number == -(-members // size)  # as few batches as hold them
+            pack, slot = divmod(row, slots)
+            place, length = packing.places[pack, slot], lengths[sample]
+            assert packing.lengths[pack, slot] == length
+            assert ids[pack, place[:length]].tolist() == tokens[sample]
+            assert (place[length:] == place[length - 1]).all()
+        held = packing.holding(len(samples))
+        assert held.sum() == sum(lengths[sample] for sample in samples)
+        for pack in range(packs):
+            (places,) = np.nonzero(held[pack])
+            slots_held, positions = np.divmod(packing.rows[pack, places], longest)
+            assert (packing.places[pack, slots_held, positions] == places).all()
+            if (pack + 1) * slots <= len(samples):
+                loads.append(int(held[pack].sum()))
+    assert max(loads, default=0) - min(loads, default=0) <= max(lengths), "full packs have nearly as many tokens each"
+
+
+@pytest.mark.parametrize("kind", ["shifted", "start"])
+def test_decoders_are_fed_each_sample_behind_the_start_token(kind: str) -> None:
+    tokens = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14]]
+    for (ids, packing), samples in make_batches(tokens, size=3):
+        fed, laid = decoder_batch(Packed(ids, packing), start=1, kind=kind)
+        for row, sample in enumerate(samples):
+            expected = [1, *tokens[sample][:-1]] if kind == "shifted" else [1]
+            assert fed[0, laid.places[0, row, : laid.lengths[0, row]]].tolist() == expected
+        assert laid.holding(len(samples)).sum() == sum(
+            len(tokens[sample]) if kind == "shifted" else 1 for sample in samples
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from test_ready_made import PARAMETERS
 
 from jacspec.api import load_model
 from jacspec.config import Init, ModelConfig, PlanConfig, config_folder
+from jacspec.corpus import make_batches
 from jacspec.cost import (
     Machine,
     Work,
@@ -29,10 +29,9 @@ from jacspec.cost import (
     share_batches,
     spectra_bytes,
 )
-from jacspec.glossary import Batch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import branch_points
-from jacspec.jacobians.lanczos import Bases, bidiagonalise, grow_left, grow_right
+from jacspec.jacobians.lanczos import Bases, decompose_by_steps, grow_left, grow_right
 from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
 from jacspec.jacobians.streaming import _step
 from jacspec.models.checkpoint import Checkpoint
@@ -86,7 +85,8 @@ def test_flops_are_those_that_xla_counts(name: str) -> None:
     def counted(function: Any, *arguments: Any, **static: Any) -> float:
         return function.lower(*arguments, **static).compile().cost_analysis()["flops"]
 
-    carry = counted(_step, block, h, Batch(jnp.zeros((samples, tokens), jnp.int32), lengths), None)
+    (padded,) = make_batches([[0] * tokens] * samples, size=samples)
+    carry = counted(_step, block, h.reshape(1, -1, 256), padded.batch, None)
     carry += counted(branch_points, block, h, lengths)
     # The last token goes through attention once more to find where the MLP is differentiated.
     expected = samples * carry_flops(block.spec, float(tokens))
@@ -160,13 +160,11 @@ def test_looks_are_counted_as_lanczos_takes_them() -> None:
     def extend(bases: Bases, begin: int, end: int) -> Bases:
         looks.append(end)
         for index in range(begin, end):
-            image = jnp.einsum("smn,sn->sm", matrices, bases.right[:, index])
-            bases = jax.vmap(grow_left, in_axes=(0, 0, None))(bases, image, index)
-            image = jnp.einsum("smn,sm->sn", matrices, bases.left[:, index])
-            bases = jax.vmap(grow_right, in_axes=(0, 0, None))(bases, image, index)
+            bases = grow_left(bases, jnp.einsum("smn,sn->sm", matrices, bases.right[:, index]), index)
+            bases = grow_right(bases, jnp.einsum("smn,sm->sn", matrices, bases.left[:, index]), index)
         return bases
 
-    found = bidiagonalise(extend, jnp.ones((1, 60)), k=2, tolerance=1e-5)
+    found = decompose_by_steps(extend, jnp.ones((1, 60)), k=2, tolerance=1e-5)
     assert found.converged.all()
     assert len(looks) > 4
     assert [count_looks(steps) for steps in looks] == list(range(1, len(looks) + 1))

@@ -23,7 +23,7 @@ from jacspec.coupling import READS, WRITES, couple, downstream, random_alignment
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import coupling, factors
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
-from jacspec.jacobians.branches import Point, branch_points
+from jacspec.jacobians.branches import Point
 from jacspec.jacobians.coupling import (
     CouplingPlan,
     choose_factored,
@@ -33,7 +33,7 @@ from jacspec.jacobians.coupling import (
 )
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.factors import norm_gain
-from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.layers import LayerNorm, NormSpec, make_norm
@@ -69,13 +69,14 @@ def _points(checkpoint: Checkpoint) -> list[tuple[Block, list[dict[str, Point]]]
     """Every block with where its components are differentiated, by sample."""
     batches = _batches(checkpoint)
 
-    def visit(number: int, block: Block, streams: list[Stream]) -> tuple[Block, list[dict[str, Point]]]:
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         found: dict[int, dict[str, Point]] = {}
         for padded, stream in zip(batches, streams, strict=True):
-            points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+            components = [name for name in ("attn", "cross", "mlp") if name != "cross" or block.cross is not None]
+            points, _ = pass_through(block, stream, components, last=True)
             for row, sample in enumerate(padded.samples):
                 found[sample] = jax.tree.map(lambda leaf, row=row: leaf[row], points)
-        return block, [found[sample] for sample in sorted(found)]
+        return Visit((block, [found[sample] for sample in sorted(found)]))
 
     last = len(checkpoint.spec.blocks) - 1
     return list(walk(checkpoint, batches, visit, last=last, decoder_input="shifted"))

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from servers import TINY, environment, run_here, statuses
 
-from jacspec.corpus import make_batches
-
 TOKENS = [np.random.default_rng(length).integers(0, 300, length).tolist() for length in (5, 9, 12, 7, 30, 31, 20)]
 COMPONENTS, LAYERS = ("attn", "mlp"), 2
 
@@ -43,11 +41,10 @@ def collectives() -> dict[str, Any]:
     from jacspec.api import load_model
     from jacspec.backend import numerics
     from jacspec.jacobians import analytic, dense
-    from jacspec.jacobians.branches import branch_points
     from jacspec.jacobians.engine import prepare_batches
-    from jacspec.jacobians.lanczos import _begin, _extend, start_vectors
+    from jacspec.jacobians.lanczos import _branch_products, _start, start_vectors
     from jacspec.jacobians.mesh import beside, on_each
-    from jacspec.jacobians.streaming import _enter, _step
+    from jacspec.jacobians.streaming import _enter, _pass_through, _step, pass_through
     from jacspec.spectra.svd import Way, _values
 
     found: dict[str, Any] = {}
@@ -64,7 +61,8 @@ def collectives() -> dict[str, Any]:
         (stream,) = _enter(model, [padded.batch], None)
         block = on_each(model.block(0), stream.hidden)
         look("step", _step, block, *stream)
-        point = branch_points(block, stream.hidden, stream.batch.lengths)["mlp"]
+        look("pass", _pass_through, block, *stream, np.asarray(True), components=("attn", "mlp"))
+        point = pass_through(block, stream, ["mlp"], last=True)[0]["mlp"]
         look("jacfwd", dense.jacobians, block, point.context, point.x, component="mlp")
         look("analytic", analytic.jacobians, block, point.context, point.x, component="mlp")
         jacobians = analytic.jacobians(block, point.context, point.x, component="mlp")
@@ -72,7 +70,8 @@ def collectives() -> dict[str, Any]:
             with jax.enable_x64(True):
                 look(f"svd by {way.value}", _values, jacobians, way, len(jacobians))
         starts = beside(start_vectors(padded.row_samples, 96, point.x.dtype, seed=0), point.x)
-        look("lanczos", _extend, block, point.context, point.x, _begin(starts, 16), 0, 10, component="mlp")
+        kind = {"make": _branch_products, "kind": "mlp", "top": 2, "capacity": 64}
+        look("lanczos", _start, (block, point), starts, np.asarray(1e-5, np.float32), **kind)
     return found
 
 
@@ -86,7 +85,11 @@ def test_two_devices_give_the_numbers_of_one() -> None:
     one = compute_here("1", TOKENS)
     np.testing.assert_allclose(np.array(spread), one, rtol=0, atol=1e-6 * one.max())
     assert np.abs(np.array(spread) - compute_here("1", TOKENS[::-1])).max() > 1e-3
-    assert set(programs) == {"step", "jacfwd", "analytic", "svd", "lanczos"}
+    assert set(programs) == {"step", "pass", "jacfwd", "analytic", "svd by gram", "svd by qr", "lanczos"}
+    # Lanczos asks all samples whether any goes on.
+    between = programs["lanczos"][0]
+    assert set(between) == {"all-reduce"}
+    programs["lanczos"][0] = []
     assert all(found == [[], ["P('sample',)"]] for found in programs.values()), programs
 
 
@@ -123,17 +126,6 @@ def test_equal_devices_make_equal_batches(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert budget(10**8) == budget(2 * 10**8) == 37 * 2**30
     assert budget(40 * 10**9) == 18 * 2**30
-
-
-@pytest.mark.parametrize("multiple", [1, 2, 4])
-def test_rows_are_padded_to_the_devices(multiple: int) -> None:
-    batches = make_batches(TOKENS, size=4, multiple=multiple)
-    assert sorted(sample for padded in batches for sample in padded.samples) == list(range(len(TOKENS)))
-    for padded in batches:
-        assert len(padded.batch.lengths) % multiple == 0
-        for row, sample in enumerate(padded.row_samples):
-            length = padded.batch.lengths[row]
-            assert padded.batch.tokens[row, :length].tolist() == TOKENS[sample]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ is the whole block at the last token, identity and all norms included. The other
 encoder's output, are held fixed in the context.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError, suggest
-from jacspec.glossary import Memory
+from jacspec.glossary import Memory, Packing, Prefix
 from jacspec.models.block import Block, BlockSpec, ModelSpec
+from jacspec.models.layers import KeyValue
 
 Branch = Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]
 
@@ -51,19 +53,32 @@ def branch_points(
     """
 
     def point(h: Array, length: Array, memory: Any) -> dict[str, Point]:
-        x = h[length - 1]
-        prefix = block.prefix(h, length)
-        points, entering, read = {"attn": Point(prefix, x)}, x, None
-        if not block.spec.parallel:
-            x = block.attn_norms.add(x, block.attn_branch(x, prefix))
-        if block.cross is not None:
-            assert block.cross_norms is not None
-            read = block.cross.memory_prefix(memory)
-            points["cross"] = Point(read, x)
-            x = block.cross_norms.add(x, block.cross_branch(x, read))
-        return points | {"mlp": Point(None, x), "block": Point((prefix, read), entering)}
+        read = None if block.cross is None or memory is None else block.cross.memory_prefix(memory)
+        return _sample_points(block, h[length - 1], block.prefix(h, length), read)
 
     return jax.vmap(point)(h, lengths, memory)
+
+
+def pack_points(
+    block: Block, h: Float[Array, "place d_model"], packing: Packing, memory: Memory | None, seen: KeyValue
+) -> dict[str, Point]:
+    """Find the points of every sample of a pack, as `branch_points` does; `seen` as `block.key_value` gives it."""
+    read = None if block.cross is None or memory is None else block.cross.memory_prefix(memory)
+    x, prefix = packing.last(h), block.prefix(h, packing, seen)
+    return jax.vmap(functools.partial(_sample_points, block))(x, prefix, read)
+
+
+def _sample_points(block: Block, x: Float[Array, " d_model"], prefix: Prefix, read: Prefix | None) -> dict[str, Point]:
+    """Find the points of one sample from the last token's stream and what it sees."""
+    points, entering = {"attn": Point(prefix, x)}, x
+    if not block.spec.parallel:
+        x = block.attn_norms.add(x, block.attn_branch(x, prefix))
+    if block.cross is not None:
+        assert block.cross_norms is not None
+        assert read is not None
+        points["cross"] = Point(read, x)
+        x = block.cross_norms.add(x, block.cross_branch(x, read))
+    return points | {"mlp": Point(None, x), "block": Point((prefix, read), entering)}
 
 
 def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ from jacspec.coupling import READS, WEIGHTS, WRITES, Place
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
-from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components, components_of
+from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
 from jacspec.jacobians.engine import (
+    Measured,
     Part,
     count_samples,
     draw_samples,
@@ -28,10 +29,10 @@ from jacspec.jacobians.engine import (
     working_blocks,
 )
 from jacspec.jacobians.factors import PATHS, Lead, branch_slopes, leading_weights
-from jacspec.jacobians.lanczos import TOP, decompose, extend_branch, leading_vectors, start_vectors
+from jacspec.jacobians.lanczos import TOP, branch_operator, decompose, leading_vectors, start_vectors
 from jacspec.jacobians.mesh import beside
 from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
-from jacspec.jacobians.streaming import Stream
+from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
@@ -120,7 +121,7 @@ def stream_coupling(
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
     working = working_blocks(checkpoint.spec, plan.components)
-    measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
+    measure_block = functools.partial(_measure_block, batches=batches, plan=plan, last=working[-1])
     found = stream_blocks(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
     )
@@ -148,20 +149,22 @@ def _measure_block(
     *,
     batches: Sequence[PaddedBatch],
     plan: CouplingPlan,
-) -> dict[str, list[Part]]:
+    last: int,
+) -> Measured:
     components = components_of(block.spec, plan.components)
     weights = {component: leading_weights(block, component) for component in components.values()}
-    parts: dict[str, list[Part]] = {full: [] for full in components}
+    measured = Measured({full: [] for full in components}, [])
     chosen = draw_samples(plan.audit, plan.samples or count_samples(batches), [plan.seed, number])
     for padded, stream in zip(batches, streams, strict=True):
-        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        points, left = pass_through(block, stream, list(components.values()), last=number == last)
+        measured.left.append(left)
         for full, component in components.items():
             where = f"block {number}, component {full}"
             point = points[component]
             part = _measure(block, point, component, weights[component], padded, chosen, where, plan)
-            parts[full].append(part)
+            measured.parts[full].append(part)
         report(len(padded.samples))
-    return parts
+    return measured
 
 
 def _measure(
@@ -177,8 +180,8 @@ def _measure(
     """Compute all of one component at the samples of one batch."""
     d_model = point.x.shape[1]
     starts = beside(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
-    extend = extend_branch(block, point, component)
-    found, bases = decompose(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
+    operator = branch_operator(block, point, component)
+    found, bases = decompose(operator, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
     vectors = leading_vectors(found, bases)
     reads, writes = map(_directions, vectors)
     spectra = top_spectra(found)
@@ -188,14 +191,13 @@ def _measure(
     values |= {"residual_gain": residual_gain(block, point.context, point.x, component=component), **slopes}
     values |= _bound(values, *weights)
     values |= _alignments(reads, writes, *map(_blank_directions, weights))
-    values |= {READS: reads, WRITES: writes}
+    values |= {READS: reads, WRITES: writes}  # type: ignore[dict-item]
     undefined = _undefined(values, weights, *map(np.asarray, (spectra.singular_values, point.x)))
     audited = []
     for row in rows_to_audit(padded, chosen, spectra):
-        alone: Any = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], point)
-        exact = dense.jacobians(block, alone.context, alone.x, component=component)
+        exact = dense.jacobian_at(block, point, np.asarray(row, np.int32), component=component)
         here = f"{where}, sample {padded.samples[row]}"
-        given = np.asarray(spectra.singular_values[row])
+        given = np.asarray(spectra.singular_values)[row]
         audit_pair(exact, vectors[0][row], vectors[1][row], here, plan.tolerance, ways_on=WAYS_ON)
         audited.append(audit_top(given, exact, here, plan.tolerance, ways_on=WAYS_ON))
     return make_part(padded, spectra, values, audited, undefined)
@@ -261,6 +263,7 @@ def _blank_directions(leads: Any) -> Any:
     )
 
 
-def _directions(vectors: Float[Array, "*sample d_model"]) -> Float[Array, "*sample d_model"]:
+def _directions(vectors: Any) -> Float[np.ndarray, "*sample d_model"]:
     """Blank (NaN) what has no direction: vectors of length zero."""
-    return jnp.where(jnp.any(vectors != 0, axis=-1, keepdims=True), vectors, jnp.nan)
+    found = np.asarray(vectors)
+    return np.where(np.any(found != 0, axis=-1, keepdims=True), found, np.asarray(np.nan, found.dtype))

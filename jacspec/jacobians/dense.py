@@ -4,9 +4,10 @@ import functools
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from jacspec.jacobians.branches import BRANCHES
+from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.models.block import Block, BlockSpec
 
 
@@ -26,6 +27,15 @@ def jacobians(
         return jax.jacfwd(lambda moved: BRANCHES[component](block, context, moved))(x)
 
     return jax.vmap(jacobian)(context, x)
+
+
+@functools.partial(jax.jit, static_argnames="component")
+def jacobian_at(
+    block: Block, point: Point, row: Int[Array | np.ndarray, ""], *, component: str
+) -> Float[Array, "1 d_model d_model"]:
+    """Compute the Jacobian of one component at one row of a batch, as `jacobians` does."""
+    alone: Any = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1), point)
+    return jacobians(block, alone.context, alone.x, component=component)
 
 
 def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:

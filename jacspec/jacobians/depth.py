@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
-from jacspec.jacobians.branches import BRANCHES, Point, branch_points
+from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.jacobians.engine import (
     Part,
     count_samples,
@@ -35,10 +35,10 @@ from jacspec.jacobians.engine import (
     memory_budget,
     rows_to_audit,
 )
-from jacspec.jacobians.lanczos import TOP, Bases, bidiagonalise, grow_left, grow_right, start_vectors
+from jacspec.jacobians.lanczos import TOP, Bases, decompose_by_steps, grow_left, grow_right, start_vectors
 from jacspec.jacobians.mesh import beside, on_each
 from jacspec.jacobians.solvers import audit_top, top_spectra
-from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.jacobians.undefined import undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_template
@@ -112,7 +112,7 @@ class _Journey(NamedTuple):
     padded: PaddedBatch
     points: dict[int, Point]
     frame: Float[Array, "row exponent d_model"]
-    logs: Float[Array, "row exponent"]
+    logs: Float[Array | np.ndarray, "row exponent"]
     products: dict[int, Float[Array, "1 d_model d_model"]]
 
 
@@ -150,24 +150,26 @@ def stream_depth(
     chosen = draw_samples(plan.audit, plan.samples or total, [plan.seed])
     journeys: list[_Journey] = []
 
-    def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         nonlocal journeys
         if number not in working:
-            return None
+            return Visit(None)
         if spec.layer(number) == plan.first:
             journeys = [_set_out(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
-        journeys = [
-            _go_on(journey, number, block, stream, chosen) for journey, stream in zip(journeys, streams, strict=True)
-        ]
+        left = []
+        for place, stream in enumerate(streams):
+            points, after = pass_through(block, stream, ("block",), last=number == working[-1])
+            journeys[place] = _go_on(journeys[place], number, block, points["block"], chosen)
+            left.append(after)
         place = working.index(number)
         if number in done:
             advance(place, total)
-            return done[number]
+            return Visit(done[number], left)
         parts = []
         for journey in journeys:
             parts.append(_measure(checkpoint.block, journey, number, plan, path_name(block.spec), chosen))
             advance(place, len(journey.padded.samples))
-        return gather(number, spec.layer(number), batches, {path_name(block.spec): parts})
+        return Visit(gather(number, spec.layer(number), batches, {path_name(block.spec): parts}), left)
 
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
 
@@ -189,8 +191,8 @@ def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float, padded: PaddedBat
 def _set_out(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPlan) -> _Journey:
     # The first start vector of a sample is Lanczos's: these are drawn apart.
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-    frame = _draw_frames(key, jnp.asarray(padded.row_samples), plan.exponents, d_model, jnp.dtype(dtype))
-    frame, logs = beside((frame, jnp.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
+    frame = _draw_frames(key, padded.row_samples, plan.exponents, d_model, jnp.dtype(dtype))
+    frame, logs = beside((frame, np.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
     return _Journey(padded, {}, frame, logs, {})
 
 
@@ -205,18 +207,21 @@ def _draw_frames(
     return jax.vmap(draw)(samples)
 
 
-def _go_on(journey: _Journey, number: int, block: Block, stream: Stream, chosen: set[int]) -> _Journey:
+def _go_on(journey: _Journey, number: int, block: Block, point: Point, chosen: set[int]) -> _Journey:
     """Take one block further."""
-    point = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)["block"]
     frame, logs = _carry(block, point, journey.frame, journey.logs)
     products = {}
     for row, sample in enumerate(journey.padded.samples):
         if sample in chosen:
-            alone: Any = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], point)
-            products[row] = dense.jacobians(block, alone.context, alone.x, component="block")
+            products[row] = dense.jacobian_at(block, point, np.asarray(row, np.int32), component="block")
             if row in journey.products:
-                products[row] = products[row] @ journey.products[row]
+                products[row] = _times(products[row], journey.products[row])
     return _Journey(journey.padded, {**journey.points, number: point}, frame, logs, products)
+
+
+@jax.jit
+def _times(left: Float[Array, "1 m n"], right: Float[Array, "1 n k"]) -> Float[Array, "1 m k"]:
+    return left @ right
 
 
 @jax.jit
@@ -235,9 +240,9 @@ def _measure(
     padded, d_model = journey.padded, journey.frame.shape[2]
     starts = beside(start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed), journey.frame)
     extend = functools.partial(_extend, blocks, journey.points)
-    spectra = top_spectra(bidiagonalise(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
-    values = measure(spectra, starts, plan.metric_names, top_k=TOP)
-    exponents = journey.logs / len(journey.points)
+    spectra = top_spectra(decompose_by_steps(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
+    values: dict[str, Any] = dict(measure(spectra, starts, plan.metric_names, top_k=TOP))
+    exponents = np.asarray(journey.logs) / len(journey.points)
     values |= {name: exponents[:, index] for index, name in enumerate(plan.columns[len(plan.metric_names) :])}
     audited = [
         audit_top(
@@ -278,12 +283,12 @@ def _row(basis: Float[Array, "row capacity d_model"], index: Array | int) -> Flo
 
 @jax.jit
 def _grow_left(bases: Bases, images: Float[Array, "row d_model"], index: Array | int) -> Bases:
-    return jax.vmap(grow_left, in_axes=(0, 0, None))(bases, images, index)
+    return grow_left(bases, images, index)
 
 
 @jax.jit
 def _grow_right(bases: Bases, images: Float[Array, "row d_model"], index: Array | int) -> Bases:
-    return jax.vmap(grow_right, in_axes=(0, 0, None))(bases, images, index)
+    return grow_right(bases, images, index)
 
 
 @jax.jit

@@ -2,22 +2,31 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.corpus import check_tokens, make_batches
+from jacspec.corpus import check_tokens, decoder_batch, make_batches
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
-from jacspec.jacobians.branches import branch_points, components_of
+from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
+from jacspec.jacobians.branches import Point, components_of
 from jacspec.jacobians.mesh import count_devices, spread_samples
-from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit
-from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs
+from jacspec.jacobians.streaming import (
+    Stream,
+    Visit,
+    embedding_program,
+    norm_program,
+    pass_through,
+    passing_program,
+    walk,
+)
 from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.programs import Program, shapes_of
 from jacspec.spectra.metrics import METRICS, compute_metrics
 
 MAX_BATCH = 32
@@ -92,7 +101,7 @@ def prepare_batches(
         engine=engine,
     )
     count = count_devices(devices)
-    return spread_samples(make_batches(tokens, size=count * min(size, largest), multiple=count), count)
+    return spread_samples(make_batches(tokens, size=min(size, largest), packs=count), count)
 
 
 def stream_layers(
@@ -113,8 +122,8 @@ def stream_layers(
 
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
-    measure_block = functools.partial(_measure_block, batches=batches, plan=plan)
     working = working_blocks(checkpoint.spec, plan.components, plan.layers)
+    measure_block = functools.partial(_measure_block, batches=batches, plan=plan, last=working[-1])
     return stream_blocks(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
     )
@@ -124,13 +133,13 @@ def stream_blocks(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
     working: Sequence[int],
-    measure_block: Callable[[Block, int, Sequence[Stream], Callable[[int], None]], dict[str, list["Part"]]],
+    measure_block: Callable[[Block, int, Sequence[Stream], Callable[[int], None]], "Measured"],
     *,
     decoder_input: str,
     done: Mapping[int, LayerResult] | None = None,
     advance: Callable[[int, int], None] = lambda number, samples: None,
 ) -> Iterator[LayerResult]:
-    """Yield what `measure_block(block, number, streams, report)` finds of each of the blocks `working`, a part a batch.
+    """Yield what `measure_block(block, number, streams, report)` finds of each of the blocks `working`.
 
     **Arguments:** `done` and `advance` as in `stream_layers`.
     """
@@ -140,14 +149,15 @@ def stream_blocks(
         yield from (done[number] for number in working)
         return
 
-    def visit(number: int, block: Block, streams: list[Stream]) -> LayerResult | None:
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in working:
-            return None
+            return Visit(None)
         report = functools.partial(advance, working.index(number))
         if number in done:
             report(count_samples(batches))
-            return done[number]
-        return gather(number, spec.layer(number), batches, measure_block(block, number, streams, report))
+            return Visit(done[number])
+        found = measure_block(block, number, streams, report)
+        return Visit(gather(number, spec.layer(number), batches, found.parts), found.left)
 
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=decoder_input)
 
@@ -159,6 +169,56 @@ def working_blocks(spec: ModelSpec, components: Sequence[str], layers: frozenset
         for number, block in enumerate(spec.blocks)
         if components_of(block, components) and (layers is None or spec.layer(number) in layers)
     ]
+
+
+def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: Plan) -> list[Program]:
+    """Say what `stream_layers` compiles: some programs a kind of block, whatever the layers, samples and steps.
+
+    Known from the model's spec and the shape of a batch. Of batches that are spread over devices nothing is said, nor
+    of the SVD kernel and metrics.
+    """
+    if len(batches[0].batch.tokens) > 1:
+        return []
+
+    def solving(block: Any, point: Point, component: str) -> list[Program]:
+        audit = plan.audit and plan.engine != "jacfwd"
+        own = ENGINES[plan.engine].programs(block, point, component)
+        return own + (audit_programs(block, point, component) if audit else [])
+
+    last = working_blocks(checkpoint.spec, plan.components, plan.layers)[-1]
+    return stream_programs(checkpoint, batches[0].batch, plan.components, plan.decoder_input, solving, last=last)
+
+
+def stream_programs(
+    checkpoint: Checkpoint,
+    batch: Packed,
+    components: Sequence[str],
+    decoder_input: str,
+    solving: Callable[[Any, Point, str], list[Program]],
+    *,
+    last: int,
+) -> list[Program]:
+    """Say what carrying a batch through blocks 0 to `last` compiles, and `solving(block, point, component)` there."""
+    spec, found, memory, hidden = checkpoint.spec, list[Program](), None, None
+    kinds = dict.fromkeys(spec.blocks[: last + 1])
+    stack = None
+    for kind in kinds:
+        if kind.stack != stack:
+            if stack is not None:
+                assert spec.decoder_start is not None
+                norm = norm_program(checkpoint.shapes("encoder_norm", 0), hidden)
+                memory = Memory(norm.result(), shapes_of(batch.packing))
+                batch = decoder_batch(batch, start=spec.decoder_start, kind=decoder_input)
+                found.append(norm)
+            embedding = embedding_program(checkpoint.shapes("embedding", 0), batch)
+            hidden, stack = embedding.result(), kind.stack
+            found.append(embedding)
+        block = checkpoint.shapes("block", spec.blocks.index(kind))
+        own = components_of(kind, components)
+        passing = passing_program(block, hidden, batch, memory, list(own.values()))
+        points = passing.result()[0]
+        found += [passing, *(program for name in own.values() for program in solving(block, points[name], name))]
+    return found
 
 
 class Part(NamedTuple):
@@ -173,6 +233,13 @@ class Part(NamedTuple):
     undefined: Reasons
 
 
+class Measured(NamedTuple):
+    """What was found of one block: by full name of the component one part a batch; and the streams that leave it."""
+
+    parts: dict[str, list[Part]]
+    left: list[Stream]
+
+
 def _measure_block(
     block: Block,
     number: int,
@@ -181,13 +248,14 @@ def _measure_block(
     *,
     batches: Sequence[PaddedBatch],
     plan: Plan,
-) -> dict[str, list[Part]]:
-    """Compute one block: by full name of the component, one part a batch."""
+    last: int,
+) -> Measured:
     components = components_of(block.spec, plan.components)
-    parts: dict[str, list[Part]] = {full: [] for full in components}
+    measured = Measured({full: [] for full in components}, [])
     chosen = _audited(plan, number, plan.samples or count_samples(batches))
     for padded, stream in zip(batches, streams, strict=True):
-        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
+        points, left = pass_through(block, stream, list(components.values()), last=number == last)
+        measured.left.append(left)
         for full, component in components.items():
             point = points[component]
             spectra = ENGINES[plan.engine].solve(block, point, component, padded.row_samples, plan.tolerance, plan.seed)
@@ -197,9 +265,9 @@ def _measure_block(
             ]
             values = measure(spectra, point.x, plan.metric_names, top_k=plan.top_k)
             undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, point.x)))
-            parts[full].append(make_part(padded, spectra, values, audited, undefined))
+            measured.parts[full].append(make_part(padded, spectra, values, audited, undefined))
         report(len(padded.samples))
-    return parts
+    return measured
 
 
 def _where(number: int, full: str, sample: int) -> str:

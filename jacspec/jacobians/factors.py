@@ -30,12 +30,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax.linalg import eigh
 from jaxtyping import Array, Float
 
 from jacspec.glossary import Prefix
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
-from jacspec.jacobians.lanczos import Bases, decompose, grow_left, grow_right, leading_vectors
+from jacspec.jacobians.lanczos import Operator, Products, decompose, leading_vectors, start_vectors
 from jacspec.models.block import Block, Sublayer
 from jacspec.models.layers import MLP, Attention, LayerNorm, Linear, RMSNorm
 from jacspec.spectra.svd import eigensolver
@@ -196,26 +197,28 @@ def _largest(matrices: Float[Array, "*axes m n"]) -> Float[Array, "*axes"]:
 
 def _lead(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -> Lead:
     """Find the `Lead` of a weight whose columns stand for the stream's coordinates."""
+    pair = _fold(weight, norm)
+    starts = start_vectors(np.arange(2), weight.shape[1], weight.dtype, seed=0)
+    found, bases = decompose(Operator(_gram_products, None, (pair,)), starts, k=1, tolerance=0.0)
+    sigma, directions = np.sqrt(found.singular_values[0, 0]), np.asarray(leading_vectors(found, bases)[0])
+    return Lead(jnp.asarray(sigma), jnp.asarray(directions[1]))
+
+
+@jax.jit
+def _fold(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -> Float[Array, "2 m d_model"]:
+    """Stack a weight as it is, and with the gain of a norm and its centring folded in."""
     folded = weight
     if norm is not None:
         folded = weight * norm.gain[None]
         if isinstance(norm, LayerNorm):
             folded -= jnp.mean(folded, axis=1, keepdims=True)
-    pair = jnp.stack([weight, folded])
-    starts = jax.random.normal(jax.random.key(0), (2, weight.shape[1]), weight.dtype)
-    found, bases = decompose(functools.partial(_extend_gram, pair), starts, k=1, tolerance=0.0)
-    return Lead(jnp.sqrt(jnp.asarray(found.singular_values)[0, 0]), leading_vectors(found, bases)[0][1])
+    return jnp.stack([weight, folded])
 
 
-@functools.partial(jax.jit, donate_argnames="bases")
-def _extend_gram(pair: Float[Array, "pair m n"], bases: Bases, begin: Array | int, end: Array | int) -> Bases:
-    """Take steps of Lanczos with the Gram matrix of each of a pair of weights, which is never formed."""
+def _gram_products(kind: None, pair: Float[Array, "pair m n"]) -> Products:
+    """Multiply with the Gram matrix of each of a pair of weights, which is never formed."""
 
-    def extend(matrix: Array, bases: Bases) -> Bases:
-        def step(index: Array, bases: Bases) -> Bases:
-            bases = grow_left(bases, matrix.T @ (matrix @ bases.right[index]), index)
-            return grow_right(bases, matrix.T @ (matrix @ bases.left[index]), index)
+    def forward(vectors: Float[Array, "pair n"]) -> Float[Array, "pair n"]:
+        return jnp.einsum("pmn,pm->pn", pair, jnp.einsum("pmn,pn->pm", pair, vectors))
 
-        return jax.lax.fori_loop(begin, end, step, bases)
-
-    return jax.vmap(extend)(pair, bases)
+    return forward, forward

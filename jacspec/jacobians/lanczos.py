@@ -4,28 +4,35 @@ Golub–Kahan–Lanczos bidiagonalisation (Golub & Kahan 1965; Golub & Van Loan,
 reorthogonalisation, on `jax.linearize` and its transpose, a batch of samples in step so that every product with a
 weight is a GEMM. matfree's `decomp.bidiag` has the recurrence but takes its number of steps in advance; here each
 sample stops on its own error bound and says which, so the loop is written out.
+
+The loop is one program (`_start`): it looks at the bounds itself (`looks.py`) and ends when every sample has stopped or
+the bases are full. What is handed out is computed once, on the host in float64, from the bidiagonal matrices.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 from scipy.linalg import eigh_tridiagonal
 
 from jacspec.jacobians.branches import BRANCHES, Point
+from jacspec.jacobians.looks import should_stop
 from jacspec.models.block import Block
+from jacspec.programs import Program
 
 FIRST_CHECK, CHECK_EVERY, LATER = 10, 2, 16
-"""A sample looks at its bound after so many steps, then every two, beyond 16 every four. Looks are not free: each
-linearises the branch anew, and one at 8 steps, where no trained spectrum has converged, cost a fifth."""
-CAPACITY = 16
+"""A sample looks at its bound after so many steps, then every two, beyond 16 every four."""
+CAPACITY = 64
+"""Steps that the bases have room for at first: trained models take 10 to 24, flat random spectra at 1e-5 take 40."""
 MAX_STEPS = 320
 TOP = 2
 """Singular values that are computed: what ρ and δ need."""
+STAGES = (16, 32)
+"""Until so many steps are taken, vectors are made orthogonal to so many rows of a basis alone; then to all."""
 
 
 class TopValues(NamedTuple):
@@ -46,25 +53,54 @@ class Bases(NamedTuple):
     above: Float[Array, "*sample capacity"]
 
 
+class State(NamedTuple):
+    """Where a batch is: its bases, the steps taken, and the step where each sample stopped, 0 if it has not."""
+
+    bases: Bases
+    taken: Int[Array | np.ndarray, ""]
+    stopped: Int[Array | np.ndarray, " sample"]
+
+
+Vectors = Float[Array, "sample d_model"]
+Products = tuple[Callable[[Vectors], Vectors], Callable[[Vectors], Vectors]]
+"""Multiply a vector a sample with that sample's matrix, and with its transpose."""
+
+
+class Operator(NamedTuple):
+    """Matrices that are known by their products: `make(kind, *arrays)` gives these, `kind` compiled in."""
+
+    make: Callable[..., Products]
+    kind: Hashable
+    arrays: tuple[Any, ...]
+
+
 def top_singular_values(
-    block: Block, point: Point, component: str, starts: Float[Array, "sample d_model"], *, k: int, tolerance: float
+    block: Block, point: Point, component: str, starts: Vectors, *, k: int, tolerance: float
 ) -> TopValues:
-    """Compute the `k` largest singular values of one component's Jacobian at every sample: see `bidiagonalise`.
+    """Compute the `k` largest singular values of one component's Jacobian at every sample: see `decompose`.
 
     Each step costs one product with J and one with its transpose, about twice a forward pass of one token each.
     """
-    return bidiagonalise(extend_branch(block, point, component), starts, k=k, tolerance=tolerance)
+    return decompose(branch_operator(block, point, component), starts, k=k, tolerance=tolerance)[0]
 
 
-def extend_branch(block: Block, point: Point, component: str) -> Callable[[Bases, int, int], Bases]:
-    """Make what takes steps of Lanczos with one component's Jacobian at every sample."""
-    return functools.partial(_extend, block, point.context, point.x, component=component)
+def branch_operator(block: Block, point: Point, component: str) -> Operator:
+    """Take one component's Jacobian at every sample."""
+    return Operator(_branch_products, component, (block, point))
 
 
-def bidiagonalise(
-    extend: Callable[[Bases, int, int], Bases], starts: Float[Array, "sample d_model"], *, k: int, tolerance: float
-) -> TopValues:
-    r"""Find the `k` largest singular values of a batch of matrices that `extend` multiplies with.
+def _branch_products(component: str, block: Block, point: Point) -> Products:
+    def branches(x: Array) -> Array:
+        return jax.vmap(functools.partial(BRANCHES[component], block))(point.context, x)
+
+    # Samples do not depend on each other: the Jacobian of the batch has theirs on its diagonal.
+    _, forward = jax.linearize(branches, point.x)
+    backward = jax.linear_transpose(forward, point.x)
+    return forward, lambda vectors: backward(vectors)[0]
+
+
+def decompose(operator: Operator, starts: Vectors, *, k: int, tolerance: float) -> tuple[TopValues, Bases]:
+    r"""Find the `k` largest singular values of a batch of matrices, and the bases, which `leading_vectors` reads.
 
     After m steps $J V_m = U_m B_m$ and $J^\top U_m = V_m B_m^\top + \beta_m v_{m+1} e_m^\top$ with $B_m$ upper
     bidiagonal. A singular value $\theta_i$ of $B_m$ with left vector $p_i$ has residual
@@ -73,44 +109,116 @@ def bidiagonalise(
     earlier and was wrong where σ₂ and σ₃ are close: until they part, a mixture of both looks like one value with a
     wide gap around it (off by up to 9e-4 in 18 of 96 matrices made so, and by 1.7e-4 in a flat spectrum).
 
-    **Arguments:** `extend(bases, begin, end)` takes the steps `begin` to `end − 1` for every sample, by `grow_left`
-    and `grow_right`; `starts`, a random vector a sample, any length; `tolerance`, relative.
+    **Arguments:** `starts`, a random vector a sample, any length; `tolerance`, relative.
 
     **Returns:** values at the step where a sample stopped, whatever its company in the batch does; `converged` is
     false for one that had not after `MAX_STEPS` steps.
     """
-    return decompose(extend, starts, k=k, tolerance=tolerance)[0]
-
-
-def decompose(
-    extend: Callable[[Bases, int, int], Bases], starts: Float[Array, "sample d_model"], *, k: int, tolerance: float
-) -> tuple[TopValues, Bases]:
-    """Do what `bidiagonalise` does, and return the bases too, which `leading_vectors` reads."""
-    samples, d_model = starts.shape
-    limit = min(MAX_STEPS, d_model)
+    limit = min(MAX_STEPS, starts.shape[1])
     capacity = min(CAPACITY, limit)
-    bases = _begin(starts, capacity)
-    found = TopValues(
-        np.zeros((samples, k), starts.dtype),
-        np.full((samples, k), np.inf, starts.dtype),
-        np.zeros(samples, int),
-        np.zeros(samples, bool),
+    relative = np.asarray(tolerance, starts.dtype)
+    static = {"make": operator.make, "kind": operator.kind, "top": k}
+    state = _start(operator.arrays, starts, relative, capacity=capacity, **static)
+    while True:
+        found = settle(state.bases, state.taken, state.stopped, k=k, tolerance=tolerance, limit=limit)
+        if found.done.all():
+            return found.values, state.bases
+        state = _resume(operator.arrays, state, found.done, relative, capacity=limit, **static)
+
+
+def branch_program(block: Any, point: Any, component: str) -> Program:
+    """Say what `top_singular_values` compiles for the `TOP` values, given shapes."""
+    starts = point.x
+    d_model = starts.shape[1]
+    return Program(
+        _start,
+        ((block, point), starts, jax.ShapeDtypeStruct((), starts.dtype)),
+        {
+            "make": _branch_products,
+            "kind": component,
+            "top": min(TOP, d_model),
+            "capacity": min(CAPACITY, MAX_STEPS, d_model),
+        },
     )
-    taken, check = 0, min(FIRST_CHECK, limit)
-    while not found.converged.all() and taken < limit:
-        if check > capacity:
-            room = min(2 * capacity, limit) - capacity
-            bases, capacity = jax.tree.map(functools.partial(_widen, room=room), bases), capacity + room
-        bases = extend(bases, taken, check)
-        taken = check
-        _record(found, bases, taken, tolerance)
-        check = min(taken + (CHECK_EVERY if taken < LATER else 2 * CHECK_EVERY), limit)
-    return found, bases
+
+
+def start_program(samples: int, d_model: int, dtype: Any) -> Program:
+    """Say what `start_vectors` compiles."""
+    numbers = jax.ShapeDtypeStruct((samples,), np.int32), jax.ShapeDtypeStruct((), np.uint32)
+    return Program(_draw, numbers, {"d_model": d_model, "dtype": jnp.dtype(dtype)})
+
+
+def decompose_by_steps(
+    extend: Callable[[Bases, int, int], Bases], starts: Vectors, *, k: int, tolerance: float
+) -> TopValues:
+    """Do what `decompose` does with a matrix that no one program multiplies with.
+
+    **Arguments:** `extend(bases, begin, end)` takes the steps `begin` to `end − 1` for every sample, by `grow_left`
+    and `grow_right`.
+    """
+    limit = min(MAX_STEPS, starts.shape[1])
+    capacity = min(CAPACITY, limit)
+    relative = np.asarray(tolerance, starts.dtype)
+    state = State(_begin(starts, capacity=capacity), np.zeros((), np.int32), np.zeros(len(starts), np.int32))
+    while True:
+        taken = int(state.taken)
+        if taken == state.bases.diagonal.shape[1]:
+            state = state._replace(bases=_widen(state.bases, capacity=limit))
+        end = next_check(taken, limit)
+        bases = extend(state.bases, taken, end)
+        stops = np.asarray(_look(bases, np.asarray(end, np.int32), relative, top=k))
+        stopped = np.where((state.stopped == 0) & stops, end, state.stopped).astype(np.int32)
+        state = State(bases, np.asarray(end, np.int32), stopped)
+        if stopped.all() or end == limit:
+            found = settle(*state, k=k, tolerance=tolerance, limit=limit)
+            if found.done.all():
+                return found.values
+
+
+def next_check(taken: int, limit: int) -> int:
+    """Say after how many steps samples look at their bounds next."""
+    if taken == 0:
+        return min(FIRST_CHECK, limit)
+    return min(taken + (CHECK_EVERY if taken < LATER else 2 * CHECK_EVERY), limit)
+
+
+class Settled(NamedTuple):
+    """What a batch gave so far, and which samples need no further step."""
+
+    values: TopValues
+    done: Bool[np.ndarray, " sample"]
+
+
+def settle(bases: Bases, taken: Any, stopped: Any, *, k: int, tolerance: float, limit: int) -> Settled:
+    """Compute values and bounds in float64 at the step where each sample stopped.
+
+    The device's look says when a sample may stop; that it may is decided here, if need be some looks later. Both
+    depend on nothing but the sample.
+    """
+    diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
+    taken, stopped = int(taken), np.asarray(stopped)
+    dtype, samples = np.asarray(bases.diagonal).dtype, len(stopped)
+    sigma, bounds = np.zeros((samples, k), dtype), np.full((samples, k), np.inf, dtype)
+    steps, converged = np.zeros(samples, int), np.zeros(samples, bool)
+    for sample, first in enumerate(stopped.tolist()):
+        m = first or taken
+        while True:
+            theta, last = _top_of_bidiagonal(diagonal[sample, :m], above[sample, : m - 1], k)
+            bound = above[sample, m - 1] * last
+            # A value that is zero has no relative error: rounding of the largest is as near as it comes.
+            rounding = 16 * float(np.finfo(dtype).eps) * theta[0]
+            converged[sample] = bool((bound <= np.maximum(tolerance * theta, rounding)).all())
+            if converged[sample] or m == taken or not np.isfinite(theta).all():
+                break
+            m = next_check(m, limit)
+        sigma[sample], bounds[sample], steps[sample] = theta, bound, m
+    done = converged | (steps == limit) | ~np.isfinite(sigma).all(axis=1)
+    return Settled(TopValues(sigma, bounds, steps, converged), done)
 
 
 def leading_vectors(
     found: TopValues, bases: Bases
-) -> tuple[Float[Array, "sample d_model"], Float[Array, "sample d_model"]]:
+) -> tuple[Float[np.ndarray, "sample d_model"], Float[np.ndarray, "sample d_model"]]:
     r"""Put together the right and the left singular vector of σ₁, at the step where each sample stopped.
 
     They are $V_m q_1$ and $U_m p_1$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
@@ -119,85 +227,83 @@ def leading_vectors(
     zero matrix, which has none, both are zero.
     """
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
-    weights = np.zeros((2, *diagonal.shape))
+    weights = np.zeros((2, *diagonal.shape), bases.right.dtype)
     for sample, m in enumerate(found.steps.tolist()):
         _, vectors = _eigen_top(diagonal[sample, :m], above[sample, : m - 1], 1)
         weights[:, sample, :m] = vectors[::2, 0], vectors[1::2, 0]
-    right, left = jnp.asarray(weights, bases.right.dtype)
     zero = found.singular_values[:, :1] == 0
-    pair = _combine(right, bases.right[:, :-1]), _combine(left, bases.left)
-    return jnp.where(zero, 0, pair[0]), jnp.where(zero, 0, pair[1])
+    right, left = (np.where(zero, 0, np.asarray(side)) for side in _combine(weights, bases))
+    return right, left
 
 
 @jax.jit
-def _combine(
-    weights: Float[Array, "sample capacity"], basis: Float[Array, "sample capacity d_model"]
-) -> Float[Array, "sample d_model"]:
-    vectors = jnp.einsum("sc,scd->sd", weights, basis)
-    return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+def _combine(weights: Float[Array, "side sample capacity"], bases: Bases) -> tuple[Vectors, Vectors]:
+    def unit(weights: Array, basis: Array) -> Array:
+        vectors = jnp.einsum("sc,scd->sd", weights, basis)
+        return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return unit(weights[0], bases.right[:, :-1]), unit(weights[1], bases.left)
 
 
 def start_vectors(
     samples: Int[np.ndarray, " sample"], d_model: int, dtype: jnp.dtype, *, seed: int
 ) -> Float[Array, "sample d_model"]:
     """Draw a start vector a sample, by the sample's own number, so that its company in a batch changes nothing."""
-    key = jax.random.key(seed)
+    return _draw(
+        np.asarray(samples, np.int32), np.asarray(seed % 2**32, np.uint32), d_model=d_model, dtype=jnp.dtype(dtype)
+    )
 
+
+@functools.partial(jax.jit, static_argnames=("d_model", "dtype"))
+def _draw(samples: Int[Array, " sample"], seed: UInt[Array, ""], *, d_model: int, dtype: jnp.dtype) -> Vectors:
     def start(sample: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, sample), (d_model,), dtype)
+        return jax.random.normal(jax.random.fold_in(jax.random.key(seed), sample), (d_model,), dtype)
 
-    return jax.vmap(start)(jnp.asarray(samples))
-
-
-def grow_left(bases: Bases, image: Float[Array, " d_model"], index: Array | int) -> Bases:
-    """Take step `index` of one sample, first half: `image` is J times the right vector `index`."""
-    left, alpha = _orthonormal(image, bases.left)
-    return bases._replace(left=bases.left.at[index].set(left), diagonal=bases.diagonal.at[index].set(alpha))
+    return jax.vmap(start)(samples)
 
 
-def grow_right(bases: Bases, image: Float[Array, " d_model"], index: Array | int) -> Bases:
-    """Take step `index` of one sample, second half: `image` is Jᵀ times the left vector `index`.
+def grow_left(bases: Bases, images: Vectors, index: Array | int) -> Bases:
+    """Take step `index` of every sample, first half: `images` are J times the right vectors `index`."""
+    left, alpha = _orthonormal(images, bases.left, index)
+    return bases._replace(left=bases.left.at[:, index].set(left), diagonal=bases.diagonal.at[:, index].set(alpha))
 
-    Where nothing is left of it J keeps the space so far to itself, as the identity that a block of zeros is does: any
+
+def grow_right(bases: Bases, images: Vectors, index: Array | int) -> Bases:
+    """Take step `index` of every sample, second half: `images` are Jᵀ times the left vectors `index`.
+
+    Where nothing is left of one, J keeps the space so far to itself, as the identity that a block of zeros is does: any
     other direction goes on, or a second value as large as the first would stay hidden.
     """
-    right, beta = _orthonormal(image, bases.right)
-    other, _ = _orthonormal(jnp.sin(jnp.arange(1, image.size + 1, dtype=image.dtype) ** 2), bases.right)
-    right = jnp.where(beta == 0, other, right)
-    return bases._replace(right=bases.right.at[index + 1].set(right), above=bases.above.at[index].set(beta))
+    right, beta = _orthonormal(images, bases.right, index + 1)
+    lost = beta == 0
 
+    def other() -> Vectors:
+        any_vector = jnp.sin(jnp.arange(1, images.shape[1] + 1, dtype=images.dtype) ** 2)
+        return jnp.where(
+            lost[:, None], _orthonormal(jnp.tile(any_vector, (len(lost), 1)), bases.right, index + 1)[0], right
+        )
 
-def _record(found: TopValues, bases: Bases, taken: int, tolerance: float) -> None:
-    """Note, for samples that have not stopped, the values after `taken` steps, their bounds, and whether they stop."""
-    open_ = np.flatnonzero(~found.converged)
-    diagonal, above = (np.asarray(part, np.float64)[open_, :taken] for part in (bases.diagonal, bases.above))
-    theta, last = _top_of_bidiagonal(diagonal, above[:, :-1], found.singular_values.shape[1])
-    bound = above[:, -1:] * last
-    found.singular_values[open_] = theta
-    found.bounds[open_] = bound
-    found.steps[open_] = taken
-    # A value that is zero has no relative error: rounding of the largest is as near as it comes.
-    rounding = 16 * float(np.finfo(found.singular_values.dtype).eps) * theta[:, :1]
-    found.converged[open_] = (bound <= np.maximum(tolerance * theta, rounding)).all(axis=1)
+    right = jax.lax.cond(jnp.any(lost), other, lambda: right)
+    return bases._replace(right=bases.right.at[:, index + 1].set(right), above=bases.above.at[:, index].set(beta))
 
 
 def _top_of_bidiagonal(
-    diagonal: Float[np.ndarray, "sample m"], above: Float[np.ndarray, "sample m-1"], top: int
-) -> tuple[Float[np.ndarray, "sample top"], Float[np.ndarray, "sample top"]]:
-    """Compute the largest singular values of upper bidiagonal matrices, and where their left vectors end.
+    diagonal: Float[np.ndarray, " m"], above: Float[np.ndarray, " m-1"], top: int
+) -> tuple[Float[np.ndarray, " top"], Float[np.ndarray, " top"]]:
+    """Compute the largest singular values of an upper bidiagonal matrix, and where their left vectors end.
 
-    **Returns:** the values, and the size of each left vector's last component. They are the upper half of the
-    eigenvalues of the tridiagonal matrix with zeros on its diagonal and the entries in turn beside it, whose vectors
-    hold right and left in turn (Golub & Kahan 1965). Only the top is computed: an SVD of each matrix at each look took
-    longer than the products with J.
+    **Returns:** the values, NaN where the matrix is not finite, and the size of each left vector's last component.
+    They are the upper half of the eigenvalues of the tridiagonal matrix with zeros on its diagonal and the entries in
+    turn beside it, whose vectors hold right and left in turn (Golub & Kahan 1965). Only the top is computed: an SVD
+    of the whole took longer than the products with J.
     """
-    samples, m = diagonal.shape
-    top = min(top, m)
-    theta, last = np.zeros((samples, top)), np.zeros((samples, top))
-    for sample in range(samples):
-        values, vectors = _eigen_top(diagonal[sample], above[sample], top)
-        theta[sample] = np.maximum(values[::-1], 0)
-        last[sample] = np.minimum(np.sqrt(2) * np.abs(vectors[-1, ::-1]), 1)
+    theta, last = np.zeros(top), np.zeros(top)
+    if not (np.isfinite(diagonal).all() and np.isfinite(above).all()):
+        return np.full(top, np.nan), last
+    there = min(top, len(diagonal))
+    values, vectors = _eigen_top(diagonal, above, there)
+    theta[:there] = np.maximum(values[::-1], 0)
+    last[:there] = np.minimum(np.sqrt(2) * np.abs(vectors[-1, ::-1]), 1)
     return theta, last
 
 
@@ -212,7 +318,7 @@ def _eigen_top(
 
 
 @functools.partial(jax.jit, static_argnames="capacity")
-def _begin(starts: Float[Array, "sample d_model"], capacity: int) -> Bases:
+def _begin(starts: Vectors, capacity: int) -> Bases:
     samples, d_model = starts.shape
     # One right vector more: the one that the next step starts from.
     right = jnp.zeros((samples, capacity + 1, d_model), starts.dtype)
@@ -221,42 +327,89 @@ def _begin(starts: Float[Array, "sample d_model"], capacity: int) -> Bases:
     return Bases(right.at[:, 0].set(first), right[:, 1:], none, none)
 
 
-def _widen(part: Float[Array, "sample capacity *d_model"], room: int) -> Float[Array, "sample wider *d_model"]:
-    return jnp.pad(part, [(0, room if axis == 1 else 0) for axis in range(part.ndim)])
+@functools.partial(jax.jit, static_argnames="capacity")
+def _widen(bases: Bases, capacity: int) -> Bases:
+    room = capacity - bases.diagonal.shape[1]
+    return jax.tree.map(lambda part: jnp.pad(part, [(0, room if axis == 1 else 0) for axis in range(part.ndim)]), bases)
 
 
-@functools.partial(jax.jit, static_argnames="component", donate_argnames="bases")
-def _extend(
-    block: Block,
-    context: Any,
-    x: Float[Array, "sample d_model"],
-    bases: Bases,
-    begin: Int[Array, ""] | int,
-    end: Int[Array, ""] | int,
+@functools.partial(jax.jit, static_argnames="top")
+def _look(bases: Bases, taken: Int[Array, ""], tolerance: Float[Array, ""], *, top: int) -> Bool[Array, " sample"]:
+    return should_stop(bases.diagonal, bases.above, taken, tolerance, top=top)
+
+
+@functools.partial(jax.jit, static_argnames=("make", "kind", "top", "capacity"))
+def _start(
+    arrays: Any,
+    starts: Vectors,
+    tolerance: Float[Array, ""],
     *,
-    component: str,
-) -> Bases:
-    """Take the steps `begin` to `end − 1` for every sample."""
+    make: Callable[..., Products],
+    kind: Hashable,
+    top: int,
+    capacity: int,
+) -> State:
+    """Take steps until every sample has stopped or the bases are full."""
+    stopped = jnp.zeros(starts.shape[0], jnp.int32)
+    state = State(_begin(starts, capacity), jnp.zeros((), jnp.int32), stopped)
+    return _run(make(kind, *arrays), state, tolerance, top)
 
-    def extend(context: Any, x: Array, bases: Bases) -> Bases:
-        _, forward = jax.linearize(lambda moved: BRANCHES[component](block, context, moved), x)
-        backward = jax.linear_transpose(forward, x)
 
-        def step(index: Array, bases: Bases) -> Bases:
-            bases = grow_left(bases, forward(bases.right[index]), index)
-            (image,) = backward(bases.left[index])
-            return grow_right(bases, image, index)
+@functools.partial(jax.jit, static_argnames=("make", "kind", "top", "capacity"))
+def _resume(
+    arrays: Any,
+    state: State,
+    done: Bool[Array, " sample"],
+    tolerance: Float[Array, ""],
+    *,
+    make: Callable[..., Products],
+    kind: Hashable,
+    top: int,
+    capacity: int,
+) -> State:
+    """Take further steps for samples that are not `done`, in bases of a larger capacity."""
+    wide = state._replace(bases=_widen(state.bases, capacity))
+    further = _run(make(kind, *arrays), wide._replace(stopped=jnp.where(done, state.taken, 0)), tolerance, top)
+    # Where a sample first stopped stands, also if the host asked for more.
+    return further._replace(stopped=jnp.where(state.stopped > 0, state.stopped, further.stopped))
 
-        return jax.lax.fori_loop(begin, end, step, bases)
 
-    return jax.vmap(extend)(context, x, bases)
+def _run(products: Products, state: State, tolerance: Float[Array, ""], top: int) -> State:
+    forward, backward = products
+    capacity = state.bases.diagonal.shape[1]
+
+    def step(index: Array, bases: Bases) -> Bases:
+        bases = grow_left(bases, forward(bases.right[:, index]), index)
+        return grow_right(bases, backward(bases.left[:, index]), index)
+
+    def open_(state: State) -> Array:
+        return jnp.any(jnp.asarray(state.stopped) == 0) & (state.taken < capacity)
+
+    def advance(state: State) -> State:
+        later = state.taken + jnp.where(state.taken < LATER, CHECK_EVERY, 2 * CHECK_EVERY)
+        end = jnp.minimum(jnp.where(state.taken == 0, FIRST_CHECK, later), capacity)
+        bases = jax.lax.fori_loop(state.taken, end, step, state.bases)
+        stops = should_stop(bases.diagonal, bases.above, end, tolerance, top=top)
+        return State(bases, end, jnp.where((state.stopped == 0) & stops, end, state.stopped))
+
+    return jax.lax.while_loop(open_, advance, state)
 
 
 def _orthonormal(
-    vector: Float[Array, " d_model"], basis: Float[Array, "capacity d_model"]
-) -> tuple[Float[Array, " d_model"], Float[Array, ""]]:
-    """Take the basis out of a vector, twice ("twice is enough", Parlett 1980), and norm what is left."""
-    for _ in range(2):
-        vector = vector - basis.T @ (basis @ vector)
-    length = jnp.linalg.norm(vector)
-    return jnp.where(length > 0, vector / jnp.where(length > 0, length, 1), 0), length
+    vectors: Vectors, basis: Float[Array, "sample row d_model"], rows: Array | int
+) -> tuple[Vectors, Array]:
+    """Take the first `rows` of a basis out of vectors, twice ("twice is enough", Parlett 1980), and norm the rest."""
+
+    def without(most: int, vectors: Array) -> Array:
+        part = basis[:, :most]
+        for _ in range(2):
+            vectors = vectors - jnp.einsum("srd,sr->sd", part, jnp.einsum("srd,sd->sr", part, vectors))
+        return vectors
+
+    stages = [most for most in STAGES if most < basis.shape[1]]
+    stage = sum((jnp.asarray(rows > most, jnp.int32) for most in stages), jnp.zeros((), jnp.int32))
+    branches = [functools.partial(without, most) for most in (*stages, basis.shape[1])]
+    vectors = jax.lax.switch(stage, branches, vectors)
+    length = jnp.linalg.norm(vectors, axis=1)
+    whole = (length > 0)[:, None]
+    return jnp.where(whole, vectors / jnp.where(whole, length[:, None], 1), 0), length

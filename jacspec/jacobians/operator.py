@@ -13,9 +13,9 @@ from scipy.sparse.linalg import LinearOperator
 from jacspec.backend import numerics
 from jacspec.corpus import make_batches
 from jacspec.errors import JacspecError, suggest
-from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components, components_of
-from jacspec.jacobians.lanczos import decompose, extend_branch, start_vectors
-from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
+from jacspec.jacobians.lanczos import branch_operator, decompose, start_vectors
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 
@@ -102,8 +102,8 @@ class Jacobian(LinearOperator):
         """Take Lanczos steps until the `k` values have converged; None where they do not."""
         with numerics(str(self.dtype)):
             starts = start_vectors(np.zeros(1, int), self.shape[0], jnp.dtype(self.dtype), seed=seed)
-            extend = extend_branch(self._block, self._point, self._component)
-            found, bases = decompose(extend, starts, k=k, tolerance=tolerance)
+            operator = branch_operator(self._block, self._point, self._component)
+            found, bases = decompose(operator, starts, k=k, tolerance=tolerance)
         if not found.converged.all():
             return None
         steps = int(found.steps[0])
@@ -160,16 +160,18 @@ def jacobian_operator(
         raise JacspecError(f"layer={layer} is not in the model. Accepted: 0 to {len(numbers) - 1}, or -1 for the last.")
     number = numbers[layer]
 
-    def visit(place: int, block: Block, streams: list[Stream]) -> tuple[Block, Point] | None:
+    own = components_of(spec.blocks[number], names)[full]
+
+    def visit(place: int, block: Block, streams: list[Stream]) -> Visit:
         if place != number:
-            return None
+            return Visit(None)
         (stream,) = streams
-        points = branch_points(block, stream.hidden, stream.batch.lengths, stream.memory)
-        return block, points[components_of(block.spec, names)[full]]
+        points, _ = pass_through(block, stream, [own], last=True)
+        return Visit((block, points[own]))
 
     with numerics(checkpoint.dtype.name):
         ((block, point),) = walk(
             checkpoint, make_batches([tokens], size=1), visit, last=number, decoder_input=decoder_input
         )
     facts = {"model": checkpoint.name, "layer": spec.layer(number), "component": full, "tokens": len(tokens)}
-    return Jacobian(block, point, components_of(spec.blocks[number], names)[full], facts)
+    return Jacobian(block, point, own, facts)

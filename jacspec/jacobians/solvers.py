@@ -6,14 +6,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point
-from jacspec.jacobians.lanczos import MAX_STEPS, TOP, TopValues, start_vectors, top_singular_values
+from jacspec.jacobians.lanczos import (
+    CAPACITY,
+    TOP,
+    TopValues,
+    branch_program,
+    start_program,
+    start_vectors,
+    top_singular_values,
+)
 from jacspec.jacobians.mesh import beside
 from jacspec.models.block import Block, BlockSpec, ModelSpec
+from jacspec.programs import Program
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.svd import singular_values
 
@@ -32,7 +41,7 @@ class BranchSpectra(NamedTuple):
     All singular values or the largest; J where it has it; by name, what it says of its own accuracy a sample.
     """
 
-    singular_values: Float[Array, "sample k"]
+    singular_values: Float[Array | np.ndarray, "sample k"]
     jacobians: Float[Array, "sample d_model d_model"] | None
     diagnostics: Mapping[str, np.ndarray]
 
@@ -41,13 +50,15 @@ class Engine(NamedTuple):
     """A row of the table.
 
     `solve(block, point, component, samples, tolerance, seed)` computes; `needs` are the needs of metrics that it
-    serves; `flops` and `bytes` estimate a sample's cost, `bytes(spec, tokens, itemsize)` of work arrays.
+    serves; `flops` and `bytes` estimate a sample's cost, `bytes(spec, tokens, itemsize)` of work arrays;
+    `programs(block, point, component)` says what is compiled, given shapes.
     """
 
     solve: Callable[[Block, Point, str, np.ndarray, float, int], BranchSpectra]
     needs: frozenset[str]
     flops: Callable[[BlockSpec], float]
     bytes: Callable[[BlockSpec, int, int], int]
+    programs: Callable[[Any, Any, str], list[Program]]
 
 
 def _dense(form: Callable[..., Array]) -> Callable[[Block, Point, str, np.ndarray, float, int], BranchSpectra]:
@@ -62,6 +73,24 @@ def _dense(form: Callable[..., Array]) -> Callable[[Block, Point, str, np.ndarra
     return solve
 
 
+def _dense_programs(form: Any) -> Callable[[Any, Any, str], list[Program]]:
+    def programs(block: Any, point: Any, component: str) -> list[Program]:
+        return [Program(form, (block, point.context, point.x), {"component": component})]
+
+    return programs
+
+
+def _lanczos_programs(block: Any, point: Any, component: str) -> list[Program]:
+    samples, d_model = point.x.shape
+    return [start_program(samples, d_model, point.x.dtype), branch_program(block, point, component)]
+
+
+def audit_programs(block: Any, point: Any, component: str) -> list[Program]:
+    """Say what an audit compiles, given shapes."""
+    row = jax.ShapeDtypeStruct((), np.int32)
+    return [Program(dense.jacobian_at, (block, point, row), {"component": component})]
+
+
 def _lanczos(
     block: Block, point: Point, component: str, samples: np.ndarray, tolerance: float, seed: int
 ) -> BranchSpectra:
@@ -74,7 +103,7 @@ def _lanczos(
 def top_spectra(found: TopValues) -> BranchSpectra:
     """Hand on the largest singular values, with what Lanczos says of their accuracy."""
     said = {"error_bound": found.bounds, "steps": found.steps, "converged": found.converged}
-    return BranchSpectra(jnp.asarray(found.singular_values), None, said)
+    return BranchSpectra(found.singular_values, None, said)
 
 
 def pass_flops(spec: BlockSpec) -> float:
@@ -85,7 +114,7 @@ def pass_flops(spec: BlockSpec) -> float:
 
 
 def _lanczos_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
-    widest = 2 * MAX_STEPS * spec.d_model + 6 * spec.mlp.d_ff
+    widest = 2 * CAPACITY * spec.d_model + 6 * spec.mlp.d_ff
     prefix = 2 * tokens * spec.attention.kv_heads * spec.attention.d_head + 4 * spec.attention.heads * tokens
     return itemsize * (widest + prefix)
 
@@ -109,18 +138,21 @@ ENGINES: Mapping[str, Engine] = {
         ALL,
         lambda spec: spec.d_model * pass_flops(spec) + svd_flops(spec),
         lambda spec, tokens, itemsize: dense.work_bytes(spec, tokens=tokens, itemsize=itemsize),
+        _dense_programs(dense.jacobians),
     ),
     "analytic": Engine(
         _dense(analytic.jacobians),
         ALL,
         _analytic_flops,
         lambda spec, tokens, itemsize: analytic.work_bytes(spec, tokens=tokens, itemsize=itemsize),
+        _dense_programs(analytic.jacobians),
     ),
     "lanczos": Engine(
         _lanczos,
         frozenset({"top"}),
         lambda spec: 2 * EXPECTED_STEPS * pass_flops(spec),
         _lanczos_bytes,
+        _lanczos_programs,
     ),
 }
 """Engines by name."""
@@ -167,13 +199,25 @@ def audit(
 
     **Raises:** `JacspecError`, naming `where`, if it is above `tolerance`, or above rounding where that is coarser.
     """
-    alone: Any = jax.tree.map(lambda leaf: leaf[row : row + 1], point)
-    exact = dense.jacobians(block, alone.context, alone.x, component=component)
+    place = np.asarray(row, np.int32)
+    exact = dense.jacobian_at(block, point, place, component=component)
     if found.jacobians is None:
         return audit_top(np.asarray(found.singular_values)[row], exact, where, tolerance, ways_on=WAYS_ON)
-    largest = float(singular_values(exact)[0, 0]) or 1.0
-    deviation = float(singular_values(found.jacobians[row : row + 1] - exact)[0, 0]) / largest
+    largest = top_value(exact) or 1.0
+    deviation = top_value(_difference(found.jacobians, exact, place)) / largest
     return _allow(deviation, "the Jacobian", where, tolerance, exact.dtype, WAYS_ON)
+
+
+def top_value(matrix: Float[Array, "1 m n"]) -> float:
+    """Compute σ₁ of one matrix."""
+    return float(np.asarray(singular_values(matrix))[0, 0])
+
+
+@jax.jit
+def _difference(
+    found: Float[Array, "sample m n"], exact: Float[Array, "1 m n"], row: Int[Array, ""]
+) -> Float[Array, "1 m n"]:
+    return jax.lax.dynamic_slice_in_dim(found, row, 1) - exact
 
 
 WAYS_ON = "engine=jacfwd, or precision=float64"
@@ -209,8 +253,8 @@ def audit_pair(
 
     **Raises:** as `audit`.
     """
-    matrix = np.asarray(exact[0], np.float64)
-    largest = float(singular_values(exact)[0, 0])
+    matrix = np.asarray(exact, np.float64)[0]
+    largest = top_value(exact)
     v, u = (np.asarray(vector, np.float64) for vector in (right, left))
     residuals = (np.linalg.norm(matrix @ v - largest * u), np.linalg.norm(matrix.T @ u - largest * v))
     return _allow(float(max(residuals)) / (largest or 1.0), "a singular vector", where, tolerance, exact.dtype, ways_on)

@@ -1,17 +1,20 @@
 """A checkpoint as a stream: all samples are carried through it, one block in memory at a time."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jacspec.corpus import decoder_batch
-from jacspec.glossary import Batch, Memory, PaddedBatch
+from jacspec.glossary import Memory, Packed, PaddedBatch
+from jacspec.jacobians.branches import Point, pack_points
 from jacspec.jacobians.mesh import beside, on_each
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.programs import Program, shapes_of
 
 Result = TypeVar("Result")
 
@@ -19,23 +22,30 @@ Result = TypeVar("Result")
 class Stream(NamedTuple):
     """A batch on its way through a stack: its residual streams, and what its decoder reads."""
 
-    hidden: Float[Array, "sample token d_model"]
-    batch: Batch
+    hidden: Float[Array, "pack place d_model"]
+    batch: Packed
     memory: Memory | None
+
+
+class Visit(NamedTuple):
+    """What was found of a block, None where nothing was; and the streams that leave it, where they were computed."""
+
+    found: Any
+    left: list[Stream] | None = None
 
 
 def walk(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
-    visit: Callable[[int, Block, list[Stream]], Result | None],
+    visit: Callable[[int, Block, list[Stream]], Visit],
     *,
     last: int,
     decoder_input: str,
-) -> Iterator[Result]:
+) -> Iterator[Any]:
     """Carry all samples through blocks 0 to `last`, and yield what `visit(number, block, streams)` finds.
 
     Where it finds nothing (None), nothing is yielded. `streams` are those that enter the block. Only one block and the
-    hidden states (sample, token, d_model) are in memory, in a decoder its encoder's output too, as long as `visit`
+    hidden states (pack, place, d_model) are in memory, in a decoder its encoder's output too, as long as `visit`
     keeps no block.
     """
     spec = checkpoint.spec
@@ -44,31 +54,48 @@ def walk(
         if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
             streams = _enter_decoder(checkpoint, streams, decoder_input)
         block = on_each(checkpoint.block(number), streams[0].hidden)
-        if (found := visit(number, block, streams)) is not None:
+        found, left = visit(number, block, streams)
+        if found is not None:
             yield found
         if number < last:
-            streams = [stream._replace(hidden=_step(block, *stream)) for stream in streams]
+            streams = [step(block, stream) for stream in streams] if left is None else left
         # What still reads this block ends before the next is made.
         jax.block_until_ready(streams)
-        del block
+        del block, left
 
 
 def carry(checkpoint: Checkpoint, batches: Sequence[PaddedBatch]) -> list[Stream]:
     """Carry all samples through the whole of a model that has one stack, and return what leaves its last block."""
     last = len(checkpoint.spec.blocks) - 1
 
-    def visit(number: int, block: Block, streams: list[Stream]) -> list[Stream] | None:
-        return [stream._replace(hidden=_step(block, *stream)) for stream in streams] if number == last else None
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
+        return Visit([step(block, stream) for stream in streams] if number == last else None)
 
     (left,) = walk(checkpoint, batches, visit, last=last, decoder_input="shifted")
     return left
 
 
-def _enter(checkpoint: Checkpoint, batches: Sequence[Batch], memories: Sequence[Memory] | None) -> list[Stream]:
+def step(block: Block, stream: Stream) -> Stream:
+    """Carry a batch through a block."""
+    return stream._replace(hidden=_step(block, *stream))
+
+
+def pass_through(
+    block: Block, stream: Stream, components: Sequence[str], *, last: bool
+) -> tuple[dict[str, Point], Stream]:
+    """Find where components are differentiated at each row of a batch, and carry it through the block unless `last`.
+
+    One program, in which keys and values are computed once.
+    """
+    found, hidden = _pass_through(block, *stream, np.asarray(not last), components=tuple(components))
+    return found, stream._replace(hidden=hidden)
+
+
+def _enter(checkpoint: Checkpoint, batches: Sequence[Packed], memories: Sequence[Memory] | None) -> list[Stream]:
     """Embed the tokens of all batches."""
     embedding = on_each(checkpoint.embedding(), batches[0].tokens)
     return [
-        Stream(_embed(embedding, batch.tokens), batch, memory)
+        Stream(_embed(embedding, batch), batch, memory)
         for batch, memory in zip(batches, memories or (None,) * len(batches), strict=True)
     ]
 
@@ -78,25 +105,62 @@ def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[Stream], decoder_in
     start = checkpoint.spec.decoder_start
     assert start is not None
     norm = on_each(checkpoint.encoder_norm(), streams[0].hidden)
-    memories = [Memory(_normed(norm, stream.hidden), jnp.asarray(stream.batch.lengths)) for stream in streams]
+    memories = [Memory(_normed(norm, stream.hidden), stream.batch.packing) for stream in streams]
     batches = [
         beside(decoder_batch(stream.batch, start=start, kind=decoder_input), stream.hidden) for stream in streams
     ]
     return _enter(checkpoint, batches, memories)
 
 
-@jax.jit
-def _embed(embedding: Embedding, tokens: Int[Array, "sample token"]) -> Float[Array, "sample token d_model"]:
-    return jax.vmap(embedding)(jnp.asarray(tokens))
+def embedding_program(embedding: Any, batch: Packed) -> Program:
+    """Say what embeds a batch, given the shapes of the module."""
+    return Program(_embed, (embedding, shapes_of(batch)), {})
+
+
+def passing_program(block: Any, hidden: Any, batch: Packed, memory: Any, components: Sequence[str]) -> Program:
+    """Say what `pass_through` compiles, given shapes."""
+    onward = jax.ShapeDtypeStruct((), np.bool_)
+    return Program(_pass_through, (block, hidden, shapes_of(batch), memory, onward), {"components": tuple(components)})
+
+
+def norm_program(norm: Any, hidden: Any) -> Program:
+    """Say what ends an encoder, given shapes."""
+    return Program(_normed, (norm, hidden), {})
 
 
 @jax.jit
-def _normed(norm: Any, h: Float[Array, "sample token d_model"]) -> Float[Array, "sample token d_model"]:
+def _embed(embedding: Embedding, batch: Packed) -> Float[Array, "pack place d_model"]:
+    return jax.vmap(lambda own: embedding(own.tokens, own.packing.positions()))(batch)
+
+
+@jax.jit
+def _normed(norm: Any, h: Float[Array, "pack place d_model"]) -> Float[Array, "pack place d_model"]:
     return norm(h)
 
 
 @jax.jit
 def _step(
-    block: Block, h: Float[Array, "sample token d_model"], batch: Batch, memory: Memory | None
-) -> Float[Array, "sample token d_model"]:
-    return jax.vmap(block)(h, jnp.asarray(batch.lengths), memory)
+    block: Block, h: Float[Array, "pack place d_model"], batch: Packed, memory: Memory | None
+) -> Float[Array, "pack place d_model"]:
+    return jax.vmap(block)(h, batch.packing, memory)
+
+
+@functools.partial(jax.jit, static_argnames="components")
+def _pass_through(
+    block: Block,
+    h: Float[Array, "pack place d_model"],
+    batch: Packed,
+    memory: Memory | None,
+    onward: Bool[Array | np.ndarray, ""],
+    *,
+    components: tuple[str, ...],
+) -> tuple[dict[str, Point], Float[Array, "pack place d_model"]]:
+    def one(h: Array, batch: Packed, memory: Memory | None) -> tuple[dict[str, Point], Array]:
+        seen = block.key_value(h)
+        points = pack_points(block, h, batch.packing, memory, seen)
+        left = jax.lax.cond(onward, lambda: block(h, batch.packing, memory, seen), lambda: h)
+        return {component: points[component] for component in components}, left
+
+    points, left = jax.vmap(one)(h, batch, memory)
+    # Rows of all packs, one after the other.
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), points), left

@@ -8,23 +8,24 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jacspec.glossary import Memory, Prefix
+from jacspec.glossary import Memory, Packing, Prefix
 from jacspec.models.layers import (
     ACTIVATIONS,
     MLP,
     Attention,
     AttentionSpec,
+    KeyValue,
     LayerNorm,
     Linear,
     MLPSpec,
     NormSpec,
     RMSNorm,
     Spread,
+    draw_normal,
     make_norm,
 )
 
@@ -158,9 +159,15 @@ class Block(nnx.Module):
         self.mlp_norms = Sublayer(spec, dtype)
         self.spec = spec
 
-    def prefix(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Prefix:
-        """Compute what the last token (position `length − 1`) sees of the other tokens."""
-        return self.attn.prefix(self.attn_norms.enter(h), length)
+    def key_value(self, h: Float[Array, "token d_model"]) -> KeyValue:
+        """Compute the keys and values of attention at every token."""
+        return self.attn.key_value(self.attn_norms.enter(h))
+
+    def prefix(
+        self, h: Float[Array, "token d_model"], length: Int[Array, ""] | Packing, seen: KeyValue | None = None
+    ) -> Prefix:
+        """Compute what the last token (position `length − 1`) sees of the other tokens; of a pack, in each sample."""
+        return self.attn.prefix(self.key_value(h) if seen is None else seen, length)
 
     def attn_branch(self, x: Float[Array, " d_model"], prefix: Prefix) -> Float[Array, " d_model"]:
         """Compute what attention adds to the residual stream at the last token, whose stream is `x`."""
@@ -199,18 +206,22 @@ class Block(nnx.Module):
             x = self.cross_norms.add(x, cross(x))
         return self.mlp_norms.add(x, self.mlp_branch(x))
 
-    def attn_branches(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
+    def attn_branches(
+        self, h: Float[Array, "token d_model"], length: Int[Array, ""] | Packing, seen: KeyValue | None = None
+    ) -> Float[Array, "token d_model"]:
         """Compute what attention adds at every token; no token that counts sees the padding."""
-        return self.attn_norms.leave(self.attn(self.attn_norms.enter(h), length))
+        return self.attn_norms.leave(self.attn(self.attn_norms.enter(h), length, seen))
 
-    def cross_branches(self, h: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token d_model"]:
-        """Compute what attention to the encoder adds at every token."""
+    def cross_branches(
+        self, h: Float[Array, "token d_model"], memory: Memory, packing: Packing | None = None
+    ) -> Float[Array, "token d_model"]:
+        """Compute what attention to the encoder adds at every token; `packing` is that of `h`, where it is a pack."""
         assert self.cross is not None
         assert self.cross_norms is not None
-        return self.cross_norms.leave(self.cross.read(self.cross_norms.enter(h), memory))
+        return self.cross_norms.leave(self.cross.read(self.cross_norms.enter(h), memory, packing))
 
     def matrix_inputs(
-        self, h: Float[Array, "token d_model"], length: Int[Array, ""], memory: Memory | None = None
+        self, h: Float[Array, "token d_model"], length: Int[Array, ""] | Packing, memory: Memory | None = None
     ) -> dict[str, Float[Array, "source width"]]:
         """Compute what enters each weight matrix at every token, by the matrix's place, as `attn.q` or `mlp.down`.
 
@@ -220,6 +231,7 @@ class Block(nnx.Module):
         found = {**dict.fromkeys(("attn.q", "attn.k", "attn.v"), u), "attn.o": self.attn.mix(u, length)}
         if not self.spec.parallel:
             h = self.attn_norms.add(h, self.attn_branches(h, length))
+        packing = length if isinstance(length, Packing) else None
         if self.cross is not None:
             assert self.cross_norms is not None
             assert memory is not None
@@ -228,23 +240,29 @@ class Block(nnx.Module):
                 "cross.q": u,
                 "cross.k": memory.h,
                 "cross.v": memory.h,
-                "cross.o": self.cross.mix_memory(u, memory),
+                "cross.o": self.cross.mix_memory(u, memory, packing),
             }
-            h = self.cross_norms.add(h, self.cross_branches(h, memory))
+            h = self.cross_norms.add(h, self.cross_branches(h, memory, packing))
         u = self.mlp_norms.enter(h)
         gate = {} if self.mlp.gate is None else {"mlp.gate": u}
         return {**found, "mlp.up": u, **gate, "mlp.down": self.mlp.hidden(u)}
 
     def __call__(
-        self, h: Float[Array, "token d_model"], length: Int[Array, ""] | None = None, memory: Memory | None = None
+        self,
+        h: Float[Array, "token d_model"],
+        length: Int[Array, ""] | Packing | None = None,
+        memory: Memory | None = None,
+        seen: KeyValue | None = None,
     ) -> Float[Array, "token d_model"]:
         """Carry the residual stream of one sample, of which `length` tokens count (default: all), through the block.
 
-        `memory` is the encoder's output, for a block with cross attention.
+        Or that of a pack of samples. `memory` is the encoder's output, for a block with cross attention; `seen` what
+        `key_value` gives, where it is known.
         """
         length = jnp.asarray(h.shape[0]) if length is None else length
-        cross = None if memory is None else functools.partial(self.cross_branches, memory=memory)
-        return self._add_branches(h, self.attn_branches(h, length), cross)
+        packing = length if isinstance(length, Packing) else None
+        cross = None if memory is None else functools.partial(self.cross_branches, memory=memory, packing=packing)
+        return self._add_branches(h, self.attn_branches(h, length, seen), cross)
 
 
 class Embedding(nnx.Module):
@@ -254,7 +272,7 @@ class Embedding(nnx.Module):
         own, d_model = spec.embedding, spec.d_model
 
         def table(rows: int, width: int) -> nnx.Param:
-            return nnx.Param(own.std * jax.random.normal(rngs.params(), (rows, width), dtype))
+            return nnx.Param(draw_normal(rngs.params(), (rows, width), own.std, dtype))
 
         self.token = table(spec.vocab, own.width)
         self.position = table(own.positions, d_model) if own.positions else None
@@ -267,13 +285,18 @@ class Embedding(nnx.Module):
         self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
         self.spec = own
 
-    def __call__(self, tokens: Int[Array, " token"]) -> Float[Array, "token d_model"]:
-        """Look up the vectors of one sample; padding beyond the last position repeats that position."""
+    def __call__(
+        self, tokens: Int[Array, " token"], positions: Int[Array, " token"] | None = None
+    ) -> Float[Array, "token d_model"]:
+        """Look up the vectors of one sample, or of tokens at given `positions` of several.
+
+        Padding beyond the last position repeats that position.
+        """
         h = self.spec.scale * self.token[...][tokens]
         if self.project is not None:
             h = self.project(h)
         if self.position is not None:
-            place = self.spec.offset + jnp.arange(tokens.shape[0])
+            place = self.spec.offset + (jnp.arange(tokens.shape[0]) if positions is None else positions)
             h = h + self.position[...][jnp.minimum(place, self.spec.positions - 1)]
         if self.token_type is not None:
             h = h + jnp.broadcast_to(self.token_type[...][0], h.shape)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, UInt
 
 from jacspec.errors import JacspecError, shortened
 from jacspec.models.architectures import Architecture, Target, TensorRule
@@ -26,6 +27,7 @@ from jacspec.models.tensor_files import FLOATS, TensorFiles, open_tensors
 from jacspec.models.tensor_names import name_by_tables, outside_stack
 from jacspec.models.tokenizer import load_tokenizer
 from jacspec.notebook import facts_table
+from jacspec.programs import shapes_of
 
 SHOWN = 20
 """Lines of an error about tensors, so that a wrong family fills no screen."""
@@ -102,6 +104,10 @@ class Checkpoint:
             return change(number, module) if part == "block" else module
 
         return dataclasses.replace(self, make=make)
+
+    def shapes(self, part: str, number: int) -> Any:
+        """Return a module with shapes in the place of its arrays."""
+        return shapes_of(module_template(self.spec, part, number), self.dtype)
 
     def encoder_norm(self) -> LayerNorm | RMSNorm:
         """Make the norm that ends the encoder of an encoder-decoder model."""
@@ -214,15 +220,34 @@ def random_checkpoint(
     def make(part: str, number: int) -> Any:
         # One stream of keys a module, so that a block can be made without those before it.
         stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
-        key = jax.random.fold_in(jax.random.key(seed), stream)
-        module = build_module(spec, part, number, jnp.dtype("float32"), key)
+        numbers = np.asarray(seed % 2**32, np.uint32), np.asarray(stream, np.uint32)
+        module = _draw_module(*numbers, spec=_drawn(spec, part, number), part=part, dtype=jnp.dtype(dtype))
         if part == "head" and spec.tied:
             module.unembed.weight = nnx.Param(make("embedding", 0).token[...])
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
+        return module
 
     return Checkpoint(
         name, None, architecture, config, spec, {}, tokenizer_folder, jnp.dtype(dtype), make, unread_keys=unread
     )
+
+
+def _drawn(spec: ModelSpec, part: str, number: int) -> ModelSpec:
+    """Leave of a model what one module is made of, so that blocks alike share one program."""
+    return dataclasses.replace(spec, blocks=spec.blocks[number : number + 1] if part == "block" else spec.blocks[:1])
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "part", "dtype"))
+def _draw_module(
+    seed: UInt[Array | np.ndarray, ""],
+    stream: UInt[Array | np.ndarray, ""],
+    *,
+    spec: ModelSpec,
+    part: str,
+    dtype: jnp.dtype,
+) -> Any:
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    module = build_module(spec, part, 0, jnp.dtype("float32"), key)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), module)
 
 
 def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key: Any) -> Any:
@@ -374,7 +399,8 @@ def _read_module(
     template = module_template(spec, part, number)
     leaves: dict[str, jax.Array] = {}
     for _, read in _read_leaves(architecture, spec, tensors, part, number, finite=True):
-        leaves |= {leaf: jnp.asarray(value, dtype) for leaf, value in read().items()}
+        # Cast on the host: on the device every shape would be a program.
+        leaves |= {leaf: jax.device_put(np.asarray(value, dtype)) for leaf, value in read().items()}
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in leaf_names(template)])
 
 

@@ -8,14 +8,14 @@ static: blocks with equal specs share one compiled step.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jacspec.glossary import Memory, Prefix
+from jacspec.glossary import Memory, Packing, Prefix
 from jacspec.models.positions import RelativeBiasSpec, RotarySpec, distance_buckets, rotate, rotation
 
 _GELU = functools.partial(jax.nn.gelu, approximate=False)
@@ -100,11 +100,17 @@ class Spread:
     relative: float = 0.0
 
 
+def draw_normal(key: Any, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> Float[Array, "..."]:
+    """Draw from N(0, std²), to the same bits in a compiled program as outside of one."""
+    # Else XLA multiplies the spread with the constants of the drawing first.
+    return std * jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+
+
 class Linear(nnx.Module):
     """`y = W x + b` with `W: (out, in)`, drawn from N(0, std²) with zero bias until a checkpoint fills it."""
 
     def __init__(self, n_in: int, n_out: int, *, std: float, bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.weight = nnx.Param(std * jax.random.normal(rngs.params(), (n_out, n_in), dtype))
+        self.weight = nnx.Param(draw_normal(rngs.params(), (n_out, n_in), std, dtype))
         self.bias = nnx.Param(jnp.zeros(n_out, dtype)) if bias else None
 
     def __call__(self, x: Float[Array, "*axes n"]) -> Float[Array, "*axes m"]:
@@ -183,6 +189,10 @@ class Look(NamedTuple):
     weights: Float[Array, "kv_head group seen"]
 
 
+KeyValue = tuple[Float[Array, "*token kv_head d_head"], Float[Array, "*token kv_head d_head"]]
+"""Keys, not yet rotated, and values of tokens."""
+
+
 class Attention(nnx.Module):
     """Multi-head attention, seen from all tokens (`__call__`) or from the last one alone (`attend_last`)."""
 
@@ -203,16 +213,14 @@ class Attention(nnx.Module):
             self.relative_bias = None
         else:
             shape = (spec.relative.buckets, spec.heads)
-            self.relative_bias = nnx.Param(std.relative * jax.random.normal(rngs.params(), shape, dtype))
+            self.relative_bias = nnx.Param(draw_normal(rngs.params(), shape, std.relative, dtype))
         self.spec = spec
 
     def query(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token kv_head group d_head"]:
         """Project normed residual vectors to queries, grouped by the kv head they read, not yet rotated."""
         return self._heads(self.q(x), self.q_norm, (self.spec.kv_heads, self.spec.group))
 
-    def key_value(
-        self, x: Float[Array, "*token d_model"]
-    ) -> tuple[Float[Array, "*token kv_head d_head"], Float[Array, "*token kv_head d_head"]]:
+    def key_value(self, x: Float[Array, "*token d_model"]) -> KeyValue:
         """Project normed residual vectors (or the encoder's output) to keys, not yet rotated, and values."""
         heads = (self.spec.kv_heads,)
         return self._heads(self.k(x), self.k_norm, heads), self._heads(self.v(x), None, heads)
@@ -237,16 +245,38 @@ class Attention(nnx.Module):
         # A padding token attends to itself, if to nothing else: its row, which nobody reads, stays finite.
         return seen | (distance == 0)
 
-    def __call__(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token d_model"]:
-        """Attend from every token to those of the first `length` that it may see."""
-        return self.o(self.mix(x, length))
+    def __call__(
+        self, x: Float[Array, "token d_model"], length: Int[Array, ""] | Packing, seen: KeyValue | None = None
+    ) -> Float[Array, "token d_model"]:
+        """Attend from every token to those of the first `length` that it may see, or to those of its own sample.
 
-    def mix(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, "token inner"]:
-        """Compute what enters W_O at every token: the values of the tokens that it sees, mixed, head beside head."""
-        query, (key, value) = self.query(x), self.key_value(x)
-        tokens = x.shape[0]
+        `seen` are the keys and values of `x`, where they are known.
+        """
+        return self.o(self.mix(x, length, seen))
+
+    def mix(
+        self, x: Float[Array, "token d_model"], length: Int[Array, ""] | Packing, seen: KeyValue | None = None
+    ) -> Float[Array, "token inner"]:
+        """Compute what enters W_O at every token: the values of the tokens that it sees, mixed, head beside head.
+
+        Of a pack, all that acts on each token alone acts on the whole pack, without padding.
+        """
+        query, (key, value) = self.query(x), self.key_value(x) if seen is None else seen
+        if isinstance(length, Packing):
+            apart = length.split(query), length.split(key), length.split(value)
+            return length.join(jax.vmap(self._mix_sample)(*apart, length.lengths))
+        return self._mix_sample(query, key, value, length)
+
+    def _mix_sample(
+        self,
+        query: Float[Array, "token kv_head group d_head"],
+        key: Float[Array, "token kv_head d_head"],
+        value: Float[Array, "token kv_head d_head"],
+        length: Int[Array, ""],
+    ) -> Float[Array, "token inner"]:
+        tokens = query.shape[0]
         if self.spec.rotary is not None:
-            turn = rotation(self.spec.rotary, tokens, x.dtype)
+            turn = rotation(self.spec.rotary, tokens, query.dtype)
             query, key = rotate(self.spec.rotary, query, turn), rotate(self.spec.rotary, key, turn)
         bias = None
         if self.spec.relative is not None:
@@ -255,15 +285,33 @@ class Attention(nnx.Module):
             bias = self._bias(tokens)[..., distance]
         return self._mix(query, key, value, self.visible(tokens, length), bias)
 
-    def read(self, x: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token d_model"]:
-        """Attend from every token to the encoder's output."""
-        return self.o(self.mix_memory(x, memory))
+    def read(
+        self, x: Float[Array, "token d_model"], memory: Memory, packing: Packing | None = None
+    ) -> Float[Array, "token d_model"]:
+        """Attend from every token to the encoder's output; `packing` is that of `x`, where it is a pack."""
+        return self.o(self.mix_memory(x, memory, packing))
 
-    def mix_memory(self, x: Float[Array, "token d_model"], memory: Memory) -> Float[Array, "token inner"]:
+    def mix_memory(
+        self, x: Float[Array, "token d_model"], memory: Memory, packing: Packing | None = None
+    ) -> Float[Array, "token inner"]:
         """Compute what enters W_O of cross attention at every token."""
-        key, value = self.key_value(memory.h)
-        seen = jnp.arange(memory.h.shape[0], dtype=memory.length.dtype) < memory.length
-        return self._mix(self.query(x), key, value, jnp.broadcast_to(seen[None], (x.shape[0], seen.shape[0])), None)
+        query, (key, value) = self.query(x), self.key_value(memory.h)
+        if packing is None:
+            assert not isinstance(memory.length, Packing)
+            return self._mix_read(query, key, value, memory.length)
+        assert isinstance(memory.length, Packing)
+        apart = packing.split(query), memory.length.split(key), memory.length.split(value)
+        return packing.join(jax.vmap(self._mix_read)(*apart, memory.length.lengths))
+
+    def _mix_read(
+        self,
+        query: Float[Array, "token kv_head group d_head"],
+        key: Float[Array, "source kv_head d_head"],
+        value: Float[Array, "source kv_head d_head"],
+        length: Int[Array, ""],
+    ) -> Float[Array, "token inner"]:
+        seen = jnp.arange(key.shape[0], dtype=length.dtype) < length
+        return self._mix(query, key, value, jnp.broadcast_to(seen[None], (query.shape[0], seen.shape[0])), None)
 
     def _mix(
         self,
@@ -293,13 +341,26 @@ class Attention(nnx.Module):
         by_distance = self.relative_bias[...][jnp.asarray(distance_buckets(self.spec.relative, tokens))]
         return by_distance.T.reshape(self.spec.kv_heads, self.spec.group, -1)
 
-    def prefix(self, x: Float[Array, "token d_model"], length: Int[Array, ""]) -> Prefix:
-        """Compute what the last token, at `length − 1`, sees of the others: their keys and values, from normed `x`."""
-        key, value = self.key_value(x)
-        tokens, last = x.shape[0], length - 1
+    def prefix(self, seen: KeyValue, length: Int[Array, ""] | Packing) -> Prefix:
+        """Compute what the last token, at `length − 1`, sees of the others, from the keys and values of all.
+
+        Of a pack, of each of its samples: leaves have a leading sample axis.
+        """
+        key, value = seen
+        if isinstance(length, Packing):
+            return jax.vmap(self._sample_prefix)(length.split(key), length.split(value), length.lengths)
+        return self._sample_prefix(key, value, length)
+
+    def _sample_prefix(
+        self,
+        key: Float[Array, "token kv_head d_head"],
+        value: Float[Array, "token kv_head d_head"],
+        length: Int[Array, ""],
+    ) -> Prefix:
+        tokens, last = key.shape[0], length - 1
         turn = bias = None
         if self.spec.rotary is not None:
-            turns = rotation(self.spec.rotary, tokens, x.dtype)
+            turns = rotation(self.spec.rotary, tokens, key.dtype)
             key, turn = rotate(self.spec.rotary, key, turns), turns[:, last]
         place = jnp.arange(tokens, dtype=length.dtype)
         if self.spec.relative is not None:
@@ -310,10 +371,16 @@ class Attention(nnx.Module):
         return Prefix(_by_head(key), _by_head(value), visible, turn, bias)
 
     def memory_prefix(self, memory: Memory) -> Prefix:
-        """Compute what the last token sees of the encoder's output, where this is cross attention."""
+        """Compute what the last token sees of the encoder's output, where this is cross attention; as `prefix`."""
+
+        def read(key: Array, value: Array, length: Array) -> Prefix:
+            visible = jnp.arange(key.shape[0], dtype=length.dtype) < length
+            return Prefix(_by_head(key), _by_head(value), visible, None, None)
+
         key, value = self.key_value(memory.h)
-        visible = jnp.arange(memory.h.shape[0], dtype=memory.length.dtype) < memory.length
-        return Prefix(_by_head(key), _by_head(value), visible, None, None)
+        if isinstance(memory.length, Packing):
+            return jax.vmap(read)(memory.length.split(key), memory.length.split(value), memory.length.lengths)
+        return read(key, value, memory.length)
 
     def attend_last(self, x: Float[Array, " d_model"], prefix: Prefix) -> Float[Array, " d_model"]:
         """Attend from the last token, whose query, key and value all come from `x`, to itself and the prefix.

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jacspec.errors import JacspecError, suggest
@@ -294,7 +295,7 @@ def choose_metrics(names: Sequence[str]) -> tuple[str, ...]:
 
 def compute_metrics(
     names: Sequence[str],
-    sigma: Float[Array, "batch k"],
+    sigma: Float[Array | np.ndarray, "batch k"],
     *,
     shape: tuple[int, int],
     structural_rank: int | None = None,

@@ -9,7 +9,7 @@ from jacspec.config import Config
 from jacspec.corpus import Sample
 from jacspec.inputs import Inputs
 from jacspec.jacobians.branches import check_components, choose_components
-from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers, working_blocks
+from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
 from jacspec.jacobians.solvers import check_engine, choose_engine
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
@@ -57,4 +57,5 @@ def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sam
         batches,
         functools.partial(stream_layers, checkpoint, plan=plan),
         audited=engine != "jacfwd",
+        programs=list_programs(checkpoint, batches, plan),
     )

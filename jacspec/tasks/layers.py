@@ -17,7 +17,8 @@ from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.progress import Stopwatch, layer_progress
+from jacspec.programs import compiling
+from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
 from jacspec.report import write_report
 from jacspec.report.console import print_files, print_report
@@ -72,6 +73,8 @@ def run_layers(
         if writer.provenance["status"] == "finished":
             part_crew()
         else:
+            with watch("compile"):
+                _compile(config, work, writer, console)
             with watch("spectra"), shown as advance:
                 for result in _results(crew, work, writer, advance, timeout):
                     writer.add_layer(result)
@@ -111,6 +114,17 @@ def _results(
         return lead(crew, work, writer, advance, timeout=timeout)
     part_crew()
     return work.stream(work.batches, done=dict(writer.done), advance=advance)
+
+
+def _compile(config: Config, work: Work, writer: RunWriter, console: Console) -> None:
+    """Compile what the run needs, unless all of it is there."""
+    if not work.programs or all(number in writer.done for number in work.numbers):
+        return
+    with (
+        compiling(work.programs, config.precision.value) as finish,
+        compile_progress(console, programs=len(work.programs)) as advance,
+    ):
+        finish(advance)
 
 
 def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:

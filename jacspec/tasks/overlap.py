@@ -13,7 +13,7 @@ from jacspec.config import Config
 from jacspec.glossary import MatrixResult, PaddedBatch
 from jacspec.inputs import Inputs
 from jacspec.jacobians.engine import prepare_batches
-from jacspec.jacobians.streaming import Stream, walk
+from jacspec.jacobians.streaming import Stream, Visit, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
 from jacspec.overlap import (
@@ -82,17 +82,21 @@ def _stream(
         numbers[number] = range(first, first + len(own))
         first += len(own)
 
-    def visit(number: int, block: Block, streams: list[Stream]) -> Sequence[MatrixResult] | None:
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         unwanted = chosen is not None and checkpoint.spec.layer(number) not in chosen
         if unwanted or all(each in done for each in numbers[number]):
-            return None
+            return Visit(None)
         found = _measure(block, roles[number], streams, batches)
         stack = f"{block.spec.stack}." if block.spec.stack else ""
         layer = checkpoint.spec.layer(number)
-        return [
-            result._replace(number=place, layer=layer, role=stack + result.role, name=f"block {number} {result.name}")
-            for place, result in zip(numbers[number], found, strict=True)
-        ]
+        return Visit(
+            [
+                result._replace(
+                    number=place, layer=layer, role=stack + result.role, name=f"block {number} {result.name}"
+                )
+                for place, result in zip(numbers[number], found, strict=True)
+            ]
+        )
 
     last = len(checkpoint.spec.blocks) - 1
     yield from walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.programs import Program
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 """A header and rows."""
@@ -14,8 +15,8 @@ class Work(NamedTuple):
 
     `numbers` are the blocks that give a result, `columns` the names of the values a sample, `facts` what `run.json`
     says besides, `batches` the samples, `stream(batches, done=, advance=)` the results as `engine.stream_layers`
-    yields them, `audited` whether they come from an engine that is. `tables(results)` gives further tables by file
-    name.
+    yields them, `audited` whether they come from an engine that is, `programs` what is compiled ahead.
+    `tables(results)` gives further tables by file name.
     """
 
     numbers: Sequence[int]
@@ -24,4 +25,5 @@ class Work(NamedTuple):
     batches: Sequence[PaddedBatch]
     stream: Callable[..., Iterator[LayerResult]]
     audited: bool
+    programs: Sequence[Program] = ()
     tables: Callable[[Sequence[LayerResult]], Mapping[str, Table]] = lambda results: {}

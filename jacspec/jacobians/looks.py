@@ -1,0 +1,122 @@
+r"""Looking at the bounds of Lanczos on the device: the top of many small bidiagonal matrices, without LAPACK.
+
+The singular values of an upper bidiagonal matrix are the positive eigenvalues of the tridiagonal matrix T with zeros on
+its diagonal and the entries in turn beside it (Golub & Kahan 1965). The largest are found by counting: as many
+eigenvalues are above x as $T - x I = L D L^\top$ has positive pivots (Sturm). Where an eigenvector ends follows from
+the pivots from both ends, joined where they meet best (the twisted factorisation of Parlett & Dhillon 1997), as sums
+of logarithms, so that a vector's end is known however small it is. All of it acts on each matrix of a batch alone.
+
+For 32 matrices and 12 steps it takes 1.2 ms of one core in float32, SciPy's `eigh_tridiagonal` one by one 2.9.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+SHIFTS = 32
+"""Places at which eigenvalues are counted at once; each round leaves a 33rd of the interval."""
+UNROLL = 4
+"""Rows that a turn of a loop takes: 16 are a third faster and take XLA three times as long to compile."""
+
+
+def should_stop(
+    diagonal: Float[Array, "sample capacity"],
+    above: Float[Array, "sample capacity"],
+    taken: Int[Array, ""],
+    tolerance: Float[Array, ""],
+    *,
+    top: int,
+) -> Bool[Array, " sample"]:
+    """Say which samples have the `top` largest values within bounds after `taken` steps, or are not finite.
+
+    The rule of `lanczos.decompose`, in the dtype of the bases: an eigenvalue is found to a rounding of the largest.
+    """
+    index = jnp.arange(diagonal.shape[1], dtype=taken.dtype)
+    residual = jnp.take(above, taken - 1, axis=1)
+    entries = jnp.where(index < taken, diagonal, 0), jnp.where(index < taken - 1, above, 0)
+    between = jnp.stack(entries, axis=-1).reshape(diagonal.shape[0], -1)
+    scale = jnp.max(between, axis=1, keepdims=True)
+    between = between / jnp.where(scale > 0, scale, 1)
+    theta = _largest(between, top)
+    bound = residual[:, None] * jnp.minimum(2**0.5 * _vector_end(between, theta, 2 * taken), 1)
+    values = scale * theta
+    rounding = 16 * jnp.finfo(values.dtype).eps * values[:, :1]
+    within = jnp.all(bound <= jnp.maximum(tolerance * values, rounding), axis=1)
+    return within | ~jnp.isfinite(scale[:, 0] + residual)
+
+
+def _largest(between: Float[Array, "sample size"], top: int) -> Float[Array, "sample top"]:
+    """Find the largest eigenvalues of tridiagonal matrices whose entries are at most 1."""
+    wanted = jnp.arange(1, top + 1, dtype=jnp.int32)[None, :, None]
+    squares = jnp.square(between[:, :-1]).T
+    shares = jnp.arange(1, SHIFTS + 1, dtype=between.dtype) / (SHIFTS + 1)
+
+    def narrow(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        shifts = low[..., None] + (high - low)[..., None] * shares[None, None]
+
+        def pivot(carry: tuple[Array, Array], square: Array) -> tuple[tuple[Array, Array], Any]:
+            last, positive = carry
+            new = _away_from_zero(-shifts - square[:, None, None] / last)
+            return (new, positive + jnp.asarray(new > 0, jnp.int32)), None
+
+        start = _away_from_zero(-shifts), jnp.zeros(shifts.shape, jnp.int32)
+        (_, positive), _ = jax.lax.scan(pivot, start, squares, unroll=UNROLL)
+        below = jnp.sum(positive >= wanted, axis=-1, keepdims=True)
+        places = jnp.concatenate([low[..., None], shifts, high[..., None]], axis=-1)
+        low, high = (jnp.take_along_axis(places, place, axis=-1)[..., 0] for place in (below, below + 1))
+        return low, high
+
+    shape = (between.shape[0], top)
+    whole = jnp.zeros(shape, between.dtype), jnp.full(shape, 2, between.dtype)
+    rounds = 5 if between.dtype == jnp.float32 else 11
+    low, high = jax.lax.fori_loop(0, rounds, narrow, whole)
+    return 0.5 * (low + high)
+
+
+def _vector_end(
+    between: Float[Array, "sample size"], theta: Float[Array, "sample top"], rows: Int[Array, ""]
+) -> Float[Array, "sample top"]:
+    """Compute the size of component `rows − 1`, the last that counts, of the unit eigenvectors of `theta`.
+
+    With pivots $d_j$ from above and $u_j$ from below and the entries $b_j$ between rows, $z_j = -(b_j / d_j) z_{j+1}$
+    above the row r where both meet best, $z_j = -(b_{j-1} / u_j) z_{j-1}$ below it.
+    """
+    entries = between[:, :-1].T
+    counts = jnp.arange(entries.shape[0], dtype=rows.dtype) < rows - 1
+    # From both ends at once.
+    pivots, sums = _pivots(
+        jnp.stack([entries, entries[::-1]], axis=1), jnp.stack([counts, counts[::-1]], axis=1), theta
+    )
+    down, before, up, after = pivots[:, 0], sums[:, 0], pivots[::-1, 1], sums[::-1, 1]
+    row = jnp.arange(down.shape[0], dtype=rows.dtype)[:, None, None]
+    meeting = jnp.where(row < rows, jnp.abs(down + up + theta[None]), jnp.inf)
+    twist = jnp.asarray(jnp.argmin(meeting, axis=0), rows.dtype)[None]
+    above, below = (jnp.take_along_axis(sums, twist, axis=0) - sums for sums in (before, after))
+    size = jnp.where(row < rows, jnp.where(row < twist, above, below), -jnp.inf)
+    return jnp.exp(jnp.take(size, rows - 1, axis=0) - 0.5 * jax.nn.logsumexp(2 * size, axis=0))
+
+
+def _pivots(
+    entries: Float[Array, "size end sample"], counts: Bool[Array, "size end"], theta: Float[Array, "sample top"]
+) -> tuple[Float[Array, "row end sample top"], Float[Array, "row end sample top"]]:
+    """Compute the pivots of T − θ from the first row on, and before each row the sum of ln |entry / pivot|."""
+
+    def pivot(carry: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[tuple[Array, Array], Any]:
+        (last, total), (entry, counted) = carry, given
+        ratio = entry[..., None] / last
+        logarithm = jnp.log(jnp.maximum(jnp.abs(ratio), jnp.finfo(ratio.dtype).tiny))
+        new = _away_from_zero(-theta[None] - ratio * entry[..., None])
+        found = new, total + jnp.where(counted[:, None, None], logarithm, 0)
+        return found, found
+
+    start = _away_from_zero(-jnp.stack([theta, theta])), jnp.zeros((2, *theta.shape), theta.dtype)
+    _, found = jax.lax.scan(pivot, start, (entries, counts), unroll=UNROLL)
+    pivots, sums = (jnp.concatenate([one[None], many]) for one, many in zip(start, found, strict=True))
+    return pivots, sums
+
+
+def _away_from_zero(pivot: Array) -> Array:
+    return jnp.where(pivot == 0, -jnp.finfo(pivot.dtype).tiny, pivot)
