@@ -16,12 +16,12 @@ from servers import NANO, Finished, assert_refused, copy_nano, files_below, run_
 from test_merge import star_by_numpy
 from transformers import AutoModelForCausalLM
 
-from jacspec import open_run
 from jacspec.backend import numerics
 from jacspec.models.siblings import open_siblings
 from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles, open_tensors
 from jacspec.models.tensor_writer import plan_shards
 from jacspec.report.merge import draw_compatibility
+from jacspec.runs import open_run
 from jacspec.runs.folder import Run
 from jacspec.tasks import cells
 from jacspec.tasks import merge as task

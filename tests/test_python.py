@@ -105,6 +105,8 @@ def test_options_are_the_keys_of_the_command(study: str) -> None:
     """Composed alike; and each option, set to another value, sets what its key does, and nothing else."""
     assert compose(study) == as_hydra(f"task={study}")
     options = options_of(study)
+    renamed = {"metrics": "metrics.names", "engine": "engine.name"}
+    assert all(option.key.rpartition(".")[2] == option.name or renamed[option.name] == option.key for option in options)
     values = {option.name: other_value(option) for option in options}
     changed = compose(study)
     apply(changed, study, values)

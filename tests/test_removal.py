@@ -16,7 +16,7 @@ from rich.console import Console
 from servers import files_below, run_here
 from test_perplexity import FIRST_CASES, MEMORY, draw_tokens, hf_masked_nats, hf_perplexity, nats_of
 
-from jacspec import load_model, open_run
+from jacspec import load_model
 from jacspec.backend import numerics
 from jacspec.jacobians.streaming import carry
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
@@ -38,6 +38,7 @@ from jacspec.removal import (
     without_group,
 )
 from jacspec.report.console import print_cells
+from jacspec.runs import open_run
 
 
 def _truncated(matrix: np.ndarray, start: int, stop: int) -> np.ndarray:
