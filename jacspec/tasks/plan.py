@@ -1,6 +1,7 @@
 """`task=plan`: what a run would cost on given devices, printed; nothing is computed and no run folder is written."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from rich import box
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from jacspec.config import Config, Init, PlanConfig
 from jacspec.cost import (
+    ITEMSIZE,
     Machine,
     Sizes,
     Work,
@@ -19,6 +21,7 @@ from jacspec.cost import (
     share_batches,
 )
 from jacspec.errors import JacspecError
+from jacspec.jacobians.engine import batch_size
 from jacspec.jacobians.solvers import ENGINES, choose_engine
 from jacspec.models.block import ModelSpec
 from jacspec.models.hub import open_model
@@ -46,7 +49,16 @@ def run_plan(config: Config, folder: Path, console: Console) -> None:
     checkpoint = open_model(dataclasses.replace(config.model, init=Init.random), seed=config.seed)
     spec = checkpoint.spec
     engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
-    work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
+    # As `prepare_batches` does on an accelerator whose memory is free.
+    fitting = batch_size(
+        spec.blocks[0],
+        tokens=math.ceil(config.plan.tokens),
+        itemsize=ITEMSIZE,
+        memory_bytes=config.plan.memory_gb * GIGA / 2,
+        engine=engine,
+    )
+    batch = min(config.engine.batch or fitting, fitting, config.data.samples)
+    work = Work(config.data.samples, config.plan.tokens, batch, engine)
     sizes = count_parameters(checkpoint)
     _print_amounts(console, config, spec, sizes, work)
     console.print(_table(config.plan, spec, sizes, work))
