@@ -67,10 +67,10 @@ def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: flo
 def largest_batch(choice: int | None) -> float:
     """Resolve `engine.batch`; raises `JacspecError` for less than 1."""
     if choice is None:
-        return CPU_BATCH if jax.default_backend() == "cpu" else math.inf
+        return float(CPU_BATCH) if jax.default_backend() == "cpu" else math.inf
     if choice < 1:
         raise JacspecError(f"engine.batch={choice} is less than 1. Type engine.batch=N with N of 1 or more.")
-    return choice
+    return float(choice)
 
 
 def memory_budget(memory_gib: float) -> float:
