@@ -101,9 +101,9 @@ def measure_efficiency(products: float) -> dict[str, float]:
         for name in ("attn", "mlp"):
             ENGINES["analytic"].solve(block, points[name], name, np.arange(SAMPLES), 1e-5, 0)
 
-    seconds = {"lanczos": best(lanczos, 5), "analytic": best(analytic, 5)}
+    seconds: dict[str, float] = {"lanczos": best(lanczos, 5), "analytic": best(analytic, 5)}
     # Random weights take more steps than trained ones.
-    taken = {"lanczos": np.mean(steps) / EXPECTED_STEPS, "analytic": 1.0}
+    taken: dict[str, float] = {"lanczos": float(np.mean(steps)) / EXPECTED_STEPS, "analytic": 1.0}
     return {
         name: SAMPLES * taken[name] * ENGINES[name].flops(block.spec) / seconds[name] / GIGA / products
         for name in seconds
