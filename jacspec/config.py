@@ -141,7 +141,8 @@ class EngineConfig:
 
     `tolerance` is the relative error at which an engine that iterates stops; `audit` how many samples a layer are
     recomputed with `jacfwd` to check another engine; `devices`, over how many devices of this process each batch is
-    spread, `auto` being all accelerators; `batch`, how many samples of a batch a device takes at most.
+    spread, `auto` being all accelerators; `batch`, how many samples of a batch a device takes at most, None for what
+    its memory holds, on a CPU 32.
     """
 
     name: str = MISSING
@@ -149,7 +150,7 @@ class EngineConfig:
     tolerance: float = 1e-5
     audit: int = 2
     devices: str = "auto"
-    batch: int = 32
+    batch: int | None = None
 
 
 @dataclasses.dataclass

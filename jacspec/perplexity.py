@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 from jacspec.corpus import check_tokens, make_batches
 from jacspec.errors import JacspecError
 from jacspec.glossary import PaddedBatch
+from jacspec.jacobians.solvers import carry_bytes
 from jacspec.jacobians.streaming import carry
-from jacspec.models.block import BlockSpec, Head
+from jacspec.models.block import Head
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.passage import Passage
 
@@ -58,18 +59,13 @@ def prepare_passage(checkpoint: Checkpoint, passage: Passage, *, memory_bytes: f
     check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
     itemsize = checkpoint.dtype.itemsize
     longest = max(map(len, tokens))
-    size = memory_bytes // max(window_bytes(block, longest, itemsize) for block in spec.blocks)
+    size = memory_bytes // max(carry_bytes(block, longest, itemsize) for block in spec.blocks)
     if jax.default_backend() == "cpu":
         size = min(size, CPU_TOKENS // longest)
     # The logits, their exponentials and what the head makes on the way.
     rows = memory_bytes // (4 * spec.vocab * itemsize)
     batches = make_batches(tokens, size=int(min(max(size, 1), MAX_BATCH)))
     return Batches(batches, int(min(max(rows, 1), MAX_ROWS, len(passage.chunks))))
-
-
-def window_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
-    """Estimate the work arrays of a block for one window: scores of all heads, hidden units, a few streams."""
-    return itemsize * tokens * (3 * spec.attention.heads * tokens + 3 * spec.mlp.d_ff + 6 * spec.d_model)
 
 
 def score_tokens(checkpoint: Checkpoint, passage: Passage, batches: Batches) -> Float[np.ndarray, " token"]:

@@ -204,7 +204,7 @@ def test_plan_is_printed_and_leaves_nothing(tmp_path: Path) -> None:
     assert "engine=lanczos" in done.out
     rows = {line[:16].strip(): line[16:].split() for line in done.out.splitlines()}
     assert rows["devices"] == ["1", "8", "64"]
-    assert rows["samples a batch"] == ["32", "32", "10"]
+    assert rows["samples a batch"] == ["86", "75", "10"]
     assert "(too much)" in done.out
     assert files_below(tmp_path) == set()
 

@@ -14,7 +14,7 @@ from jacspec.backend import numerics
 from jacspec.glossary import LayerResult
 from jacspec.jacobians.branches import BRANCHES, branch_points, choose_components
 from jacspec.jacobians.dense import jacobians
-from jacspec.jacobians.engine import Plan, batch_size, prepare_batches, stream_layers
+from jacspec.jacobians.engine import Plan, batch_size, largest_batch, prepare_batches, stream_layers
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS
@@ -153,7 +153,8 @@ def test_choices() -> None:
         choose_components([], gpt2)
     spec = load_model("gpt2", init="random").spec.blocks[0]
     sizes = [batch_size(spec, tokens=100, itemsize=4, memory_bytes=gib * 2**30) for gib in (0.001, 1.0, 1000.0)]
-    assert sizes[0] == 1 < sizes[1] < sizes[2] == 32
+    assert sizes[0] == 1 < sizes[1] < 32 < sizes[2] == pytest.approx(1000 * sizes[1], rel=0.2)
+    assert largest_batch(None) == 32
 
 
 def test_texts_without_tokens_are_refused() -> None:

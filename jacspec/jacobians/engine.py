@@ -1,6 +1,7 @@
 """From a checkpoint and batches of tokens to the spectra of every layer: one block in memory at a time."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, components_of
 from jacspec.jacobians.mesh import count_devices, spread_samples
-from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs
+from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs, carry_bytes
 from jacspec.jacobians.streaming import (
     Stream,
     Visit,
@@ -29,8 +30,8 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import Program, shapes_of
 from jacspec.spectra.metrics import METRICS, compute_metrics
 
-MAX_BATCH = 32
-"""Samples in one compiled step of a device at most: beyond it only memory grows, and progress comes in larger steps."""
+CPU_BATCH = 32
+"""Samples in one compiled step of a CPU at most: beyond it only memory grows, and progress comes in larger steps."""
 
 SIGMA = "singular values"
 
@@ -58,8 +59,21 @@ class Plan(NamedTuple):
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
-    """Choose how many samples go through one compiled step, from the memory that their work arrays need."""
-    return int(min(max(memory_bytes // ENGINES[engine].bytes(spec, tokens, itemsize), 1), MAX_BATCH))
+    """Choose how many samples go through one compiled step, from the memory that their work arrays need.
+
+    Those of the engine, or those that carry them through the block, which are not there at the same time.
+    """
+    each = max(ENGINES[engine].bytes(spec, tokens, itemsize), carry_bytes(spec, tokens, itemsize))
+    return int(max(memory_bytes // each, 1))
+
+
+def largest_batch(choice: int | None) -> float:
+    """Resolve `engine.batch`; raises `JacspecError` for less than 1."""
+    if choice is None:
+        return float(CPU_BATCH) if jax.default_backend() == "cpu" else math.inf
+    if choice < 1:
+        raise JacspecError(f"engine.batch={choice} is less than 1. Type engine.batch=N with N of 1 or more.")
+    return float(choice)
 
 
 def memory_budget(memory_gib: float) -> float:
@@ -80,17 +94,16 @@ def prepare_batches(
     memory_gib: float,
     engine: str = "jacfwd",
     devices: str = "1",
-    largest: int = MAX_BATCH,
+    largest: int | None = None,
 ) -> list[PaddedBatch]:
     """Check token ids against the model and put them into batches that fit the memory budget.
 
     **Arguments:** `devices`, as `mesh.count_devices` reads it, over which each batch is spread; `largest`, how many
-    samples a batch holds at most, a device.
+    samples a batch holds at most, a device, None for what memory holds, on a CPU `CPU_BATCH`.
     """
     if memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={memory_gib} leaves no memory. Type engine.memory_gib=N with N above 0.")
-    if largest < 1:
-        raise JacspecError(f"engine.batch={largest} is less than 1. Type engine.batch=N with N of 1 or more.")
+    most = largest_batch(largest)
     spec = checkpoint.spec
     check_tokens(tokens, positions=spec.positions, vocab=spec.vocab)
     size = batch_size(
@@ -101,7 +114,7 @@ def prepare_batches(
         engine=engine,
     )
     count = count_devices(devices)
-    return spread_samples(make_batches(tokens, size=min(size, largest), packs=count), count)
+    return spread_samples(make_batches(tokens, size=int(min(size, most)), packs=count), count)
 
 
 def stream_layers(

@@ -113,6 +113,11 @@ def pass_flops(spec: BlockSpec) -> float:
     return 2.0 * (attention * (1 if spec.cross is None else 2) + (3 if mlp.gated else 2) * spec.d_model * mlp.d_ff)
 
 
+def carry_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
+    """Estimate the work arrays that carry one sample through a block: scores of all heads, hidden units, streams."""
+    return itemsize * tokens * (3 * spec.attention.heads * tokens + 3 * spec.mlp.d_ff + 6 * spec.d_model)
+
+
 def _lanczos_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
     widest = 2 * CAPACITY * spec.d_model + 6 * spec.mlp.d_ff
     prefix = 2 * tokens * spec.attention.kv_heads * spec.attention.d_head + 4 * spec.attention.heads * tokens

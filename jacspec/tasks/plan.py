@@ -1,6 +1,7 @@
 """`task=plan`: what a run would cost on given devices, printed; nothing is computed and no run folder is written."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from jacspec.config import Config, PlanConfig, config_folder
 from jacspec.cost import (
+    ITEMSIZE,
     Machine,
     Sizes,
     Work,
@@ -21,6 +23,7 @@ from jacspec.cost import (
 )
 from jacspec.errors import JacspecError
 from jacspec.inputs import Inputs
+from jacspec.jacobians.engine import batch_size
 from jacspec.jacobians.solvers import ALL, ENGINES, choose_engine, svd_flops
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
@@ -86,8 +89,18 @@ def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
     assert config.plan is not None
     _check(config.plan)
     checkpoint = inputs.shapes()
-    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), checkpoint.spec)
-    work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
+    spec = checkpoint.spec
+    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
+    # As `prepare_batches` does on an accelerator whose memory is free.
+    fitting = batch_size(
+        spec.blocks[0],
+        tokens=math.ceil(config.plan.tokens),
+        itemsize=ITEMSIZE,
+        memory_bytes=config.plan.memory_gb * GIGA / 2,
+        engine=engine,
+    )
+    batch = min(config.engine.batch or fitting, fitting, config.data.samples)
+    work = Work(config.data.samples, config.plan.tokens, batch, engine)
     return checkpoint, count_parameters(checkpoint), work
 
 
