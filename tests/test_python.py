@@ -255,7 +255,7 @@ def test_words_of_the_command_become_those_of_python(told: str) -> None:
         ([np.array([1, 2]), [3]], [], [[1, 2], [3]]),
         ((text for text in ["one"]), ["one"], []),
     ],
-    ids=str,
+    ids=lambda given: type(given).__name__,
 )
 def test_what_is_a_text(given: Any, texts: list[str], tokens: list[list[int]]) -> None:
     assert read_texts(given) == (texts, tokens)

@@ -9,6 +9,7 @@ in a notebook say, finds it whole.
 import builtins
 import contextlib
 import importlib
+import importlib.abc
 import importlib.util
 import logging
 import sys
@@ -18,6 +19,11 @@ from types import ModuleType
 from typing import Any
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+TYPES = ("BoolTensor", "FloatTensor", "Generator", "IntTensor", "LongTensor", "Tensor", "device", "dtype")
+"""Types that annotations name and that nothing has while PyTorch is not there."""
+
+MODELS = "transformers.models.auto.modeling_auto"
+FACTORY = "transformers.models.auto.auto_factory"
 NOT_FOUND = "PyTorch was not found"
 """How transformers' complaint begins where PyTorch is not installed."""
 
@@ -32,10 +38,15 @@ class _Deferred(ModuleType):
 
 
 class _DeferredTorch(_Deferred):
-    """PyTorch, of which configurations want the names of dtypes, and are as glad of the words."""
+    """PyTorch, of which configurations want the names of dtypes, as glad of the words, and annotations its types."""
 
     def __getattr__(self, name: str) -> Any:
-        return name if name in DTYPES and "torch" not in sys.modules else super().__getattr__(name)
+        if "torch" not in sys.modules:
+            if name in DTYPES:
+                return name
+            if name in TYPES:
+                return type(name, (), {})
+        return super().__getattr__(name)
 
 
 class _Activations(Mapping[str, Any]):
@@ -53,6 +64,14 @@ class _Activations(Mapping[str, Any]):
     @property
     def _table(self) -> Mapping[str, Any]:
         return importlib.import_module("transformers.activations").ACT2FN if "torch" in sys.modules else {}
+
+
+class _NoModels(importlib.abc.MetaPathFinder):
+    """Keep transformers' table of models away, which docstrings of configurations name one of and can do without."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == MODELS and "torch" not in sys.modules:
+            raise ModuleNotFoundError(f"{name} waits for PyTorch.", name=name)
 
 
 @contextlib.contextmanager
@@ -87,6 +106,8 @@ def _importing_stand_ins() -> Iterator[None]:
     real = builtins.__import__
     torch, activations = _DeferredTorch("torch"), _Deferred("transformers.activations")
     activations.ACT2FN = _Activations()  # type: ignore[attr-defined]
+    generation = _Deferred("transformers.generation")
+    generation.GenerationMixin = type("GenerationMixin", (), {})  # type: ignore[attr-defined]
 
     def import_(
         name: str,
@@ -101,10 +122,28 @@ def _importing_stand_ins() -> Iterator[None]:
                 return torch
             if importer == "transformers.utils.type_validators" and name == "activations":
                 return activations
+            if importer == FACTORY and name == "generation":
+                return generation
         return real(name, globals, locals, fromlist, level)
 
+    no_models = _NoModels()
     builtins.__import__ = import_
+    sys.meta_path.insert(0, no_models)
     try:
         yield
     finally:
         builtins.__import__ = real
+        sys.meta_path.remove(no_models)
+        if (factory := sys.modules.get(FACTORY)) and vars(factory).get("GenerationMixin") is generation.GenerationMixin:
+            _complete(factory)
+
+
+def _complete(factory: Any) -> None:
+    """Let the one function that uses the class a stand-in was given for, in transformers 5.17, find it first."""
+    add = factory.add_generation_mixin_to_remote_model
+
+    def completed(model_class: Any) -> Any:
+        factory.GenerationMixin = importlib.import_module("transformers.generation").GenerationMixin
+        return add(model_class)
+
+    factory.add_generation_mixin_to_remote_model = completed
