@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt
 from scipy.linalg import eigh_tridiagonal
 
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.jacobians.looks import should_stop
+from jacspec.jacobians.mesh import mesh_of
 from jacspec.models.block import Block
 from jacspec.programs import Program
 
@@ -54,10 +56,13 @@ class Bases(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where a batch is: its bases, the steps taken, and the step where each sample stopped, 0 if it has not."""
+    """Where a batch is: its bases, the steps that each device has taken with its samples, and where samples stopped.
+
+    `stopped` is the step, 0 for a sample that has not.
+    """
 
     bases: Bases
-    taken: Int[Array | np.ndarray, ""]
+    taken: Int[Array | np.ndarray, " device"]
     stopped: Int[Array | np.ndarray, " sample"]
 
 
@@ -117,7 +122,7 @@ def decompose(operator: Operator, starts: Vectors, *, k: int, tolerance: float) 
     limit = min(MAX_STEPS, starts.shape[1])
     capacity = min(CAPACITY, limit)
     relative = np.asarray(tolerance, starts.dtype)
-    static = {"make": operator.make, "kind": operator.kind, "top": k}
+    static = {"make": operator.make, "kind": operator.kind, "top": k, "mesh": mesh_of(starts)}
     state = _start(operator.arrays, starts, relative, capacity=capacity, **static)
     while True:
         found = settle(state.bases, state.taken, state.stopped, k=k, tolerance=tolerance, limit=limit)
@@ -138,6 +143,7 @@ def branch_program(block: Any, point: Any, component: str) -> Program:
             "kind": component,
             "top": min(TOP, d_model),
             "capacity": min(CAPACITY, MAX_STEPS, d_model),
+            "mesh": None,
         },
     )
 
@@ -159,18 +165,16 @@ def decompose_by_steps(
     limit = min(MAX_STEPS, starts.shape[1])
     capacity = min(CAPACITY, limit)
     relative = np.asarray(tolerance, starts.dtype)
-    state = State(_begin(starts, capacity=capacity), np.zeros((), np.int32), np.zeros(len(starts), np.int32))
+    bases, stopped, taken = _begin(starts, capacity=capacity), np.zeros(len(starts), np.int32), 0
     while True:
-        taken = int(state.taken)
-        if taken == state.bases.diagonal.shape[1]:
-            state = state._replace(bases=_widen(state.bases, capacity=limit))
+        if taken == bases.diagonal.shape[1]:
+            bases = _widen(bases, capacity=limit)
         end = next_check(taken, limit)
-        bases = extend(state.bases, taken, end)
-        stops = np.asarray(_look(bases, np.asarray(end, np.int32), relative, top=k))
-        stopped = np.where((state.stopped == 0) & stops, end, state.stopped).astype(np.int32)
-        state = State(bases, np.asarray(end, np.int32), stopped)
-        if stopped.all() or end == limit:
-            found = settle(*state, k=k, tolerance=tolerance, limit=limit)
+        bases, taken = extend(bases, taken, end), end
+        stops = np.asarray(_look(bases, np.asarray(taken, np.int32), relative, top=k))
+        stopped = np.where((stopped == 0) & stops, taken, stopped).astype(np.int32)
+        if stopped.all() or taken == limit:
+            found = settle(bases, taken, stopped, k=k, tolerance=tolerance, limit=limit)
             if found.done.all():
                 return found.values
 
@@ -196,19 +200,20 @@ def settle(bases: Bases, taken: Any, stopped: Any, *, k: int, tolerance: float, 
     depend on nothing but the sample.
     """
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
-    taken, stopped = int(taken), np.asarray(stopped)
+    stopped = np.asarray(stopped)
+    limits = np.repeat(np.asarray(taken).reshape(-1), len(stopped) // np.size(taken)).tolist()
     dtype, samples = np.asarray(bases.diagonal).dtype, len(stopped)
     sigma, bounds = np.zeros((samples, k), dtype), np.full((samples, k), np.inf, dtype)
     steps, converged = np.zeros(samples, int), np.zeros(samples, bool)
-    for sample, first in enumerate(stopped.tolist()):
-        m = first or taken
+    for sample, (first, most) in enumerate(zip(stopped.tolist(), limits, strict=True)):
+        m = first or most
         while True:
             theta, last = _top_of_bidiagonal(diagonal[sample, :m], above[sample, : m - 1], k)
             bound = above[sample, m - 1] * last
             # A value that is zero has no relative error: rounding of the largest is as near as it comes.
             rounding = 16 * float(np.finfo(dtype).eps) * theta[0]
             converged[sample] = bool((bound <= np.maximum(tolerance * theta, rounding)).all())
-            if converged[sample] or m == taken or not np.isfinite(theta).all():
+            if converged[sample] or m == most or not np.isfinite(theta).all():
                 break
             m = next_check(m, limit)
         sigma[sample], bounds[sample], steps[sample] = theta, bound, m
@@ -338,7 +343,7 @@ def _look(bases: Bases, taken: Int[Array, ""], tolerance: Float[Array, ""], *, t
     return should_stop(bases.diagonal, bases.above, taken, tolerance, top=top)
 
 
-@functools.partial(jax.jit, static_argnames=("make", "kind", "top", "capacity"))
+@functools.partial(jax.jit, static_argnames=("make", "kind", "top", "capacity", "mesh"))
 def _start(
     arrays: Any,
     starts: Vectors,
@@ -348,14 +353,18 @@ def _start(
     kind: Hashable,
     top: int,
     capacity: int,
+    mesh: Mesh | None,
 ) -> State:
     """Take steps until every sample has stopped or the bases are full."""
-    stopped = jnp.zeros(starts.shape[0], jnp.int32)
-    state = State(_begin(starts, capacity), jnp.zeros((), jnp.int32), stopped)
-    return _run(make(kind, *arrays), state, tolerance, top)
+
+    def start(arrays: Any, starts: Array, tolerance: Array) -> State:
+        state = State(_begin(starts, capacity), jnp.zeros(1, jnp.int32), jnp.zeros(starts.shape[0], jnp.int32))
+        return _run(make(kind, *arrays), state, tolerance, top)
+
+    return _on_own(start, mesh, arrays, starts)(arrays, starts, tolerance)
 
 
-@functools.partial(jax.jit, static_argnames=("make", "kind", "top", "capacity"))
+@functools.partial(jax.jit, static_argnames=("make", "kind", "top", "capacity", "mesh"))
 def _resume(
     arrays: Any,
     state: State,
@@ -366,12 +375,33 @@ def _resume(
     kind: Hashable,
     top: int,
     capacity: int,
+    mesh: Mesh | None,
 ) -> State:
     """Take further steps for samples that are not `done`, in bases of a larger capacity."""
-    wide = state._replace(bases=_widen(state.bases, capacity))
-    further = _run(make(kind, *arrays), wide._replace(stopped=jnp.where(done, state.taken, 0)), tolerance, top)
-    # Where a sample first stopped stands, also if the host asked for more.
-    return further._replace(stopped=jnp.where(state.stopped > 0, state.stopped, further.stopped))
+
+    def resume(arrays: Any, given: tuple[State, Array], tolerance: Array) -> State:
+        state, done = given
+        stopped = jnp.where(done, state.taken[0], 0)
+        wide = State(_widen(state.bases, capacity), jnp.asarray(state.taken), stopped)
+        further = _run(make(kind, *arrays), wide, tolerance, top)
+        # Where a sample first stopped stands, also if the host asked for more.
+        first = jnp.asarray(state.stopped)
+        return further._replace(stopped=jnp.where(first > 0, first, further.stopped))
+
+    given = state, done
+    return _on_own(resume, mesh, arrays, given)(arrays, given, tolerance)
+
+
+def _on_own(work: Callable[..., State], mesh: Mesh | None, arrays: Any, rows: Any) -> Callable[..., State]:
+    """Let each device go through its own samples: none waits for another to stop.
+
+    The first of `arrays` lies whole on each, the others and `rows` are spread over them.
+    """
+    if mesh is None:
+        return work
+    spread = PartitionSpec("sample")
+    specs = (PartitionSpec(), *(spread for _ in arrays[1:]))
+    return jax.shard_map(work, mesh=mesh, in_specs=(specs, spread, PartitionSpec()), out_specs=spread, check_vma=False)
 
 
 def _run(products: Products, state: State, tolerance: Float[Array, ""], top: int) -> State:
@@ -383,14 +413,15 @@ def _run(products: Products, state: State, tolerance: Float[Array, ""], top: int
         return grow_right(bases, backward(bases.left[:, index]), index)
 
     def open_(state: State) -> Array:
-        return jnp.any(jnp.asarray(state.stopped) == 0) & (state.taken < capacity)
+        return jnp.any(jnp.asarray(state.stopped) == 0) & (state.taken[0] < capacity)
 
     def advance(state: State) -> State:
-        later = state.taken + jnp.where(state.taken < LATER, CHECK_EVERY, 2 * CHECK_EVERY)
-        end = jnp.minimum(jnp.where(state.taken == 0, FIRST_CHECK, later), capacity)
-        bases = jax.lax.fori_loop(state.taken, end, step, state.bases)
+        taken = jnp.asarray(state.taken)[0]
+        later = taken + jnp.where(taken < LATER, CHECK_EVERY, 2 * CHECK_EVERY)
+        end = jnp.minimum(jnp.where(taken == 0, FIRST_CHECK, later), capacity)
+        bases = jax.lax.fori_loop(taken, end, step, state.bases)
         stops = should_stop(bases.diagonal, bases.above, end, tolerance, top=top)
-        return State(bases, end, jnp.where((state.stopped == 0) & stops, end, state.stopped))
+        return State(bases, end[None], jnp.where((state.stopped == 0) & stops, end, state.stopped))
 
     return jax.lax.while_loop(open_, advance, state)
 

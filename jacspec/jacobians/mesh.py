@@ -49,16 +49,17 @@ def spread_samples(batches: Sequence[PaddedBatch], devices: int) -> list[PaddedB
 
 def beside(tree: Tree, like: Any) -> Tree:
     """Place arrays that have a row a sample as `like` is placed, which has too."""
-    mesh = _mesh(like)
+    mesh = mesh_of(like)
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec("sample")))
 
 
 def on_each(tree: Tree, like: Any) -> Tree:
     """Place a whole copy of arrays on each device that `like`, which has a row a sample, is spread over."""
-    mesh = _mesh(like)
+    mesh = mesh_of(like)
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _mesh(array: Any) -> Mesh | None:
+def mesh_of(array: Any) -> Mesh | None:
+    """Return the devices that an array is placed on, where it is placed on several."""
     sharding = getattr(array, "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
