@@ -44,7 +44,7 @@ TAIL, PATIENCE = 600, 5
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status, None where its time was over, and the end of what it said."""
+    """How a process ended: its exit status, None where its time was over, and its last line."""
 
     code: int | None
     seconds: float
@@ -105,7 +105,8 @@ def run_process(command: Sequence[str], environment: Mapping[str, str], seconds:
             process.wait()
         said.seek(0, os.SEEK_END)
         said.seek(max(said.tell() - TAIL, 0))
-        return Ended(code, took, said.read().decode(errors="replace"))
+        lines = said.read().decode(errors="replace").strip().splitlines()
+        return Ended(code, took, lines[-1] if lines else "")
 
 
 def environment(cache: Path, **changes: str) -> dict[str, str]:
