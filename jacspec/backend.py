@@ -33,7 +33,7 @@ def _choose_gpu_products() -> None:
     """Leave products on NVIDIA's GPUs to cuBLAS, unless XLA_FLAGS says otherwise; of use before the first computation.
 
     XLA tries out tilings of its own, each compiled, for every float32 product at full precision: on an H100 the step of
-    a GPT-2 block took more than 15 seconds to compile with them and 1.4 without.
+    a GPT-2 block took more than 8 seconds to compile with them and 1.4 without.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if TRITON not in flags and any(importlib.util.find_spec(plugin) for plugin in PLUGINS):
