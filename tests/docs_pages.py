@@ -4,11 +4,14 @@
 """
 
 import enum
+import functools
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.config import config_folder
 from jacspec.glossary import Quantity
 from jacspec.options import STUDIES, Option, options_of
 from jacspec.report.labels import words_of
@@ -86,13 +89,21 @@ def shared_table() -> str:
     return _table(("key", "in Python", "default", "meaning", "studies"), rows)
 
 
+def ready_made_models() -> str:
+    """List the ready-made models."""
+    choices = (file.stem for file in (config_folder() / "model").glob("*.yaml"))
+    names = (f"`{name}`" for name in sorted(choices) if name not in ("hub", "path"))
+    return textwrap.fill(", ".join(names), 120, break_on_hyphens=False)
+
+
+@functools.cache
 def pages() -> dict[str, dict[str, str]]:
     """Return what is generated: by page of `docs/`, then by the word of its markers."""
     found = {f"{study}.md": {"keys": keys_table(study)} for study in STUDIES}
     for study in STUDIES:
         if columns_of(study):
             found[f"{study}.md"]["columns"] = columns_table(study)
-    return found | {"keys.md": {"shared keys": shared_table()}}
+    return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}
 
 
 def marks(word: str) -> tuple[str, str]:

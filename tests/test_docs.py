@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from docs_pages import DOCS, columns_table, filled, keys_table, marks, pages
+from families import FAMILIES
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 
 import jacspec
 from jacspec.config import config_folder, register
@@ -66,17 +68,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), target
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_compose(page: Path) -> None:
+def test_commands_compose() -> None:
     """Every command that stands on lines of its own names groups, choices and keys that there are."""
     register()
-    for command in commands(page):
-        overrides = [word for word in command if not word.startswith("-")]
-        # Launchers are extras with keys of their own.
-        overrides = [word for word in overrides if not word.startswith(("hydra/launcher", "hydra.launcher"))]
-        sweep = "-m" in command
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            compose("config", overrides=[_first_of(word) if sweep else word for word in overrides])
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for overrides in {tuple(overrides_of(command)) for page in WRITTEN for command in commands(page)}:
+            compose("config", overrides=list(overrides))
+        with pytest.raises(HydraException):
+            compose("config", overrides=overrides_of(["-m", "task=heads", "heads.draw=1,2"]))
 
 
 def test_commands_are_found() -> None:
@@ -90,6 +89,12 @@ def commands(page: Path) -> Iterator[list[str]]:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ {4}(?:srun .*?|pip install -e \. && )?python -m jacspec\b(.*)$", text, flags=re.M):
         yield shlex.split(line)
+
+
+def overrides_of(command: list[str]) -> list[str]:
+    """Return what a command overrides, of a sweep its first job; launchers are extras with keys of their own."""
+    words = [word for word in command if not word.startswith(("-", "hydra/launcher", "hydra.launcher"))]
+    return [_first_of(word) for word in words] if "-m" in command else words
 
 
 def _first_of(word: str) -> str:
@@ -143,6 +148,13 @@ def test_readme_is_short_and_has_its_two_commands() -> None:
     assert len(readme.split()) <= 1400
     assert "    pip install -e . && python -m jacspec\n" in readme
     assert "    pip install -e '.[test]' && python -m pytest\n" in readme
+
+
+def test_readme_lists_the_families() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sentence = re.search(r"by Hugging Face `model_type`:(.*?)\. \[", readme, flags=re.S)
+    assert sentence is not None
+    assert re.findall(r"`([\w-]+)`", sentence[1]) == sorted(FAMILIES)
 
 
 QUOTED = (

@@ -1,8 +1,7 @@
 """Trust under attack and accident, at length: `python tests/faults/campaign.py [PART ...]`, all parts without one.
 
 Writes what each part saw into `campaign.json` beside itself, with the environment, and from that the table of
-reliability in docs/reliability.md. An hour or so on two cores that other work shares; the short form of every part is in the
-tests.
+`docs/reliability.md`. An hour or so on two cores that other work shares; the short form of every part is in the tests.
 """
 
 import datetime
