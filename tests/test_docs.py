@@ -14,6 +14,7 @@ from docs_pages import DOCS, columns_table, filled, keys_table, marks, pages
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from servers import run_here
 
 import jacspec
 from jacspec.config import config_folder, register
@@ -191,6 +192,18 @@ QUOTED = (
 def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
     page = " ".join((DOCS / "performance.md").read_text(encoding="utf-8").split())
     assert words.format(_recorded(file, path)) in page
+
+
+def test_plan_is_as_printed(tmp_path: Path) -> None:
+    page = _squeezed((DOCS / "plan.md").read_text(encoding="utf-8"))
+    done = run_here("task=plan", "model=llama-3.1-70b", "data.samples=600", cwd=tmp_path)
+    table = done.out[done.out.index(" devices ") :].strip().splitlines()
+    assert len(table) == 13, "a row a stage"
+    assert _squeezed("\n".join(table)) in page
+
+
+def _squeezed(text: str) -> str:
+    return "\n".join(" ".join(line.split()) for line in text.splitlines())
 
 
 def _recorded(file: str, path: str) -> float:
