@@ -88,11 +88,19 @@ def record_real() -> Callable[[str, str, int], None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-status", action="store_true", help="write the table of families into docs/families.md")
+    parser.addoption("--write-docs", action="store_true", help="write tables of keys and columns into docs/")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--write-status") and config.getoption("numprocesses"):
         raise pytest.UsageError("--write-status needs all tests in one process. Type --write-status -n 0.")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("--write-docs") and not hasattr(session.config, "workerinput"):
+        from docs_pages import write_pages
+
+        write_pages()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -1,8 +1,7 @@
 """Trust under attack and accident, at length: `python tests/faults/campaign.py [PART ...]`, all parts without one.
 
 Writes what each part saw into `campaign.json` beside itself, with the environment, and from that the table of
-reliability in README.md. An hour or so on two cores that other work shares; the short form of every part is in the
-tests.
+`docs/reliability.md`. An hour or so on two cores that other work shares; the short form of every part is in the tests.
 """
 
 import datetime
@@ -28,7 +27,7 @@ import kills
 
 from jacspec.provenance import git_commit
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
 CHAINS, JOBS = (1, 2, 3), 8
@@ -148,18 +147,18 @@ def read_record() -> dict[str, Any]:
 
 
 def write_table(record: Mapping[str, Any]) -> None:
-    """Write what parts saw into the README."""
+    """Write what parts saw into the page."""
     seen = [ROWS[name](record[name]) for name in PARTS if name in record]
     rows = ["| at length | what was seen |", "|---|---|", *seen]
-    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
-    README.write_text("\n".join([before + MARKS[0], *rows, MARKS[1] + after]), encoding="utf-8")
+    PAGE.write_text("\n".join([before + MARKS[0], *rows, MARKS[1] + after]), encoding="utf-8")
 
 
 ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "kills": lambda seen: (
         f"| `kill -9` at {seen['kills']} random moments of {sum(map(bool, seen['by task'].values()))} tasks, "
-        f"{seen['of tries to go on']} of them of tries to go on | {seen['runs that differ']} of {seen['runs']} runs "
+        f"{seen['of tries to go on']} of them while resuming | {seen['runs that differ']} of {seen['runs']} runs "
         "differ from one left alone, byte for byte, figures included |"
     ),
     "disk": lambda seen: (

@@ -1,0 +1,160 @@
+"""What pages of `docs/` say from the code's own tables: keys and columns of each study, written between markers.
+
+`python -m pytest --write-docs tests/test_docs.py` writes all of it; the tests fail where a page is behind its table.
+"""
+
+import enum
+import functools
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jacspec.config import config_folder
+from jacspec.glossary import Quantity
+from jacspec.options import STUDIES, Option, options_of
+from jacspec.report.labels import words_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def columns_of(study: str) -> Mapping[str, Quantity]:
+    """Return what the columns of a study's tables hold, by name: the one place that knows where those words lie."""
+    from jacspec.comparison import COMPARED
+    from jacspec.compatibility import COMPATIBILITY
+    from jacspec.coupling import COUPLING
+    from jacspec.dynamics import DYNAMICS
+    from jacspec.finetuning import FINETUNE
+    from jacspec.lazy import LAZY
+    from jacspec.overlap import OVERLAP
+    from jacspec.removal import REMOVAL
+    from jacspec.spectra.metrics import METRICS
+    from jacspec.spectra.static import HEADS, STATIC
+
+    metrics = {name: Quantity(row.symbol, row.definition, row.source) for name, row in METRICS.items()}
+    top = {name: metrics[name] for name in ("spectral_radius", "decay_ratio")}
+    exponent = words_of("lyapunov_1")
+    assert exponent is not None
+    tables: Mapping[str, Mapping[str, Quantity]] = {
+        "jacobian": metrics,
+        "depth": top | {"lyapunov_1": exponent},
+        "coupling": top | {"residual_gain": metrics["residual_gain"]} | dict(COUPLING),
+        "weights": STATIC,
+        "heads": HEADS,
+        "overlap": OVERLAP,
+        "removal": REMOVAL,
+        "finetune": FINETUNE,
+        "lazy": LAZY,
+        "merge": COMPATIBILITY,
+        "compare": COMPARED,
+        "dynamics": DYNAMICS,
+    }
+    return tables.get(study, {})
+
+
+def keys_table(study: str) -> str:
+    """Write the keys of a study's own, as the command line takes them, and which shared ones count."""
+    own = [option for option in options_of(study) if option.key.startswith(f"{study}.")]
+    shared = [f"`{option.key}`" for option in options_of(study) if option not in own]
+    rows = [(f"`{option.key}`", f"`{_as_yaml(option.default)}`", option.words) for option in own]
+    parts = [_table(("key", "default", "meaning"), rows)] if rows else []
+    if shared:
+        parts.append(f"Of the [shared keys](keys.md) it takes {', '.join(shared)}.")
+    return "\n\n".join(parts)
+
+
+def columns_table(study: str) -> str:
+    """Write what each column of a study holds, with its source."""
+    rows, above = [], ""
+    for name, column in columns_of(study).items():
+        rows.append((f"`{name}`", column.definition, "as above" if column.source == above else column.source))
+        above = column.source
+    return _table(("column", "meaning", "source"), rows)
+
+
+def shared_table() -> str:
+    """Write the keys that several studies share, with the option that sets each from Python."""
+    found: dict[str, Option] = {}
+    takers: dict[str, list[str]] = {}
+    for study in STUDIES:
+        for option in options_of(study):
+            if not option.key.startswith(f"{study}."):
+                found.setdefault(option.key, option)
+                takers.setdefault(option.key, []).append(study)
+    rows = [
+        (f"`{key}`", f"`{option.name}`", *_default_and_words(option), ", ".join(takers[key]))
+        for key, option in found.items()
+    ]
+    return _table(("key", "in Python", "default", "meaning", "studies"), rows)
+
+
+def ready_made_models() -> str:
+    """List the ready-made models."""
+    choices = (file.stem for file in (config_folder() / "model").glob("*.yaml"))
+    names = (f"`{name}`" for name in sorted(choices) if name not in ("hub", "path"))
+    return textwrap.fill(", ".join(names), 120, break_on_hyphens=False)
+
+
+@functools.cache
+def pages() -> dict[str, dict[str, str]]:
+    """Return what is generated: by page of `docs/`, then by the word of its markers."""
+    found = {f"{study}.md": {"keys": keys_table(study)} for study in STUDIES}
+    for study in STUDIES:
+        if columns_of(study):
+            found[f"{study}.md"]["columns"] = columns_table(study)
+    return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}
+
+
+def marks(word: str) -> tuple[str, str]:
+    """Return the lines that a generated part stands between."""
+    return f"<!-- {word}: written by pytest --write-docs -->", f"<!-- end of {word} -->"
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """Return a page with its generated parts put between their markers; raises `ValueError` where one lacks them."""
+    for word, part in parts.items():
+        first, last = marks(word)
+        if page.count(first) != 1 or page.count(last) != 1:
+            raise ValueError(f"a page lacks its markers. Write {first} and {last} into it, once each.")
+        before, rest = page.split(first)
+        page = f"{before}{first}\n{part}\n{last}{rest.split(last)[1]}"
+    return page
+
+
+def write_pages() -> None:
+    """Write all generated parts into their pages."""
+    for name, parts in pages().items():
+        page = DOCS / name
+        page.write_text(filled(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+
+
+def _default_and_words(option: Option) -> tuple[str, str]:
+    """Write the default of a shared option; where it depends on the rest, the words say on what."""
+    default = "" if option.default is None else f"`{_as_yaml(option.default)}`"
+    return default, option.words.replace("None: ", "by default ")
+
+
+def _as_yaml(value: Any) -> str:
+    """Write a default as it is typed on the command line."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_yaml, value))}]"
+    return json.dumps(value)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (head, *([_escaped(cell) for cell in row] for row in rows))
+    first, *rest = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([first, "|---" * len(head) + "|", *rest])
+
+
+def _escaped(cell: str) -> str:
+    """Keep Markdown from reading signs: a bar as a cell's end everywhere, stars and angles outside code."""
+    if not cell.startswith("`"):
+        for sign in "*<":
+            cell = cell.replace(sign, f"\\{sign}")
+    return cell.replace("|", "\\|")

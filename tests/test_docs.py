@@ -1,0 +1,215 @@
+"""README and `docs/`: tables written from the code, links, commands, lines of Python, and numbers of benchmarks."""
+
+import ast
+import inspect
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docs_pages import DOCS, columns_table, filled, keys_table, marks, pages
+from families import FAMILIES
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from servers import run_here
+
+import jacspec
+from jacspec.config import config_folder, register
+from jacspec.options import STUDIES, options_of
+
+ROOT = DOCS.parent
+WRITTEN = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md"))]
+WRITTEN += sorted(DOCS.glob("*.md"))
+PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in WRITTEN]
+FENCE = re.compile(r"```python\n(.*?)```", flags=re.S)
+
+
+@pytest.mark.parametrize("name", pages())
+def test_generated_parts_are_current(name: str) -> None:
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert page == filled(page, pages()[name]), "Type: python -m pytest --write-docs tests/test_docs.py"
+
+
+def test_stale_part_is_seen() -> None:
+    first, last = marks("keys")
+    page = f"before\n{first}\n{keys_table('heads')}\n{last}\nafter\n"
+    assert filled(page, {"keys": keys_table("heads")}) == page
+    assert filled(page.replace("`heads.draws`", "`heads.draw`"), {"keys": keys_table("heads")}) == page
+    with pytest.raises(ValueError, match="lacks its markers"):
+        filled(page.replace(last, ""), {"keys": keys_table("heads")})
+
+
+def test_tables_keep_their_columns() -> None:
+    """Bars inside words are escaped, so that each row has as many cells as its head."""
+    assert r"max\|λ_i(J)\|" in columns_table("jacobian")
+    for parts in pages().values():
+        for table in re.findall(r"(?:^\|.*\n?)+", "\n".join(parts.values()), flags=re.M):
+            widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
+            assert len(widths) == 1, table
+
+
+def anchors(page: Path) -> set[str]:
+    """Name the headings of a page as GitHub does."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    heads = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_commands_compose() -> None:
+    """Every command that stands on lines of its own names groups, choices and keys that there are."""
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for overrides in {tuple(overrides_of(command)) for page in WRITTEN for command in commands(page)}:
+            compose("config", overrides=list(overrides))
+        with pytest.raises(HydraException):
+            compose("config", overrides=overrides_of(["-m", "task=heads", "heads.draw=1,2"]))
+
+
+def test_commands_are_found() -> None:
+    found = [command for page in WRITTEN for command in commands(page)]
+    assert ["-m", "model.init=pretrained,random", "seed=0,1,2", "hydra.sweep.dir=controls"] in found
+    assert any(word.startswith("model=pythia-70m,") for command in found for word in command), "continued lines too"
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Find the arguments of indented commands, lines that end in a backslash joined."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ {4}(?:srun .*?|pip install -e \. && )?python -m jacspec\b(.*)$", text, flags=re.M):
+        yield shlex.split(line)
+
+
+def overrides_of(command: list[str]) -> list[str]:
+    """Return what a command overrides, of a sweep its first job; launchers are extras with keys of their own."""
+    words = [word for word in command if not word.startswith(("-", "hydra/launcher", "hydra.launcher"))]
+    return [_first_of(word) for word in words] if "-m" in command else words
+
+
+def _first_of(word: str) -> str:
+    key, _, values = word.partition("=")
+    return f"{key}={values if values.startswith('[') else values.split(',')[0]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_calls_bind(page: Path) -> None:
+    """Calls of studies have arguments that there are."""
+    for block in FENCE.findall(page.read_text(encoding="utf-8")):
+        for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
+            check_call(call)
+
+
+def check_call(call: ast.Call) -> None:
+    """Raise `TypeError` for a call of jacspec whose arguments its function does not take."""
+    if not (isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "jacspec"):
+        return
+    function: Any = getattr(jacspec, call.func.attr)
+    given = {str(each.arg): None for each in call.keywords}
+    inspect.signature(function).bind(*call.args, **given)
+    if function is jacspec.run:
+        known = {option.name for option in options_of(ast.literal_eval(call.args[0]))}
+        known |= set(inspect.signature(function).parameters)
+        if unknown := given.keys() - known:
+            raise TypeError(f"unknown: {unknown}")
+
+
+@pytest.mark.parametrize("line", ["jacspec.weights('nano', inclde=['q'])", "jacspec.run('heads', 'nano', draw=1)"])
+def test_wrong_call_is_seen(line: str) -> None:
+    (call,) = (node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
+    with pytest.raises(TypeError):
+        check_call(call)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_has_its_page(study: str) -> None:
+    """With a command and a line of Python, and the README names it."""
+    page = DOCS / f"{study}.md"
+    word = f"task={study}"
+    assert any(word in command or (study == "jacobian" and not command) for command in commands(page))
+    called = f'jacspec.run("{study}"' if study == "jacobian" else f"jacspec.{study}("
+    assert any(called in block for block in FENCE.findall(page.read_text(encoding="utf-8")))
+    assert f"](docs/{study}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_is_short_and_has_its_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 200
+    assert len(readme.split()) <= 1400
+    assert "    pip install -e . && python -m jacspec\n" in readme
+    assert "    pip install -e '.[test]' && python -m pytest\n" in readme
+
+
+def test_readme_lists_the_families() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sentence = re.search(r"by Hugging Face `model_type`:(.*?)\. \[", readme, flags=re.S)
+    assert sentence is not None
+    assert re.findall(r"`([\w-]+)`", sentence[1]) == sorted(FAMILIES)
+
+
+QUOTED = (
+    ("engines", "full spectrum/milliseconds a sample and layer/jacspec", "`analytic` | {:.2f} |"),
+    ("engines", "full spectrum/times faster than (a)", "| {:.1f}× |"),
+    ("engines", "full spectrum/times faster than (b)", "| {:.1f}× |"),
+    ("engines", "top two to 1e-5, decaying weights/milliseconds a sample and layer/jacspec", "spectrum | {:.2f} |"),
+    ("engines", "top two to 1e-5, decaying weights/times faster than (a)", "| {:.1f}× |"),
+    ("engines", "top two to 1e-5, decaying weights/times faster than (b)", "| {:.1f}× |"),
+    ("engines", "SVD kernel/times faster", "was {:.1f} times faster than `numpy.linalg.svd`"),
+    ("engines", "top two of a Llama-3.1-8B block/attn/seconds", "took {:.2f} s for attention"),
+    ("engines", "top two of a Llama-3.1-8B block/mlp/seconds", "{:.2f} s for the MLP"),
+    ("paper", "decaying weights/seconds", "took {:.0f} s on weights with a decaying spectrum"),
+    ("paper", "decaying weights, nothing compiled yet/seconds", "{:.0f} s where nothing was compiled yet"),
+    ("paper", "random weights/seconds", "{:.0f} s on random weights"),
+    ("paper", "decaying weights/hidden states, MB", "{:.0f} MB of hidden states"),
+    ("paper", "decaying weights/peak of resident memory, MB", "peaked at {:.0f} MB"),
+    ("startup", "median_seconds/first_run", "took {:.0f} s, compilation included"),
+    ("startup", "median_seconds/second_run", "the second {:.0f} s"),
+    ("startup", "median_seconds/help", "`--help` {:.1f} s"),
+    ("weights", "weights/jacspec/matrices", "All {:.0f} matrices"),
+    ("weights", "weights/jacspec/seconds", "took {:.1f} s on two cores"),
+    ("weights", "weights/jacspec/CPU seconds", "Of our {:.1f} CPU seconds"),
+    ("weights", "weights/weightwatcher/analyze(randomize=True, mp_fit=True)/seconds", "took {:.0f} s for"),
+    ("weights", "weights/weightwatcher/analyze()/seconds", "{:.1f} s for plain"),
+    ("weights", "weights/times faster/analyze(randomize=True, mp_fit=True)", "{:.0f} times as long"),
+    ("weights", "weights/times faster/analyze()", "which does not: {:.1f} times"),
+    ("weights", "W_QK of all heads/seconds", "heads took {:.1f} s"),
+)
+"""Numbers of docs/performance.md: the benchmark's file, where in it, and the words around the number."""
+
+
+@pytest.mark.parametrize(("file", "path", "words"), QUOTED)
+def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
+    page = " ".join((DOCS / "performance.md").read_text(encoding="utf-8").split())
+    assert words.format(_recorded(file, path)) in page
+
+
+def test_plan_is_as_printed(tmp_path: Path) -> None:
+    page = _squeezed((DOCS / "plan.md").read_text(encoding="utf-8"))
+    done = run_here("task=plan", "model=llama-3.1-70b", "data.samples=600", cwd=tmp_path)
+    table = done.out[done.out.index(" devices ") :].strip().splitlines()
+    assert len(table) == 13, "a row a stage"
+    assert _squeezed("\n".join(table)) in page
+
+
+def _squeezed(text: str) -> str:
+    return "\n".join(" ".join(line.split()) for line in text.splitlines())
+
+
+def _recorded(file: str, path: str) -> float:
+    found = json.loads((ROOT / "tests" / "benchmarks" / f"{file}.json").read_text(encoding="utf-8"))
+    while path:
+        # Names of entries may have slashes in them.
+        key = next(key for key in found if path == key or path.startswith(f"{key}/"))
+        found, path = found[key], path[len(key) + 1 :]
+    return float(found)
