@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jacspec.spectra import random_matrix
+from jacspec.spectra import random_matrix, static
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (
     bulk_distance,
@@ -210,3 +210,15 @@ def test_tails_equal_the_package_powerlaw() -> None:
         assert ours.x_min[0] == pytest.approx(theirs.xmin, rel=1e-9)
         assert ours.alpha[0] == pytest.approx(theirs.alpha, rel=1e-3)
         assert ours.ks_distance[0] == pytest.approx(theirs.D, abs=1e-6)
+
+
+def test_weight_metrics_do_not_follow_the_order_of_their_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value has its own name, whichever way round the table of words is written."""
+    sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, 12, 20)), compute_uv=False)
+    plain = static.static_metrics(sigma, (12, 20), np.ones(1), None)
+    monkeypatch.setattr(static, "STATIC", dict(reversed(static.STATIC.items())))
+    turned = static.static_metrics(sigma, (12, 20), np.ones(1), None)
+    assert plain.keys() == turned.keys() == static.STATIC.keys()
+    assert (plain["mp_low"][0], plain["mp_high"][0]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
+    for name, values in plain.items():
+        assert np.array_equal(values, turned[name], equal_nan=True), name

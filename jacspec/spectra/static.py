@@ -204,19 +204,32 @@ def _beside_null(
     return {name: np.where(there, values, np.nan) for name, values in found.items()}
 
 
+CHANCE = (
+    *("mp_low", "mp_high", "bulk_low", "bulk_high", "bulk_share", "bulk_distance"),
+    *("outliers_above", "outliers_below", "largest_p", "smallest_p"),
+)
+"""What `_beside_chance` computes."""
+
+
 def _beside_chance(sigma: Float[np.ndarray, " k"], shape: tuple[int, int], variance: float) -> dict[str, float]:
-    names = [name for name in STATIC if name.startswith(("mp_", "bulk_", "outliers_")) or name.endswith("_p")]
     if not (np.isfinite(sigma).all() and variance > 0):
-        return dict.fromkeys(names, float("nan"))
+        return dict.fromkeys(CHANCE, float("nan"))
     low, high = marchenko_pastur_edges(shape, variance)
     bulk = fit_bulk(sigma, shape)
     bulk_low, bulk_high = marchenko_pastur_edges(shape, bulk)
-    values = (
-        *(low, high, bulk_low, bulk_high, bulk / variance, bulk_distance(sigma, shape, bulk)),
-        *(float((sigma > bulk_high).sum()), float((sigma < bulk_low).sum())),
-        *(largest_p_value(float(sigma[0]), shape, variance), smallest_p_value(float(sigma[-1]), shape, variance)),
-    )
-    return dict(zip(names, map(float, values), strict=True))
+    found = {
+        "mp_low": low,
+        "mp_high": high,
+        "bulk_low": bulk_low,
+        "bulk_high": bulk_high,
+        "bulk_share": bulk / variance,
+        "bulk_distance": bulk_distance(sigma, shape, bulk),
+        "outliers_above": (sigma > bulk_high).sum(),
+        "outliers_below": (sigma < bulk_low).sum(),
+        "largest_p": largest_p_value(float(sigma[0]), shape, variance),
+        "smallest_p": smallest_p_value(float(sigma[-1]), shape, variance),
+    }
+    return {name: float(found[name]) for name in CHANCE}
 
 
 def shuffled_spectra(
