@@ -22,13 +22,13 @@ from typing import Any
 _PLACES = {
     "JacspecError": "jacspec.errors",
     "JacspecTypeError": "jacspec.errors",
-    "Run": "jacspec.result",
+    "Run": "jacspec.api.result",
     "compute_spectra": "jacspec.api",
     "jacobian": "jacspec.api",
     "load_model": "jacspec.api",
-    "open_run": "jacspec.result",
-    "open_sweep": "jacspec.result",
-    "run": "jacspec.studies",
+    "open_run": "jacspec.api.result",
+    "open_sweep": "jacspec.api.result",
+    "run": "jacspec.api.functions",
     "write_report": "jacspec.api",
 }
 _STUDIES = (
@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def _study(name: str) -> Any:
-    from jacspec.studies import study_function
+    from jacspec.api.functions import study_function
 
     return study_function(name)
 

@@ -9,13 +9,13 @@ import pandas
 from jacspec.api import compute_spectra as compute_spectra
 from jacspec.api import load_model as load_model
 from jacspec.api import write_report as write_report
+from jacspec.api.functions import run as run
+from jacspec.api.result import Run as Run
+from jacspec.api.result import open_run as open_run
+from jacspec.api.result import open_sweep as open_sweep
 from jacspec.errors import JacspecError as JacspecError
 from jacspec.errors import JacspecTypeError as JacspecTypeError
 from jacspec.jacobians.operator import Jacobian
-from jacspec.result import Run as Run
-from jacspec.result import open_run as open_run
-from jacspec.result import open_sweep as open_sweep
-from jacspec.studies import run as run
 
 __version__: str
 
@@ -334,6 +334,7 @@ def merge(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     embeddings: bool = False,
+    resized: Literal["shared", "first"] = "shared",
     save: str | None = None,
     memory_gib: float = 1.0,
     precision: Literal["float32", "float64"] = "float32",
@@ -353,6 +354,8 @@ def merge(
     - `include`: patterns on tensor name or role: the matrices compared and truncated; empty: all
     - `exclude`: patterns of matrices that are left out
     - `embeddings`: embeddings and unembedding too
+    - `resized`: embeddings of which one has more rows: shared, rows that all have are merged; first:
+      left as is
     - `save`: where the merged checkpoint goes; None: merged/ in the run folder
     - `memory_gib`: what work arrays may take where the device does not tell
     - `precision`: float32 or float64, of everything that is computed
@@ -417,15 +420,17 @@ def plan(
     devices: int | Sequence[int] = (1, 8, 64),
     tokens: float = 50.0,
     stored_bytes: int = 2,
-    teraflops: float = 67.0,
+    device: str = "NVIDIA H100 SXM",
+    teraflops: float = 50.0,
+    svd_ms: float = 1.9,
     bandwidth_gbs: float = 3350.0,
     memory_gb: float = 80.0,
     link_gbs: float = 64.0,
-    disk_gbs: float = 3.0,
-    efficiency: float | Sequence[float] = (0.1, 0.5),
     hash_gbs: float = 1.99,
     load_gbs: float = 0.251,
     look_us: float = 43.5,
+    disk_gbs: float = 3.0,
+    efficiency: float | Sequence[float] = (0.1, 0.5),
     metrics: str | Sequence[str] = "paper",
     samples: int | None = None,
     engine: str = "auto",
@@ -443,15 +448,17 @@ def plan(
     - `devices`: how many, a column each
     - `tokens`: of a sample, padding included: the paper's sentences
     - `stored_bytes`: of a number in the checkpoint; GPT-2's are 4
-    - `teraflops`: peak of a device
-    - `bandwidth_gbs`: of its memory, GB/s
+    - `device`: whose figures these are; name yours where you change them
+    - `teraflops`: products in float32, without TF32
+    - `svd_ms`: the SVD kernel, a 768 x 768 matrix
+    - `bandwidth_gbs`: of a device's memory, GB/s
     - `memory_gb`: of a device
     - `link_gbs`: from host to device, GB/s
-    - `disk_gbs`: of a host, for all its processes
-    - `efficiency`: share of the peaks that is reached: an assumption, no GPU was measured
     - `hash_gbs`: weights that are hashed, GB/s
     - `load_gbs`: weights that are read and cast, GB/s
     - `look_us`: microseconds of the host to look at the bounds of a sample
+    - `disk_gbs`: of a host, for all its processes
+    - `efficiency`: share of the products' speed and of the bandwidth that a run reaches
     - `metrics`: names of metrics, `paper` or `full`: one or several
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `engine`: auto, jacfwd, analytic or lanczos
@@ -564,6 +571,7 @@ def weights(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     embeddings: bool = False,
+    stacked: Literal["auto", "experts", "kernel", "skip"] = "auto",
     against: Literal["shuffled", "gaussian", "none"] = "gaussian",
     show_layer: int = 0,
     layers: int | Sequence[int] | None = None,
@@ -585,6 +593,8 @@ def weights(
     - `include`: patterns on tensor name or role, as include=['q', 'k', '*.mlp.*']; empty: all
     - `exclude`: patterns of matrices that are left out
     - `embeddings`: embeddings and unembedding too
+    - `stacked`: tensors of three axes read by name: experts (a matrix each), kernel (one matrix), skip;
+      auto: by name and shape
     - `against`: one draw of chance beside each spectrum: gaussian (one a shape), shuffled (its own
       entries), none
     - `show_layer`: the layer that figures of single matrices show

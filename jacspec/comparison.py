@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jacspec.glossary import Quantity
+from jacspec.quantities import Quantity
 
 LEVEL = 0.95
 SURE = 0.05

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.glossary import Quantity
 from jacspec.merging import kept_values
+from jacspec.quantities import Quantity
 from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.spectra.static import js_distance
 from jacspec.spectra.subspaces import Leading, leading_subspaces, principal_angles

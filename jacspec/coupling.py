@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.glossary import Quantity
+from jacspec.quantities import Quantity
 
 WRITES, READS = "write_vector", "read_vector"
 """Names of the vectors that are kept: leading left and right singular vectors of a Jacobian, of arbitrary sign."""

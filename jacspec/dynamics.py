@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.glossary import Quantity
+from jacspec.quantities import Quantity
 
 STEP = re.compile(r"(?:^|[^a-z])step[-_]?(\d+)|^(\d+)$", re.IGNORECASE)
 KEPT = 0.5

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError, suggest
-from jacspec.tasks import TASKS
+from jacspec.studies import STUDIES
 
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """The extra that brings a launcher."""
@@ -28,7 +28,7 @@ def explain(error: Exception) -> str | None:
         return _composition(error)
     if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
         given = (argument.partition(".")[0].lstrip("+") for argument in sys.argv[1:])
-        task = next((name for name in given if name in TASKS), "train")
+        task = next((name for name in given if name in STUDIES), "train")
         return f"Keys as {task}.* belong to task={task}: add it, or leave them out."
     if isinstance(error, HydraException | OmegaConfBaseException):
         key = getattr(error, "full_key", None)

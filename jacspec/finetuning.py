@@ -12,9 +12,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError
-from jacspec.glossary import Batch, Quantity
+from jacspec.glossary import Batch
 from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
+from jacspec.quantities import Quantity
 from jacspec.removal import equal_shares, factorise, group_of, remove_group
 from jacspec.weights import ROLES
 
@@ -24,7 +25,7 @@ LOOK = 16
 FINETUNE: Mapping[str, Quantity] = {
     "accuracy": Quantity("accuracy", "share of the examples held out whose label has the highest logit", SMALL),
     "label_loss": Quantity(
-        "loss of labels, nats", "mean cross-entropy of the labels of the examples held out, in nats", SMALL
+        "loss of labels, nats", "mean cross-entropy of the labels of the examples held out, in nats", SMALL, "nats"
     ),
     "removed_share": Quantity(
         "share of squares removed",

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.tasks import WITHOUT_FOLDER
+from jacspec.studies import find_study
 
 CLOCK = "${now"
 """What stands in the name of a folder that Hydra names by the clock."""
@@ -63,7 +63,7 @@ _given: set[Path] = set()
 
 def makes_folder(config: DictConfig | Config) -> bool:
     """Say whether a command writes a new run, rather than into one that is there, or none."""
-    return config.resume is None and config.task not in WITHOUT_FOLDER
+    return config.resume is None and find_study(config.task).folder
 
 
 def make_new(folder: Path) -> Path:

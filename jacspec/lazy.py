@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jacspec.errors import JacspecError
-from jacspec.glossary import Quantity
+from jacspec.quantities import Quantity
 from jacspec.removal import equal_shares, factorise, remove_group
 
 CHIZAT = "Chizat, Oyallon & Bach 2019, On Lazy Training"

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jacspec.backend import numerics
-from jacspec.glossary import Memory, Packing, PaddedBatch, Quantity
+from jacspec.glossary import Memory, Packing, PaddedBatch
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
+from jacspec.quantities import Quantity
 from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
 from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
 

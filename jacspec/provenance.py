@@ -32,16 +32,15 @@ def describe_device() -> dict[str, Any]:
     return {"platform": device.platform, "kind": device.device_kind, "machine": platform.machine()}
 
 
-def describe_run(config: Config, *, without: Collection[str], identity: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(config: Config, *, reads: Collection[str], identity: Mapping[str, Any]) -> dict[str, Any]:
     """Collect what `run.json` of every task holds; its `identity` must be the same for a run to be gone on with.
 
-    **Arguments:** `without`, keys of the configuration that change no number of the task; `identity`, what it depends
-    on besides: checkpoint, corpus.
+    **Arguments:** `reads`, the keys of the configuration that numbers of the study depend on; `identity`, what they
+    depend on besides: checkpoint, corpus.
     """
     whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(whole, dict)
-    # How many processes share a run, which finished ones are named, or what is drawn, changes no number of it.
-    comparable = {key: value for key, value in whole.items() if key not in (*without, "distributed", "runs", "report")}
+    comparable = {key: value for key, value in whole.items() if key == "task" or key in reads}
     # Where files lie does not matter: their hashes are compared.
     for group in comparable.keys() & {"model", "data"}:
         comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}

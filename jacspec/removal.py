@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jacspec.errors import JacspecError, suggest
-from jacspec.glossary import Quantity
 from jacspec.models.block import Block, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_template
+from jacspec.quantities import Quantity
 from jacspec.spectra.svd import right_vectors
 from jacspec.weights import ROLES, Matrix, in_batches
 
@@ -50,7 +50,7 @@ REMOVAL: Mapping[str, Quantity] = {
         "standard error of the difference, paired over the same chunks of the text (delta method)",
         COCHRAN,
     ),
-    "nll": Quantity("nats a token", "mean −ln p of a token", HF),
+    "nll": Quantity("nats a token", "mean −ln p of a token", HF, "nats"),
     "removed_values": Quantity("values removed", "singular values that were removed, in all matrices", SMALL),
     "removed_share": Quantity(
         "share of squares removed",

@@ -21,10 +21,10 @@ from servers import copy_nano, run_here
 from stub import STUB, stub
 
 import jacspec
+from jacspec.api.functions import in_python
+from jacspec.api.options import NAMED, RUNNABLE, SHARED, Option, apply, compose, options_of
 from jacspec.config import Config, config_folder, register
-from jacspec.options import NAMED, SHARED, STUDIES, Option, apply, compose, options_of
 from jacspec.runs import open_run as open_stored
-from jacspec.studies import in_python
 from jacspec.texts import read_texts
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
@@ -100,7 +100,7 @@ def as_hydra(*overrides: str) -> Config:
         return OmegaConf.to_object(hydra_compose("config", list(overrides)))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", RUNNABLE)
 def test_options_are_the_keys_of_the_command(study: str) -> None:
     """Composed alike; and each option, set to another value, sets what its key does, and nothing else."""
     assert compose(study) == as_hydra(f"task={study}")

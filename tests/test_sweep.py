@@ -64,7 +64,7 @@ def test_error_of_ours_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise ZeroDivisionError("one of ours")
 
-    monkeypatch.setattr("jacspec.__main__.find_task", lambda task: fail)
+    monkeypatch.setattr("jacspec.__main__.load", lambda task: fail)
     with pytest.raises(ZeroDivisionError):
         run_here("-m", "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     found = [(row["status"], row["message"]) for row in read_sweep(tmp_path / "sweep")]

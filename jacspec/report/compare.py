@@ -1,8 +1,9 @@
 """Figures of `task=compare`: metrics over relative depth, and differences with their noise."""
 
+import functools
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.labels import component_words, metric_label, model_name
+from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.matrices import panels, styles_of
 from jacspec.runs import Run
 from jacspec.runs.compared import DIFFERENCES_FILE, RUNS_FILE
+from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
     import pandas
@@ -24,14 +26,20 @@ LONGEST_LABEL = 26
 """Letters of a line of the legend."""
 
 
-def compare_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
-    """Name the figures of a comparison, each with the function that draws it: two a metric where units tell noise."""
-    figures: dict[str, Callable[[], Figure]] = {}
+def compare_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the figures of a comparison: two a metric where units tell noise."""
+    figures: dict[str, Plot] = {}
     differences = run.table(DIFFERENCES_FILE)
     for name in drawn_metrics(run):
-        figures[name] = lambda name=name: draw_curves(run, name)  # type: ignore[misc]
+        title = metric_title(run, name)
+        words = f"{title}: means of each layer over relative depth, a line a group of runs, bands over seeds."
+        figures[name] = Plot(functools.partial(draw_curves, run, name), words)
         if differences.loc[differences["metric"] == name, "low"].notna().any():
-            figures[f"difference_{name}"] = lambda name=name: draw_differences(run, name)  # type: ignore[misc]
+            words = (
+                f"{title}: difference of each run from its reference by layer, with its interval of 95 %; grey, the "
+                "noise floor. A logarithmic axis is linear about zero."
+            )
+            figures[f"difference_{name}"] = Plot(functools.partial(draw_differences, run, name), words)
     return figures
 
 
@@ -81,7 +89,7 @@ def draw_curves(run: Run, metric: str) -> Figure:
         # One scale for all panels: side by side they are compared.
         _scale(panel, table["mean"].to_numpy(float))
     figure.supxlabel("relative depth (0: first layer, 1: last)", fontsize="medium")
-    figure.supylabel(metric_label(metric), fontsize="medium")
+    figure.supylabel(metric_label(run, metric), fontsize="medium")
     _add_legend(figure, axes[0])
     return figure
 
@@ -134,7 +142,7 @@ def draw_differences(run: Run, metric: str) -> Figure:
             )
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.supxlabel("layer", fontsize="medium")
-    figure.supylabel(f"difference of {metric_label(metric)}", fontsize="medium")
+    figure.supylabel(f"difference of {metric_label(run, metric)}", fontsize="medium")
     _add_legend(figure, axes[0])
     return figure
 

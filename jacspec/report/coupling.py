@@ -1,6 +1,6 @@
 """Figures of a run of static beside dynamic: factors, alignments, which layer reads which, kinds of token."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from jacspec.report.figures import (
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
 from jacspec.runs.coupling import BY_KIND, COUPLING_FILE
+from jacspec.studies.study import Plot
 from jacspec.token_kinds import KINDS
 
 FEWEST = 5
@@ -73,14 +74,28 @@ KIND_STYLES = dict(
 PANEL_COLUMNS, LABELLED_PLACES = 3, 32
 
 
-def coupling_figures(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Name the figures of a `task=coupling` run, each with the function that draws it."""
+CAPTIONS = {
+    "factors": "ρ of each component, the bound that the product of the factors gives, and the factors: medians over "
+    "samples by layer, of ρ and the bound with their quartiles. Weights do not change with the sample; the norm's "
+    "gain and the slopes do.",
+    "bound_share": "ρ over the bound, by layer: how much of what norms allow is reached.",
+    "alignment": "Where the Jacobian's leading directions and those of its weights meet: |cos|, medians over samples "
+    "with quartiles; dotted, what independent random directions have on average.",
+    "coupling": "Which layer reads what another writes: the mean over samples of |u · v|, u the leading left singular "
+    "vector of the row's Jacobian, v the leading right one of the column's, at the same sample. Above the line the "
+    "read comes after the write in the stream; below it there is no way from one to the other, a control.",
+    "kinds": "ρ and the gain of the residual direction by the kind of the token at which each sample ends.",
+}
+
+
+def coupling_figures(run: Run) -> dict[str, Plot]:
+    """Name the figures of a `task=coupling` run: bounds, alignments, who reads whom, kinds of token."""
     return {
-        "factors": lambda: draw_factors(run),
-        "bound_share": lambda: draw_boxes(run, "bound_share"),
-        "alignment": lambda: draw_alignment(run),
-        "coupling": lambda: draw_coupling(run),
-        "kinds": lambda: draw_kinds(run),
+        "factors": Plot(lambda: draw_factors(run), CAPTIONS["factors"]),
+        "bound_share": Plot(lambda: draw_boxes(run, "bound_share"), CAPTIONS["bound_share"]),
+        "alignment": Plot(lambda: draw_alignment(run), CAPTIONS["alignment"]),
+        "coupling": Plot(lambda: draw_coupling(run), CAPTIONS["coupling"]),
+        "kinds": Plot(lambda: draw_kinds(run), CAPTIONS["kinds"]),
     }
 
 
@@ -92,9 +107,9 @@ def draw_factors(run: Run) -> Figure:
         for name, style in LINES.items():
             if name in rows and not (name == "output_norm_gain" and (rows[name]["median"] == 1).all()):
                 colour, line = style
-                axes.plot(rows[name]["median"], line, color=colour, linewidth=1.1, label=metric_label(name))
-        _add_band(axes, rows["bound"], "#D55E00", "D", metric_label("bound"))
-        _add_band(axes, rows["spectral_radius"], BLACK, "o", metric_label("spectral_radius"))
+                axes.plot(rows[name]["median"], line, color=colour, linewidth=1.1, label=metric_label(run, name))
+        _add_band(axes, rows["bound"], "#D55E00", "D", metric_label(run, "bound"))
+        _add_band(axes, rows["spectral_radius"], BLACK, "o", metric_label(run, "spectral_radius"))
         axes.set_yscale("log")
     _add_legends(panels)
     figure.supylabel("gain (median over samples; bands: quartiles)", fontsize="medium")
@@ -109,7 +124,7 @@ def draw_alignment(run: Run) -> Figure:
         rows = _rows(run, component)
         for name, (colour, marker) in ALIGNMENTS.items():
             if name in rows:
-                _add_band(axes, rows[name], colour, marker, metric_label(name))
+                _add_band(axes, rows[name], colour, marker, metric_label(run, name))
         axes.axhline(chance, color=CHANCE, linestyle=":", linewidth=1.2, label=f"random directions: {chance:.3f}")
         axes.set_ylim(0, 1)
     _add_legends(panels)
@@ -169,7 +184,7 @@ def draw_kinds(run: Run) -> Figure:
             if values.size and values.min() > 0 and values.max() > LOG_SPAN * values.min():
                 axes.set_yscale("log")
             label_layers(axes, layers, pitch)
-            axes.set_ylabel(metric_label(metric))
+            axes.set_ylabel(metric_label(run, metric))
             axes.set_title(component_words(component), fontsize="medium", parse_math=False)
     _add_kind_legend(run, figure, shown)
     return figure

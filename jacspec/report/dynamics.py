@@ -1,6 +1,7 @@
 """Figures of `task=dynamics`: metrics by training step, when each changes, what comes first."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -17,6 +18,7 @@ from jacspec.report.matrices import panels
 from jacspec.report.overlap import EDGES, add_spectrum, frame_overlap, label_overlap
 from jacspec.runs import Run
 from jacspec.runs.trained import ONSETS_FILE
+from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
     import pandas
@@ -25,17 +27,27 @@ ONSETS, OVERLAP = "onsets", "overlap_by_step"
 LISTED_STEPS = 12
 
 
-def dynamics_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
-    """Name the figures of a run, each with the function that draws it."""
-    figures: dict[str, Callable[[], Figure]] = {}
+CAPTIONS = {
+    "onsets": "The step by which half of the change from first to last step is there for good, by metric and layer; "
+    "white where the change is too small or within noise.",
+    "overlap_by_step": "O_k = max_j |v_k · f_j| by index, the mean over layers, a line a step; grey, what random "
+    "directions have (mean and 99 %). Inset: the singular values, with the edges of the last step's bulk.",
+}
+
+
+def dynamics_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the figures of a run: onsets, overlaps where there are any, and each metric that moves by step."""
+    figures: dict[str, Plot] = {}
     if (run.table(ONSETS_FILE)["appears"] == 1).any():
-        figures[ONSETS] = lambda: draw_onsets(run)
+        figures[ONSETS] = Plot(lambda: draw_onsets(run), CAPTIONS[ONSETS])
     if "overlap" in run.dataset:
-        figures[OVERLAP] = lambda: draw_overlap(run)
+        figures[OVERLAP] = Plot(lambda: draw_overlap(run), CAPTIONS[OVERLAP])
     # What no revision changes, as the number of tokens, is no curve.
     moving = set(run.table(ONSETS_FILE)["metric"])
-    drawn = [name for name in drawn_metrics(run) if name in moving]
-    return figures | {name: lambda name=name: draw_steps(run, name) for name in drawn}
+    for name in (name for name in drawn_metrics(run) if name in moving):
+        words = f"{metric_title(run, name)} against the training step, a line a layer (dark: first)."
+        figures[name] = Plot(functools.partial(draw_steps, run, name), words)
+    return figures
 
 
 def draw_steps(run: Run, metric: str) -> Figure:
@@ -58,7 +70,7 @@ def draw_steps(run: Run, metric: str) -> Figure:
         panel.set_title(component_words(component), fontsize="medium", parse_math=False)
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("training step", fontsize="medium")
-    figure.supylabel(metric_label(metric), fontsize="medium")
+    figure.supylabel(metric_label(run, metric), fontsize="medium")
     add_layer_key(figure, axes, layers, colours)
     return figure
 
@@ -97,7 +109,7 @@ def draw_onsets(run: Run) -> Figure:
         picture = panel.imshow(cells, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         panel.set_title(component_words(component), fontsize="medium", parse_math=False)
         panel.set_yticks(
-            range(len(metrics)), [metric_title(name) for name in metrics], fontsize="x-small", parse_math=False
+            range(len(metrics)), [metric_title(run, name) for name in metrics], fontsize="x-small", parse_math=False
         )
         shown = range(0, len(layers), -(-len(layers) // 12))
         panel.set_xticks(list(shown), [str(layers[place]) for place in shown], fontsize="small")
@@ -149,12 +161,12 @@ def onset_sentences(run: Run) -> Iterator[str]:
     whole = {str(name): layers.nunique() for name, layers in run.metrics.groupby("component")["layer"]}
     for step in sorted(set(found["onset"])):
         rows = found[found["onset"] == step]
-        yield f"By step {step}: {'; '.join(_by_metric(rows, whole))}."
+        yield f"By step {step}: {'; '.join(_by_metric(run, rows, whole))}."
     within = len(table) - len(found)
     yield f"{within} of {len(table)} curves change too little or within noise, and are not listed."
 
 
-def _by_metric(rows: "pandas.DataFrame", whole: Mapping[str, int]) -> Iterator[str]:
+def _by_metric(run: Run, rows: "pandas.DataFrame", whole: Mapping[str, int]) -> Iterator[str]:
     """Name the components and layers of each metric; `whole` counts the layers of each component."""
     for metric, own in rows.groupby("metric", sort=False):
         where = (
@@ -162,7 +174,7 @@ def _by_metric(rows: "pandas.DataFrame", whole: Mapping[str, int]) -> Iterator[s
             + ("all layers" if len(set(layers)) == whole[str(component)] > 1 else spans(sorted(set(layers))))
             for component, layers in own.groupby("component", sort=False)["layer"]
         )
-        yield f"{metric_title(str(metric))} of {', '.join(where)}"
+        yield f"{metric_title(run, str(metric))} of {', '.join(where)}"
 
 
 def spans(layers: Sequence[int]) -> str:

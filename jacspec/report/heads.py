@@ -1,6 +1,6 @@
 """Figures of a run over attention heads, after the study of per-head W_QK spectra."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import matplotlib
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.matrices import CHANCE, panels, roles_of
 from jacspec.runs import Run
+from jacspec.studies.study import Plot
 
 COLOUR = "#0072B2"
 DENSITY_BINS = np.linspace(0, 4, 81)
@@ -20,19 +21,29 @@ BY_HEAD = ("lambda_0", "npr_lambda", "spectral_entropy", "kappa_sigma")
 AGAINST_ELEMENTS = ("lambda_0", "lambda_sum", "lambda_square_sum", "spectral_entropy")
 
 
-def head_figures(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Name the figures of a `task=heads` run, each with the function that draws it."""
-    figures: dict[str, Callable[[], Figure]] = {}
+CAPTIONS = {
+    "lambda": "λ of every head by index, each head divided by its mean: a row a head.",
+    "density": "How the λ of every head, divided by their mean, are distributed: a row a head; dashed, the edges that "
+    "the product of two Gaussian factors has.",
+    "by_head": "Largest λ, normalised participation ratio, entropy and condition number of every head, with the mean "
+    "of each layer and what chance gives (its mean and three standard deviations).",
+    "elements": "Spectral quantities against the standard deviation of the elements of the product, a point a head.",
+    "grid": "Singular values of every head of one layer, with the median of the Gaussian baseline.",
+    "entropy_npr": "Spectral entropy against normalised participation ratio, a point a head.",
+}
+
+
+def head_figures(run: Run) -> dict[str, Plot]:
+    """Name the figures of a `task=heads` run: five of W_QK, four of W_OV, one of both."""
+    figures: dict[str, Plot] = {}
     for role in roles_of(run):
-        figures |= {
-            f"lambda_{role}": lambda role=role: _draw_lambda(run, role),  # type: ignore[misc]
-            f"density_{role}": lambda role=role: _draw_density(run, role),  # type: ignore[misc]
-            f"by_head_{role}": lambda role=role: _draw_by_head(run, role),  # type: ignore[misc]
-            f"elements_{role}": lambda role=role: _draw_elements(run, role),  # type: ignore[misc]
-        }
+        drawn = {"lambda": _draw_lambda, "density": _draw_density, "by_head": _draw_by_head, "elements": _draw_elements}
         if role.endswith("qk"):
-            figures[f"grid_{role}"] = lambda role=role: _draw_grid(run, role)  # type: ignore[misc]
-    return figures | {"entropy_npr": lambda: _draw_entropy(run)}
+            drawn["grid"] = _draw_grid
+        figures |= {
+            f"{name}_{role}": Plot(functools.partial(draw, run, role), CAPTIONS[name]) for name, draw in drawn.items()
+        }
+    return figures | {"entropy_npr": Plot(lambda: _draw_entropy(run), CAPTIONS["entropy_npr"])}
 
 
 def _title(run: Run, role: str, what: str) -> str:
@@ -128,14 +139,14 @@ def _draw_by_head(run: Run, role: str) -> Figure:
     table = run.metrics[run.metrics["role"] == role]
     figure, axes = panels(len(BY_HEAD), _title(run, role, "spectral quantities"), size=(4.2, 2.8))
     for panel, name in zip(axes, BY_HEAD, strict=True):
-        _add_points(panel, table, name, lookup(run.provenance, f"baseline.metrics.{name}"))
+        _add_points(panel, run, table, name, lookup(run.provenance, f"baseline.metrics.{name}"))
     figure.supxlabel(
         "layer (a point a head, shifted by head; line: mean of the layer; band: chance)", fontsize="medium"
     )
     return figure
 
 
-def _add_points(panel: Axes, table: Any, name: str, chance: Any) -> None:
+def _add_points(panel: Axes, run: Run, table: Any, name: str, chance: Any) -> None:
     if not table[name].notna().any():
         return
     layers, heads = table["layer"].to_numpy(float), table["head"].to_numpy(float)
@@ -148,7 +159,7 @@ def _add_points(panel: Axes, table: Any, name: str, chance: Any) -> None:
     finite = values[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
         panel.set_yscale("log")
-    panel.set_ylabel(metric_label(name), fontsize="small")
+    panel.set_ylabel(metric_label(run, name), fontsize="small")
     panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panel.grid(color="0.92", linewidth=0.6)
 
@@ -168,8 +179,8 @@ def _draw_entropy(run: Run) -> Figure:
         panel.set_title(role, fontsize="medium")
         panel.grid(color="0.92", linewidth=0.6)
     figure.colorbar(points, ax=axes, label="layer")
-    figure.supxlabel(metric_label("npr_lambda"), fontsize="medium")
-    figure.supylabel(metric_label("spectral_entropy"), fontsize="medium")
+    figure.supxlabel(metric_label(run, "npr_lambda"), fontsize="medium")
+    figure.supylabel(metric_label(run, "spectral_entropy"), fontsize="medium")
     return figure
 
 
@@ -180,7 +191,7 @@ def _draw_elements(run: Run, role: str) -> Figure:
     for panel, name in zip(axes, AGAINST_ELEMENTS, strict=True):
         if table[name].notna().any():
             panel.scatter(table["element_std"], table[name], s=9, c=colours, linewidths=0)
-        panel.set_ylabel(metric_label(name), fontsize="small")
+        panel.set_ylabel(metric_label(run, name), fontsize="small")
         if (table["element_std"] > 0).all():
             panel.set_xscale("log")
             panel.set_yscale("log" if name != "spectral_entropy" else "linear")

@@ -1,6 +1,7 @@
 """Figures of a run over weight matrices: metrics by layer, spectra by role, the bulk beside chance, tails."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.runs import Run
 from jacspec.spectra.random_matrix import marchenko_pastur_density
+from jacspec.studies.study import Plot
 
 PANELS_A_FIGURE, COLUMNS = 12, 3
 # Okabe & Ito's colours, then the same dashed.
@@ -21,21 +23,32 @@ LINES = ("-", "--", ":")
 CHANCE = "#D55E00"
 
 
-def matrix_figures(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Name the figures of a `task=weights` run, each with the function that draws it."""
+CAPTIONS = {
+    "metrics": "Each metric against the layer, a line a role.",
+    "spectra": "Singular values of each role, a line a layer; dashed, the edges of the Marchenko–Pastur bulk.",
+    "bulk": "Singular values over s√N of all layers, with the Marchenko–Pastur law of the bulk; ticks mark the values "
+    "beyond its edges, above and below.",
+    "bulk_of_layer": "The same for one layer (weights.show_layer).",
+    "tails": "The share of λ = σ² at or above x in one layer, and the power law fitted from x_min on.",
+    "one_matrix": "One matrix: singular values, cumulative variance, eigenvalues of its Gram matrix.",
+}
+
+
+def matrix_figures(run: Run) -> dict[str, Plot]:
+    """Name the figures of a `task=weights` run: its metrics a dozen a figure, spectra, chance, tails, one matrix."""
     drawn = [name for name in run.metric_names if run.metrics[name].notna().any()]
     pages = [drawn[start : start + PANELS_A_FIGURE] for start in range(0, len(drawn), PANELS_A_FIGURE)]
-    figures: dict[str, Callable[[], Figure]] = {
-        f"metrics_{number}": lambda names=names: _draw_metrics(run, names)  # type: ignore[misc]
+    figures = {
+        f"metrics_{number}": Plot(functools.partial(_draw_metrics, run, names), CAPTIONS["metrics"])
         for number, names in enumerate(pages, 1)
     }
     layer = shown_layer(run)
     return figures | {
-        "spectra": lambda: _draw_spectra(run),
-        "bulk": lambda: _draw_bulk(run, None),
-        "bulk_of_layer": lambda: _draw_bulk(run, layer),
-        "tails": lambda: _draw_tails(run, layer),
-        "one_matrix": lambda: _draw_one(run, layer),
+        "spectra": Plot(lambda: _draw_spectra(run), CAPTIONS["spectra"]),
+        "bulk": Plot(lambda: _draw_bulk(run, None), CAPTIONS["bulk"]),
+        "bulk_of_layer": Plot(lambda: _draw_bulk(run, layer), CAPTIONS["bulk_of_layer"]),
+        "tails": Plot(lambda: _draw_tails(run, layer), CAPTIONS["tails"]),
+        "one_matrix": Plot(lambda: _draw_one(run, layer), CAPTIONS["one_matrix"]),
     }
 
 
@@ -93,7 +106,7 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
         positive = values[np.isfinite(values) & (values > 0)]
         if positive.size == np.isfinite(values).sum() and positive.max() > 100 * positive.min():
             panel.set_yscale("log")
-        panel.set_ylabel(metric_label(name), fontsize="small")
+        panel.set_ylabel(metric_label(run, name), fontsize="small")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("layer", fontsize="medium")

@@ -1,6 +1,6 @@
-"""The page of a `task=merge` run: how compatible checkpoints of one architecture are."""
+"""The figure of a `task=merge` run: how compatible checkpoints of one architecture are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from jacspec.compatibility import BASE, TASKS, WEIGHTS
-from jacspec.report.cell_page import CellPage
 from jacspec.report.labels import metric_label, model_name
 from jacspec.report.matrices import CHANCE, styles_of
 from jacspec.runs import Run
+from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
     import pandas
@@ -25,8 +25,16 @@ SIDES = (("left", "#0072B2", "o", -0.15), ("right", "#E69F00", "s", 0.15))
 LONGEST, PAIRS_THAT_FIT = 34, 10
 
 
-def _figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
-    return {"compatibility": lambda: draw_compatibility(run)}
+CAPTION = (
+    "By layer, a line a role, the mean over pairs: overlap of leading subspaces (mean of left and right; band: "
+    "chance), cosine, distance of effective ranks, distance of spectra. Below: singular values over the largest, the "
+    "mean over matrices; overlap of each pair over all matrices, median and quartiles."
+)
+
+
+def merge_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the one figure of the run."""
+    return {"compatibility": Plot(lambda: draw_compatibility(run), CAPTION)}
 
 
 def draw_compatibility(run: Run) -> Figure:
@@ -44,7 +52,7 @@ def draw_compatibility(run: Run) -> Figure:
     _draw_layers(axes[0], rows, "overlap", "overlap of leading subspaces, left and right")
     _draw_chance(axes[0], rows)
     for panel, name in zip(axes[1:4], ("cosine", "effective_rank_distance", "spectrum_distance"), strict=True):
-        _draw_layers(panel, rows, name, metric_label(name))
+        _draw_layers(panel, rows, name, metric_label(run, name))
     for panel in axes[:4]:
         panel.set_title(WORDS[shown], fontsize="medium")
     _draw_spectra(axes[4], run)
@@ -139,24 +147,3 @@ def _draw_pairs(panel: Axes, table: "pandas.DataFrame") -> None:
 def _short(label: str) -> str:
     half = LONGEST // 2
     return label if len(label) <= LONGEST else f"{label[:half]}…{label[-half:]}"
-
-
-PAGE = CellPage(
-    title="spectral compatibility",
-    reading=(
-        "Each row compares a weight matrix of two checkpoints, A (first) and B (second). weights: the matrices "
-        "themselves. tasks: the task vectors of two models, what each added to the common base. task-base: a model's "
-        "task vector (first) beside the base's own weights (second). Task vectors whose leading subspaces overlap no "
-        "more than chance act on other directions and add up undisturbed; a large overlap with a cosine near 1 is the "
-        "same change twice, one with a cosine near 0 or below it a conflict in the same directions. A leading subspace "
-        "is only as well determined as the gap behind it. Fused matrices are there in parts and whole. Layer −1 stands "
-        "for matrices outside the blocks; a missing value (–) belongs to a matrix of zeros."
-    ),
-    figures=_figures,
-    captions={
-        "compatibility": "By layer, a line a role, the mean over pairs: overlap of leading subspaces (mean of left and "
-        "right; band: chance), cosine, distance of effective ranks, distance of spectra. Below: singular values over "
-        "the largest, the mean over matrices; overlap of each pair over all matrices, median and quartiles."
-    },
-    unit="comparisons of a matrix",
-)

@@ -1,6 +1,6 @@
 """Figures of a run of `task=overlap`: what each singular vector reads of the activations, by index."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -13,13 +13,26 @@ from matplotlib.ticker import LogLocator
 from jacspec.report.labels import model_name
 from jacspec.report.matrices import CHANCE, panels, roles_of
 from jacspec.runs import Run
+from jacspec.studies.study import Plot
 
 MEAN, NULL = "black", "0.55"
 
 
-def overlap_figures(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Name the figures of the run, each with the function that draws it."""
-    return {"overlap": lambda: _draw_overlap(run), "variance": lambda: _draw_variance(run)}
+CAPTIONS = {
+    "overlap": "O_k = max_j |v_k · f_j| of the right singular vectors with the principal directions of what enters "
+    "the matrix, by index: a line a layer, black their mean; grey, what random directions have (mean and 99 %). "
+    "Inset: the singular values, with the edges of the Marchenko–Pastur bulk, dashed.",
+    "variance": "Variance of what enters the matrix along its right singular vectors, over that of an average "
+    "direction, by index: a line a layer, black their mean; 1 is what random directions have on average.",
+}
+
+
+def overlap_figures(run: Run) -> dict[str, Plot]:
+    """Name the figures of the run: overlap with principal directions, variance along singular vectors."""
+    return {
+        "overlap": Plot(lambda: _draw_overlap(run), CAPTIONS["overlap"]),
+        "variance": Plot(lambda: _draw_variance(run), CAPTIONS["variance"]),
+    }
 
 
 def _profiles(run: Run, role: str, name: str) -> Float[np.ndarray, "matrix k"]:

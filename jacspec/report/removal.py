@@ -1,7 +1,7 @@
-"""The page of a `task=removal` run: how much worse a text is predicted without each group of singular values."""
+"""The figure of a `task=removal` run: how much worse a text is predicted without each group of singular values."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
-from jacspec.report.cell_page import CellPage
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import corpus_name, metric_label, model_name
 from jacspec.report.matrices import COLOURS
 from jacspec.runs import Run
+from jacspec.studies.study import Plot
 
 MARKERS = "osD^vPX"
 LEGEND_LINES = 20
@@ -24,8 +24,15 @@ FREE = 0.62
 """The part of the axes' height that holds the curves, so that the inset hides none."""
 
 
-def _figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
-    return {"removal": lambda: draw_removal(run)}
+CAPTION = (
+    "Change of perplexity without each group of singular values, with standard errors; where the axis is logarithmic "
+    "it is linear about zero. Inset: the spectra, the mean over the matrices of each target, the groups as bands."
+)
+
+
+def removal_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the one figure of the run."""
+    return {"removal": Plot(lambda: draw_removal(run), CAPTION)}
 
 
 def draw_removal(run: Run) -> Figure:
@@ -59,7 +66,7 @@ def draw_removal(run: Run) -> Figure:
         inset.plot((np.arange(len(sigma)) + 0.5) / len(sigma), sigma, color=colour, linewidth=1)
     _scale_change(axes, table[name].to_numpy(float), table["delta_error"].to_numpy(float))
     _label_groups(axes, shares)
-    axes.set_ylabel(metric_label(name))
+    axes.set_ylabel(metric_label(run, name))
     _finish_inset(inset, shares, spectra)
     scored = run.provenance["scored"]
     count = f"{scored['chunks']} chunk{'s' * (scored['chunks'] != 1)}"
@@ -129,21 +136,3 @@ def _finish_inset(inset: Axes, shares: list[list[float]], spectra: np.ndarray) -
     inset.set_title(r"singular values $\sigma_i$ by rank, mean over matrices", fontsize="x-small", pad=3)
     inset.tick_params(labelsize="x-small")
     inset.xaxis.set_major_formatter(PercentFormatter(1.0))
-
-
-PAGE = CellPage(
-    title="perplexity without groups of singular values",
-    reading=(
-        "Each row is the model without one group of the rank-ordered singular values of every matrix of its target (a "
-        "role in all layers, or all roles in a layer); group 1 holds the largest. The perplexity is that of a text in "
-        "sliding windows, every token scored once; of encoders it is the pseudo-perplexity, each token masked in turn. "
-        "Standard errors are over chunks of the text; that of a change is paired, the same chunks with and without the "
-        "group, and says how far another part of the text may differ, not whether one group differs from another."
-    ),
-    figures=_figures,
-    captions={
-        "removal": "Change of perplexity without each group of singular values, with standard errors; where the axis "
-        "is logarithmic it is linear about zero. Inset: the spectra, the mean over the matrices of each target, the "
-        "groups as bands."
-    },
-)

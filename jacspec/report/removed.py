@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.cell_page import CellPage
 from jacspec.report.labels import metric_label, model_name
 from jacspec.runs import Run
+from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
     import pandas
@@ -29,15 +29,37 @@ SCALE = r"output scale $\alpha$ (small: rich, large: lazy)"
 CUT = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"), ("#CC79A7", "D", "-."))
 
 
-def _finetune_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
-    return {name: functools.partial(draw_groups, run, name) for name in ("accuracy", "label_loss")}
-
-
-def _lazy_figures(run: Run) -> Mapping[str, Callable[[], Figure]]:
+def finetune_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the figures of a `task=finetune` run."""
     return {
-        "test_accuracy": functools.partial(draw_scales, run, "test_accuracy"),
-        "test_loss": functools.partial(draw_scales, run, "test_loss"),
-        "movement": functools.partial(draw_movement, run),
+        "accuracy": Plot(
+            functools.partial(draw_groups, run, "accuracy"),
+            "Accuracy on the examples held out against the group removed, before fine-tuning and after it; bars and "
+            "band: one standard deviation over seeds.",
+        ),
+        "label_loss": Plot(
+            functools.partial(draw_groups, run, "label_loss"),
+            "Mean cross-entropy of the labels of the examples held out, in nats, in the same way.",
+        ),
+    }
+
+
+def lazy_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the figures of a `task=lazy` run."""
+    return {
+        "test_accuracy": Plot(
+            functools.partial(draw_scales, run, "test_accuracy"),
+            "Accuracy on test points against the output scale α, a panel a group removed.",
+        ),
+        "test_loss": Plot(
+            functools.partial(draw_scales, run, "test_loss"),
+            "Mean of (output − target)²/2 over test points, in the same way.",
+        ),
+        "movement": Plot(
+            functools.partial(draw_movement, run),
+            "How far training moved the hidden weights, relative to their initial norm; dotted, what falls as 1/α "
+            "from the last point.",
+        ),
     }
 
 
@@ -55,7 +77,7 @@ def draw_groups(run: Run, name: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.set_xlim(groups[0] - 0.5, groups[-1] + 0.5)
     axes.set_xlabel(f"group of singular values removed (1: largest, {groups[-1]}: smallest)")
-    axes.set_ylabel(metric_label(name) + (", examples held out" if name == "accuracy" else ""))
+    axes.set_ylabel(metric_label(run, name) + (", examples held out" if name == "accuracy" else ""))
     _finish(figure, run, axes)
     return figure
 
@@ -81,7 +103,7 @@ def draw_scales(run: Run, name: str) -> Figure:
         axes.set_title(f"group {group} of {last}{words}", fontsize="medium")
         axes.set_xscale("log")
         axes.set_xlabel(SCALE)
-    panels[0].set_ylabel(metric_label(name))
+    panels[0].set_ylabel(metric_label(run, name))
     _finish(figure, run, *panels)
     return figure
 
@@ -103,7 +125,7 @@ def draw_movement(run: Run) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(SCALE)
-    axes.set_ylabel(metric_label("movement"))
+    axes.set_ylabel(metric_label(run, "movement"))
     _finish(figure, run, axes)
     return figure
 
@@ -154,34 +176,3 @@ def _finish(figure: Figure, run: Run, *panels: Axes) -> None:
     figure.suptitle(f"{model_name(run)}: {spread}", fontsize="medium", parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-
-
-FINETUNE_PAGE = CellPage(
-    title="removal of singular values before and after fine-tuning",
-    reading="Each matrix of the chosen roles loses one group of its singular values (group 1: the largest), either "
-    "before the model is fine-tuned or after it. What fine-tuning makes good shows in the first order; what the "
-    "fine-tuned model needs of the group shows in the second. The accuracy is that of examples held out; chance is "
-    "the answer that is right most often among them.",
-    figures=_finetune_figures,
-    captions={
-        "accuracy": "Accuracy on the examples held out against the group removed, before fine-tuning and after it; "
-        "bars and band: one standard deviation over seeds.",
-        "label_loss": "Mean cross-entropy of the labels of the examples held out, in nats, in the same way.",
-    },
-)
-
-LAZY_PAGE = CellPage(
-    title="singular values in the lazy and the rich regime",
-    reading="The network is trained so that α (f(x; w) − f₀(x)) fits the targets, f₀ being the network it began as. At "
-    "large α the weights hardly move. A group of singular values of both hidden weights is removed before "
-    "training (before), or after it from the trained network alone (after), or after it from the trained network and "
-    "f₀ alike (both): with f₀ held fixed, α multiplies also what the removal takes from the initial network, which no "
-    "training put there.",
-    figures=_lazy_figures,
-    captions={
-        "test_accuracy": "Accuracy on test points against the output scale α, a panel a group removed.",
-        "test_loss": "Mean of (output − target)²/2 over test points, in the same way.",
-        "movement": "How far training moved the hidden weights, relative to their initial norm; dotted, what "
-        "falls as 1/α from the last point.",
-    },
-)

@@ -12,12 +12,10 @@ from jacspec.errors import JacspecError
 from jacspec.runs.files import RUN_FILE
 from jacspec.runs.folder import Run, flatten, open_run
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
+from jacspec.studies import STUDIES, study_of
 
 if TYPE_CHECKING:
     pass
-
-COLLECTED = ("jacobian", "depth", "coupling", "weights", "heads", "overlap")
-"""Tasks whose runs have values by layer, of samples or of matrices."""
 
 NOT_SHOWN = ("resume", "run", "runs", "task")
 """Keys of a configuration that do not tell runs apart."""
@@ -78,8 +76,10 @@ def open_runs(folders: Sequence[str | Path]) -> tuple[list[LabelledRun], dict[st
     tasks = sorted({str(run.provenance.get("task")) for run in runs.values()})
     if len(tasks) > 1:
         raise JacspecError(f"The runs are of different tasks ({', '.join(tasks)}). Give runs of one task.")
-    if tasks[0] not in COLLECTED:
-        raise JacspecError(f"Runs of task={tasks[0]} have no values by layer. Accepted: {', '.join(COLLECTED)}.")
+    rows = study_of(next(iter(runs.values())).provenance).rows
+    if rows is None or not rows.by_layer:
+        accepted = [name for name, study in STUDIES.items() if study.rows and study.rows.by_layer]
+        raise JacspecError(f"Runs of task={tasks[0]} have no values by layer. Accepted: {', '.join(accepted)}.")
     return _label(list(runs.values())), left_out
 
 

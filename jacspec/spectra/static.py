@@ -15,7 +15,7 @@ from scipy.linalg import eigvalsh_tridiagonal
 from scipy.special import xlogy
 
 from jacspec.backend import numerics
-from jacspec.glossary import Quantity
+from jacspec.quantities import Quantity
 from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (

@@ -1,6 +1,6 @@
 """What the tasks share that are tables of experiments: the work of every cell in, a run folder of a row a cell out."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from jacspec.report.console import print_cells, print_files
 from jacspec.runs import Run
 from jacspec.runs.cells import CellWriter, resume_cells, start_cells
 from jacspec.runs.writing import releasing_folders
+from jacspec.studies import find_study
 
 
 class CellWork(NamedTuple):
@@ -45,19 +46,14 @@ def run_cells(
     console: Console,
     inputs: Inputs,
     prepare: Callable[[], CellWork],
-    *,
-    without: Collection[str],
 ) -> None:
-    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
-
-    **Arguments:** `without`, keys of the configuration that change no number of the task.
-    """
+    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds."""
     watch = Stopwatch()
     use_compilation_cache()
     with watch("open model and data"):
         work = prepare()
     say_notes(work.identity, console)
-    described = describe_run(config, without=(*without, "resume", "run"), identity=work.identity)
+    described = describe_run(config, reads=find_study(config.task).reads, identity=work.identity)
     writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work)
     if writer.provenance["status"] != "finished":
         with watch("experiments"), cell_progress(console, total=work.total, unit=work.unit) as advance:

@@ -17,12 +17,7 @@ from jacspec.report.console import print_files, print_report
 from jacspec.runs import RUN_FILE, Run, write_atomically, write_csv
 from jacspec.runs.collection import LabelledRun, common_metrics, open_runs
 from jacspec.runs.writing import Writer, make_folder, releasing_folders
-
-UNCONCERNED = (
-    *("model", "data", "metrics", "engine", "components", "depth", "coupling", "weights", "heads", "removal"),
-    *("finetune", "lazy", "train", "resume", "run", "runs"),
-)
-"""Keys of the configuration that change nothing about runs that are finished."""
+from jacspec.studies import find_study
 
 
 class Collection(NamedTuple):
@@ -59,7 +54,7 @@ def run_collected(
         "checkpoint": {"name": found.name},
         "runs": {each.label: hashlib.sha256((each.run.folder / RUN_FILE).read_bytes()).hexdigest() for each in runs},
     }
-    described = describe_run(config, without=UNCONCERNED, identity=identity)
+    described = describe_run(config, reads=find_study(config.task).reads, identity=identity)
     facts = {
         "of": runs[0].run.provenance["task"],
         "runs": [str(each.run.folder.resolve()) for each in runs],

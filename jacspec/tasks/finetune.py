@@ -25,7 +25,6 @@ from jacspec.tasks.cells import CellWork, run_cells
 ROLES = ("q", "k", "v", "o", "up", "gate", "down")
 NONE, AFTER, BEFORE = "none", "after", "before"
 LENGTH_STEP = 8
-UNUSED = ("metrics", "engine", "components", "depth", "weights", "heads", "train", "lazy")
 
 
 class Key(NamedTuple):
@@ -71,7 +70,7 @@ def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs)
     _check(config.finetune, config.seed)
     folder = folder if config.resume is None else Path(config.resume)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS), without=UNUSED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS))
 
 
 def _prepare(config: Config, inputs: Inputs, folder: Path) -> CellWork:

@@ -24,6 +24,7 @@ from jacspec.report import write_report
 from jacspec.report.console import print_files, print_report
 from jacspec.runs import Run, RunWriter, resume_run, start_run, write_csv
 from jacspec.runs.writing import releasing_folders
+from jacspec.studies import find_study
 from jacspec.tasks.crew import assist, lead
 from jacspec.tasks.work import Work
 
@@ -204,7 +205,7 @@ def _provenance(
         "corpus": describe_corpus(corpus),
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
-    return describe_run(config, without=("resume", "run", "train"), identity=identity) | {
+    return describe_run(config, reads=find_study(config.task).reads, identity=identity) | {
         "corpus": {
             "name": inputs.corpus_name,
             "source": corpus.source,

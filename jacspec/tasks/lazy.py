@@ -27,7 +27,6 @@ from jacspec.lazy import (
 from jacspec.tasks.cells import CellWork, run_cells
 
 NONE, AFTER, BOTH, BEFORE = "none", "after", "both", "before"
-UNUSED = ("model", "data", "metrics", "engine", "components", "depth", "weights", "heads", "train", "finetune")
 
 
 class Key(NamedTuple):
@@ -57,7 +56,7 @@ def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
     assert config.lazy is not None
     _check(config.lazy, config.seed)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config), without=UNUSED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config))
 
 
 def _prepare(config: Config) -> CellWork:

@@ -1,6 +1,6 @@
 """What the tasks share that look at weights alone: a checkpoint in, a run folder of one row a matrix out."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,7 @@ from jacspec.report.console import print_files, print_matrices
 from jacspec.runs import Run
 from jacspec.runs.matrices import MatrixWriter, resume_matrices, start_matrices
 from jacspec.runs.writing import releasing_folders
-
-UNCONCERNED = ("data", "engine", "depth", "train", "components", "resume", "run")
-"""Keys of the configuration that change nothing about weights."""
+from jacspec.studies import find_study
 
 
 class MatrixWork(NamedTuple):
@@ -43,19 +41,14 @@ def run_matrices(
     console: Console,
     inputs: Inputs,
     prepare: Callable[[], MatrixWork],
-    *,
-    without: Collection[str] = UNCONCERNED,
 ) -> None:
-    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
-
-    **Arguments:** `without`, keys of the configuration that change no number of the task.
-    """
+    """Compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds."""
     watch = Stopwatch()
     use_compilation_cache()
     with watch("open model"):
         work = prepare()
     say_notes(work.identity, console)
-    described = describe_run(config, without=without, identity=work.identity)
+    described = describe_run(config, reads=find_study(config.task).reads, identity=work.identity)
     writer = _open_folder(config, folder, described | {"metrics": list(work.columns), **work.facts}, work.columns)
     if writer.provenance["status"] != "finished":
         with watch("spectra"), count_progress(console, "matrices") as advance:

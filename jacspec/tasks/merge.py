@@ -1,6 +1,5 @@
 """`task=merge`: how compatible checkpoints of one architecture are, and one merged from them in HF layout."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +29,6 @@ from jacspec.weights import Choice, LeftOut, Listed, Matrix
 KEYS = ("layer", "role", "compared", "first", "second")
 OUTSIDE = -1
 """The layer of a matrix outside the blocks."""
-
-CONCERNED = ("task", "merge", "precision")
-"""Keys of the configuration that change numbers here."""
 
 
 class Merge(NamedTuple):
@@ -68,10 +64,9 @@ def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     assert config.merge is not None
     _check(config.merge)
     folder = folder if config.resume is None else Path(config.resume)
-    without = [field.name for field in dataclasses.fields(Config) if field.name not in CONCERNED]
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
     with numerics("float64"):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config, folder, console), without=without)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, folder, console))
 
 
 def _check(options: MergeConfig) -> None:

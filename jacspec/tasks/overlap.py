@@ -31,14 +31,11 @@ from jacspec.provenance import describe_checkpoint, describe_corpus
 from jacspec.removal import block_roles
 from jacspec.tasks.matrices import MatrixWork, run_matrices
 
-UNCONCERNED = ("metrics", "depth", "train", "components", "resume", "run")
-"""Keys of the configuration that change nothing here."""
-
 
 def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, inputs, lambda: _prepare(config, console, inputs), without=UNCONCERNED)
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, console, inputs))
 
 
 def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:

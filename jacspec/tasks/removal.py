@@ -47,8 +47,6 @@ from jacspec.tasks.cells import CellWork, run_cells
 
 KEYS = ("target", "group")
 NONE = "none"
-UNCONCERNED = ("metrics", "components", "depth", "weights", "heads", "train")
-"""Keys of the configuration that change no number here."""
 
 
 class Experiment(NamedTuple):
@@ -66,7 +64,7 @@ class Experiment(NamedTuple):
 def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Measure perplexity without each group into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs), without=UNCONCERNED)
+        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
 def _prepare(config: Config, inputs: Inputs) -> CellWork:

@@ -94,7 +94,7 @@ class Run(StoredRun):
     @functools.cached_property
     def dataset(self) -> "xarray.Dataset":
         """Spectra and metrics with labelled axes; the files keep theirs: see `dataset.describe_dataset`."""
-        from jacspec.dataset import describe_dataset
+        from jacspec.api.dataset import describe_dataset
 
         if not (self.folder / SPECTRA).is_file() and "key_columns" not in self.provenance:
             raise MissingNameError(
@@ -108,7 +108,7 @@ class Run(StoredRun):
         from jacspec.report.drawing import list_figures
 
         drawn = list_figures(self._stored)
-        return Named("figure", lambda: list(drawn), drawn.__getitem__)
+        return Named("figure", lambda: list(drawn), lambda name: drawn[name].draw)
 
     def plot(self, name: str | None = None) -> "Figure":
         """Draw one figure, by default the first; in a notebook it is shown where it is the value of a cell."""

@@ -1,6 +1,6 @@
 """The arrays of a run as a Dataset that explains itself: titles, units, words, and axes that can be selected."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jacspec.report.labels import (
@@ -13,25 +13,17 @@ from jacspec.report.labels import (
 )
 from jacspec.runs.files import SPECTRA
 from jacspec.runs.folder import Run
+from jacspec.studies import study_of
 
 if TYPE_CHECKING:
     import xarray
 
-KEYS: Mapping[str, Sequence[str]] = {
-    "heads": ("role", "layer", "head"),
-    "weights": ("role", "layer", "name"),
-    "overlap": ("role", "layer", "name"),
-}
-"""By which coordinates rows of weight matrices are selected; experiments are by their own key columns."""
-
 UNITS: Mapping[str, str] = {
     "n_tokens": "tokens",
-    "nll": "nats",
-    "label_loss": "nats",
     "chunk_nats": "nats",
     "chunk_tokens": "tokens",
 }
-"""Units of what is no pure number; exponents are in nats a layer."""
+"""Units of axes and arrays that are no metric and no pure number."""
 
 AXES: Mapping[str, str] = {
     "layer": "layer, counted from 0",
@@ -63,7 +55,7 @@ def describe_dataset(run: Run) -> "xarray.Dataset":
     dataset = _select_by(_rows(run), _keys(run))
     dataset.attrs = _attributes(run)
     for name, variable in (*dataset.data_vars.items(), *dataset.coords.items()):
-        variable.attrs = _describe(str(name))
+        variable.attrs = _describe(run, str(name))
     return dataset
 
 
@@ -83,8 +75,8 @@ def _rows(run: Run) -> "xarray.Dataset":
 
 
 def _keys(run: Run) -> list[str]:
-    task = str(run.provenance.get("task"))
-    return list(KEYS.get(task) or run.provenance.get("key_columns") or ())
+    rows = study_of(run.provenance).rows
+    return list((rows.keys if rows else ()) or run.provenance.get("key_columns") or ())
 
 
 def _select_by(dataset: "xarray.Dataset", keys: list[str]) -> "xarray.Dataset":
@@ -116,12 +108,11 @@ def _attributes(run: Run) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value not in (None, "")}
 
 
-def _describe(name: str) -> dict[str, str]:
-    words = words_of(name)
-    units = "nats a layer" if name.startswith("lyapunov_") else UNITS.get(name, "1")
+def _describe(run: Run, name: str) -> dict[str, str]:
+    words = words_of(run, name)
     if words is None:
-        return {"long_name": AXES.get(name, metric_words(name)), "units": units} | _symbol(name)
-    said = {"long_name": metric_title(name), "symbol": words.symbol, "units": units}
+        return {"long_name": AXES.get(name, metric_words(name)), "units": UNITS.get(name, "1")} | _symbol(name)
+    said = {"long_name": metric_title(run, name), "symbol": words.symbol, "units": words.unit}
     return said | {"definition": words.definition, "source": words.source}
 
 

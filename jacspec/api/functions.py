@@ -15,13 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jacspec.config import Config, Init, ModelConfig, Precision, config_folder
-from jacspec.errors import JacspecError, JacspecTypeError, suggest
-from jacspec.inputs import Inputs
-from jacspec.options import (
-    READS_MODEL,
-    READS_RUNS,
-    READS_TEXT,
+from jacspec.api.options import (
     SHARED,
     Option,
     apply,
@@ -31,13 +25,14 @@ from jacspec.options import (
     options_of,
     summary_of,
 )
-from jacspec.result import Run, keep_while_used
+from jacspec.api.result import Run, keep_while_used
+from jacspec.config import Config, Init, ModelConfig, Precision, config_folder
+from jacspec.errors import JacspecError, JacspecTypeError, suggest
+from jacspec.inputs import Inputs
 from jacspec.runs.folder import Run as StoredRun
-from jacspec.tasks import find_task
+from jacspec.studies import STUDIES
+from jacspec.studies.study import load
 from jacspec.texts import read_texts
-
-ONE_GO = ("compare", "dynamics", "train")
-"""Studies that are not resumed."""
 
 
 def run(
@@ -165,14 +160,14 @@ def _first_parameters(study: str) -> list[inspect.Parameter]:
     """List what a study reads, as its function takes it."""
     named, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     found: list[inspect.Parameter] = []
-    if study in READS_RUNS:
+    if "runs" in STUDIES[study].inputs:
         found.append(inspect.Parameter("runs", named))
-    if study in READS_MODEL:
+    if "model" in STUDIES[study].inputs:
         found.append(inspect.Parameter("model", named, default="nano"))
-    if study in READS_TEXT:
+    if "text" in STUDIES[study].inputs:
         found.append(inspect.Parameter("texts", named, default=None))
         found.append(inspect.Parameter("data", keyword, default=None))
-    if study in READS_MODEL:
+    if "model" in STUDIES[study].inputs:
         further = {"tokenizer": None, "revision": None, "init": "pretrained"}
         found += [inspect.Parameter(name, keyword, default=default) for name, default in further.items()]
     return found
@@ -204,14 +199,20 @@ def _docstring(study: str) -> str:
 
 def _check_sources(study: str, given: Mapping[str, Any]) -> None:
     """Refuse a model, a text or runs for a study that reads none."""
-    reads = {"model": READS_MODEL, "tokenizer": READS_MODEL, "revision": READS_MODEL}
-    reads |= {"texts": READS_TEXT, "data": READS_TEXT, "runs": READS_RUNS}
-    for name, studies in reads.items():
-        if given[name] is not None and study not in studies:
+    reads = {
+        "model": "model",
+        "tokenizer": "model",
+        "revision": "model",
+        "texts": "text",
+        "data": "text",
+        "runs": "runs",
+    }
+    for name, kind in reads.items():
+        if given[name] is not None and kind not in STUDIES[study].inputs:
             raise JacspecTypeError(f"{call(study)} reads no {name}. Leave {name}= out.")
     if given["texts"] is not None and given["data"] is not None:
         raise JacspecTypeError(f"{call(study)} takes texts or data, and both were given.")
-    if study in READS_RUNS and given["runs"] is None:
+    if "runs" in STUDIES[study].inputs and given["runs"] is None:
         raise JacspecTypeError(f"{call(study)} needs finished runs: runs=[run, run] or a folder of them.")
 
 
@@ -228,9 +229,9 @@ def _make_inputs(study: str, given: Mapping[str, Any], init: str, options: Mappi
         config.data.samples, config.data.min_tokens = read.samples, 1
         config.data.max_tokens = max(config.data.max_tokens, *map(len, read.tokens), 0)
     apply(config, study, options)
-    if study in READS_RUNS:
+    if "runs" in STUDIES[study].inputs:
         config.runs = _folders(study, given["runs"])
-    if study not in READS_MODEL:
+    if "model" not in STUDIES[study].inputs:
         return Inputs(config, None, read, page=False)
     return Inputs(config, _choose_model(study, config, given, init, options), read, page=False)
 
@@ -299,13 +300,13 @@ def _run(study: str, inputs: Inputs, folder: Any, silent: bool) -> Run:
     place = Path(tempfile.mkdtemp(prefix="jacspec-")) if folder is None else Path(folder).expanduser()
     config = inputs.config
     if (place / "run.json").is_file():
-        if study in ONE_GO:
+        if not STUDIES[study].resumable:
             raise JacspecError(
                 f"{place} already holds a run. jacspec.open_run({str(folder)!r}) opens it; give another folder."
             )
         config.resume = str(place)
     try:
-        find_task(study)(config, place, _console(silent), inputs)
+        load(STUDIES[study].run)(config, place, _console(silent), inputs)
     except BaseException:
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)

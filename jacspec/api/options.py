@@ -17,17 +17,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from jacspec.config import Config, DataConfig, EngineConfig, MetricsConfig, config_folder, register
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
-from jacspec.tasks import TASKS
+from jacspec.studies import STUDIES
 
-STUDIES: tuple[str, ...] = tuple(name for name in TASKS if name != "report")
+RUNNABLE: tuple[str, ...] = tuple(name for name in STUDIES if name != "report")
 """What `jacspec.run` runs."""
 
-NAMED: tuple[str, ...] = tuple(name for name in STUDIES if name != "jacobian")
+NAMED: tuple[str, ...] = tuple(name for name in RUNNABLE if name != "jacobian")
 """Studies with a function of their name; `jacspec.jacobian` is the operator."""
-
-READS_MODEL = frozenset({"jacobian", "depth", "coupling", "weights", "heads", "overlap", "removal", "finetune", "plan"})
-READS_TEXT = frozenset({"jacobian", "depth", "coupling", "overlap", "removal", "finetune", "train"})
-READS_RUNS = frozenset({"compare", "dynamics"})
 
 
 class Option(NamedTuple):
@@ -62,26 +58,6 @@ SHARED: Mapping[str, tuple[str, str]] = {
 }
 """Options that several studies share: the key of the configuration that each sets, and words."""
 
-_DRAWN = ("samples", "split", "min_tokens", "max_tokens", "position", "decoder_input")
-_ENGINE = ("engine", "tolerance", "audit", "memory_gib", "devices", "batch")
-_TAKES: Mapping[str, tuple[str, ...]] = {
-    "jacobian": ("components", "layers", "metrics", "top_k", *_DRAWN, *_ENGINE, "precision", "seed"),
-    "depth": ("metrics", *_DRAWN, *_ENGINE, "precision", "seed"),
-    "coupling": ("components", *_DRAWN, *_ENGINE, "precision", "seed"),
-    "weights": ("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),
-    "heads": ("layers", "precision", "seed"),
-    "overlap": ("layers", *_DRAWN, "memory_gib", "precision", "seed"),
-    "removal": ("memory_gib", "precision", "seed"),
-    "finetune": ("precision", "seed"),
-    "lazy": ("precision", "seed"),
-    "merge": ("memory_gib", "precision"),
-    "compare": ("seed",),
-    "dynamics": ("seed",),
-    "plan": ("metrics", "samples", "engine", "batch"),
-    "train": ("seed",),
-}
-"""Which of them each study's numbers depend on; a key of its own of the same name goes before."""
-
 FROM_TEXT = ("samples", "min_tokens", "max_tokens")
 """Options whose values depend on the text that is chosen."""
 
@@ -89,8 +65,8 @@ FROM_TEXT = ("samples", "min_tokens", "max_tokens")
 @functools.cache
 def options_of(study: str) -> tuple[Option, ...]:
     """List the options of a study, its own first, with defaults and words; raises `JacspecError` for no study."""
-    if study not in STUDIES:
-        raise JacspecError(f"There is no study {study!r}. " + suggest(study, STUDIES))
+    if study not in RUNNABLE:
+        raise JacspecError(f"There is no study {study!r}. " + suggest(study, RUNNABLE))
     composed = compose(study)
     own = getattr(composed, study, None)
     words = _comments(config_folder() / "task" / f"{study}.yaml")
@@ -98,7 +74,7 @@ def options_of(study: str) -> tuple[Option, ...]:
     if own is not None:
         for name, kind in typing.get_type_hints(type(own)).items():
             found[name] = Option(name, f"{study}.{name}", kind, getattr(own, name), words.get(name, ""))
-    for name in _TAKES[study]:
+    for name in STUDIES[study].takes:
         if name not in found:
             key, said = SHARED[name]
             kind = Any if name == "position" else _kind(key)
@@ -250,9 +226,9 @@ def _short(value: Any) -> str:
 
 def _accepted(study: str) -> list[str]:
     further = ["folder", "silent"]
-    further += ["model", "tokenizer", "revision", "init"] if study in READS_MODEL else []
-    further += ["texts", "data"] if study in READS_TEXT else []
-    further += ["runs"] if study in READS_RUNS else []
+    further += ["model", "tokenizer", "revision", "init"] if "model" in STUDIES[study].inputs else []
+    further += ["texts", "data"] if "text" in STUDIES[study].inputs else []
+    further += ["runs"] if "runs" in STUDIES[study].inputs else []
     return [*(option.name for option in options_of(study)), *further]
 
 

@@ -1,0 +1,11 @@
+"""A GPT-2-architecture model with its own tokenizer, trained from scratch on one text."""
+
+from jacspec.studies.study import Study
+
+STUDY = Study(
+    name="train",
+    run="jacspec.tasks.train:run_train",
+    inputs=frozenset({"text"}),
+    takes=("seed",),
+    resumable=False,
+)
