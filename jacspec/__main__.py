@@ -12,17 +12,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from jacspec.cli.explain import check_keys, explain
+from jacspec.cli.folders import Refused, makes_folder, remove_empty
+from jacspec.cli.sweep import close_sweep
 from jacspec.config import Config, config_folder, register
-from jacspec.distributed import check_distributed
 from jacspec.errors import JacspecError, printable
-from jacspec.explain import check_keys, explain
-from jacspec.folders import Refused, makes_folder, remove_empty
 from jacspec.progress import count_from_process_start
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
+from jacspec.runs.processes import check_distributed
 from jacspec.studies import STUDIES, find_study
 from jacspec.studies.study import load
-from jacspec.sweep import close_sweep
 
 TRACEBACK = "JACSPEC_TRACEBACK"
 MOST_SHOWN = 4000
@@ -78,7 +78,7 @@ def _hydra_main(config: DictConfig) -> str | None:
         typed = cast(Config, OmegaConf.to_object(config))
         _check_runs(typed)
         _check_crew(typed)
-        from jacspec.inputs import Inputs  # not above: --help does not wait for JAX
+        from jacspec.studies.inputs import Inputs  # not above: --help does not wait for JAX
 
         _check_folder(typed, folder)
         check_report(typed.report.formats, typed.report.figures)

@@ -16,19 +16,19 @@ from matplotlib.figure import Figure
 from servers import NANO, files_below, run_here, statuses
 from transformers import AutoTokenizer
 
+from jacspec.cli.folders import make_new
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError
-from jacspec.folders import make_new
 from jacspec.glossary import LayerResult
 from jacspec.models.export import write_config, write_tensors, write_tokenizer
 from jacspec.report.figures import save_figure
 from jacspec.report.page import write_sections
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
 from jacspec.runs.files import TEMPORARY
-from jacspec.runs.merged import check_folder, write_merged
 from jacspec.runs.parts import write_layer
 from jacspec.runs.writing import check_vacant, claim_folder, release_folder
 from jacspec.studies import STUDIES
+from jacspec.studies.merge.written import check_folder, write_merged
 
 FOREIGN = {
     "layers/attention.py": "class Attention: ...\n",
@@ -107,7 +107,7 @@ def test_report_and_resume_of_a_foreign_folder(tmp_path: Path) -> None:
 
 def test_oracle_sees_a_run_that_does_not_ask(tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj", {"metrics.csv": "mine"})
-    with mock.patch("jacspec.runs.writing.check_vacant"), mock.patch("jacspec.tasks.cells.write_report"):
+    with mock.patch("jacspec.runs.writing.check_vacant"), mock.patch("jacspec.studies.over_experiments.write_report"):
         assert run_here(*LAZY, "hydra.run.dir=proj", cwd=tmp_path).code == 0
     assert snapshot(tmp_path / "proj").items().isdisjoint(before.items())
 
@@ -412,7 +412,7 @@ def test_files_take_the_umask_and_the_folders_group(umask: int, tmp_path: Path) 
 def test_run_of_a_command_takes_the_umask(tmp_path: Path) -> None:
     was = os.umask(0o077)
     try:
-        with mock.patch("jacspec.tasks.cells.write_report"):
+        with mock.patch("jacspec.studies.over_experiments.write_report"):
             assert run_here(*LAZY, "hydra.run.dir=out", cwd=tmp_path).code == 0
     finally:
         os.umask(was)

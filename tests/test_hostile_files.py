@@ -29,8 +29,8 @@ from servers import (
     serve,
 )
 
+from jacspec.cli.explain import explain
 from jacspec.errors import JacspecError
-from jacspec.explain import explain
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
 

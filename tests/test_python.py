@@ -25,7 +25,7 @@ from jacspec.api.functions import in_python
 from jacspec.api.options import NAMED, RUNNABLE, SHARED, Option, apply, compose, options_of
 from jacspec.config import Config, config_folder, register
 from jacspec.runs import open_run as open_stored
-from jacspec.texts import read_texts
+from jacspec.text.given import read_texts
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
 LINES = "\n".join(TEXTS) + "\n"
@@ -162,7 +162,7 @@ def test_stub_is_written_from_the_options() -> None:
 
 
 def test_package_lists_what_it_has() -> None:
-    import jacspec.weights  # the module of that name does not hide the study
+    import jacspec.models.matrices  # the module of that name does not hide the study
 
     assert {*NAMED, "run", "jacobian", "Run", "open_sweep", "__version__"} <= set(dir(jacspec))
     assert all(getattr(jacspec, name) is not None for name in dir(jacspec))

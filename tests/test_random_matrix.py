@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jacspec.spectra import random_matrix, static
+from jacspec.spectra import random_matrix
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (
     bulk_distance,
@@ -17,7 +17,8 @@ from jacspec.spectra.random_matrix import (
     tracy_widom_cdf,
     tracy_widom_sf,
 )
-from jacspec.spectra.static import gaussian_spectrum
+from jacspec.spectra.weight_metrics import gaussian_spectrum, static_metrics
+from jacspec.studies.weights.columns import STATIC
 
 SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
 
@@ -212,13 +213,17 @@ def test_tails_equal_the_package_powerlaw() -> None:
         assert ours.ks_distance[0] == pytest.approx(theirs.D, abs=1e-6)
 
 
-def test_weight_metrics_do_not_follow_the_order_of_their_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each value has its own name, whichever way round the table of words is written."""
-    sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, 12, 20)), compute_uv=False)
-    plain = static.static_metrics(sigma, (12, 20), np.ones(1), None)
-    monkeypatch.setattr(static, "STATIC", dict(reversed(static.STATIC.items())))
-    turned = static.static_metrics(sigma, (12, 20), np.ones(1), None)
-    assert plain.keys() == turned.keys() == static.STATIC.keys()
-    assert (plain["mp_low"][0], plain["mp_high"][0]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
-    for name, values in plain.items():
-        assert np.array_equal(values, turned[name], equal_nan=True), name
+def test_weight_metrics_have_the_names_of_their_values() -> None:
+    """Each value beside its own oracle, whatever the order of the table that explains them."""
+    shape = (12, 20)
+    sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, *shape)), compute_uv=False)
+    found = {name: values[0] for name, values in static_metrics(sigma, shape, np.ones(1), None).items()}
+    assert found.keys() == STATIC.keys()
+    assert (found["mp_low"], found["mp_high"]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
+    assert found["bulk_high"] / found["bulk_low"] == pytest.approx(found["mp_high"] / found["mp_low"])
+    assert found["bulk_share"] == pytest.approx((found["bulk_low"] / found["mp_low"]) ** 2)
+    assert found["bulk_distance"] == pytest.approx(bulk_distance(sigma[0], shape, found["bulk_share"]))
+    assert found["outliers_above"] == np.sum(sigma > found["bulk_high"])
+    assert found["outliers_below"] == np.sum(sigma < found["bulk_low"])
+    assert found["largest_p"] == pytest.approx(largest_p_value(float(sigma[0, 0]), shape, 1.0))
+    assert found["smallest_p"] == pytest.approx(smallest_p_value(float(sigma[0, -1]), shape, 1.0))

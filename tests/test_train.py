@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from jacspec.api import load_model
 from jacspec.backend import numerics
 from jacspec.config import ASSETS, DataConfig, TrainConfig
-from jacspec.corpus import read_text_bytes
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
-from jacspec.tasks.train import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
+from jacspec.studies.train.run import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
+from jacspec.text.corpus import read_text_bytes
 
 VERSE = (ASSETS / "verse.txt").read_text()
 NANO = ASSETS / "nano"

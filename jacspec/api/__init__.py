@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from jacspec import report
 from jacspec.backend import numerics
 from jacspec.config import DecoderInput, Init
-from jacspec.corpus import check_tokens, encode, tokenize
 from jacspec.errors import JacspecError, JacspecTypeError
 from jacspec.jacobians.branches import choose_components
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
@@ -18,7 +17,8 @@ from jacspec.models.hub import known_model, open_model
 from jacspec.models.torch_model import open_torch_model
 from jacspec.runs import Run, to_dataset
 from jacspec.spectra.metrics import choose_metrics
-from jacspec.texts import read_texts
+from jacspec.text.corpus import check_tokens, encode, tokenize
+from jacspec.text.given import read_texts
 
 if TYPE_CHECKING:
     import xarray

@@ -28,11 +28,11 @@ from jacspec.api.options import (
 from jacspec.api.result import Run, keep_while_used
 from jacspec.config import Config, Init, ModelConfig, Precision, config_folder
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
-from jacspec.inputs import Inputs
 from jacspec.runs.folder import Run as StoredRun
 from jacspec.studies import STUDIES
+from jacspec.studies.inputs import Inputs
 from jacspec.studies.study import load
-from jacspec.texts import read_texts
+from jacspec.text.given import read_texts
 
 
 def run(
@@ -323,7 +323,7 @@ def _plan_table(inputs: Inputs) -> Any:
     """Estimate what a run would cost, as a pandas table: `plan` makes no run."""
     import pandas
 
-    from jacspec.tasks.plan import plan_rows
+    from jacspec.studies.plan.run import plan_rows
 
     return pandas.DataFrame(plan_rows(inputs.config, inputs)).set_index("devices")
 

@@ -196,7 +196,7 @@ def open_sweep(folder: str | Path) -> "pandas.DataFrame":
     """
     import pandas
 
-    from jacspec.runs.collection import find_run_folders
+    from jacspec.runs.several import find_run_folders
 
     place = Path(folder).expanduser()
     runs: list[Run] = []
@@ -223,7 +223,7 @@ def open_sweep(folder: str | Path) -> "pandas.DataFrame":
 
 def _overrides(runs: list[Run]) -> list[dict[str, Any]]:
     """Say by short names in what the configurations of runs differ."""
-    from jacspec.runs.collection import differing_settings
+    from jacspec.runs.several import differing_settings
 
     flat = differing_settings(runs)
     short = {key: re.sub(r"\.name$", "", key).rpartition(".")[2] for each in flat for key in each}

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jacspec.errors import printable
-from jacspec.report.cell_rows import shown_rows
 from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
+from jacspec.report.rows import shown_rows
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.files import REASON
 from jacspec.studies import study_of

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jacspec.report.cell_rows import shown_rows
 from jacspec.report.labels import MISSING, component_words, metric_title, number_format
 from jacspec.report.markup import Markup, element, section, together
+from jacspec.report.rows import shown_rows
 from jacspec.runs import QUANTILES, Run
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ import disk
 import fuzzing
 import kills
 
-from jacspec.provenance import git_commit
+from jacspec.studies.provenance import git_commit
 
 README = Path(__file__).parents[2] / "README.md"
 RECORD = Path(__file__).with_suffix(".json")

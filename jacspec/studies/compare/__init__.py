@@ -4,17 +4,17 @@ from jacspec.studies.study import RUNS, Page, Study
 
 STUDY = Study(
     name="compare",
-    run="jacspec.tasks.compare:run_compare",
+    run="jacspec.studies.compare.run:run_compare",
     inputs=frozenset({"runs"}),
     reads=frozenset({"compare", "layers", "precision", "seed"}),
     takes=("seed",),
     rows=RUNS,
-    columns=("jacspec.comparison:COMPARED",),
+    columns=("jacspec.studies.compare.columns:COMPARED",),
     files={
         "runs.csv": "the runs that are compared, and which each is compared with",
         "differences.csv": "differences by layer: interval, p-value, noise floor",
     },
-    figures="jacspec.report.compare:compare_figures",
+    figures="jacspec.studies.compare.figures:compare_figures",
     page=Page(
         title="compared",
         reading=(

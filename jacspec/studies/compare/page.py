@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jacspec.comparison import SURE
 from jacspec.report.labels import component_words, metric_title, number_format
 from jacspec.report.markup import Markup, element, section
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
-from jacspec.runs.compared import DIFFERENCES_FILE
+from jacspec.spectra.bootstrap import SURE
+from jacspec.studies.compare.differences import DIFFERENCES_FILE
 
 
 def compare_findings(run: Run) -> Iterator[Markup]:

@@ -4,7 +4,7 @@ from jacspec.studies.study import SAMPLES, Page, Study
 
 STUDY = Study(
     name="coupling",
-    run="jacspec.tasks.coupling:run_coupling",
+    run="jacspec.studies.coupling.run:run_coupling",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "coupling"}),
     takes=(
@@ -25,13 +25,13 @@ STUDY = Study(
         "seed",
     ),
     rows=SAMPLES,
-    columns=("jacspec.coupling:COUPLING", "jacspec.spectra.metrics:METRICS"),
+    columns=("jacspec.studies.coupling.columns:COUPLING", "jacspec.spectra.metrics:METRICS"),
     files={
         "coupling.csv": "which component reads what another writes: a row a pair, over samples",
         "kinds.csv": "spectral radius and residual gain by kind of the last token",
     },
     console=("spectral_radius", "bound", "bound_share", "residual_gain", "write_alignment"),
-    figures="jacspec.report.coupling:coupling_figures",
+    figures="jacspec.studies.coupling.figures:coupling_figures",
     page=Page(
         title="weights beside Jacobians",
         reading=(
@@ -48,7 +48,7 @@ STUDY = Study(
             "The kind of a token is decided by the tokenizer's own marks of where words begin, and by its text: "
             "special, white space, punctuation, the start of a word, or its continuation.",
         ),
-        numbers="jacspec.report.coupling_page:coupling_numbers",
+        numbers="jacspec.studies.coupling.page:coupling_numbers",
     ),
     shareable=True,
 )

@@ -4,7 +4,7 @@ from jacspec.studies.study import SAMPLES, Page, Study
 
 STUDY = Study(
     name="depth",
-    run="jacspec.tasks.depth:run_depth",
+    run="jacspec.studies.depth.run:run_depth",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "depth"}),
     takes=(

@@ -4,16 +4,16 @@ from jacspec.studies.study import RUNS, Page, Study
 
 STUDY = Study(
     name="dynamics",
-    run="jacspec.tasks.dynamics:run_dynamics",
+    run="jacspec.studies.dynamics.run:run_dynamics",
     inputs=frozenset({"runs"}),
     reads=frozenset({"dynamics", "layers", "precision", "seed"}),
     takes=("seed",),
     rows=RUNS,
-    columns=("jacspec.dynamics:DYNAMICS",),
+    columns=("jacspec.studies.dynamics.columns:DYNAMICS",),
     files={
         "onsets.csv": "when each metric of each layer changes in training",
     },
-    figures="jacspec.report.dynamics:dynamics_figures",
+    figures="jacspec.studies.dynamics.figures:dynamics_figures",
     page=Page(
         title="through training",
         reading=(
@@ -26,7 +26,7 @@ STUDY = Study(
             "Steps between two revisions are not seen: an onset at a step means after the revision before it.",
         ),
         findings="jacspec.studies.dynamics.page:dynamics_findings",
-        sentences="jacspec.report.dynamics:onset_sentences",
+        sentences="jacspec.studies.dynamics.figures:onset_sentences",
         picture_bytes=2500000,
     ),
     resumable=False,

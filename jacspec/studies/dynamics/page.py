@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from jacspec.report.dynamics import onset_sentences
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.report.tables import list_runs
 from jacspec.runs import Run
+from jacspec.studies.dynamics.figures import onset_sentences
 
 
 def dynamics_findings(run: Run) -> Iterator[Markup]:

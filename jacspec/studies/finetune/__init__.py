@@ -4,13 +4,13 @@ from jacspec.studies.study import EXPERIMENTS, Page, Study
 
 STUDY = Study(
     name="finetune",
-    run="jacspec.tasks.finetune:run_finetune",
+    run="jacspec.studies.finetune.run:run_finetune",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "finetune", "layers", "precision", "seed"}),
     takes=("precision", "seed"),
     rows=EXPERIMENTS,
-    columns=("jacspec.finetuning:FINETUNE",),
-    figures="jacspec.report.removed:finetune_figures",
+    columns=("jacspec.studies.finetune.columns:FINETUNE",),
+    figures="jacspec.studies.finetune.figures:finetune_figures",
     page=Page(
         title="removal of singular values before and after fine-tuning",
         reading=(

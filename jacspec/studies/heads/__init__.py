@@ -4,14 +4,14 @@ from jacspec.studies.study import Page, Rows, Study
 
 STUDY = Study(
     name="heads",
-    run="jacspec.tasks.heads:run_heads",
+    run="jacspec.studies.heads.run:run_heads",
     inputs=frozenset({"model"}),
     reads=frozenset({"model", "metrics", "heads", "layers", "precision", "seed"}),
     takes=("layers", "precision", "seed"),
     rows=Rows("matrices", "matrices", ("role", "layer", "head")),
-    columns=("jacspec.spectra.static:HEADS", "jacspec.spectra.metrics:METRICS"),
+    columns=("jacspec.studies.heads.columns:HEADS", "jacspec.spectra.metrics:METRICS"),
     console=("npr_lambda", "kappa_sigma"),
-    figures="jacspec.report.heads:head_figures",
+    figures="jacspec.studies.heads.figures:head_figures",
     page=Page(
         title="attention heads",
         reading=(

@@ -4,7 +4,7 @@ from jacspec.studies.study import SAMPLES, Page, Study
 
 STUDY = Study(
     name="jacobian",
-    run="jacspec.tasks.jacobian:run_jacobian",
+    run="jacspec.studies.jacobian.run:run_jacobian",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed"}),
     takes=(

@@ -4,12 +4,12 @@ from jacspec.studies.study import EXPERIMENTS, Page, Study
 
 STUDY = Study(
     name="lazy",
-    run="jacspec.tasks.lazy:run_lazy",
+    run="jacspec.studies.lazy.run:run_lazy",
     reads=frozenset({"lazy", "layers", "precision", "seed"}),
     takes=("precision", "seed"),
     rows=EXPERIMENTS,
-    columns=("jacspec.lazy:LAZY",),
-    figures="jacspec.report.removed:lazy_figures",
+    columns=("jacspec.studies.lazy.columns:LAZY",),
+    figures="jacspec.studies.lazy.figures:lazy_figures",
     page=Page(
         title="singular values in the lazy and the rich regime",
         reading=(

@@ -4,12 +4,12 @@ from jacspec.studies.study import Page, Rows, Study
 
 STUDY = Study(
     name="merge",
-    run="jacspec.tasks.merge:run_merge",
+    run="jacspec.studies.merge.run:run_merge",
     reads=frozenset({"merge", "precision"}),
     takes=("memory_gib", "precision"),
     rows=Rows("experiments", "comparisons of a matrix"),
-    columns=("jacspec.compatibility:COMPATIBILITY",),
-    figures="jacspec.report.merge:merge_figures",
+    columns=("jacspec.studies.merge.columns:COMPATIBILITY",),
+    figures="jacspec.studies.merge.figures:merge_figures",
     page=Page(
         title="spectral compatibility",
         reading=(

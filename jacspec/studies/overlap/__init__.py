@@ -4,7 +4,7 @@ from jacspec.studies.study import MATRICES, Page, Study
 
 STUDY = Study(
     name="overlap",
-    run="jacspec.tasks.overlap:run_overlap",
+    run="jacspec.studies.overlap.run:run_overlap",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "engine", "layers", "precision", "seed"}),
     takes=(
@@ -20,9 +20,9 @@ STUDY = Study(
         "seed",
     ),
     rows=MATRICES,
-    columns=("jacspec.overlap:OVERLAP",),
+    columns=("jacspec.studies.overlap.columns:OVERLAP",),
     console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "variance_top"),
-    figures="jacspec.report.overlap:overlap_figures",
+    figures="jacspec.studies.overlap.figures:overlap_figures",
     page=Page(
         title="weight matrices beside the activations that enter them",
         reading=(

@@ -4,7 +4,7 @@ from jacspec.studies.study import Study
 
 STUDY = Study(
     name="plan",
-    run="jacspec.tasks.plan:run_plan",
+    run="jacspec.studies.plan.run:run_plan",
     inputs=frozenset({"model"}),
     takes=("metrics", "samples", "engine", "batch"),
     resumable=False,

@@ -4,13 +4,13 @@ from jacspec.studies.study import EXPERIMENTS, Page, Study
 
 STUDY = Study(
     name="removal",
-    run="jacspec.tasks.removal:run_removal",
+    run="jacspec.studies.removal.run:run_removal",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "engine", "removal", "layers", "precision", "seed"}),
     takes=("memory_gib", "precision", "seed"),
     rows=EXPERIMENTS,
-    columns=("jacspec.removal:REMOVAL",),
-    figures="jacspec.report.removal:removal_figures",
+    columns=("jacspec.studies.removal.columns:REMOVAL",),
+    figures="jacspec.studies.removal.figures:removal_figures",
     page=Page(
         title="perplexity without groups of singular values",
         reading=(

@@ -4,7 +4,7 @@ from jacspec.studies.study import Study
 
 STUDY = Study(
     name="train",
-    run="jacspec.tasks.train:run_train",
+    run="jacspec.studies.train.run:run_train",
     inputs=frozenset({"text"}),
     takes=("seed",),
     resumable=False,

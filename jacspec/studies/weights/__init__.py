@@ -4,14 +4,14 @@ from jacspec.studies.study import MATRICES, Page, Study
 
 STUDY = Study(
     name="weights",
-    run="jacspec.tasks.weights:run_weights",
+    run="jacspec.studies.weights.run:run_weights",
     inputs=frozenset({"model"}),
     reads=frozenset({"model", "metrics", "weights", "layers", "precision", "seed"}),
     takes=("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns=("jacspec.spectra.static:STATIC", "jacspec.spectra.metrics:METRICS"),
+    columns=("jacspec.studies.weights.columns:STATIC", "jacspec.spectra.metrics:METRICS"),
     console=("spectral_radius", "stable_rank", "alpha", "outliers_above", "outliers_below"),
-    figures="jacspec.report.matrices:matrix_figures",
+    figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
         title="weight matrices",
         reading=(

@@ -1,1 +1,0 @@
-"""Where the stages meet: one short file a study."""
