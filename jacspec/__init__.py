@@ -19,6 +19,8 @@ import sys
 import types
 from typing import Any
 
+from jacspec.studies import NAMES
+
 _PLACES = {
     "JacspecError": "jacspec.errors",
     "JacspecTypeError": "jacspec.errors",
@@ -31,36 +33,10 @@ _PLACES = {
     "run": "jacspec.api.functions",
     "write_report": "jacspec.api",
 }
-_STUDIES = (
-    *("compare", "coupling", "depth", "dynamics", "finetune", "heads", "lazy"),
-    *("merge", "overlap", "plan", "removal", "train", "weights"),
-)
+_STUDIES = frozenset(NAMES) - {"jacobian", "report"}
+"""Studies with a function of their name; `jacspec.jacobian` is the operator."""
 
-__all__ = [
-    "JacspecError",
-    "JacspecTypeError",
-    "Run",
-    "compare",
-    "compute_spectra",
-    "coupling",
-    "depth",
-    "dynamics",
-    "finetune",
-    "heads",
-    "jacobian",
-    "lazy",
-    "load_model",
-    "merge",
-    "open_run",
-    "open_sweep",
-    "overlap",
-    "plan",
-    "removal",
-    "run",
-    "train",
-    "weights",
-    "write_report",
-]
+__all__ = [*sorted({*_PLACES, *_STUDIES})]
 
 
 def __getattr__(name: str) -> Any:

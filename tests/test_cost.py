@@ -16,7 +16,7 @@ from servers import files_below, run_here
 from test_ready_made import PARAMETERS
 
 from jacspec.api import load_model
-from jacspec.config import Init, ModelConfig, PlanConfig, config_folder
+from jacspec.config import Init, ModelConfig, config_folder
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import branch_points
 from jacspec.jacobians.lanczos import Bases, decompose_by_steps, grow_left, grow_right
@@ -35,6 +35,7 @@ from jacspec.studies.plan.cost import (
     share_batches,
     spectra_bytes,
 )
+from jacspec.studies.plan.options import PlanOptions
 from jacspec.studies.plan.run import FIGURES
 from jacspec.text.corpus import make_batches
 
@@ -221,7 +222,7 @@ def test_plan_keeps_measurements_and_assumptions_apart(tmp_path: Path) -> None:
 
 def test_every_figure_has_an_origin() -> None:
     shape = {"devices", "tokens", "stored_bytes", "device"}
-    assert {field.name for field in dataclasses.fields(PlanConfig)} == shape | FIGURES.keys()
+    assert {field.name for field in dataclasses.fields(PlanOptions)} == shape | FIGURES.keys()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from jacspec.config import Config, config_folder
+from jacspec.config import config_folder, schema
 from jacspec.quantities import Quantity
 from jacspec.report.labels import metric_label, metric_title, words_of
 from jacspec.runs import Run
@@ -35,13 +35,13 @@ def test_reading_the_table_loads_no_room() -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_a_study_names_is_there(name: str) -> None:
     study = STUDIES[name]
-    places = [study.run, study.figures, *study.columns]
+    places = [study.run, study.options, study.figures, *study.columns]
     places += [study.page.findings, study.page.numbers, study.page.sentences] if study.page else []
     for place in filter(None, places):
         assert load(place) is not None
     assert study.name == name
     assert study.rows is None or study.rows.kind in KINDS
-    assert study.reads <= {field.name for field in dataclasses.fields(Config)}
+    assert study.reads <= {field.name for field in dataclasses.fields(schema())}
     if study.page is not None:
         assert study.rows
         assert study.figures

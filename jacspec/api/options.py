@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from jacspec.config import Config, DataConfig, EngineConfig, MetricsConfig, config_folder, register
+from jacspec.config import Config, DataConfig, EngineConfig, MetricsConfig, config_folder, register, schema
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
 from jacspec.studies import STUDIES
 
@@ -98,7 +98,7 @@ def compose(study: str, **choices: str) -> Config:
     groups.pop("task")
     parts = {name: OmegaConf.load(folder / name / f"{choice}.yaml") for name, choice in groups.items()}
     task = OmegaConf.load(folder / "task" / f"{study}.yaml")
-    return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), parts, task, whole)))
+    return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema()), parts, task, whole)))
 
 
 def apply(config: Config, study: str, given: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import typing
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from jacspec.config import Config, config_folder
+from jacspec.config import config_folder, schema
 from jacspec.errors import JacspecError, suggest
 from jacspec.studies import STUDIES
 
@@ -47,9 +47,9 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def check_keys(given: object, schema: type = Config, prefix: str = "") -> None:
+def check_keys(given: object, kind: type | None = None, prefix: str = "") -> None:
     """Refuse keys that were added with `+` and that nothing reads."""
-    fields = {field.name: field for field in dataclasses.fields(schema)}
+    fields = {field.name: field for field in dataclasses.fields(kind or schema())}
     for key in getattr(given, "keys", list)():
         if key not in fields:
             raise JacspecError(f"There is no key {prefix}{key}. " + suggest(key, [prefix + name for name in fields]))
@@ -79,10 +79,10 @@ def _composition(error: ConfigCompositionException) -> str:
 
 def _unknown_key(key: str) -> str:
     """Name the accepted keys on the level of the schema where `key` goes astray."""
-    schema: type = Config
+    kind: type = schema()
     prefix = ""
     for part in key.split("."):
-        fields = {field.name: field for field in dataclasses.fields(schema)}
+        fields = {field.name: field for field in dataclasses.fields(kind)}
         if part not in fields:
             known = [prefix + name for name in fields]
             return f"There is no key {prefix}{part}. " + suggest(prefix + part, known)
@@ -91,10 +91,10 @@ def _unknown_key(key: str) -> str:
             return f"There is no key {key} in this choice of model. Type +{key}=VALUE to add it to the model's config."
         # Of a group that only some tasks have, the type is that group or None.
         kinds = (fields[part].type, *typing.get_args(fields[part].type))
-        nested = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+        nested = next((each for each in kinds if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
         if nested is None:
             break
-        schema = nested
+        kind = nested
     groups = sorted(entry.name for entry in config_folder().iterdir() if entry.is_dir())
     return f"There is no key {key}. Accepted groups: {', '.join(groups)}; `python -m jacspec --help` lists all keys."
 

@@ -71,7 +71,8 @@ class Page:
 class Study:
     """A study: what it reads, computes, writes and shows.
 
-    **What it is given:** `run` names the function `(config, folder, console, inputs)`. `inputs` are what it is about,
+    **What it is given:** `run` names the function `(config, folder, console, inputs)`, `options` the dataclass of its
+    own group of the configuration, whose values and words are in `conf/task/`. `inputs` are what it is about,
     of `model`, `text` and `runs`; `reads` the groups and keys of the configuration that its numbers depend on, and no
     others do: a run is resumed where these are the same. `takes` are the options that it shares with other studies.
 
@@ -86,6 +87,7 @@ class Study:
 
     name: str
     run: str
+    options: str = ""
     inputs: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
     takes: tuple[str, ...] = ()

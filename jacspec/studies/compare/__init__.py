@@ -5,6 +5,7 @@ from jacspec.studies.study import RUNS, Page, Study
 STUDY = Study(
     name="compare",
     run="jacspec.studies.compare.run:run_compare",
+    options="jacspec.studies.compare.options:CompareOptions",
     inputs=frozenset({"runs"}),
     reads=frozenset({"compare", "layers", "precision", "seed"}),
     takes=("seed",),

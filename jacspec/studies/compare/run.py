@@ -18,6 +18,7 @@ from jacspec.studies.compare.differences import (
     difference_rows,
     run_rows,
 )
+from jacspec.studies.compare.options import CompareOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_runs import Collection, run_collected
 
@@ -28,8 +29,7 @@ def run_compare(config: Config, folder: Path, console: Console, inputs: Inputs) 
 
 
 def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Collection:
-    assert config.compare is not None
-    options = config.compare
+    options = config.own(CompareOptions)
     check_draws(options.draws, "compare.draws")
     if not 0 <= options.against < len(runs):
         listed = "; ".join(f"{number}: {each.label}" for number, each in enumerate(runs))

@@ -5,6 +5,7 @@ from jacspec.studies.study import SAMPLES, Page, Study
 STUDY = Study(
     name="coupling",
     run="jacspec.studies.coupling.run:run_coupling",
+    options="jacspec.studies.coupling.options:CouplingOptions",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "coupling"}),
     takes=(

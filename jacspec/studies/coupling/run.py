@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jacspec.config import Config, DecoderInput, End
+from jacspec.config import Config, DecoderInput
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.jacobians.branches import check_components
@@ -23,6 +23,7 @@ from jacspec.studies.coupling.measure import (
     coupling_places,
     stream_coupling,
 )
+from jacspec.studies.coupling.options import CouplingOptions, End
 from jacspec.studies.coupling.tables import (
     COUPLING_COLUMNS,
     COUPLING_FILE,
@@ -57,8 +58,8 @@ def _cut(config: Config, sample: Sample) -> Sample:
 
     A sentence nearly always ends with its full stop: whole ones would show one kind of token.
     """
-    assert config.coupling is not None
-    if config.coupling.end is End.sample or config.data.position is not None:
+    options = config.own(CouplingOptions)
+    if options.end is End.sample or config.data.position is not None:
         return sample
     # The samples themselves are drawn from the seed alone.
     draw = np.random.default_rng([config.seed, 1])

@@ -5,6 +5,7 @@ from jacspec.studies.study import SAMPLES, Page, Study
 STUDY = Study(
     name="depth",
     run="jacspec.studies.depth.run:run_depth",
+    options="jacspec.studies.depth.options:DepthOptions",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "depth"}),
     takes=(

@@ -10,6 +10,7 @@ from jacspec.errors import JacspecError
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, choose_metrics
+from jacspec.studies.depth.options import DepthOptions
 from jacspec.studies.depth.products import DepthPlan, choose_layers, path_blocks, path_name, stream_depth
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_samples import run_layers
@@ -36,8 +37,8 @@ def _check(config: Config) -> None:
 
 
 def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
-    assert config.depth is not None
-    first, last = choose_layers(config.depth.first, config.depth.last, config.depth.exponents, checkpoint.spec)
+    options = config.own(DepthOptions)
+    first, last = choose_layers(options.first, options.last, options.exponents, checkpoint.spec)
     batches = prepare_batches(
         checkpoint,
         sample.tokens,
@@ -50,7 +51,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         choose_metrics(config.metrics.names),
         first,
         last,
-        config.depth.exponents,
+        options.exponents,
         memory_gib=config.engine.memory_gib,
         decoder_input=config.data.decoder_input.value,
         tolerance=config.engine.tolerance,

@@ -5,6 +5,7 @@ from jacspec.studies.study import RUNS, Page, Study
 STUDY = Study(
     name="dynamics",
     run="jacspec.studies.dynamics.run:run_dynamics",
+    options="jacspec.studies.dynamics.options:DynamicsOptions",
     inputs=frozenset({"runs"}),
     reads=frozenset({"dynamics", "layers", "precision", "seed"}),
     takes=("seed",),

@@ -10,6 +10,7 @@ from jacspec.errors import JacspecError
 from jacspec.runs import SPECTRA
 from jacspec.runs.several import LabelledRun, mismatches
 from jacspec.spectra.bootstrap import check_draws
+from jacspec.studies.dynamics.options import DynamicsOptions
 from jacspec.studies.dynamics.tables import (
     ONSET_COLUMNS,
     ONSETS_FILE,
@@ -29,8 +30,7 @@ def run_dynamics(config: Config, folder: Path, console: Console, inputs: Inputs)
 
 
 def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Collection:
-    assert config.dynamics is not None
-    options = config.dynamics
+    options = config.own(DynamicsOptions)
     check_draws(options.draws, "dynamics.draws")
     if not 0 <= options.least_change < 1:
         raise JacspecError(f"dynamics.least_change={options.least_change} is no share. Accepted: 0 up to 1, as 0.1.")

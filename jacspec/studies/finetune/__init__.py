@@ -5,6 +5,7 @@ from jacspec.studies.study import EXPERIMENTS, Page, Study
 STUDY = Study(
     name="finetune",
     run="jacspec.studies.finetune.run:run_finetune",
+    options="jacspec.studies.finetune.options:FinetuneOptions",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "finetune", "layers", "precision", "seed"}),
     takes=("precision", "seed"),

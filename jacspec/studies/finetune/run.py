@@ -9,13 +9,14 @@ import numpy as np
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.config import Config, FinetuneConfig, Layout
+from jacspec.config import Config
 from jacspec.errors import JacspecError, suggest
 from jacspec.glossary import Batch, CellResult
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
 from jacspec.studies.finetune.columns import FINETUNE
+from jacspec.studies.finetune.options import FinetuneOptions, Layout
 from jacspec.studies.finetune.training import Labelled, Recipe, fine_tune, most_groups, remove_groups, score
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_experiments import CellWork, run_cells
@@ -39,7 +40,7 @@ class Key(NamedTuple):
 class Bench(NamedTuple):
     """What all experiments of a run share; `folder` keeps the fine-tuned models, one a seed."""
 
-    options: FinetuneConfig
+    options: FinetuneOptions
     checkpoint: Checkpoint
     labels: tuple[str, ...]
     train: Labelled
@@ -67,16 +68,15 @@ class Bench(NamedTuple):
 
 def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compare removal before and after fine-tuning into `folder`, or go on with what `config.resume` holds."""
-    assert config.finetune is not None
-    _check(config.finetune, config.seed)
+    options = config.own(FinetuneOptions)
+    _check(options, config.seed)
     folder = folder if config.resume is None else Path(config.resume)
     with numerics(config.precision.value):
         run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS))
 
 
 def _prepare(config: Config, inputs: Inputs, folder: Path) -> CellWork:
-    assert config.finetune is not None
-    options = config.finetune
+    options = config.own(FinetuneOptions)
     checkpoint = inputs.checkpoint()
     text = _read_text(config, inputs)
     train, held_out = tabulate(checkpoint, text, max_tokens=options.max_tokens)
@@ -163,8 +163,7 @@ def _table(text: LabelledText, examples: list[Example], ids: list[list[int]], lo
 
 
 def _read_text(config: Config, inputs: Inputs) -> LabelledText:
-    assert config.finetune is not None
-    own = config.finetune
+    own = config.own(FinetuneOptions)
     if own.path is None:
         raw, source = inputs.text()
         return derive_labelled(decode_text(raw, source), source, holdout=own.holdout, seed=config.seed)
@@ -172,7 +171,7 @@ def _read_text(config: Config, inputs: Inputs) -> LabelledText:
     return read_labelled(own.path, columns, held_out_path=own.held_out, holdout=own.holdout, seed=config.seed)
 
 
-def _check(options: FinetuneConfig, seed: int) -> None:
+def _check(options: FinetuneOptions, seed: int) -> None:
     for name in ("max_tokens", "steps", "batch", "groups", "seeds"):
         if (value := getattr(options, name)) < 1:
             raise JacspecError(f"finetune.{name}={value} is less than 1. Type finetune.{name}=N with N of 1 or more.")

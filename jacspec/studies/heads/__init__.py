@@ -5,6 +5,7 @@ from jacspec.studies.study import Page, Rows, Study
 STUDY = Study(
     name="heads",
     run="jacspec.studies.heads.run:run_heads",
+    options="jacspec.studies.heads.options:HeadsOptions",
     inputs=frozenset({"model"}),
     reads=frozenset({"model", "metrics", "heads", "layers", "precision", "seed"}),
     takes=("layers", "precision", "seed"),

@@ -13,6 +13,7 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.studies.heads.columns import HEADS
+from jacspec.studies.heads.options import HeadsOptions
 from jacspec.studies.heads.products import (
     HeadProducts,
     gaussian_baseline,
@@ -30,15 +31,15 @@ MOMENTS = ("element_mean", "element_std", "element_skewness", "element_kurtosis"
 
 def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute the spectra of all attention heads into `folder`, or go on with what `config.resume` holds."""
-    assert config.heads is not None
-    if config.heads.draws < 2:
-        raise JacspecError(f"heads.draws={config.heads.draws} gives no spread. Type heads.draws=N with N of 2 or more.")
+    options = config.own(HeadsOptions)
+    if options.draws < 2:
+        raise JacspecError(f"heads.draws={options.draws} gives no spread. Type heads.draws=N with N of 2 or more.")
     with numerics(config.precision.value):
         run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
 def _prepare(config: Config, inputs: Inputs) -> MatrixWork:
-    assert config.heads is not None
+    options = config.own(HeadsOptions)
     checkpoint = inputs.checkpoint()
     chosen = inputs.layers(checkpoint.spec)
     own = checkpoint.spec.blocks[0].attention
@@ -47,7 +48,7 @@ def _prepare(config: Config, inputs: Inputs) -> MatrixWork:
             f"The heads are wider ({own.d_head}) than the model ({checkpoint.spec.d_model}): their products have full "
             "rank, for which there is no baseline here. Type task=weights for q, k, v and o themselves."
         )
-    baseline = _baseline(checkpoint.spec.d_model, own.d_head, config.heads.draws, config.seed)
+    baseline = _baseline(checkpoint.spec.d_model, own.d_head, options.draws, config.seed)
 
     def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
         number = 0

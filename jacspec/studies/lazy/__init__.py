@@ -5,6 +5,7 @@ from jacspec.studies.study import EXPERIMENTS, Page, Study
 STUDY = Study(
     name="lazy",
     run="jacspec.studies.lazy.run:run_lazy",
+    options="jacspec.studies.lazy.options:LazyOptions",
     reads=frozenset({"lazy", "layers", "precision", "seed"}),
     takes=("precision", "seed"),
     rows=EXPERIMENTS,

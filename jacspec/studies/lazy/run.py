@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.config import Config, LazyConfig
+from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.studies.inputs import Inputs
@@ -24,6 +24,7 @@ from jacspec.studies.lazy.network import (
     remove_from,
     train_network,
 )
+from jacspec.studies.lazy.options import LazyOptions
 from jacspec.studies.over_experiments import CellWork, run_cells
 
 NONE, AFTER, BOTH, BEFORE = "none", "after", "both", "before"
@@ -53,15 +54,14 @@ class Trained(NamedTuple):
 
 def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Train and cut the networks of every scale into `folder`, or go on with what `config.resume` holds."""
-    assert config.lazy is not None
-    _check(config.lazy, config.seed)
+    options = config.own(LazyOptions)
+    _check(options, config.seed)
     with numerics(config.precision.value):
         run_cells(config, folder, console, inputs, lambda: _prepare(config))
 
 
 def _prepare(config: Config) -> CellWork:
-    assert config.lazy is not None
-    options = config.lazy
+    options = config.own(LazyOptions)
     keys = list_keys(options, config.seed)
 
     def stream(done: Mapping[int, CellResult]) -> Iterator[CellResult]:
@@ -76,7 +76,7 @@ def _prepare(config: Config) -> CellWork:
     return CellWork(Key._fields, tuple(LAZY), "seed", {"checkpoint": {"name": name}}, facts, len(keys), stream)
 
 
-def list_keys(options: LazyConfig, first: int) -> list[Key]:
+def list_keys(options: LazyOptions, first: int) -> list[Key]:
     """List the experiments, those of one trained network together."""
     return [
         Key(scale, order, group, seed)
@@ -87,7 +87,7 @@ def list_keys(options: LazyConfig, first: int) -> list[Key]:
     ]
 
 
-def train_whole(options: LazyConfig, scale: float, seed: int, group: int = 0) -> Trained:
+def train_whole(options: LazyOptions, scale: float, seed: int, group: int = 0) -> Trained:
     """Draw points and network of a seed, remove a group (0: none) from the network, and train it."""
     points, weights = jax.random.split(jax.random.key(seed))
     train, test = draw_points(points, options.inputs, options.samples)
@@ -98,7 +98,7 @@ def train_whole(options: LazyConfig, scale: float, seed: int, group: int = 0) ->
     return Trained(initial, final, train, test)
 
 
-def measure(options: LazyConfig, key: Key, whole: Trained) -> dict[str, float]:
+def measure(options: LazyOptions, key: Key, whole: Trained) -> dict[str, float]:
     """Do one experiment on the network that was trained without removal."""
     found = train_whole(options, key.scale, key.seed, key.group) if key.order == BEFORE else whole
     initial, final = found.initial, found.final
@@ -117,7 +117,7 @@ def measure(options: LazyConfig, key: Key, whole: Trained) -> dict[str, float]:
     }
 
 
-def _check(options: LazyConfig, seed: int) -> None:
+def _check(options: LazyOptions, seed: int) -> None:
     for name in ("inputs", "width", "samples", "steps", "groups", "seeds"):
         if (value := getattr(options, name)) < 1:
             raise JacspecError(f"lazy.{name}={value} is less than 1. Type lazy.{name}=N with N of 1 or more.")

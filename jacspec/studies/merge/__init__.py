@@ -5,6 +5,7 @@ from jacspec.studies.study import Page, Rows, Study
 STUDY = Study(
     name="merge",
     run="jacspec.studies.merge.run:run_merge",
+    options="jacspec.studies.merge.options:MergeOptions",
     reads=frozenset({"merge", "precision"}),
     takes=("memory_gib", "precision"),
     rows=Rows("experiments", "comparisons of a matrix"),

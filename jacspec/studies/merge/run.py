@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.config import Config, MergeConfig, MergeMethod, Resized
+from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
@@ -23,6 +23,7 @@ from jacspec.studies.inputs import Inputs
 from jacspec.studies.merge.columns import COMPATIBILITY
 from jacspec.studies.merge.compatibility import Comparison, compare, examine, list_comparisons, missing_reason
 from jacspec.studies.merge.matched import list_matrices, role_name, stream_matched
+from jacspec.studies.merge.options import MergeMethod, MergeOptions, Resized
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
 from jacspec.studies.over_experiments import CellWork, run_cells
@@ -46,7 +47,7 @@ class Family(NamedTuple):
 
     siblings: Sequence[Sibling]
     has_base: bool
-    options: MergeConfig
+    options: MergeOptions
     choice: Choice
     precision: str
     memory_bytes: float
@@ -62,15 +63,15 @@ class Family(NamedTuple):
 
 def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compare and merge checkpoints into `folder`, or go on with what `config.resume` holds."""
-    assert config.merge is not None
-    _check(config.merge)
+    options = config.own(MergeOptions)
+    _check(options)
     folder = folder if config.resume is None else Path(config.resume)
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
     with numerics("float64"):
         run_cells(config, folder, console, inputs, lambda: _prepare(config, folder, console))
 
 
-def _check(options: MergeConfig) -> None:
+def _check(options: MergeOptions) -> None:
     if not options.models:
         raise JacspecError("merge.models=[] names no model. Type 'merge.models=[FOLDER,FOLDER]'.")
     if options.base is None and len(options.models) == 1:
@@ -80,8 +81,7 @@ def _check(options: MergeConfig) -> None:
 
 
 def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
-    assert config.merge is not None
-    options, precision = config.merge, config.precision.value
+    options, precision = config.own(MergeOptions), config.precision.value
     recipe = _choose_recipe(options)
     has_base = options.base is not None
     siblings = open_siblings(
@@ -115,7 +115,7 @@ def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
     )
 
 
-def _choose_recipe(options: MergeConfig) -> Recipe | None:
+def _choose_recipe(options: MergeOptions) -> Recipe | None:
     if options.method is MergeMethod.none:
         return None
     return make_recipe(
@@ -148,7 +148,7 @@ def _facts(family: Family, left_out: Sequence[LeftOut]) -> dict[str, Any]:
     }
 
 
-def _describe(siblings: Sequence[Sibling], options: MergeConfig, recipe: Recipe, precision: str) -> dict[str, Any]:
+def _describe(siblings: Sequence[Sibling], options: MergeOptions, recipe: Recipe, precision: str) -> dict[str, Any]:
     """Say what is merged and how, as `merge.json` keeps it."""
     described = [
         {"name": each.location.name, "revision": each.location.revision, "files": dict(each.files)} for each in siblings

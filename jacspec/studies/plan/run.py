@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jacspec.config import Config, PlanConfig, config_folder
+from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError
 from jacspec.jacobians.solvers import ALL, ENGINES, choose_engine, svd_flops
 from jacspec.models.block import ModelSpec
@@ -25,6 +25,7 @@ from jacspec.studies.plan.cost import (
     estimate_seconds,
     share_batches,
 )
+from jacspec.studies.plan.options import PlanOptions
 
 GIGA, TERA = 1e9, 1e12
 STAGES = {
@@ -59,20 +60,20 @@ UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 
 def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
-    assert config.plan is not None
+    options = config.own(PlanOptions)
     checkpoint, sizes, work = _amounts(config, inputs)
     _print_amounts(console, config, checkpoint, sizes, work)
-    _print_figures(console, config.plan)
-    console.print(_table(config.plan, checkpoint.spec, sizes, work))
+    _print_figures(console, options)
+    console.print(_table(options, checkpoint.spec, sizes, work))
 
 
 def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
     """Return what `run_plan` prints as numbers, a row a number of devices: seconds at most and at least a stage."""
-    assert config.plan is not None
+    options = config.own(PlanOptions)
     checkpoint, sizes, work = _amounts(config, inputs)
     rows: list[dict[str, int | float]] = []
-    for devices in config.plan.devices:
-        fast, slow = _seconds(config.plan, checkpoint.spec, sizes, work, devices)
+    for devices in options.devices:
+        fast, slow = _seconds(options, checkpoint.spec, sizes, work, devices)
         row: dict[str, int | float] = {"devices": devices, "batch": share_batches(work, devices)[0].batch}
         row["device_gb"] = device_bytes(checkpoint.spec, sizes, work, devices=devices) / GIGA
         for stage in fast:
@@ -83,15 +84,15 @@ def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
 
 def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
     """Count what a run with this configuration takes."""
-    assert config.plan is not None
-    _check(config.plan)
+    options = config.own(PlanOptions)
+    _check(options)
     checkpoint = inputs.shapes()
     engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), checkpoint.spec)
-    work = Work(config.data.samples, config.plan.tokens, config.engine.batch, engine)
+    work = Work(config.data.samples, options.tokens, config.engine.batch, engine)
     return checkpoint, count_parameters(checkpoint), work
 
 
-def _check(plan: PlanConfig) -> None:
+def _check(plan: PlanOptions) -> None:
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
         if isinstance(value, str):
@@ -105,7 +106,7 @@ def _check(plan: PlanConfig) -> None:
 
 
 def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: Sizes, work: Work) -> None:
-    assert config.plan is not None
+    options = config.own(PlanOptions)
     spec = model.spec
     carry = work.samples * sum(carry_flops(block, work.tokens) for block in spec.blocks[:-1])
     engine = ENGINES[work.engine]
@@ -118,13 +119,13 @@ def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: S
         f"engine={work.engine}",
         f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra"
         + (", singular values apart" if kernel else ""),
-        f"{config.plan.stored_bytes * sizes.whole / GIGA:.4g} GB of checkpoint, "
+        f"{options.stored_bytes * sizes.whole / GIGA:.4g} GB of checkpoint, "
         f"{4 * max(sizes.blocks) / GIGA:.3g} GB a block in float32",
     ):
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _print_figures(console: Console, plan: PlanConfig) -> None:
+def _print_figures(console: Console, plan: PlanOptions) -> None:
     """Say what the device is taken to do, what was measured apart from what is assumed."""
     own = OmegaConf.load(config_folder() / "task" / "plan.yaml").plan
     lines: dict[str, list[str]] = {}
@@ -137,7 +138,7 @@ def _print_figures(console: Console, plan: PlanConfig) -> None:
         console.print(f"  {origin}: {', '.join(figures)}", soft_wrap=True, highlight=False)
 
 
-def _table(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work) -> Table:
+def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work) -> Table:
     """Lay the seconds out: a row a stage, a column a number of devices."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("devices", no_wrap=True)
@@ -149,7 +150,7 @@ def _table(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work) -> Table
     return table
 
 
-def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
+def _column(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
     fast, slow = _seconds(plan, spec, sizes, work, devices)
     needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
     most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
@@ -163,7 +164,7 @@ def _column(plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices
 
 
 def _seconds(
-    plan: PlanConfig, spec: ModelSpec, sizes: Sizes, work: Work, devices: int
+    plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, devices: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Estimate the seconds of each stage at the highest and at the lowest share of the peaks."""
     fast, slow = (
@@ -173,7 +174,7 @@ def _seconds(
     return fast, slow
 
 
-def _machine(plan: PlanConfig, efficiency: float) -> Machine:
+def _machine(plan: PlanOptions, efficiency: float) -> Machine:
     return Machine(
         flops=plan.teraflops * TERA,
         bandwidth=plan.bandwidth_gbs * GIGA,

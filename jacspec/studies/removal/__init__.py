@@ -5,6 +5,7 @@ from jacspec.studies.study import EXPERIMENTS, Page, Study
 STUDY = Study(
     name="removal",
     run="jacspec.studies.removal.run:run_removal",
+    options="jacspec.studies.removal.options:RemovalOptions",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "engine", "removal", "layers", "precision", "seed"}),
     takes=("memory_gib", "precision", "seed"),

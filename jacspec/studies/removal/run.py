@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.config import Config, RemovalConfig
+from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
@@ -41,6 +41,7 @@ from jacspec.studies.removal.groups import (
     mean_spectrum,
     without_group,
 )
+from jacspec.studies.removal.options import RemovalOptions
 from jacspec.text.corpus import decode_text
 
 KEYS = ("target", "group")
@@ -66,8 +67,7 @@ def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) 
 
 
 def _prepare(config: Config, inputs: Inputs) -> CellWork:
-    assert config.removal is not None
-    options = config.removal
+    options = config.own(RemovalOptions)
     if config.engine.memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={config.engine.memory_gib} leaves no memory. Type engine.memory_gib=1.")
     checkpoint = inputs.checkpoint()
@@ -114,7 +114,7 @@ def _prepare(config: Config, inputs: Inputs) -> CellWork:
     )
 
 
-def choose_shares(options: RemovalConfig, *, most: int) -> list[Share]:
+def choose_shares(options: RemovalOptions, *, most: int) -> list[Share]:
     """Read which groups of singular values are removed, at most `most` of the same size, and refuse what is none."""
     for given in options.ranges:
         numbers = all(isinstance(end, int | float) for end in given)

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from jacspec.backend import numerics
-from jacspec.config import Config, TrainConfig
+from jacspec.config import Config
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
@@ -35,6 +35,7 @@ from jacspec.scoring.perplexity import prepare_passage, score_tokens
 from jacspec.scoring.windows import causal_passage
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import now, versions
+from jacspec.studies.train.options import TrainOptions
 from jacspec.text.corpus import decode_text
 
 END_OF_TEXT = "<|endoftext|>"
@@ -71,14 +72,14 @@ class Result(NamedTuple):
 @releasing_folders()
 def run_train(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Train the model that `config.train` describes into `folder/model`, with a model card and `run.json`."""
-    assert config.train is not None
+    options = config.own(TrainOptions)
     whole = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     provenance = {"task": "train", "created": now(), "config": whole, "versions": versions()}
     writer = Writer(folder, make_folder(folder, provenance))
     watch = Stopwatch()
-    with numerics("float32"), watch("training"), step_progress(console, steps=config.train.steps) as report:
-        result = train_model(config.train, inputs.text(), seed=config.seed, folder=folder / "model", report=report)
-    card = model_card(config.train, result, data=config.data.name, seed=config.seed)
+    with numerics("float32"), watch("training"), step_progress(console, steps=options.steps) as report:
+        result = train_model(options, inputs.text(), seed=config.seed, folder=folder / "model", report=report)
+    card = model_card(options, result, data=config.data.name, seed=config.seed)
     write_atomically(folder / "model" / "README.md", card.encode())
     found = {"curve": result.curve, "bits_per_byte": result.bits_per_byte, "text_sha256": result.text_sha256}
     writer.record(**found, seconds=watch.seconds)
@@ -90,7 +91,7 @@ def run_train(config: Config, folder: Path, console: Console, inputs: Inputs) ->
 
 
 def train_model(
-    config: TrainConfig,
+    config: TrainOptions,
     text_bytes: tuple[bytes, str],
     *,
     seed: int,
@@ -153,7 +154,7 @@ def train_model(
     return Result(curve, scores, parameters, hashlib.sha256(raw).hexdigest())
 
 
-def model_card(config: TrainConfig, result: Result, *, data: str, seed: int) -> str:
+def model_card(config: TrainOptions, result: Result, *, data: str, seed: int) -> str:
     """Write the model card: command, seed, data hash, curve, result."""
     changed = " ".join(f"train.{key}={_as_override(value)}" for key, value in dataclasses.asdict(config).items())
     places = np.unique(np.geomspace(1, len(result.curve), 16).astype(int) - 1)
@@ -210,7 +211,7 @@ def _update(optimizer: Any, model: Transformer, state: Any, windows: Array) -> t
     return optax.apply_updates(model, updates), state, loss
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: TrainOptions) -> None:
     if not 0 < config.holdout < 1:
         raise JacspecError(f"train.holdout={config.holdout} is no part of a text. Give one between 0 and 1, as in 0.1.")
     if not 0 <= config.warmup < config.steps:
@@ -223,7 +224,7 @@ def _check(config: TrainConfig) -> None:
         raise JacspecError(f"train.dtype={config.dtype!r} is not known. " + suggest(config.dtype, STORED))
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def _optimizer(config: TrainOptions) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup, config.steps, end_value=config.learning_rate / 10
     )
@@ -247,7 +248,7 @@ def _as_override(value: Any) -> str:
     return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
 
 
-def _hf_config(config: TrainConfig, vocab: int) -> dict[str, Any]:
+def _hf_config(config: TrainOptions, vocab: int) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -5,6 +5,7 @@ from jacspec.studies.study import MATRICES, Page, Study
 STUDY = Study(
     name="weights",
     run="jacspec.studies.weights.run:run_weights",
+    options="jacspec.studies.weights.options:WeightsOptions",
     inputs=frozenset({"model"}),
     reads=frozenset({"model", "metrics", "weights", "layers", "precision", "seed"}),
     takes=("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),

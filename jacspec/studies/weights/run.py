@@ -21,6 +21,7 @@ from jacspec.studies.over_matrices import MatrixWork, run_matrices
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.weights.columns import STATIC
 from jacspec.studies.weights.measure import measure_all, within_range
+from jacspec.studies.weights.options import WeightsOptions
 
 
 def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -40,8 +41,7 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWork:
-    assert config.weights is not None
-    options = config.weights
+    options = config.own(WeightsOptions)
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
     identity, facts, matrices = _open(config, inputs, choice)
     left_out: Counter[str] = Counter()
