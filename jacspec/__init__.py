@@ -19,48 +19,24 @@ import sys
 import types
 from typing import Any
 
+from jacspec.studies import NAMES
+
 _PLACES = {
     "JacspecError": "jacspec.errors",
     "JacspecTypeError": "jacspec.errors",
-    "Run": "jacspec.result",
+    "Run": "jacspec.api.result",
     "compute_spectra": "jacspec.api",
     "jacobian": "jacspec.api",
     "load_model": "jacspec.api",
-    "open_run": "jacspec.result",
-    "open_sweep": "jacspec.result",
-    "run": "jacspec.studies",
+    "open_run": "jacspec.api.result",
+    "open_sweep": "jacspec.api.result",
+    "run": "jacspec.api.functions",
     "write_report": "jacspec.api",
 }
-_STUDIES = (
-    *("compare", "coupling", "depth", "dynamics", "finetune", "heads", "lazy"),
-    *("merge", "overlap", "plan", "removal", "train", "weights"),
-)
+_STUDIES = frozenset(NAMES) - {"jacobian", "report"}
+"""Studies with a function of their name; `jacspec.jacobian` is the operator."""
 
-__all__ = [
-    "JacspecError",
-    "JacspecTypeError",
-    "Run",
-    "compare",
-    "compute_spectra",
-    "coupling",
-    "depth",
-    "dynamics",
-    "finetune",
-    "heads",
-    "jacobian",
-    "lazy",
-    "load_model",
-    "merge",
-    "open_run",
-    "open_sweep",
-    "overlap",
-    "plan",
-    "removal",
-    "run",
-    "train",
-    "weights",
-    "write_report",
-]
+__all__ = [*sorted({*_PLACES, *_STUDIES})]
 
 
 def __getattr__(name: str) -> Any:
@@ -78,7 +54,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def _study(name: str) -> Any:
-    from jacspec.studies import study_function
+    from jacspec.api.functions import study_function
 
     return study_function(name)
 

@@ -12,21 +12,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from jacspec.cli.explain import check_keys, explain
+from jacspec.cli.folders import Refused, makes_folder, remove_empty
+from jacspec.cli.sweep import close_sweep
 from jacspec.config import Config, config_folder, register
-from jacspec.distributed import check_distributed
 from jacspec.errors import JacspecError, printable
-from jacspec.explain import check_keys, explain
-from jacspec.folders import Refused, makes_folder, remove_empty
 from jacspec.progress import count_from_process_start
-from jacspec.report import COLLECTED_TASKS, check_report
+from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
-from jacspec.sweep import close_sweep
-from jacspec.tasks import SHARED, find_task
+from jacspec.runs.processes import check_distributed
+from jacspec.studies import STUDIES, find_study
+from jacspec.studies.study import load
 
 TRACEBACK = "JACSPEC_TRACEBACK"
 MOST_SHOWN = 4000
-UNDRAWN = ("plan", "train")
-"""Tasks that draw nothing."""
 
 
 def command() -> None:
@@ -79,15 +78,17 @@ def _hydra_main(config: DictConfig) -> str | None:
         typed = cast(Config, OmegaConf.to_object(config))
         _check_runs(typed)
         _check_crew(typed)
-        from jacspec.inputs import Inputs  # not above: --help does not wait for JAX
+        from jacspec.studies.inputs import Inputs  # not above: --help does not wait for JAX
 
         _check_folder(typed, folder)
         check_report(typed.report.formats, typed.report.figures)
-        if _own_process and typed.task not in UNDRAWN and typed.report.figures != "none":
+        study = find_study(typed.task)
+        draws = study.page is not None or "run" in study.inputs
+        if _own_process and draws and typed.report.figures != "none":
             start_helpers()
-        run_task = find_task(typed.task)
+        run_study = load(study.run)
         gc.enable()
-        run_task(typed, folder, Console(), Inputs(typed))
+        run_study(typed, folder, Console(), Inputs(typed))
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             print(f"\njacspec: interrupted. Add resume={folder} to the same command to resume it.", file=sys.stderr)
@@ -102,9 +103,11 @@ def _hydra_main(config: DictConfig) -> str | None:
 
 def _check_runs(config: Config) -> None:
     """Refuse finished runs given to a task that reads none: it would begin another one without a word."""
-    for key, tasks in (("runs", COLLECTED_TASKS), ("run", ("report", *COLLECTED_TASKS))):
-        if getattr(config, key) and config.task not in tasks:
-            listed = " or ".join(f"task={name}" for name in tasks)
+    over_runs = [name for name, study in STUDIES.items() if "runs" in study.inputs]
+    over_one = [name for name, study in STUDIES.items() if "run" in study.inputs]
+    for key, studies in (("runs", over_runs), ("run", [*over_one, *over_runs])):
+        if getattr(config, key) and config.task not in studies:
+            listed = " or ".join(f"task={name}" for name in studies)
             raise JacspecError(f"{key}={getattr(config, key)} is read by {listed}. Add one of them, or leave it out.")
 
 
@@ -121,9 +124,10 @@ def _check_crew(config: Config) -> None:
     check_distributed(config.distributed)
     if config.distributed.coordinator is None:
         return
-    if config.task not in SHARED:
+    if not find_study(config.task).shareable:
+        shareable = ", ".join(name for name, study in STUDIES.items() if study.shareable)
         raise JacspecError(
-            f"task={config.task} is computed by one process; {', '.join(sorted(SHARED))} may be shared. "
+            f"task={config.task} is computed by one process; {shareable} may be shared. "
             "Leave the distributed.* keys out."
         )
     hydra_ = HydraConfig.get()

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax._src import compilation_cache
 
-from jacspec.corpus import cache_folder
+from jacspec.cache import cache_folder
 from jacspec.progress import note_compiling
 
 

@@ -2,14 +2,20 @@
 
 import dataclasses
 import enum
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from jacspec.studies import STUDIES
+from jacspec.studies.study import load
+
 PACKAGE = Path(__file__).resolve().parent
 ASSETS = PACKAGE / "assets"
+
+Options = TypeVar("Options")
 
 
 class Init(enum.Enum):
@@ -31,60 +37,6 @@ class DecoderInput(enum.Enum):
 
     shifted = "shifted"
     start = "start"
-
-
-class Against(enum.Enum):
-    """What a weight matrix is compared with: its own entries in another order, or Gaussian ones of their variance."""
-
-    shuffled = "shuffled"
-    gaussian = "gaussian"
-    none = "none"
-
-
-class Stacked(enum.Enum):
-    """What a tensor of three axes, read by name, is: matrices one behind the other, a kernel, or nothing wanted."""
-
-    auto = "auto"
-    experts = "experts"
-    kernel = "kernel"
-    skip = "skip"
-
-
-class End(enum.Enum):
-    """Where a sample ends: at a drawn token of it, or at its own last one."""
-
-    random = "random"
-    sample = "sample"
-
-
-class RemoveBy(enum.Enum):
-    """What loses singular values at once: the matrices of a role in all layers, or of all roles in a layer."""
-
-    role = "role"
-    layer = "layer"
-
-
-class Resized(enum.Enum):
-    """What becomes of tables of tokens and positions that have more rows in one model than in another."""
-
-    shared = "shared"
-    first = "first"
-
-
-class MergeMethod(enum.Enum):
-    """How checkpoints are merged; `none` compares them only."""
-
-    average = "average"
-    arithmetic = "arithmetic"
-    star = "star"
-    none = "none"
-
-
-class Layout(enum.Enum):
-    """How labelled text is laid out: in columns that are named, or as BoolQ is."""
-
-    columns = "columns"
-    boolq = "boolq"
 
 
 class Precision(enum.Enum):
@@ -176,168 +128,8 @@ class DistributedConfig:
 
 
 @dataclasses.dataclass
-class CouplingConfig:
-    """Where the samples end; see conf/task/coupling.yaml."""
-
-    end: End = MISSING
-
-
-@dataclasses.dataclass
-class DepthConfig:
-    """From the input of layer `first` to the output of layer `last`; see conf/task/depth.yaml."""
-
-    first: int = MISSING
-    last: int | None = MISSING
-    exponents: int = MISSING
-
-
-@dataclasses.dataclass
-class WeightsConfig:
-    """Which weight matrices, and what they are held against; see conf/task/weights.yaml."""
-
-    include: list[str] = MISSING
-    exclude: list[str] = MISSING
-    embeddings: bool = MISSING
-    stacked: Stacked = MISSING
-    against: Against = MISSING
-    show_layer: int = MISSING
-
-
-@dataclasses.dataclass
-class HeadsConfig:
-    """How many draws the baselines of chance take; see conf/task/heads.yaml."""
-
-    draws: int = MISSING
-
-
-@dataclasses.dataclass
-class RemovalConfig:
-    """Which singular values are removed where, and on how much text it is measured; see conf/task/removal.yaml."""
-
-    by: RemoveBy = MISSING
-    roles: list[str] = MISSING
-    groups: int = MISSING
-    ranges: list[list[Any]] = MISSING
-    tokens: int | None = MISSING
-    masked_tokens: int | None = MISSING
-    window: int | None = MISSING
-    stride: int | None = MISSING
-
-
-@dataclasses.dataclass
-class FinetuneConfig:
-    """On which labelled text and how a classifier is fine-tuned, and what is removed; see conf/task/finetune.yaml."""
-
-    path: str | None = MISSING
-    held_out: str | None = MISSING
-    layout: Layout = MISSING
-    text: str = MISSING
-    second: str | None = MISSING
-    label: str = MISSING
-    holdout: float = MISSING
-    max_tokens: int = MISSING
-    steps: int = MISSING
-    batch: int = MISSING
-    learning_rate: float = MISSING
-    warmup: float = MISSING
-    weight_decay: float = MISSING
-    groups: int = MISSING
-    roles: list[str] = MISSING
-    seeds: int = MISSING
-
-
-@dataclasses.dataclass
-class LazyConfig:
-    """A small network trained at several output scales, and what is removed from it; see conf/task/lazy.yaml."""
-
-    scales: list[float] = MISSING
-    inputs: int = MISSING
-    width: int = MISSING
-    samples: int = MISSING
-    steps: int = MISSING
-    learning_rate: float = MISSING
-    groups: int = MISSING
-    removed: list[int] = MISSING
-    seeds: int = MISSING
-
-
-@dataclasses.dataclass
-class CompareConfig:
-    """Which run the others are held against, and how often it is drawn; see conf/task/compare.yaml."""
-
-    against: int = MISSING
-    draws: int = MISSING
-
-
-@dataclasses.dataclass
-class DynamicsConfig:
-    """Where training ended, and which change counts; see conf/task/dynamics.yaml."""
-
-    final_step: int | None = MISSING
-    least_change: float = MISSING
-    draws: int = MISSING
-
-
-@dataclasses.dataclass
-class MergeConfig:
-    """Which checkpoints are compared and how they are merged; see conf/task/merge.yaml."""
-
-    models: list[str] = MISSING
-    base: str | None = MISSING
-    method: MergeMethod = MISSING
-    share: float = MISSING
-    coefficient: float | None = MISSING
-    weights: list[float] = MISSING
-    top_k: int = MISSING
-    include: list[str] = MISSING
-    exclude: list[str] = MISSING
-    embeddings: bool = MISSING
-    resized: Resized = MISSING
-    save: str | None = MISSING
-
-
-@dataclasses.dataclass
-class PlanConfig:
-    """The devices that a run is planned for, and how fast their hosts read; see conf/task/plan.yaml."""
-
-    devices: list[int] = MISSING
-    tokens: float = MISSING
-    stored_bytes: int = MISSING
-    device: str = MISSING
-    teraflops: float = MISSING
-    svd_ms: float = MISSING
-    bandwidth_gbs: float = MISSING
-    memory_gb: float = MISSING
-    link_gbs: float = MISSING
-    hash_gbs: float = MISSING
-    load_gbs: float = MISSING
-    look_us: float = MISSING
-    disk_gbs: float = MISSING
-    efficiency: list[float] = MISSING
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """A GPT-2-architecture model trained from scratch on the chosen text; see conf/task/train.yaml."""
-
-    vocab: int = MISSING
-    positions: int = MISSING
-    layers: int = MISSING
-    heads: int = MISSING
-    d_model: int = MISSING
-    steps: int = MISSING
-    batch: int = MISSING
-    learning_rate: float = MISSING
-    weight_decay: float = MISSING
-    warmup: int = MISSING
-    holdout: float = MISSING
-    revisions: list[int] = MISSING
-    dtype: str = MISSING
-
-
-@dataclasses.dataclass
 class Config:
-    """Everything a run is made of.
+    """Everything a run is made of; beside this, each study that has options of its own has a group of its name.
 
     `layers` are those that are measured, null all of them. `resume` names a run folder to go on with, `run` one to
     report on, `runs` several (or a folder of them) to compare.
@@ -350,18 +142,6 @@ class Config:
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
-    coupling: CouplingConfig | None = None
-    depth: DepthConfig | None = None
-    weights: WeightsConfig | None = None
-    heads: HeadsConfig | None = None
-    removal: RemovalConfig | None = None
-    finetune: FinetuneConfig | None = None
-    lazy: LazyConfig | None = None
-    compare: CompareConfig | None = None
-    dynamics: DynamicsConfig | None = None
-    merge: MergeConfig | None = None
-    plan: PlanConfig | None = None
-    train: TrainConfig | None = None
     components: list[str] = dataclasses.field(default_factory=lambda: ["attn", "mlp"])
     layers: list[int] | None = None
     precision: Precision = Precision.float32
@@ -370,10 +150,24 @@ class Config:
     run: str | None = None
     runs: Any = dataclasses.field(default_factory=list)
 
+    def own(self, kind: type[Options]) -> Options:
+        """Return the options that the study of this run has of its own, which are of type `kind`."""
+        options = getattr(self, self.task)
+        assert isinstance(options, kind)
+        return options
+
+
+@functools.cache
+def schema() -> type[Config]:
+    """Make the schema: `Config` with the group of every study that has options, None where it is another's run."""
+    groups = {name: load(study.options) for name, study in STUDIES.items() if study.options}
+    fields = [(name, kind | None, dataclasses.field(default=None)) for name, kind in groups.items()]
+    return dataclasses.make_dataclass("Config", fields, bases=(Config,))
+
 
 def register() -> None:
     """Make the schema and the resolver of `conf/` known to Hydra."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=schema())
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 
 

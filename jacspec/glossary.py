@@ -158,11 +158,3 @@ class CellResult(NamedTuple):
     values: Mapping[str, float]
     arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
     reason: str = ""
-
-
-class Quantity(NamedTuple):
-    """What is said of the values in a column of a table: symbol in mathtext, definition, source."""
-
-    symbol: str
-    definition: str
-    source: str

@@ -11,46 +11,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacspec.api.options import Option, options_of
 from jacspec.config import config_folder
-from jacspec.glossary import Quantity
-from jacspec.options import STUDIES, Option, options_of
-from jacspec.report.labels import words_of
+from jacspec.quantities import Quantity
+from jacspec.report.labels import as_quantity
+from jacspec.studies import STUDIES
+from jacspec.studies.study import load
+
+DESCRIBED = tuple(name for name, study in STUDIES.items() if study.takes or study.options)
+METRICS = "jacspec.spectra.metrics:METRICS"
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def columns_of(study: str) -> Mapping[str, Quantity]:
-    """Return what the columns of a study's tables hold, by name: the one place that knows where those words lie."""
-    from jacspec.comparison import COMPARED
-    from jacspec.compatibility import COMPATIBILITY
-    from jacspec.coupling import COUPLING
-    from jacspec.dynamics import DYNAMICS
-    from jacspec.finetuning import FINETUNE
-    from jacspec.lazy import LAZY
-    from jacspec.overlap import OVERLAP
-    from jacspec.removal import REMOVAL
-    from jacspec.spectra.metrics import METRICS
-    from jacspec.spectra.static import HEADS, STATIC
-
-    metrics = {name: Quantity(row.symbol, row.definition, row.source) for name, row in METRICS.items()}
-    top = {name: metrics[name] for name in ("spectral_radius", "decay_ratio")}
-    exponent = words_of("lyapunov_1")
-    assert exponent is not None
-    tables: Mapping[str, Mapping[str, Quantity]] = {
-        "jacobian": metrics,
-        "depth": top | {"lyapunov_1": exponent},
-        "coupling": top | {"residual_gain": metrics["residual_gain"]} | dict(COUPLING),
-        "weights": STATIC,
-        "heads": HEADS,
-        "overlap": OVERLAP,
-        "removal": REMOVAL,
-        "finetune": FINETUNE,
-        "lazy": LAZY,
-        "merge": COMPATIBILITY,
-        "compare": COMPARED,
-        "dynamics": DYNAMICS,
-    }
-    return tables.get(study, {})
+    """Return what the columns of a study's own tables hold, by name; those that all share are on jacobian's page."""
+    own = [place for place in STUDIES[study].columns if study == "jacobian" or place != METRICS]
+    tables = [load(place) for place in own]
+    # Exponents through depth are as many as were asked for; the first one says it of all.
+    return {name: as_quantity(table[name]) for table in tables for name in tuple(table) or ("lyapunov_1",)}
 
 
 def keys_table(study: str) -> str:
@@ -77,7 +56,7 @@ def shared_table() -> str:
     """Write the keys that several studies share, with the option that sets each from Python."""
     found: dict[str, Option] = {}
     takers: dict[str, list[str]] = {}
-    for study in STUDIES:
+    for study in DESCRIBED:
         for option in options_of(study):
             if not option.key.startswith(f"{study}."):
                 found.setdefault(option.key, option)
@@ -99,8 +78,8 @@ def ready_made_models() -> str:
 @functools.cache
 def pages() -> dict[str, dict[str, str]]:
     """Return what is generated: by page of `docs/`, then by the word of its markers."""
-    found = {f"{study}.md": {"keys": keys_table(study)} for study in STUDIES}
-    for study in STUDIES:
+    found = {f"{study}.md": {"keys": keys_table(study)} for study in DESCRIBED}
+    for study in DESCRIBED:
         if columns_of(study):
             found[f"{study}.md"]["columns"] = columns_table(study)
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from jacspec.config import DataConfig, Split
-from jacspec.corpus import encode, load_corpus
 from jacspec.errors import JacspecError
-from jacspec.labelled import Columns, read_labelled
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.tensor_files import open_tensors
 from jacspec.models.tokenizer import load_tokenizer
+from jacspec.text.corpus import encode, load_corpus
+from jacspec.text.labelled import Columns, read_labelled
 
 Arrays = Mapping[str, tuple[tuple[int, ...], bytes]]
 """Tensors by name: shape and bytes."""

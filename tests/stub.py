@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jacspec
+from jacspec.api.options import NAMED, Option, options_of
 from jacspec.config import PACKAGE
-from jacspec.options import NAMED, Option, options_of
 
 STUB = PACKAGE / "__init__.pyi"
 HEAD = """# Written by tests/stub.py from the options of the studies: change those, then run it.
@@ -28,10 +28,10 @@ from jacspec.api import write_report as write_report
 from jacspec.errors import JacspecError as JacspecError
 from jacspec.errors import JacspecTypeError as JacspecTypeError
 from jacspec.jacobians.operator import Jacobian
-from jacspec.result import Run as Run
-from jacspec.result import open_run as open_run
-from jacspec.result import open_sweep as open_sweep
-from jacspec.studies import run as run
+from jacspec.api.result import Run as Run
+from jacspec.api.result import open_run as open_run
+from jacspec.api.result import open_sweep as open_sweep
+from jacspec.api.functions import run as run
 
 __version__: str
 

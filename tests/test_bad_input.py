@@ -273,7 +273,7 @@ def test_text_is_downloaded_once_and_each_address_has_its_own(tmp_path: Path) ->
         done = run_here(*arguments, url, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
         assert done.code == 0, done.err
 
-    with serve(_serve_text) as server, mock.patch("jacspec.tasks.layers.write_report"):
+    with serve(_serve_text) as server, mock.patch("jacspec.studies.over_samples.write_report"):
         run("a.txt", "first")
         run("a.txt", "second")
         run("b.txt", "third")
@@ -285,7 +285,7 @@ def test_text_is_downloaded_once_and_each_address_has_its_own(tmp_path: Path) ->
 @pytest.mark.parametrize("server", [serve_silence, serve_garbage])
 def test_text_server_that_does_not_answer_is_said(server: Callable[[], Iterator[str]], tmp_path: Path) -> None:
     (tmp_path / "cwd").mkdir()
-    with mock.patch("jacspec.corpus.TIMEOUT_SECONDS", 0.5), server() as url:  # type: ignore[attr-defined]
+    with mock.patch("jacspec.text.corpus.TIMEOUT_SECONDS", 0.5), server() as url:  # type: ignore[attr-defined]
         cache = str(tmp_path / "cache")
         done = run_here(*TINY, "data=text", f"data.url={url}/a.txt", cwd=tmp_path / "cwd", XDG_CACHE_HOME=cache)
     assert_refused(done, tmp_path, "/a.txt", "data.path=FILE", "data=verse")

@@ -12,9 +12,9 @@ import scipy.stats
 from servers import assert_refused, run_here
 
 from jacspec import open_run
-from jacspec.comparison import adjust_for_many, compare_means, split_half_floor
-from jacspec.runs.collection import collect, open_runs
-from jacspec.runs.compared import references
+from jacspec.runs.several import collect, open_runs
+from jacspec.spectra.bootstrap import adjust_for_many, compare_means, split_half_floor
+from jacspec.studies.compare.differences import references
 
 
 def _correlated(units: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two revisions of nano by two seeds, and a smaller random model."""
     folder = tmp_path_factory.mktemp("runs")
     sweep = ("-m", "model.revision=step0,null", "seed=0,1", *SWEEP, "hydra.sweep.dir=sweep")
-    with mock.patch("jacspec.tasks.layers.write_report"):  # of no concern here
+    with mock.patch("jacspec.studies.over_samples.write_report"):  # of no concern here
         assert run_here(*sweep, cwd=folder).code == 0
     small = (
         "model=gpt2",

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jacspec import corpus as corpus_module
 from jacspec.config import ASSETS, DataConfig, Split
-from jacspec.corpus import (
+from jacspec.errors import JacspecError
+from jacspec.glossary import Packed
+from jacspec.models.checkpoint import load_tokenizer
+from jacspec.text import corpus as corpus_module
+from jacspec.text.corpus import (
     DAMAGED,
     Corpus,
     check_tokens,
@@ -29,9 +32,6 @@ from jacspec.corpus import (
     split_lines,
     split_sentences,
 )
-from jacspec.errors import JacspecError
-from jacspec.glossary import Packed
-from jacspec.models.checkpoint import load_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHAKESPEARE = SHARED / "tinyshakespeare.txt"

@@ -16,9 +16,15 @@ from servers import files_below, run_here
 from test_ready_made import PARAMETERS
 
 from jacspec.api import load_model
-from jacspec.config import Init, ModelConfig, PlanConfig, config_folder
-from jacspec.corpus import make_batches
-from jacspec.cost import (
+from jacspec.config import Init, ModelConfig, config_folder
+from jacspec.jacobians import dense
+from jacspec.jacobians.branches import branch_points
+from jacspec.jacobians.lanczos import Bases, decompose_by_steps, grow_left, grow_right
+from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
+from jacspec.jacobians.streaming import _step
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.hub import open_model
+from jacspec.studies.plan.cost import (
     Machine,
     Work,
     carry_flops,
@@ -29,14 +35,9 @@ from jacspec.cost import (
     share_batches,
     spectra_bytes,
 )
-from jacspec.jacobians import dense
-from jacspec.jacobians.branches import branch_points
-from jacspec.jacobians.lanczos import Bases, decompose_by_steps, grow_left, grow_right
-from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
-from jacspec.jacobians.streaming import _step
-from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.hub import open_model
-from jacspec.tasks.plan import FIGURES
+from jacspec.studies.plan.options import PlanOptions
+from jacspec.studies.plan.run import FIGURES
+from jacspec.text.corpus import make_batches
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 MACHINE = Machine(
@@ -221,7 +222,7 @@ def test_plan_keeps_measurements_and_assumptions_apart(tmp_path: Path) -> None:
 
 def test_every_figure_has_an_origin() -> None:
     shape = {"devices", "tokens", "stored_bytes", "device"}
-    assert {field.name for field in dataclasses.fields(PlanConfig)} == shape | FIGURES.keys()
+    assert {field.name for field in dataclasses.fields(PlanOptions)} == shape | FIGURES.keys()
 
 
 @pytest.mark.parametrize(

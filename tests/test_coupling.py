@@ -19,25 +19,26 @@ from servers import TINY, files_below, run_here
 
 from jacspec import JacspecError, load_model, open_run
 from jacspec.backend import numerics
-from jacspec.coupling import READS, WRITES, couple, downstream, random_alignment
 from jacspec.glossary import LayerResult, PaddedBatch
-from jacspec.jacobians import coupling, factors
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.branches import Point
-from jacspec.jacobians.coupling import (
+from jacspec.jacobians.engine import prepare_batches
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
+from jacspec.models.block import Block
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint
+from jacspec.models.layers import LayerNorm, NormSpec, make_norm
+from jacspec.studies.coupling import factors
+from jacspec.studies.coupling import measure as coupling
+from jacspec.studies.coupling.alignment import READS, WRITES, couple, downstream, random_alignment
+from jacspec.studies.coupling.factors import norm_gain
+from jacspec.studies.coupling.figures import coupling_figures
+from jacspec.studies.coupling.measure import (
     CouplingPlan,
     choose_factored,
     coupling_columns,
     coupling_places,
     stream_coupling,
 )
-from jacspec.jacobians.engine import prepare_batches
-from jacspec.jacobians.factors import norm_gain
-from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
-from jacspec.models.block import Block
-from jacspec.models.checkpoint import Checkpoint, open_checkpoint
-from jacspec.models.layers import LayerNorm, NormSpec, make_norm
-from jacspec.report.coupling import coupling_figures
 
 TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10], [5, 4, 3])
 NAMES = ("attn", "mlp")
@@ -343,7 +344,7 @@ FIGURES = ("factors", "bound_share", "alignment", "coupling", "kinds")
 
 def test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables, figures and page from the folder alone; a run that was interrupted ends with the same bytes."""
-    from jacspec.tasks import layers
+    from jacspec.studies import over_samples as layers
 
     monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
     done = run_here(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
@@ -413,7 +414,7 @@ def _check_kinds(run: Any) -> None:
 
 
 def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.tasks import layers
+    from jacspec.studies import over_samples as layers
 
     monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
     for name, arguments in {
@@ -435,7 +436,7 @@ def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Both stacks and cross attention; the decoder's last token is not its encoder's; no kind has samples enough."""
     sizes = {"num_layers": 1, "d_model": 24, "d_ff": 40, "d_kv": 6, "num_heads": 4, "vocab_size": 1100}
     small = [f"model.config.{key}={value}" for key, value in sizes.items()]
-    from jacspec.tasks import layers
+    from jacspec.studies import over_samples as layers
 
     monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
     done = run_here(
@@ -449,7 +450,7 @@ def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert set(run.provenance["token_kinds"]["decoder.cross"]) == {"special"}
     assert "special" not in run.provenance["token_kinds"]["encoder.attn"]
     assert np.isnan(run.metrics.query("component == 'decoder.cross'")["sigma_v"]).all()
-    assert {name: len(draw().axes) for name, draw in coupling_figures(run).items()} == {
+    assert {name: len(plot.draw().axes) for name, plot in coupling_figures(run).items()} == {
         "factors": 5, "bound_share": 1, "alignment": 5, "coupling": 2, "kinds": 10
     }  # fmt: skip
     assert (run.metrics["bound_share"] <= 1).all()

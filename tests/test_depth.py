@@ -14,10 +14,10 @@ from servers import CONTRACT, TINY, files_below, run_here
 
 from jacspec import JacspecError, load_model, open_run
 from jacspec.backend import numerics
-from jacspec.jacobians import depth
-from jacspec.jacobians.depth import DepthPlan, choose_layers, stream_depth
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
+from jacspec.studies.depth import products as depth
+from jacspec.studies.depth.products import DepthPlan, choose_layers, stream_depth
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
 ENCODERS = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert")

@@ -16,10 +16,10 @@ from servers import CONTRACT, TINY, command_line, environment, files_below, run_
 from test_resume import RUN, differing_files
 from test_runs import NAMES, assert_same_bits, make_result
 
-from jacspec.distributed import Crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs.parts import Share, collect_layers, read_shares, write_layer, write_share
+from jacspec.runs.processes import Crew
 from jacspec.runs.signs import forget_signs, read_sign, show_signs, watch
 
 # Real processes
@@ -87,9 +87,9 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("jacspec.tasks.layers.join_crew", lambda config: crew)
-            patch.setattr("jacspec.tasks.crew.watch", wait)
-            patch.setattr("jacspec.tasks.layers.write_report", lambda *_, **__: None)
+            patch.setattr("jacspec.studies.over_samples.join_crew", lambda config: crew)
+            patch.setattr("jacspec.studies.sharing.watch", wait)
+            patch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
             done = run_here(*arguments, cwd=tmp_path)
         return done.code, done.err
 

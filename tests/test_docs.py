@@ -17,8 +17,9 @@ from hydra.errors import HydraException
 from servers import run_here
 
 import jacspec
+from jacspec.api.options import options_of
 from jacspec.config import config_folder, register
-from jacspec.options import STUDIES, options_of
+from jacspec.studies import STUDIES
 
 ROOT = DOCS.parent
 WRITTEN = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md"))]

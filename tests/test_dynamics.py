@@ -13,8 +13,8 @@ import xarray
 from servers import assert_refused, run_here
 
 from jacspec import open_run
-from jacspec.dynamics import find_onset, step_of
-from jacspec.report.dynamics import onset_sentences, spans
+from jacspec.studies.dynamics.figures import onset_sentences, spans
+from jacspec.studies.dynamics.onsets import find_onset, step_of
 
 STEPS = {0: "step0", 64: "step64", 1024: "step1024", 4096: None}
 
@@ -61,10 +61,10 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ",".join(name or "null" for name in STEPS.values())
     for task, more, drawn in (("heads", "heads.draws=2", "lambda_0"), ("overlap", "data.samples=20", "overlap_mean")):
         sweep = ("-m", f"task={task}", f"model.revision={names}", more, f"hydra.sweep.dir={task}")
-        with mock.patch("jacspec.tasks.matrices.write_report"):
+        with mock.patch("jacspec.studies.over_matrices.write_report"):
             assert run_here(*sweep, cwd=folder).code == 0
         final = ("dynamics.final_step=4096", "dynamics.draws=400", f"hydra.run.dir={task}_dynamics")
-        with mock.patch("jacspec.report.dynamics.drawn_metrics", lambda run, drawn=drawn: [drawn, "tokens"]):
+        with mock.patch("jacspec.studies.dynamics.figures.drawn_metrics", lambda run, drawn=drawn: [drawn, "tokens"]):
             done = run_here("task=dynamics", f"runs={task}", *final, cwd=folder)
         assert done.code == 0, done.err
     return folder

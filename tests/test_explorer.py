@@ -17,7 +17,7 @@ from test_report import make_run
 from jacspec.errors import JacspecError
 from jacspec.report import figures, write_report
 from jacspec.report.explorer import embedding, explore, room, section
-from jacspec.report.html import write_page
+from jacspec.report.page import write_sections
 from jacspec.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def open_table(page: "Page") -> None:
 
 
 def write_explorer(runs: Sequence[tuple[str, Run]]) -> Path:
-    return write_page(runs[0][1], "a page", [explore(runs)])
+    return write_sections(runs[0][1], "a page", [explore(runs)])
 
 
 @pytest.fixture(scope="module", params=MAKERS)

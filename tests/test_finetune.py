@@ -18,7 +18,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from jacspec import open_run
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError
-from jacspec.finetuning import (
+from jacspec.glossary import Batch
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from jacspec.models.classifier import Classifier, make_classifier, write_classifier
+from jacspec.studies.finetune.training import (
     Labelled,
     Recipe,
     compute_logits,
@@ -27,10 +30,7 @@ from jacspec.finetuning import (
     remove_groups,
     score,
 )
-from jacspec.glossary import Batch
-from jacspec.labelled import Columns, read_labelled
-from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
-from jacspec.models.classifier import Classifier, make_classifier, write_classifier
+from jacspec.text.labelled import Columns, read_labelled
 
 PAD = 1
 trains = pytest.mark.usefixtures("_optax_promotion")
@@ -214,7 +214,8 @@ def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
 
 @trains
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.tasks import cells, finetune
+    from jacspec.studies import over_experiments as cells
+    from jacspec.studies.finetune import run as finetune
 
     monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
     small = _examples(tmp_path).split()

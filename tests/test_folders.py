@@ -16,19 +16,19 @@ from matplotlib.figure import Figure
 from servers import NANO, files_below, run_here, statuses
 from transformers import AutoTokenizer
 
+from jacspec.cli.folders import make_new
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError
-from jacspec.folders import make_new
 from jacspec.glossary import LayerResult
 from jacspec.models.export import write_config, write_tensors, write_tokenizer
 from jacspec.report.figures import save_figure
-from jacspec.report.html import write_page
+from jacspec.report.page import write_sections
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
 from jacspec.runs.files import TEMPORARY
-from jacspec.runs.merged import check_folder, write_merged
 from jacspec.runs.parts import write_layer
 from jacspec.runs.writing import check_vacant, claim_folder, release_folder
-from jacspec.tasks import TASKS, WITHOUT_FOLDER
+from jacspec.studies import STUDIES
+from jacspec.studies.merge.written import check_folder, write_merged
 
 FOREIGN = {
     "layers/attention.py": "class Attention: ...\n",
@@ -77,18 +77,18 @@ def write_nothing(config: Config, folder: Path, console: object) -> None:
 
 
 def test_table_below_has_every_task() -> None:
-    assert {file.stem for file in (config_folder() / "task").glob("*.yaml")} == set(TASKS)
+    assert {file.stem for file in (config_folder() / "task").glob("*.yaml")} == set(STUDIES)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", STUDIES)
 def test_foreign_folder_is_left_as_it_was(task: str, tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj")
-    find = {"return_value": write_nothing} if task in WITHOUT_FOLDER else {"side_effect": AssertionError("was begun")}
-    with mock.patch("jacspec.__main__.find_task", **find):
+    find = {"return_value": write_nothing} if not STUDIES[task].folder else {"side_effect": AssertionError("was begun")}
+    with mock.patch("jacspec.__main__.load", **find):
         done = run_here(f"task={task}", "hydra.run.dir=proj", *HYDRAS_OWN, cwd=tmp_path)
     assert snapshot(tmp_path / "proj") == before
     assert files_below(tmp_path) == {f"proj/{name}" for name in FOREIGN}
-    if task not in WITHOUT_FOLDER:
+    if STUDIES[task].folder:
         assert done.code == 1
         assert done.err.startswith("jacspec: proj holds files that are not a run's")
         for name in FOREIGN.keys() - {"layers/.lock"}:  # one name a folder
@@ -107,7 +107,7 @@ def test_report_and_resume_of_a_foreign_folder(tmp_path: Path) -> None:
 
 def test_oracle_sees_a_run_that_does_not_ask(tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj", {"metrics.csv": "mine"})
-    with mock.patch("jacspec.runs.writing.check_vacant"), mock.patch("jacspec.tasks.cells.write_report"):
+    with mock.patch("jacspec.runs.writing.check_vacant"), mock.patch("jacspec.studies.over_experiments.write_report"):
         assert run_here(*LAZY, "hydra.run.dir=proj", cwd=tmp_path).code == 0
     assert snapshot(tmp_path / "proj").items().isdisjoint(before.items())
 
@@ -142,7 +142,7 @@ def test_run_file_of_another_program_is_in_the_way(content: str, tmp_path: Path)
 @pytest.mark.parametrize("more", [{}, {"multirun.yaml": "hydra: of another program\n", "0/note": "mine\n"}])
 def test_foreign_folder_of_a_sweep_is_left_as_it_was(more: dict[str, str], tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj", FOREIGN | more)
-    with mock.patch("jacspec.__main__.find_task", side_effect=AssertionError("was begun")):
+    with mock.patch("jacspec.__main__.load", side_effect=AssertionError("was begun")):
         done = run_here("-m", "seed=0,1", "hydra.sweep.dir=proj", *HYDRAS_OWN, cwd=tmp_path)
     assert done.code == 1
     assert done.err.startswith("jacspec: proj holds files that are not a sweep's")
@@ -151,7 +151,7 @@ def test_foreign_folder_of_a_sweep_is_left_as_it_was(more: dict[str, str], tmp_p
 
 
 def test_sweep_takes_its_own_folder_again_and_leaves_what_is_beside(tmp_path: Path) -> None:
-    with mock.patch("jacspec.__main__.find_task", return_value=write_note):
+    with mock.patch("jacspec.__main__.load", return_value=write_note):
         sweep = ("-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=seed${seed}")
         assert run_here(*sweep, cwd=tmp_path).code == 0
         before = lay_out(tmp_path / "sweep" / "seed2")
@@ -196,7 +196,7 @@ def test_folders_made_at_once_are_different(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "inside"), [("run", ""), ("sweep", "0/")])
 def test_two_commands_of_one_second_have_a_folder_each(kind: str, inside: str, tmp_path: Path) -> None:
     place = f'hydra.{kind}.dir="it\'s/${{now:%Y}}"'  # a year is one second here
-    with mock.patch("jacspec.__main__.find_task", return_value=write_note):
+    with mock.patch("jacspec.__main__.load", return_value=write_note):
         for seed in ("seed=1", "seed=2"):
             done = run_here(*(["-m"] if kind == "sweep" else []), seed, place, cwd=tmp_path)
             assert done.code == 0, done.err
@@ -305,7 +305,7 @@ INSIDE: dict[str, Callable[[Path], object]] = {
 """By what is a link, what would write through it."""
 REDRAWN: dict[str, Callable[[Path], object]] = {
     "figures": lambda folder: _draw(folder),
-    "report.html": lambda folder: write_page(Run(folder), "a run", []),
+    "report.html": lambda folder: write_sections(Run(folder), "a run", []),
 }
 
 
@@ -412,7 +412,7 @@ def test_files_take_the_umask_and_the_folders_group(umask: int, tmp_path: Path) 
 def test_run_of_a_command_takes_the_umask(tmp_path: Path) -> None:
     was = os.umask(0o077)
     try:
-        with mock.patch("jacspec.tasks.cells.write_report"):
+        with mock.patch("jacspec.studies.over_experiments.write_report"):
             assert run_here(*LAZY, "hydra.run.dir=out", cwd=tmp_path).code == 0
     finally:
         os.umask(was)

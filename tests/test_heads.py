@@ -13,10 +13,9 @@ from servers import assert_refused, run_here
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
-from jacspec.heads import gaussian_baseline, head_products, product_edges, product_npr
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import random_checkpoint
-from jacspec.spectra.static import head_metrics
+from jacspec.studies.heads.products import gaussian_baseline, head_metrics, head_products, product_edges, product_npr
 
 HEADS = {"one for each": 4, "grouped": 2, "one for all": 1}
 
@@ -153,7 +152,8 @@ def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> No
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.tasks import heads, matrices
+    from jacspec.studies import over_matrices as matrices
+    from jacspec.studies.heads import run as heads
 
     monkeypatch.setattr(matrices, "write_report", lambda *_, **__: None)
     small = ("task=heads", "heads.draws=2")

@@ -29,8 +29,8 @@ from servers import (
     serve,
 )
 
+from jacspec.cli.explain import explain
 from jacspec.errors import JacspecError
-from jacspec.explain import explain
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
 
@@ -286,7 +286,7 @@ VALUES = st.text(max_size=12) | st.sampled_from(["${", "${seed}", "${oc.env:HOME
 def test_any_override(tmp_path: Path, overrides: list[str]) -> None:
     """No traceback: an error that is not explained would come out of `run_here` as itself."""
     words = [word for word in overrides if not word.startswith("-") and "\0" not in word]
-    with mock.patch("jacspec.__main__.find_task"):
+    with mock.patch("jacspec.__main__.load"):
         done = run_here(f"hydra.run.dir={tmp_path}/out", *words, cwd=tmp_path)
     assert done.code in (0, 1)
     assert (done.code == 1) == done.err.startswith("jacspec: "), done.err

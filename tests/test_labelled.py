@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 
 from jacspec.errors import JacspecError
-from jacspec.labelled import BOOLQ, Columns, LabelledText, derive_labelled, encode_examples, misprint, read_labelled
 from jacspec.models.checkpoint import load_tokenizer
+from jacspec.text.labelled import (
+    BOOLQ,
+    Columns,
+    LabelledText,
+    derive_labelled,
+    encode_examples,
+    misprint,
+    read_labelled,
+)
 
 PLAIN = Columns("text", None, "label")
 NANO = Path(__file__).parents[1] / "jacspec" / "assets" / "nano"

@@ -12,7 +12,7 @@ from servers import assert_refused, run_here
 
 from jacspec import open_run
 from jacspec.backend import numerics
-from jacspec.lazy import (
+from jacspec.studies.lazy.network import (
     Network,
     Points,
     draw_network,
@@ -160,7 +160,8 @@ def test_run_over_scales(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.tasks import cells, lazy
+    from jacspec.studies import over_experiments as cells
+    from jacspec.studies.lazy import run as lazy
 
     monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
     small = ("task=lazy", *SMALL, "lazy.scales=[0.5,5]", "lazy.seeds=2")

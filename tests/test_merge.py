@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jacspec.backend import numerics
-from jacspec.compatibility import COMPATIBILITY, Subject, compare, examine, list_comparisons
 from jacspec.errors import JacspecError
-from jacspec.merging import Recipe, kept_values, make_recipe, merge_tensors, round_once, truncate_spectrum
 from jacspec.spectra.subspaces import leading_subspaces, principal_angles
+from jacspec.studies.merge.columns import COMPATIBILITY
+from jacspec.studies.merge.compatibility import Subject, compare, examine, list_comparisons
+from jacspec.studies.merge.recipes import Recipe, kept_values, make_recipe, merge_tensors, round_once, truncate_spectrum
 
 RNG = np.random.default_rng(0)
 MEMORY = 1e9

@@ -20,11 +20,11 @@ from jacspec.backend import numerics
 from jacspec.models.siblings import open_siblings
 from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles, open_tensors
 from jacspec.models.tensor_writer import plan_shards
-from jacspec.report.merge import draw_compatibility
 from jacspec.runs import open_run
 from jacspec.runs.folder import Run
-from jacspec.tasks import cells
-from jacspec.tasks import merge as task
+from jacspec.studies import over_experiments as cells
+from jacspec.studies.merge import run as task
+from jacspec.studies.merge.figures import draw_compatibility
 
 STEPS = ("step0", "step256", "step1024")
 Tensors = Mapping[str, torch.Tensor]

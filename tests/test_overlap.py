@@ -15,11 +15,17 @@ from transformers import AutoModelForCausalLM
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
-from jacspec.corpus import make_batches
 from jacspec.glossary import MatrixResult
-from jacspec.overlap import Moments, _accumulate, compute_profile, null_overlap, principal_directions
-from jacspec.tasks import matrices as frame
-from jacspec.tasks import overlap as task
+from jacspec.studies import over_matrices as frame
+from jacspec.studies.overlap import run as task
+from jacspec.studies.overlap.activations import (
+    Moments,
+    _accumulate,
+    compute_profile,
+    null_overlap,
+    principal_directions,
+)
+from jacspec.text.corpus import make_batches
 
 MODULES: dict[str, dict[str, str]] = {
     "llama": {
@@ -191,7 +197,7 @@ def test_run_on_a_trained_model(tmp_path: Path) -> None:
     assert "fewer than 10 times" in page
     model = load_model("nano")
     from jacspec.config import ASSETS, DataConfig
-    from jacspec.corpus import draw_sample, load_corpus
+    from jacspec.text.corpus import draw_sample, load_corpus
 
     data = DataConfig("verse", path=str(ASSETS / "verse.txt"), samples=60)
     tokens = draw_sample(load_corpus(data), model.tokenizer, data, seed=0).tokens

@@ -17,8 +17,7 @@ from jacspec import JacspecError, load_model
 from jacspec.backend import numerics
 from jacspec.config import ASSETS
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
-from jacspec.passage import Passage, causal_passage, make_passage, masked_passage
-from jacspec.perplexity import (
+from jacspec.scoring.perplexity import (
     ChunkSums,
     mean_nats,
     perplexity,
@@ -27,6 +26,7 @@ from jacspec.perplexity import (
     score_tokens,
     sum_chunks,
 )
+from jacspec.scoring.windows import Passage, causal_passage, make_passage, masked_passage
 
 ENCODERS = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert")
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items()) if family not in ("t5", "mt5")}

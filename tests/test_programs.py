@@ -55,7 +55,7 @@ def count_here(text: str, *studies: str) -> dict[str, int]:
     import jax
     import jax.monitoring
 
-    import jacspec.tasks.layers as layers
+    import jacspec.studies.over_samples as layers
 
     compiled: list[str] = []
 

@@ -21,11 +21,11 @@ from servers import copy_nano, run_here
 from stub import STUB, stub
 
 import jacspec
+from jacspec.api.functions import in_python
+from jacspec.api.options import NAMED, RUNNABLE, SHARED, Option, apply, compose, options_of
 from jacspec.config import Config, config_folder, register
-from jacspec.options import NAMED, SHARED, STUDIES, Option, apply, compose, options_of
 from jacspec.runs import open_run as open_stored
-from jacspec.studies import in_python
-from jacspec.texts import read_texts
+from jacspec.text.given import read_texts
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
 LINES = "\n".join(TEXTS) + "\n"
@@ -100,7 +100,7 @@ def as_hydra(*overrides: str) -> Config:
         return OmegaConf.to_object(hydra_compose("config", list(overrides)))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", RUNNABLE)
 def test_options_are_the_keys_of_the_command(study: str) -> None:
     """Composed alike; and each option, set to another value, sets what its key does, and nothing else."""
     assert compose(study) == as_hydra(f"task={study}")
@@ -164,7 +164,7 @@ def test_stub_is_written_from_the_options() -> None:
 
 
 def test_package_lists_what_it_has() -> None:
-    import jacspec.weights  # the module of that name does not hide the study
+    import jacspec.models.matrices  # the module of that name does not hide the study
 
     assert {*NAMED, "run", "jacobian", "Run", "open_sweep", "__version__"} <= set(dir(jacspec))
     assert all(getattr(jacspec, name) is not None for name in dir(jacspec))

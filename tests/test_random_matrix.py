@@ -17,7 +17,8 @@ from jacspec.spectra.random_matrix import (
     tracy_widom_cdf,
     tracy_widom_sf,
 )
-from jacspec.spectra.static import gaussian_spectrum
+from jacspec.spectra.weight_metrics import gaussian_spectrum, static_metrics
+from jacspec.studies.weights.columns import STATIC
 
 SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
 
@@ -210,3 +211,19 @@ def test_tails_equal_the_package_powerlaw() -> None:
         assert ours.x_min[0] == pytest.approx(theirs.xmin, rel=1e-9)
         assert ours.alpha[0] == pytest.approx(theirs.alpha, rel=1e-3)
         assert ours.ks_distance[0] == pytest.approx(theirs.D, abs=1e-6)
+
+
+def test_weight_metrics_have_the_names_of_their_values() -> None:
+    """Each value beside its own oracle, whatever the order of the table that explains them."""
+    shape = (12, 20)
+    sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, *shape)), compute_uv=False)
+    found = {name: values[0] for name, values in static_metrics(sigma, shape, np.ones(1), None).items()}
+    assert found.keys() == STATIC.keys()
+    assert (found["mp_low"], found["mp_high"]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
+    assert found["bulk_high"] / found["bulk_low"] == pytest.approx(found["mp_high"] / found["mp_low"])
+    assert found["bulk_share"] == pytest.approx((found["bulk_low"] / found["mp_low"]) ** 2)
+    assert found["bulk_distance"] == pytest.approx(bulk_distance(sigma[0], shape, found["bulk_share"]))
+    assert found["outliers_above"] == np.sum(sigma > found["bulk_high"])
+    assert found["outliers_below"] == np.sum(sigma < found["bulk_low"])
+    assert found["largest_p"] == pytest.approx(largest_p_value(float(sigma[0, 0]), shape, 1.0))
+    assert found["smallest_p"] == pytest.approx(smallest_p_value(float(sigma[0, -1]), shape, 1.0))

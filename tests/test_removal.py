@@ -20,25 +20,20 @@ from jacspec import load_model
 from jacspec.backend import numerics
 from jacspec.jacobians.streaming import carry
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
-from jacspec.passage import Passage, causal_passage, masked_passage
-from jacspec.perplexity import prepare_passage
-from jacspec.removal import (
-    Factors,
-    Share,
+from jacspec.report.console import print_cells
+from jacspec.runs import open_run
+from jacspec.scoring.perplexity import prepare_passage
+from jacspec.scoring.windows import Passage, causal_passage, masked_passage
+from jacspec.spectra.truncation import Factors, Share, equal_shares, factorise, group_of, remove_group
+from jacspec.studies.removal.groups import (
     Target,
     choose_targets,
     count_removed,
     decompose,
-    equal_shares,
-    factorise,
     fewest_values,
-    group_of,
     mean_spectrum,
-    remove_group,
     without_group,
 )
-from jacspec.report.console import print_cells
-from jacspec.runs import open_run
 
 
 def _truncated(matrix: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -264,7 +259,8 @@ def test_run(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.tasks import cells, removal
+    from jacspec.studies import over_experiments as cells
+    from jacspec.studies.removal import run as removal
 
     monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
     assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0

@@ -22,9 +22,9 @@ from jacspec.report import figures, write_report
 from jacspec.report.console import print_files, print_summary
 from jacspec.report.drawing import list_figures
 from jacspec.report.figures import component_styles, draw_boxes, uses_log_axis
-from jacspec.report.html import write_html
 from jacspec.report.labels import metric_label, metric_title, number_format, printable
 from jacspec.report.lines import draw_spectra, visible_spectrum
+from jacspec.report.page import write_page
 from jacspec.runs import Run, open_run, start_run
 from jacspec.spectra.metrics import METRICS
 
@@ -383,8 +383,8 @@ def test_page_says_what_was_run(tmp_path: Path) -> None:
         "engine": "jacfwd",
     }
     run = make_run(tmp_path / "run", layers=1, samples=2, metrics=PAPER[:1], provenance=provenance)
-    page = write_html(run).read_text("utf-8")
-    assert "<h1>nano on mine.txt</h1>" in page
+    page = write_page(run).read_text("utf-8")
+    assert "<h1>nano, 2 samples of mine.txt: spectra of Jacobians</h1>" in page
     for text in (
         "finished 2026-10-01T09:47:00+00:00", "step16", "2 of 99 candidates, 5 to 6 tokens", "cd34", "lines",
         "jax 0.10.1", "platform cpu, kind EPYC", "dtype float32, matmul highest", "spectra 12.35", "abc123", "jacfwd",
@@ -404,7 +404,7 @@ def test_console_has_the_numbers_of_the_summary(run: Run) -> None:
     text = _written(console)
     for metric in PAPER:
         rows = run.summary[run.summary["metric"] == metric].set_index(["layer", "component"])
-        part = text[text.index(metric_title(metric)) :]
+        part = text[text.index(metric_title(run, metric)) :]
         for layer in range(3):
             line = next(line for line in part.splitlines() if re.match(rf"\s+{layer}\s", line))
             assert len(line) <= 80
@@ -442,10 +442,10 @@ def test_numbers_of_a_table_align(values: list[float], written: list[str]) -> No
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_symbol_has_unicode_and_mathtext(metric: str) -> None:
-    assert not set(metric_title(metric)) & set("\\${}")
+def test_every_symbol_has_unicode_and_mathtext(metric: str, run: Run) -> None:
+    assert not set(metric_title(run, metric)) & set("\\${}")
     figure = Figure()
-    figure.text(0, 0, metric_label(metric))
+    figure.text(0, 0, metric_label(run, metric))
     figure.draw_without_rendering()
 
 

@@ -53,7 +53,7 @@ def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
 
 
 def test_whole_sweep_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
     done = run_here("-m", *TINY, "seed=0,1", "components=[mlp]", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "sweep: all 2 runs finished" in done.out
@@ -64,7 +64,7 @@ def test_error_of_ours_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise ZeroDivisionError("one of ours")
 
-    monkeypatch.setattr("jacspec.__main__.find_task", lambda task: fail)
+    monkeypatch.setattr("jacspec.__main__.load", lambda task: fail)
     with pytest.raises(ZeroDivisionError):
         run_here("-m", "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     found = [(row["status"], row["message"]) for row in read_sweep(tmp_path / "sweep")]
@@ -89,7 +89,7 @@ def test_launcher_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     done = run_here("-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
     assert done.code == 1
     assert "Accepted: basic, joblib, submitit_local" in done.err
-    monkeypatch.setattr("jacspec.explain.LAUNCHERS", {"slurm": "submitit"})
+    monkeypatch.setattr("jacspec.cli.explain.LAUNCHERS", {"slurm": "submitit"})
     done = run_here("-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
     assert done.err == "jacspec: hydra/launcher=slurm is not installed. Type pip install 'jacspec[submitit]'.\n"
 

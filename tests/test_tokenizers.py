@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from jacspec.corpus import encode
 from jacspec.errors import JacspecError
 from jacspec.models import tokenizer as tokenizer_module
 from jacspec.models.tokenizer import SENTENCEPIECE, load_tokenizer
+from jacspec.text.corpus import encode
 
 TEXTS = ["The cat sat", "the the  cat", "A mat that sat."]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "s", "##at", "a", "m"]

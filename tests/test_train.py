@@ -16,16 +16,17 @@ from tokenizers import Tokenizer
 
 from jacspec.api import load_model
 from jacspec.backend import numerics
-from jacspec.config import ASSETS, DataConfig, TrainConfig
-from jacspec.corpus import read_text_bytes
+from jacspec.config import ASSETS, DataConfig
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
-from jacspec.tasks.train import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
+from jacspec.studies.train.options import TrainOptions
+from jacspec.studies.train.run import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
+from jacspec.text.corpus import read_text_bytes
 
 VERSE = (ASSETS / "verse.txt").read_text()
 NANO = ASSETS / "nano"
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
-CONFIG = TrainConfig(
+CONFIG = TrainOptions(
     vocab=300,
     positions=16,
     layers=1,
@@ -49,7 +50,7 @@ class Trained(NamedTuple):
     held_out: str
 
 
-def train(folder: Path, text: str, config: TrainConfig = CONFIG, seed: int = 3) -> Trained:
+def train(folder: Path, text: str, config: TrainOptions = CONFIG, seed: int = 3) -> Trained:
     file = folder / "text.txt"
     file.write_text(text, encoding="utf-8")
     reports: list[tuple[int, float]] = []

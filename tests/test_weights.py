@@ -15,14 +15,7 @@ from jacspec.backend import numerics
 from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
-from jacspec.models.tensor_files import open_tensors
-from jacspec.report.matrices import matrix_figures
-from jacspec.runs import Run
-from jacspec.spectra.static import SCALING
-from jacspec.tasks import matrices as task
-from jacspec.tasks.weights import spectral_metrics
-from jacspec.weight_spectra import measure_all, measure_batch, within_range
-from jacspec.weights import (
+from jacspec.models.matrices import (
     Choice,
     Layout,
     LeftOut,
@@ -35,6 +28,13 @@ from jacspec.weights import (
     stream_model,
     stream_tensors,
 )
+from jacspec.models.tensor_files import open_tensors
+from jacspec.runs import Run
+from jacspec.spectra.weight_metrics import SCALING
+from jacspec.studies import over_matrices as task
+from jacspec.studies.weights.figures import matrix_figures
+from jacspec.studies.weights.measure import measure_all, measure_batch, within_range
+from jacspec.studies.weights.run import spectral_metrics
 
 RNG = np.random.default_rng(0)
 GAUSSIAN = RNG.normal(size=(60, 90)).astype(np.float32)

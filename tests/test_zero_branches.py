@@ -17,17 +17,18 @@ from servers import TINY, copy_nano, run_here
 
 from jacspec import JacspecError, open_run
 from jacspec.backend import numerics
-from jacspec.coupling import READS, WRITES
 from jacspec.glossary import LayerResult
-from jacspec.jacobians.coupling import CouplingPlan, coupling_columns, stream_coupling
-from jacspec.jacobians.depth import DepthPlan, stream_depth
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
 from jacspec.jacobians.solvers import audit_pair, audit_top
 from jacspec.jacobians.undefined import ZERO_JACOBIAN
 from jacspec.models.checkpoint import open_checkpoint
-from jacspec.removal import count_removed, factorise
 from jacspec.runs.parts import collect_layers, read_shares, write_layer
 from jacspec.spectra.metrics import METRICS
+from jacspec.spectra.truncation import factorise
+from jacspec.studies.coupling.alignment import READS, WRITES
+from jacspec.studies.coupling.measure import CouplingPlan, coupling_columns, stream_coupling
+from jacspec.studies.depth.products import DepthPlan, stream_depth
+from jacspec.studies.removal.groups import count_removed
 
 TOKENS = ([3, 4, 5, 6, 7, 8, 9], [5, 4, 3])
 ATTN, MLP = {"attn"}, {"mlp"}

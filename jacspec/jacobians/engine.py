@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.corpus import check_tokens, decoder_batch, make_batches
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, components_of
@@ -29,6 +28,7 @@ from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import Program, shapes_of
 from jacspec.spectra.metrics import METRICS, compute_metrics
+from jacspec.text.corpus import check_tokens, decoder_batch, make_batches
 
 CPU_BATCH = 32
 """Samples in one compiled step of a CPU at most: beyond it only memory grows, and progress comes in larger steps."""

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float
 from scipy.sparse.linalg import LinearOperator
 
 from jacspec.backend import numerics
-from jacspec.corpus import make_batches
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
 from jacspec.jacobians.lanczos import branch_operator, decompose, start_vectors
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.text.corpus import make_batches
 
 AT_ONCE = 256
 """Columns that go through a branch together: each holds the branch's work arrays."""

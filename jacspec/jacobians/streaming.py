@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jacspec.corpus import decoder_batch
 from jacspec.glossary import Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, pack_points
 from jacspec.jacobians.mesh import beside, on_each
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import Program, shapes_of
+from jacspec.text.corpus import decoder_batch
 
 Result = TypeVar("Result")
 

@@ -1,7 +1,7 @@
 """The summary of a run on the console."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,30 +10,26 @@ from rich.table import Table
 from rich.text import Text
 
 from jacspec.errors import printable
-from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS
-from jacspec.report.cell_rows import shown_rows
 from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
+from jacspec.report.rows import shown_rows
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.files import REASON
+from jacspec.studies import study_of
+from jacspec.studies.study import load
 
 GROUP_WIDTH = 35
 """Columns that a component needs: a median and two quartiles of eight digits each, and what parts them."""
-
-
-COUPLING_METRICS = ("spectral_radius", "bound", "bound_share", "residual_gain", "write_alignment")
-"""Of the many columns of a run of static beside dynamic, those that fit a terminal."""
 
 
 def print_summary(run: Run, console: Console) -> None:
     """Print a table a metric: layers down, components across, median and quartiles."""
     console.print(Text(run_title(run), style="bold"), soft_wrap=True)
     across = max(1, (console.width - 8) // GROUP_WIDTH)
-    wanted = COUPLING_METRICS if run.provenance.get("task") == "coupling" else run.metric_names
-    for metric in wanted:
+    for metric in _wanted(run):
         rows = run.summary[run.summary["metric"] == metric]
         for group in _groups(run.components, across):
             console.print()
-            console.print(_table(metric, rows, group))
+            console.print(_table(run, metric, rows, group))
     console.print()
     _print_missing(run, console, "Jacobians")
 
@@ -47,38 +43,20 @@ def print_files(run: Run, console: Console) -> None:
         _print_line(console, "report: ", str(run.folder / "report.html"))
 
 
-CONSOLE_METRICS = (
-    "spectral_radius",
-    "stable_rank",
-    "alpha",
-    "outliers_above",
-    "outliers_below",
-    "npr_lambda",
-    "kappa_sigma",
-    "tokens",
-    "overlap_top",
-    "overlap_bottom",
-    "overlap_null_99",
-    "variance_top",
-)
-"""Of the many columns of a run over matrices, those that fit a terminal."""
-
-
 def print_report(run: Run, console: Console) -> None:
-    """Print the summary of a finished run of any task."""
-    if run.provenance.get("task") in COLLECTED_TASKS:
-        print_collected(run, console)
-    elif "key_columns" in run.provenance:
-        print_cells(run, console)
-    else:
-        (print_matrices if run.provenance["task"] in MATRIX_TASKS else print_summary)(run, console)
+    """Print the summary of a finished run of any study."""
+    rows = study_of(run.provenance).rows
+    _PRINTERS[rows.kind if rows else "samples"](run, console)
+
+
+def _wanted(run: Run) -> list[str]:
+    """List the columns that fit a terminal: those that the study names, else all."""
+    named = study_of(run.provenance).console
+    return [name for name in named if name in run.metric_names] if named else list(run.metric_names)
 
 
 def print_collected(run: Run, console: Console) -> None:
-    """Print which runs were looked at, what was found of them in a sentence or a few, then where the files are."""
-    from jacspec.report.collected_page import count_sure
-    from jacspec.report.dynamics import onset_sentences
-
+    """Print which runs were looked at, and what was found of them in a sentence or a few."""
     console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
     for number, label in enumerate(run.provenance["labels"]):
         _print_line(console, f"run {number}: ", label)
@@ -86,7 +64,8 @@ def print_collected(run: Run, console: Console) -> None:
         _print_line(console, "left out: ", f"{folder}: {reason}")
     if warning := run.provenance.get("warning"):
         console.print(Text(f"warning: {printable(warning)}", style="bold red"), soft_wrap=True)
-    for sentence in onset_sentences(run) if run.provenance["task"] == "dynamics" else (count_sure(run),):
+    page = study_of(run.provenance).page
+    for sentence in load(page.sentences)(run) if page and page.sentences else ():
         shown = textwrap.shorten(printable(sentence), LONGEST_SENTENCE, placeholder=" … (all in report.html)")
         console.print(Text(shown), soft_wrap=True)
 
@@ -109,11 +88,11 @@ def print_cells(run: Run, console: Console) -> None:
     for name in run.metric_names:
         # A number is never cut short: columns that a narrow terminal has no room for are left out.
         numbers = (writers[name](number) for number in rows[name].tolist())
-        width = max(map(len, (*numbers, *metric_title(name).split())))
+        width = max(map(len, (*numbers, *metric_title(run, name).split())))
         if (room := room - BETWEEN - width) < 0:
             break
         shown.append(name)
-        table.add_column(metric_title(name), justify="right", width=width)
+        table.add_column(metric_title(run, name), justify="right", width=width)
     for row in rows.to_dict("records"):
         cells = (writers[name](float(row[name])) for name in shown)
         table.add_row(*(printable(row[key]) for key in keys), *cells)
@@ -127,9 +106,9 @@ def print_matrices(run: Run, console: Console) -> None:
     """Print a table of roles (medians over their matrices), and what was left out."""
     console.print(Text(f"{model_name(run)}, {len(run.metrics)} matrices", style="bold"), soft_wrap=True)
     whole = run.summary[run.summary["layer"].isna()]
-    metrics = [name for name in CONSOLE_METRICS if name in run.metric_names]
+    metrics = _wanted(run)
     table = Table(title="medians by role", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("role", "n", *map(metric_title, metrics)):
+    for heading in ("role", "n", *(metric_title(run, name) for name in metrics)):
         table.add_column(heading, justify="left" if heading == "role" else "right")
     for role in dict.fromkeys(whole["component"]):
         rows = whole[whole["component"] == role].set_index("metric")["median"]
@@ -154,14 +133,14 @@ def _groups(components: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (components[start : start + size] for start in range(0, len(components), size))
 
 
-def _table(metric: str, rows: Any, components: Sequence[str]) -> Table:
+def _table(run: Run, metric: str, rows: Any, components: Sequence[str]) -> Table:
     """Lay out one metric; `rows` are its rows of `summary.csv`."""
     numbers = rows[[*QUANTILES]].to_numpy(float)
     write = number_format(numbers.ravel().tolist())
     digits = max(len(write(number)) for number in numbers.ravel().tolist())
     cells = {key: _cell(row, write, digits) for key, row in zip(_keys(rows), numbers.tolist(), strict=True)}
     table = Table(
-        title=Text(metric_title(metric), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(metric_title(run, metric), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("\nlayer", justify="right")
     for component in components:
@@ -193,3 +172,12 @@ def _print_line(console: Console, label: str, text: str) -> None:
         console.print(
             Text(label, style="dim") + Text(printable(text), style="default"), soft_wrap=True, highlight=False
         )
+
+
+_PRINTERS: Mapping[str, Callable[[Run, Console], None]] = {
+    "samples": print_summary,
+    "matrices": print_matrices,
+    "experiments": print_cells,
+    "runs": print_collected,
+}
+"""What prints the summary of a run, by the kind of its rows."""

@@ -5,46 +5,27 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from jacspec.errors import JacspecError, suggest
 from jacspec.progress import figure_progress
-from jacspec.report import COLLECTED_TASKS, MATRIX_TASKS, check_report
+from jacspec.report import check_report
 from jacspec.report.figures import save_figure
 from jacspec.report.helpers import Drawing, hand_out, take_back
 from jacspec.runs import Run
+from jacspec.studies import study_of
+from jacspec.studies.study import Plot, load
 
-Figures = Mapping[str, Callable[[], Figure]]
+Plots = Mapping[str, Plot]
 
 _one_at_a_time = threading.Lock()
 """Two threads that draw would take what the other one handed out."""
 
 
-def list_figures(run: Run) -> Figures:
-    """Name the figures of a run, each with the function that draws it."""
-    task = str(run.provenance.get("task"))
-    if task in MATRIX_TASKS:
-        from jacspec.report.matrix_page import FIGURES
-
-        return FIGURES[task](run)
-    if task == "coupling":
-        from jacspec.report.coupling import coupling_figures
-
-        return coupling_figures(run)
-    if task in COLLECTED_TASKS:
-        from jacspec.report.collected_page import PAGES
-
-        return PAGES[task].figures(run)
-    if "key_columns" in run.provenance:
-        from jacspec.report.cell_page import find_page
-
-        return find_page(task).figures(run)
-    if "metrics" not in run.provenance:
-        return {}
-    from jacspec.report.figures import sample_figures
-
-    return sample_figures(run)
+def list_figures(run: Run) -> Plots:
+    """Name the figures of a run, each with what draws it and its caption."""
+    study = study_of(run.provenance)
+    return load(study.figures)(run) if study.figures and "metrics" in run.provenance else {}
 
 
 def draw_figures(
@@ -71,7 +52,7 @@ def draw_figures(
 
 
 def _draw(
-    run: Run, figures: Figures, names: Sequence[str], formats: tuple[str, ...], advance: Callable[[int], None]
+    run: Run, figures: Plots, names: Sequence[str], formats: tuple[str, ...], advance: Callable[[int], None]
 ) -> None:
     """Draw what no helper has begun, then wait for what they have; what one fails at is drawn, and fails, here."""
     done: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
@@ -81,7 +62,7 @@ def _draw(
             taken = take_back()
             name, drawn = (taken.name, False) if taken else done.get()
             if not drawn:
-                save_figure(run, name, figures[name](), formats)
+                save_figure(run, name, figures[name].draw(), formats)
             advance(1)
     finally:
         while take_back():  # after a failure: the helpers go on to nothing

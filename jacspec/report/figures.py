@@ -8,7 +8,7 @@ import functools
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -21,12 +21,17 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
-from jacspec.report.labels import component_words, metric_label, title_lines
-from jacspec.report.lines import draw_exponents, draw_spectra, exponent_names
+from jacspec.report.labels import component_words, metric_label, metric_title, title_lines
+from jacspec.report.lines import draw_spectra
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
 from jacspec.runs.files import FIGURES, make_subfolder
+from jacspec.studies.study import Plot
 
-SPECTRA, EXPONENTS = "spectra", "lyapunov"
+SPECTRA = "spectra"
+SPECTRA_CAPTION = (
+    "Singular values by index, the median over samples, a line a layer. Values that are rounding only (σ₁ · k · eps "
+    "and below) are not drawn."
+)
 DPI, COMPRESSION = 200, 3
 """Of PNG files; more than level 3 takes twice as long for a tenth less."""
 LOG_SPAN = 100.0
@@ -51,27 +56,52 @@ STYLES = (
 FIXED_STYLES = {"attn": 0, "mlp": 1}
 
 
-def sample_figures(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Name the figures of a run over samples, each with the function that draws it.
-
-    **Returns:** by name, a box plot a metric (named like it), then the lines: `lyapunov` and `spectra`.
-    """
-    boxes = {metric: functools.partial(draw_boxes, run, metric) for metric in boxed_metrics(run)}
-    return {**boxes, **{name: functools.partial(_LINES[name], run) for name in line_figures(run)}}
+def sample_figures(run: Run) -> dict[str, Plot]:
+    """Name the figures of a run over samples: a box plot a metric (named like it), then the spectra."""
+    return box_plots(run, run.metric_names) | spectra_plots(run)
 
 
-def boxed_metrics(run: Run) -> tuple[str, ...]:
-    """List the metrics that have a box plot: all but exponents, which one figure shows together."""
-    return tuple(name for name in run.metric_names if name not in exponent_names(run))
+def box_plots(run: Run, metrics: Sequence[str]) -> dict[str, Plot]:
+    """Make a box plot a metric, named like it."""
+    of = f"of {list_words(run.components)} by layer; {len(run.samples)} samples a box."
+    return {
+        metric: Plot(
+            functools.partial(draw_boxes, run, metric),
+            f"{metric_title(run, metric)} {of}",
+            functools.partial(_box_words, run, metric),
+        )
+        for metric in metrics
+    }
 
 
-def line_figures(run: Run) -> tuple[str, ...]:
-    """List the figures of lines that a run has; two points a layer are no spectrum."""
-    names = (EXPONENTS,) if exponent_names(run) else ()
-    return (*names, SPECTRA) if run.dataset.sizes["k"] > 2 else names
+def spectra_plots(run: Run) -> dict[str, Plot]:
+    """Make the figure of the spectra where a run has any: two points a layer are none."""
+    if not has_spectra(run):
+        return {}
+    words = f"Line plots of the singular values of each layer, a panel each for {list_words(run.components)}."
+    return {SPECTRA: Plot(functools.partial(draw_spectra, run), SPECTRA_CAPTION, lambda: words)}
 
 
-_LINES = {EXPONENTS: draw_exponents, SPECTRA: draw_spectra}
+def has_spectra(run: Run) -> bool:
+    """Say whether a run has more than two singular values a layer."""
+    return bool(run.dataset.sizes["k"] > 2)
+
+
+def list_words(components: Sequence[str]) -> str:
+    """Name components in words, as in `attention and MLP`."""
+    *others, last = map(component_words, components)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _box_words(run: Run, metric: str) -> str:
+    """Say what the picture shows to those who do not see it: where the medians run from and to."""
+    rows = run.summary[run.summary["metric"] == metric].dropna(subset=["median"])
+    words = f"Box plots of {metric_title(run, metric)} by layer."
+    if rows.empty:
+        return f"{words} No finite values."
+    ends = [rows.loc[rows["median"].idxmin()], rows.loc[rows["median"].idxmax()]]
+    low, high = (f"{end['median']:.4g} ({component_words(end['component'])}, layer {end['layer']})" for end in ends)
+    return f"{words} Medians run from {low} to {high}."
 
 
 def save_figure(run: Run, name: str, figure: Figure, formats: Sequence[str]) -> None:
@@ -98,7 +128,7 @@ def draw_boxes(run: Run, metric: str) -> Figure:
         add_boxes(axes, samples, style, shift=(position - (len(components) - 1) / 2) * slot, width=0.86 * slot)
     scale_values(axes, table[metric].to_numpy(np.float64))
     label_layers(axes, layers, pitch)
-    axes.set_ylabel(metric_label(metric))
+    axes.set_ylabel(metric_label(run, metric))
     axes.set_title(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
     _add_legend(figure, components)
     return figure

@@ -96,7 +96,7 @@ def serve() -> None:
         if folder not in runs:
             runs = {folder: Run(Path(folder))}
         try:
-            save_figure(runs[folder], name, list_figures(runs[folder])[name](), formats)
+            save_figure(runs[folder], name, list_figures(runs[folder])[name].draw(), formats)
         except Exception:
             print(FAILED, flush=True)
         else:

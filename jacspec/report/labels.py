@@ -7,27 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jacspec.comparison import COMPARED
-from jacspec.compatibility import COMPATIBILITY
-from jacspec.coupling import COUPLING
-from jacspec.dynamics import DYNAMICS
 from jacspec.errors import printable
-from jacspec.finetuning import FINETUNE
-from jacspec.glossary import Quantity
-from jacspec.lazy import LAZY
-from jacspec.overlap import OVERLAP
-from jacspec.removal import REMOVAL
+from jacspec.quantities import Quantity
 from jacspec.runs import Run
-from jacspec.spectra.metrics import METRICS
-from jacspec.spectra.static import HEADS, STATIC
-
-TABLES: tuple[Mapping[str, Quantity], ...] = (
-    *(STATIC, HEADS, COUPLING, REMOVAL, OVERLAP, FINETUNE, LAZY),
-    *(COMPARED, DYNAMICS, COMPATIBILITY),
-)
-"""What the columns of runs hold, beside `METRICS`."""
-
-EXPONENT = re.compile(r"lyapunov_(\d+)")
+from jacspec.studies import study_of
+from jacspec.studies.study import load
 
 COMPONENT_WORDS: Mapping[str, str] = {
     "path": "path",
@@ -46,13 +30,14 @@ COMPONENT_WORDS: Mapping[str, str] = {
 }
 MATHTEXT = {
     r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\lambda": "λ", r"\mu": "μ",
-    r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log_{10}": "log₁₀", r"\mathrm": "", r"\min": "min",
+    r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log": "log", r"\mathrm": "", r"\min": "min",
     r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
     "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
 
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 MISSING = "–"
 LONGEST_NAME = 48
 LETTERS_AN_INCH = 11
@@ -68,46 +53,45 @@ def metric_words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def words_of(metric: str) -> Quantity | None:
-    """Find what is said of a metric or an exponent; `None` for one that this version does not know."""
-    if found := EXPONENT.fullmatch(metric):
-        number = found[1]
-        return Quantity(
-            rf"Lyapunov exponent $\mu_{{{number}}}$",
-            f"(1/t) Σ ln |R_{number},{number}| over the t layers so far, R from the QR decomposition of orthonormal "
-            "columns, random at first, after each block: the growth of a small change a layer, in nats. At finite "
-            "depth it depends on the columns drawn.",
-            "Benettin et al. 1980, Meccanica 15, 9",
-        )
-    row = METRICS.get(metric)
-    if row is not None:
-        return Quantity(row.symbol, row.definition, row.source)
-    return next((table[metric] for table in TABLES if metric in table), None)
+def words_of(run: Run, column: str) -> Quantity | None:
+    """Find what is said of a column of a run: in the tables of its own study, then of that which it looks at.
+
+    **Returns:** `None` for a column that this version does not know.
+    """
+    looked_at = {"task": run.provenance["of"]} if "of" in run.provenance else {}
+    studies = (study_of(run.provenance), *([study_of(looked_at)] if looked_at else ()))
+    tables = (load(place) for study in studies for place in study.columns)
+    return next((as_quantity(table[column]) for table in tables if column in table), None)
 
 
-def metric_label(metric: str) -> str:
+def as_quantity(row: Any) -> Quantity:
+    """Take what is said of a metric from its row of `METRICS`, which also computes it."""
+    return row if isinstance(row, Quantity) else Quantity(row.symbol, row.definition, row.source)
+
+
+def metric_label(run: Run, metric: str) -> str:
     """Label an axis: the words, then the symbol in mathtext; a symbol that has the words in it stands alone."""
-    found = words_of(metric)
+    found = words_of(run, metric)
     if found is None:
         return metric_words(metric)
     in_words = "$" not in found.symbol or re.match(r"[A-Za-z]", found.symbol)
     return found.symbol if in_words else f"{metric_words(metric)} {found.symbol}"
 
 
-def metric_title(metric: str) -> str:
+def metric_title(run: Run, metric: str) -> str:
     """Return the label of a metric in Unicode, for where there is no mathtext."""
-    label = _in_unicode(metric_label(metric))
-    return label.replace("_", "") if EXPONENT.fullmatch(metric) else label
+    return _in_unicode(metric_label(run, metric))
 
 
-def metric_symbol(metric: str) -> str:
+def metric_symbol(run: Run, metric: str) -> str:
     """Return the symbol of a metric alone, in Unicode; its words where it has none."""
-    found = words_of(metric)
+    found = words_of(run, metric)
     _, dollar, symbol = (found.symbol if found else "").partition("$")
     return _in_unicode(dollar + symbol) if dollar else metric_words(metric)
 
 
 def _in_unicode(label: str) -> str:
+    label = re.sub(r"_\{(\d+)\}", lambda found: found[1].translate(SUBSCRIPTS), label)
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
     return label

@@ -18,12 +18,11 @@
 | `writing.py`  | where a run may write, how it begins, is resumed and ends   |
 | `layers.py`   | a run over samples, written layer by layer                  |
 | `parts.py`    | the files of `layers/`: whole layers, or shares of them     |
+| `processes.py` | which of several processes of one run this is              |
 | `signs.py`    | signs of life of processes that share a run                 |
 | `matrices.py` | a run over weight matrices, written batch by batch          |
-| `coupling.py` | further tables of `task=coupling`                           |
 | `cells.py`    | a run over experiments, written one by one                  |
-| `merged.py`   | a merged checkpoint, written file by file                   |
-| `collection.py`, `compared.py`, `trained.py` | tables over several finished runs |
+| `several.py`  | several finished runs at once, as one table                 |
 """
 
 from jacspec.runs.files import RUN_FILE, SPECTRA, write_atomically, write_csv, write_json

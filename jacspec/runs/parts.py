@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jacspec.distributed import Crew
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs.files import REASON, part_files, write_atomically
+from jacspec.runs.processes import Crew
 
 SAMPLES, AUDIT = "samples", "audit_deviation"
 """The rows of a share, and the one array of a layer that has not a row a sample."""

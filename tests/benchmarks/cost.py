@@ -29,12 +29,12 @@ from streaming import SIZES, write_checkpoint  # noqa: E402
 
 from jacspec.api import load_model  # noqa: E402
 from jacspec.backend import numerics  # noqa: E402
-from jacspec.cost import COMPONENTS, Machine, Work, count_looks, count_parameters, estimate_seconds  # noqa: E402
 from jacspec.jacobians.branches import branch_points  # noqa: E402
 from jacspec.jacobians.lanczos import TOP, _top_of_bidiagonal, start_vectors  # noqa: E402
 from jacspec.jacobians.solvers import ENGINES, EXPECTED_STEPS  # noqa: E402
 from jacspec.models.checkpoint import open_checkpoint, sha256  # noqa: E402
-from jacspec.provenance import versions  # noqa: E402
+from jacspec.studies.plan.cost import COMPONENTS, Machine, Work, count_looks, count_parameters, estimate_seconds  # noqa: E402
+from jacspec.studies.provenance import versions  # noqa: E402
 
 GIGA, TRIES, SAMPLES = 1e9, 30, 32
 

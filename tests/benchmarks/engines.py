@@ -36,8 +36,8 @@ from jacspec.config import EngineConfig
 from jacspec.jacobians.branches import branch_points
 from jacspec.jacobians.engine import batch_size
 from jacspec.jacobians.solvers import ENGINES
-from jacspec.provenance import versions
 from jacspec.spectra.svd import singular_values
+from jacspec.studies.provenance import versions
 
 SAMPLES, TOKENS, D_MODEL, HEADS, ROUNDS = 32, 32, 768, 12, 3
 CHUNK = 8

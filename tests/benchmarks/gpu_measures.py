@@ -28,9 +28,9 @@ from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point, branch_points
 from jacspec.jacobians.solvers import ENGINES
 from jacspec.models.block import Block
-from jacspec.provenance import describe_device, versions
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import Way, choose_way, leading_pairs, right_vectors, singular_values
+from jacspec.studies.provenance import describe_device, versions
 
 Measured = Iterator[tuple[str, Any]]
 FLAT, DECAYING = "flat Gaussian", "decaying i^-1.5"

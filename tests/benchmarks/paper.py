@@ -27,7 +27,7 @@ from jacspec import load_model
 from jacspec.backend import numerics
 from jacspec.models.checkpoint import module_parts
 from jacspec.models.export import write_config, write_weights
-from jacspec.provenance import versions
+from jacspec.studies.provenance import versions
 
 SAMPLES = 600
 

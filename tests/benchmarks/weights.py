@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jacspec.provenance import versions
+from jacspec.studies.provenance import versions
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 LAYERS, HEADS = 12, 12
@@ -58,10 +58,10 @@ from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.runs.matrices import start_matrices
 from jacspec.spectra import random_matrix
-from jacspec.spectra.static import STATIC, gaussian_spectrum
-from jacspec.tasks.weights import spectral_metrics
-from jacspec.weight_spectra import measure_all
-from jacspec.weights import Choice, Matrix, stream_model
+from jacspec.spectra.weight_metrics import STATIC, gaussian_spectrum
+from jacspec.studies.weights.run import spectral_metrics
+from jacspec.studies.weights.measure import measure_all
+from jacspec.models.matrices import Choice, Matrix, stream_model
 use_compilation_cache()
 names = spectral_metrics(["full"])
 with numerics("float32"):
@@ -86,7 +86,7 @@ import sys, time
 begin = time.perf_counter()
 from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
-from jacspec.heads import head_products
+from jacspec.studies.heads.products import head_products
 use_compilation_cache()
 with numerics("float32"):
     model = load_model(sys.argv[1])

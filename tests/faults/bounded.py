@@ -17,10 +17,10 @@ import hostile
 from servers import NANO
 
 from jacspec.config import DataConfig, Split
-from jacspec.corpus import draw_sample, load_corpus
 from jacspec.errors import JacspecError
-from jacspec.labelled import Columns, read_labelled
 from jacspec.models.checkpoint import load_tokenizer
+from jacspec.text.corpus import draw_sample, load_corpus
+from jacspec.text.labelled import Columns, read_labelled
 
 GIB = 2**30
 LIMIT_GIB = 6

@@ -25,7 +25,7 @@ import disk
 import fuzzing
 import kills
 
-from jacspec.provenance import git_commit
+from jacspec.studies.provenance import git_commit
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 RECORD = Path(__file__).with_suffix(".json")

@@ -27,7 +27,8 @@ from jacspec.__main__ import main
 from jacspec.models.checkpoint import build_module, module_parts
 from jacspec.models.export import write_config, write_weights
 from jacspec.models.hf_config import read_config
-from jacspec.tasks import find_task
+from jacspec.studies import find_study
+from jacspec.studies.study import load
 
 TASKS: Mapping[str, Sequence[str]] = {
     "jacobian": ("data.samples=60", "data.max_tokens=16"),
@@ -78,9 +79,10 @@ class Kill(NamedTuple):
 def import_everything() -> None:
     """Import what tasks and reports import when they need it, so that no run does."""
     for name in TASKS:
-        find_task(name)
-    for module in ("figures", "html", "matrix_page", "coupling_page", "cell_page"):
-        importlib.import_module(f"jacspec.report.{module}")
+        study = find_study(name)
+        load(study.run)
+        load(study.figures)
+    importlib.import_module("jacspec.report.page")
     for library in ("xarray", "pandas", "scipy.io", "nltk.tokenize.punkt", "matplotlib.backends.backend_pdf"):
         importlib.import_module(library)
     assert AutoTokenizer.from_pretrained(NANO)

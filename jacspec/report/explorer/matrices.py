@@ -7,7 +7,7 @@ import numpy as np
 
 from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
 from jacspec.report.labels import lookup
-from jacspec.report.matrices import styles_of
+from jacspec.report.plotting import styles_of
 from jacspec.runs import Run
 from jacspec.spectra.random_matrix import marchenko_pastur_density, marchenko_pastur_edges
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
-from jacspec.report.figures import SPECTRA, component_styles, line_figures
+from jacspec.report.figures import component_styles, has_spectra
 from jacspec.report.labels import component_words
 from jacspec.report.lines import visible_spectrum
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise
@@ -32,7 +32,7 @@ def sample_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
     count, layers = len(run.samples), sorted(set(run.metrics["layer"].tolist()))
     medians, samples = _choose(run, layers, room.spectra)
     in_part = [] if room.samples else ["boxes without their samples"]
-    if SPECTRA in line_figures(run):
+    if has_spectra(run):
         in_part += partly("median spectra", len(medians), len(layers), "layers")
         in_part += partly("spectra", len(samples), count, "samples")
     data = {
@@ -45,7 +45,7 @@ def sample_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
 
 def _choose(run: Run, layers: Sequence[int], room: int) -> tuple[list[int], list[int]]:
     """Choose layers whose median spectra are shown, in at most half of the room, and samples for the rest."""
-    if SPECTRA not in line_figures(run):
+    if not has_spectra(run):
         return [], []
     k, groups = run.dataset.sizes["k"], run.metrics[["layer", "component"]].drop_duplicates()
     shown = [layers[place] for place in spread(len(layers), room // 2 // (k * len(run.components)))]

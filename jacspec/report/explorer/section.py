@@ -53,10 +53,11 @@ def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any]
     labels = [printable(label) for label, _ in runs]
     collected = [collect(run, room) for _, run in runs]
     lines = line_styles([str(place) for place in range(len(runs))]).values()
+    named = {name: run for _, run in reversed(runs) for name in run.metric_names}
     names = dict.fromkeys(name for _, run in runs for name in run.metric_names)
     data = {
         "kind": kind,
-        "metrics": {name: metric_title(name) for name in names},
+        "metrics": {name: metric_title(named[name], name) for name in names},
         "styles": styles([run for _, run in runs]),
         "runs": [
             {"label": label, "style": style, "metrics": list(run.metric_names), **found}

@@ -1,0 +1,1 @@
+"""The command line around a study: keys explained, folders chosen, sweeps recorded."""

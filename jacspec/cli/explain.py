@@ -1,0 +1,103 @@
+"""Turn what Hydra, OmegaConf and the system raise into one message: what was given, what is accepted, what to type."""
+
+import dataclasses
+import re
+import sys
+import typing
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from jacspec.config import config_folder, schema
+from jacspec.errors import JacspecError, suggest
+from jacspec.studies import STUDIES
+
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+"""The extra that brings a launcher."""
+
+
+def explain(error: Exception) -> str | None:
+    """Return the message for an error that the user can mend, `None` for one that is ours."""
+    if isinstance(error, JacspecError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{_first_line(error)}. Write KEY=VALUE or GROUP=CHOICE, with quotes around special characters."
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(error, ConfigCompositionException):
+        return _composition(error)
+    if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
+        given = (argument.partition(".")[0].lstrip("+") for argument in sys.argv[1:])
+        task = next((name for name in given if name in STUDIES), "train")
+        return f"Keys as {task}.* belong to task={task}: add it, or leave them out."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        key = getattr(error, "full_key", None)
+        return (f"{key}: " if key else "") + _first_line(error)
+    if type(error).__module__.partition(".")[0] in ("joblib", "submitit"):
+        return f"The launcher lost a job of the sweep, killed or out of memory or time: {_first_line(error)}"
+    # XLA says so with an error of its own.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)):
+        return "There is not enough memory. Lower engine.memory_gib or data.samples, or take a smaller model or text."
+    if isinstance(error, RecursionError):
+        return "What was given is nested too deeply to be read."
+    if isinstance(error, RuntimeError) and "slurm cluster" in str(error):
+        return "SLURM's srun is not on this machine. Type hydra/launcher=submitit_local or hydra/launcher=joblib."
+    if isinstance(error, OSError):
+        return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
+    return None
+
+
+def check_keys(given: object, kind: type | None = None, prefix: str = "") -> None:
+    """Refuse keys that were added with `+` and that nothing reads."""
+    fields = {field.name: field for field in dataclasses.fields(kind or schema())}
+    for key in getattr(given, "keys", list)():
+        if key not in fields:
+            raise JacspecError(f"There is no key {prefix}{key}. " + suggest(key, [prefix + name for name in fields]))
+        default = fields[key].default_factory
+        if isinstance(default, type) and dataclasses.is_dataclass(default):
+            check_keys(given[key], default, f"{prefix}{key}.")
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if group == "hydra/launcher" and choice in LAUNCHERS:
+        return f"hydra/launcher={choice} is not installed. Type pip install 'jacspec[{LAUNCHERS[choice]}]'."
+    if error.options and group:
+        return f"{group}={choice} is not a choice of {group}. " + suggest(choice, error.options)
+    return _first_line(error)
+
+
+def _composition(error: ConfigCompositionException) -> str:
+    unknown = re.match(r"Could not override '([^']*)'", str(error))
+    if unknown:
+        return _unknown_key(unknown.group(1))
+    value = re.match(r"Error merging override (.*)", str(error))
+    if value and error.__cause__ is not None:
+        return f"{value.group(1)}: {_first_line(error.__cause__).rstrip('.')}."
+    return _first_line(error)
+
+
+def _unknown_key(key: str) -> str:
+    """Name the accepted keys on the level of the schema where `key` goes astray."""
+    kind: type = schema()
+    prefix = ""
+    for part in key.split("."):
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        if part not in fields:
+            known = [prefix + name for name in fields]
+            return f"There is no key {prefix}{part}. " + suggest(prefix + part, known)
+        prefix += f"{part}."
+        if prefix == "model.config.":
+            return f"There is no key {key} in this choice of model. Type +{key}=VALUE to add it to the model's config."
+        # Of a group that only some tasks have, the type is that group or None.
+        kinds = (fields[part].type, *typing.get_args(fields[part].type))
+        nested = next((each for each in kinds if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+        if nested is None:
+            break
+        kind = nested
+    groups = sorted(entry.name for entry in config_folder().iterdir() if entry.is_dir())
+    return f"There is no key {key}. Accepted groups: {', '.join(groups)}; `python -m jacspec --help` lists all keys."
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

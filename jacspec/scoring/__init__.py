@@ -1,0 +1,1 @@
+"""How well a model predicts a text: windows of tokens, their probabilities, perplexity."""

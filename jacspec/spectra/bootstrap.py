@@ -1,0 +1,135 @@
+r"""Differences between runs: how large, how sure, and how large a difference within one run already is.
+
+A difference is that of means over units (samples, heads). Its interval and its p-value come from a bootstrap over units
+(Efron & Tibshirani 1993), drawn together for both runs where they are of the same units (paired), else apart. Beside it
+stands the noise floor of a layer: what the means of two random halves of one run differ by, exceeded by 5 % of splits.
+A half has half the units, so that the floor is √2 times as wide as the noise of two whole runs that are not paired.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jacspec.errors import JacspecError
+
+LEVEL = 0.95
+SURE = 0.05
+"""The q-value below which a difference counts as more than noise, where it is beyond the noise floor too."""
+
+FEWEST = 5
+"""Units below which nothing is said of how sure a difference is: a bootstrap over fewer says too little."""
+
+
+class Differences(NamedTuple):
+    """Of each metric, mean(right) − mean(left), its interval of 95 %, and a two-sided p-value; NaN where none is."""
+
+    difference: Float[np.ndarray, " metric"]
+    low: Float[np.ndarray, " metric"]
+    high: Float[np.ndarray, " metric"]
+    p_value: Float[np.ndarray, " metric"]
+
+
+def compare_means(
+    left: Float[np.ndarray, "unit metric"],
+    right: Float[np.ndarray, "other metric"],
+    *,
+    paired: bool,
+    draws: int,
+    seed: int,
+) -> Differences:
+    """Compare the means of two runs over their units; missing values (NaN) are left out.
+
+    The interval is the bootstrap's percentiles, the p-value twice the smaller share of draws on one side of zero,
+    counting one draw more (Davison & Hinkley 1997, 4.2.3), so that none is below 2/(draws + 1).
+
+    **Arguments:** `paired`, whether row i of both is the same unit; `draws`, of the bootstrap.
+
+    **Raises:** `ValueError` where paired runs differ in their number of units.
+    """
+    if paired:
+        if left.shape != right.shape:
+            raise ValueError(f"paired values differ in shape: {left.shape} and {right.shape}")
+        change = right - left
+        resampled = _resampled_means(change, draws, seed)
+        observed = _means(change)
+        known = np.isfinite(change).sum(axis=0) >= FEWEST
+    else:
+        # Seeds apart: the same weights would tie units that have nothing to do with each other.
+        resampled = _resampled_means(right, draws, 2 * seed + 1) - _resampled_means(left, draws, 2 * seed)
+        observed = _means(right) - _means(left)
+        known = np.minimum(*(np.isfinite(values).sum(axis=0) for values in (left, right))) >= FEWEST
+    tail = (1 - LEVEL) / 2
+    low, high = np.full((2, observed.size), np.nan)
+    p_value = np.full(observed.size, np.nan)
+    if known.any():
+        drawn = resampled[:, known]
+        quantile = np.nanquantile if np.isnan(drawn).any() else np.quantile  # the first takes four times as long
+        low[known], high[known] = quantile(drawn, [tail, 1 - tail], axis=0)
+        sides = np.minimum((resampled <= 0).sum(axis=0), (resampled >= 0).sum(axis=0))
+        p_value[known] = np.minimum(2 * (sides + 1) / (draws + 1), 1)[known]
+    return Differences(observed, low, high, p_value)
+
+
+def split_half_floor(
+    values: Float[np.ndarray, "unit metric"], *, draws: int, seed: int
+) -> Float[np.ndarray, " metric"]:
+    """Compute the noise floor of each metric: |mean of one half − mean of the other|, exceeded by 5 % of random splits.
+
+    NaN below `FEWEST` units, or where a half has no value.
+    """
+    if len(values) < FEWEST:
+        return np.full(values.shape[1], np.nan)
+    halves = _halves(len(values), draws, seed)
+    means = [_weighted_means(values, weights) for weights in (halves, 1 - halves)]
+    return np.quantile(np.abs(means[0] - means[1]), LEVEL, axis=0)
+
+
+def adjust_for_many(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """Adjust p-values for the number of tests: the false discovery rate of Benjamini & Hochberg 1995; NaN stays."""
+    adjusted = np.full(p_values.shape, np.nan)
+    known = np.isfinite(p_values)
+    if known.any():
+        from scipy.stats import false_discovery_control  # a fifth of what a task imports before it starts
+
+        adjusted[known] = false_discovery_control(p_values[known])
+    return adjusted
+
+
+def _means(values: Float[np.ndarray, "unit metric"]) -> Float[np.ndarray, " metric"]:
+    return _weighted_means(values, np.ones((1, len(values))))[0]
+
+
+def _resampled_means(values: Float[np.ndarray, "unit metric"], draws: int, seed: int) -> np.ndarray:
+    return _weighted_means(values, _bootstrap_weights(len(values), draws, seed))
+
+
+def _weighted_means(
+    values: Float[np.ndarray, "unit metric"], weights: Float[np.ndarray, "draw unit"] | Int[np.ndarray, "draw unit"]
+) -> Float[np.ndarray, "draw metric"]:
+    """Average the rows by each row of weights; NaN where no value has weight."""
+    there = np.isfinite(values)
+    # Far from zero the sums would lose digits.
+    centre = np.where(there.any(axis=0), np.where(there, values, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1), 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return centre + (weights @ np.where(there, values - centre, 0)) / (weights @ there.astype(np.float64))
+
+
+@functools.lru_cache(maxsize=8)
+def _bootstrap_weights(units: int, draws: int, seed: int) -> Int[np.ndarray, "draw unit"]:
+    """Draw how often each unit is in each sample with replacement; the same for all layers of a run."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
+
+
+@functools.lru_cache(maxsize=8)
+def _halves(units: int, draws: int, seed: int) -> Float[np.ndarray, "draw unit"]:
+    """Draw halves of the units: 1 inside, 0 outside."""
+    order = np.random.default_rng(seed).random((draws, units)).argsort(axis=1)
+    return (order < units // 2).astype(np.float64)
+
+
+def check_draws(draws: int, key: str) -> None:
+    """Refuse a bootstrap that says nothing."""
+    if draws < 100:
+        raise JacspecError(f"{key}={draws} is too few for intervals. Type {key}=N with N of 100 or more.")

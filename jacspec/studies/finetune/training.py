@@ -1,0 +1,160 @@
+"""Fine-tune a classifier on labelled token sequences, measure it, and remove groups of its singular values."""
+
+import functools
+import math
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from jacspec.errors import JacspecError
+from jacspec.glossary import Batch
+from jacspec.models.checkpoint import leaf_names
+from jacspec.models.classifier import Classifier
+from jacspec.models.matrices import ROLES
+from jacspec.spectra.truncation import equal_shares, factorise, group_of, remove_group
+
+LOOK = 16
+
+
+class Labelled(NamedTuple):
+    """Samples with their labels, numbers from 0."""
+
+    batch: Batch
+    labels: Int[np.ndarray | Array, " sample"]
+
+    def take(self, rows: Int[np.ndarray, " row"]) -> "Labelled":
+        """Choose samples by number."""
+        return jax.tree.map(lambda array: array[rows], self)
+
+
+class Recipe(NamedTuple):
+    """How a classifier is fine-tuned: AdamW, linear warm-up over the share `warmup` of the steps, linear decay to 0."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+
+
+class Scores(NamedTuple):
+    """How well labels are told: the share of right ones, and the mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+def fine_tune(classifier: Classifier, data: Labelled, recipe: Recipe, *, seed: int) -> Classifier:
+    """Train all weights of a classifier, embeddings included, on the cross-entropy of its labels.
+
+    **Arguments:** `data`, the samples to train on, padded to one length; `seed`, of the order in which they come:
+    every sample once before any comes again.
+
+    **Returns:** the trained classifier; the one given is left as it is.
+
+    **Raises:** `JacspecError` where the loss is not finite.
+    """
+    optimizer = _optimizer(recipe)
+    classifier = jax.tree.map(jnp.copy, classifier)  # the steps below write into their arguments' memory
+    state = optimizer.init(classifier)
+    for step, rows in enumerate(draw_batches(len(data.labels), recipe, seed=seed)):
+        classifier, state, loss = _update(recipe, classifier, state, data.take(rows))
+        looked_at = step % LOOK == LOOK - 1 or step == recipe.steps - 1  # each look waits for the device
+        if looked_at and not math.isfinite(float(loss)):
+            raise JacspecError(f"The loss is not finite at step {step}; lower finetune.learning_rate.")
+    return classifier
+
+
+def draw_batches(samples: int, recipe: Recipe, *, seed: int) -> Iterator[Int[np.ndarray, " batch"]]:
+    """Draw the rows of each step's batch: one permutation of the samples after another, cut into equal parts."""
+    rng = np.random.default_rng(seed)
+    waiting = np.zeros(0, np.int64)
+    for _ in range(recipe.steps):
+        while len(waiting) < recipe.batch:
+            waiting = np.concatenate([waiting, rng.permutation(samples)])
+        yield waiting[: recipe.batch]
+        waiting = waiting[recipe.batch :]
+
+
+def score(classifier: Classifier, data: Labelled, *, batch: int) -> Scores:
+    """Measure a classifier, `batch` samples at a time; sums are in float64."""
+    right, nats = 0, 0.0
+    count = len(data.labels)
+    for start in range(0, count, batch):
+        rows = np.arange(start, start + batch)
+        logits = np.asarray(compute_logits(classifier, data.take(np.minimum(rows, count - 1)).batch), np.float64)
+        logits, labels = logits[: count - start], np.asarray(data.labels)[start : start + batch]
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        nats += float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).sum())
+        right += int((logits.argmax(axis=1) == labels).sum())
+    return Scores(right / count, nats / count)
+
+
+@jax.jit
+def compute_logits(classifier: Classifier, batch: Batch) -> Float[Array, "sample label"]:
+    """Compute the logits of every sample of a batch."""
+    return jax.vmap(lambda tokens, length: classifier(tokens, length))(jnp.asarray(batch.tokens), batch.lengths)
+
+
+def remove_groups(
+    classifier: Classifier, *, group: int, groups: int, roles: Collection[str]
+) -> tuple[Classifier, float]:
+    """Remove one group of singular values of every matrix of these roles in the blocks, each matrix by itself.
+
+    **Arguments:** `group`, from 1 (the largest values) to `groups`; `roles`, of q, k, v, o, up, gate, down.
+
+    **Returns:** the classifier without them, and Σ‖removed‖²_F / Σ‖W‖²_F over these matrices.
+    """
+    share = equal_shares(groups)[group - 1]
+    removed, whole = 0.0, 0.0
+    blocks = []
+    for block in classifier.blocks:
+        leaves = []
+        for name, leaf in _named(block):
+            if ROLES.get(name) in roles:
+                factors = factorise(leaf)
+                squares = np.square(factors.sigma, dtype=np.float64)
+                removed += float(squares[group_of(share, squares.size)].sum())
+                whole += float(squares.sum())
+                leaf = remove_group(leaf, factors, share)
+            leaves.append(leaf)
+        blocks.append(jax.tree.unflatten(jax.tree.structure(block), leaves))
+    return classifier._replace(blocks=tuple(blocks)), removed / whole
+
+
+def most_groups(classifier: Classifier, roles: Collection[str]) -> int:
+    """Count the singular values of the smallest matrix of these roles: more groups would leave some empty."""
+    names = [(name, leaf) for block in classifier.blocks for name, leaf in _named(block) if ROLES.get(name) in roles]
+    return min((min(leaf.shape) for _, leaf in names), default=0)
+
+
+def _named(block: Any) -> Iterator[tuple[str, Array]]:
+    return zip(leaf_names(block), jax.tree.leaves(block), strict=True)
+
+
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    warm = round(recipe.warmup * recipe.steps)
+    # The first step of a warm-up from zero would be lost: it begins one step in.
+    up = optax.linear_schedule(recipe.learning_rate / (warm + 1), recipe.learning_rate, warm)
+    down = optax.linear_schedule(recipe.learning_rate, 0.0, recipe.steps - warm)
+    decayed = functools.partial(jax.tree.map, lambda leaf: leaf.ndim == 2)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.join_schedules([up, down], [warm]), weight_decay=recipe.weight_decay, mask=decayed),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _update(recipe: Recipe, classifier: Classifier, state: Any, data: Labelled) -> tuple[Classifier, Any, Array]:
+    def loss_of(classifier: Classifier) -> Array:
+        logits = compute_logits(classifier, data.batch)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data.labels))
+
+    loss, gradient = jax.value_and_grad(loss_of)(classifier)
+    updates, state = _optimizer(recipe).update(gradient, state, classifier)
+    return optax.apply_updates(classifier, updates), state, loss

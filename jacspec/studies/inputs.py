@@ -1,0 +1,143 @@
+"""What a study reads, opened when it asks: the model and the text of its configuration, or those that were given."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jacspec.config import ASSETS, Config, DataConfig, Init
+from jacspec.errors import JacspecError
+from jacspec.text.corpus import Corpus, Sample, draw_sample, load_corpus, read_text_bytes
+from jacspec.text.given import Texts
+
+if TYPE_CHECKING:
+    from jacspec.models.block import ModelSpec
+    from jacspec.models.checkpoint import Checkpoint
+    from jacspec.models.tensor_files import TensorFiles
+
+GIVEN = "texts given in Python"
+"""What `run.json` calls the source of a text that came from no file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Where a study gets what it reads.
+
+    `config` names model and text; `model`, an opened one, and `texts` take their place where they are given. Made
+    once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the study draws its
+    page and prints its summary at once, as on the command line.
+    """
+
+    config: Config
+    model: "Checkpoint | None" = None
+    texts: Texts | None = None
+    page: bool = True
+
+    def checkpoint(self) -> "Checkpoint":
+        """Open the model in the precision of the run; raises `JacspecError` where it cannot be opened."""
+        from jacspec.models.hub import open_model  # not above: a report is drawn without the rooms of models
+
+        return self.model or open_model(self.config.model, seed=self.config.seed, dtype=self.config.precision.value)
+
+    def shapes(self) -> "Checkpoint":
+        """Open the model for its shapes alone: its config is enough, and no weights are looked for."""
+        from jacspec.models.hub import open_model
+
+        random = dataclasses.replace(self.config.model, init=Init.random)
+        return self.model or open_model(random, seed=self.config.seed)
+
+    def tensors(self) -> "tuple[str, TensorFiles]":
+        """Open the tensors of a checkpoint that no family's rules open, by name alone; as `open_any_tensors`."""
+        from jacspec.models.hub import open_any_tensors
+
+        return open_any_tensors(self.config.model)
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The candidate samples; raises `JacspecError` where there is no text."""
+        if self.texts is None:
+            return load_corpus(self.config.data)
+        given = self.texts.texts or self.texts.tokens
+        digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
+        texts = self.texts.texts or [" ".join(map(str, ids)) for ids in self.texts.tokens]
+        return Corpus(texts, "as given", digest, GIVEN)
+
+    def sample(self, checkpoint: "Checkpoint") -> Sample:
+        """Draw the samples of the run, each ending where `data.position` says."""
+        data, seed = self.config.data, self.config.seed
+        if self.texts is not None and self.texts.tokens:
+            sample = _draw_given(self.corpus, self.texts.tokens, checkpoint, data, seed=seed)
+        else:
+            sample = draw_sample(self.corpus, checkpoint.tokenizer, data, seed=seed)
+        return sample if data.position is None else end_at(sample, data.position)
+
+    def text(self) -> tuple[bytes, str]:
+        """Return the bytes of a running text and where they were found."""
+        if self.texts is None:
+            return read_text_bytes(self.config.data)
+        if self.texts.tokens:
+            raise JacspecError(f"task={self.config.task} reads a running text, and token ids were given. Give a str.")
+        return "\n".join(self.texts.texts).encode(), GIVEN
+
+    @property
+    def corpus_name(self) -> str:
+        """What figures call the text: the ready-made choice, or the file that was read."""
+        return "given texts" if self.texts is not None else data_label(self.config.data)
+
+    def layers(self, spec: "ModelSpec") -> frozenset[int] | None:
+        """Return the layers that are asked for, those below 0 counted from the last; None for all of them.
+
+        **Raises:** `JacspecError` for one that no stack of the model has.
+        """
+        if self.config.layers is None:
+            return None
+        count = 1 + max(spec.layer(number) for number in range(len(spec.blocks)))
+        if wrong := [layer for layer in self.config.layers if not -count <= layer < count]:
+            raise JacspecError(f"layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
+        if not self.config.layers:
+            raise JacspecError("layers is empty. Type layers=null for all.")
+        return frozenset(layer % count for layer in self.config.layers)
+
+
+def data_label(data: DataConfig) -> str:
+    """Name a text by what is read: the ready-made choice, or the file where another one was given."""
+    if data.path is None or Path(data.path) == ASSETS / f"{data.name}.txt":
+        return data.name
+    return Path(data.path).expanduser().resolve().name
+
+
+def end_at(sample: Sample, position: int | Sequence[int]) -> Sample:
+    """Cut each sample behind the token at `position`, one for all or one a sample; below 0 counts from the end.
+
+    **Raises:** `JacspecError` for a place that a sample has not, or another number of places than of samples.
+    """
+    count = len(sample.tokens)
+    places = [position] * count if isinstance(position, int) else list(position)
+    if len(places) != count:
+        raise JacspecError(
+            f"data.position has {len(places)} places for {count} samples. Give one a sample, or one number."
+        )
+    for number, (place, ids) in enumerate(zip(places, sample.tokens, strict=True)):
+        if not -len(ids) <= place < len(ids):
+            raise JacspecError(
+                f"data.position={place} is not in sample {number}, which has {len(ids)} tokens. "
+                f"Accepted: {-len(ids)} to {len(ids) - 1}; -1 is the last token."
+            )
+    cut = [ids[: place % len(ids) + 1] for place, ids in zip(places, sample.tokens, strict=True)]
+    return sample._replace(tokens=cut)
+
+
+def _draw_given(
+    corpus: Corpus, tokens: Sequence[Sequence[int]], checkpoint: "Checkpoint", data: DataConfig, *, seed: int
+) -> Sample:
+    """Draw from token ids that were given, by the rules of `draw_sample`."""
+
+    def as_given(numbers: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [list(tokens[int(number)])[: data.max_tokens] for number in numbers]}
+
+    numbered = corpus._replace(texts=[str(number) for number in range(len(tokens))])
+    sample = draw_sample(numbered, as_given, data, seed=seed)
+    return sample._replace(texts=[corpus.texts[number] for number in sample.candidates])

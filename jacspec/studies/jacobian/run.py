@@ -1,0 +1,61 @@
+"""`task=jacobian`: the spectra of every layer's Jacobians, one component at a time."""
+
+import functools
+from pathlib import Path
+
+from rich.console import Console
+
+from jacspec.config import Config
+from jacspec.jacobians.branches import check_components, choose_components
+from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
+from jacspec.jacobians.solvers import check_engine, choose_engine
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.inputs import Inputs
+from jacspec.studies.over_samples import run_layers
+from jacspec.studies.work import Work
+from jacspec.text.corpus import Sample
+
+
+def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
+    """Compute the spectra of every layer's Jacobians into `folder`, or go on with what `config.resume` holds."""
+    choose_metrics(config.metrics.names)
+    check_components(config.components)
+    check_engine(config.engine.name)
+    run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
+
+
+def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
+    metric_names = choose_metrics(config.metrics.names)
+    components = choose_components(config.components, checkpoint.spec)
+    layers = inputs.layers(checkpoint.spec)
+    engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=engine,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
+    plan = Plan(
+        components,
+        metric_names,
+        engine,
+        top_k=config.metrics.top_k,
+        decoder_input=config.data.decoder_input.value,
+        tolerance=config.engine.tolerance,
+        seed=config.seed,
+        audit=config.engine.audit,
+        samples=len(sample.tokens),
+        layers=layers,
+    )
+    return Work(
+        working_blocks(checkpoint.spec, components, layers),
+        metric_names,
+        {"components": list(components), "engine": engine},
+        batches,
+        functools.partial(stream_layers, checkpoint, plan=plan),
+        audited=engine != "jacfwd",
+        programs=list_programs(checkpoint, batches, plan),
+    )

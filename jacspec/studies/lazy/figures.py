@@ -1,0 +1,87 @@
+"""Figures of a `task=lazy` run."""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from jacspec.report.labels import metric_label
+from jacspec.report.orders import CHANCE, add_band, add_chance, add_line, finish
+from jacspec.runs import Run
+from jacspec.studies.study import Plot
+
+if TYPE_CHECKING:
+    pass
+
+SCALE = r"output scale $\alpha$ (small: rich, large: lazy)"
+
+CUT = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"), ("#CC79A7", "D", "-."))
+
+
+def lazy_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the figures of a `task=lazy` run."""
+    return {
+        "test_accuracy": Plot(
+            functools.partial(draw_scales, run, "test_accuracy"),
+            "Accuracy on test points against the output scale α, a panel a group removed.",
+        ),
+        "test_loss": Plot(
+            functools.partial(draw_scales, run, "test_loss"),
+            "Mean of (output − target)²/2 over test points, in the same way.",
+        ),
+        "movement": Plot(
+            functools.partial(draw_movement, run),
+            "How far training moved the hidden weights, relative to their initial norm; dotted, what falls as 1/α "
+            "from the last point.",
+        ),
+    }
+
+
+def draw_scales(run: Run, name: str) -> Figure:
+    """Draw a column against the output scale α: a panel a group removed, a line an order."""
+    table = run.metrics
+    groups = sorted({*table["group"]} - {0})
+    figure = Figure(figsize=(1.4 + 3.6 * max(len(groups), 1), 4.4), layout="constrained")
+    panels = figure.subplots(1, max(len(groups), 1), sharey=True, squeeze=False).ravel().tolist()
+    last = run.provenance["identity"]["config"]["lazy"]["groups"]
+    for axes, group in zip(panels, groups, strict=False):
+        whole = table[table["order"] == "none"].groupby("scale")[name].agg(["mean", "std"])
+        add_band(axes, whole)
+        for order in ("before", "after", "both"):
+            rows = table[(table["order"] == order) & (table["group"] == group)]
+            add_line(axes, rows, "scale", name, order)
+        if name == "test_accuracy":
+            add_chance(axes, run)
+        else:
+            axes.set_yscale("log")
+        words = {1: " (largest)", last: " (smallest)"}.get(group, "")
+        axes.set_title(f"group {group} of {last}{words}", fontsize="medium")
+        axes.set_xscale("log")
+        axes.set_xlabel(SCALE)
+    panels[0].set_ylabel(metric_label(run, name))
+    finish(figure, run, *panels)
+    return figure
+
+
+def draw_movement(run: Run) -> Figure:
+    """Draw how far training moved the hidden weights against α, from whole networks and from cut ones."""
+    table = run.metrics
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    whole = table[table["order"] == "none"].groupby("scale")["movement"].agg(["mean", "std"])
+    add_band(axes, whole)
+    for group, (colour, marker, line) in zip(sorted({*table["group"]} - {0}), itertools.cycle(CUT), strict=False):
+        rows = table[(table["order"] == "before") & (table["group"] == group)]
+        mean = rows.groupby("scale")["movement"].mean()
+        label = f"group {group} removed before training"
+        axes.plot(mean.index, mean, line, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
+    lazy = whole["mean"].iloc[-1] * whole.index[-1] / whole.index
+    axes.plot(whole.index, lazy, color=CHANCE[1], linewidth=0.9, linestyle=(0, (1, 2)), label=r"$\propto 1/\alpha$")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(SCALE)
+    axes.set_ylabel(metric_label(run, "movement"))
+    finish(figure, run, axes)
+    return figure

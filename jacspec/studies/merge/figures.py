@@ -1,0 +1,149 @@
+"""The figure of a `task=merge` run: how compatible checkpoints of one architecture are."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from jacspec.report.labels import metric_label, model_name
+from jacspec.report.plotting import CHANCE, styles_of
+from jacspec.runs import Run
+from jacspec.studies.merge.columns import BASE, TASKS, WEIGHTS
+from jacspec.studies.study import Plot
+
+if TYPE_CHECKING:
+    import pandas
+
+WORDS = {WEIGHTS: "weights", TASKS: "task vectors", BASE: "task vectors beside the base"}
+SIDES = (("left", "#0072B2", "o", -0.15), ("right", "#E69F00", "s", 0.15))
+"""Left and right subspaces: colour, mark, and how far from the middle of their pair's row."""
+
+LONGEST, PAIRS_THAT_FIT = 34, 10
+
+
+CAPTION = (
+    "By layer, a line a role, the mean over pairs: overlap of leading subspaces (mean of left and right; band: "
+    "chance), cosine, distance of effective ranks, distance of spectra. Below: singular values over the largest, the "
+    "mean over matrices; overlap of each pair over all matrices, median and quartiles."
+)
+
+
+def merge_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the one figure of the run."""
+    return {"compatibility": Plot(lambda: draw_compatibility(run), CAPTION)}
+
+
+def draw_compatibility(run: Run) -> Figure:
+    """Draw four columns by layer and role, the spectra of each model, and the overlaps of each pair.
+
+    By layer are shown task vectors of two models; with one model these and the base's weights, without a base weights.
+    """
+    table = run.metrics.assign(overlap=run.metrics[["left_overlap", "right_overlap"]].mean(axis=1))
+    there = set(table["compared"])
+    shown = next(kind for kind in (TASKS, BASE, WEIGHTS) if kind in there)
+    rows = table[table["compared"] == shown]
+    pairs = len(table[["compared", "first", "second"]].drop_duplicates())
+    figure = Figure(figsize=(14.5, 8 + 0.3 * max(pairs - PAIRS_THAT_FIT, 0)), layout="constrained")
+    axes = figure.subplots(2, 3).ravel().tolist()
+    _draw_layers(axes[0], rows, "overlap", "overlap of leading subspaces, left and right")
+    _draw_chance(axes[0], rows)
+    for panel, name in zip(axes[1:4], ("cosine", "effective_rank_distance", "spectrum_distance"), strict=True):
+        _draw_layers(panel, rows, name, metric_label(run, name))
+    for panel in axes[:4]:
+        panel.set_title(WORDS[shown], fontsize="medium")
+    _draw_spectra(axes[4], run)
+    _draw_pairs(axes[5], table)
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="small", title="role")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    figure.suptitle(model_name(run), fontsize="medium", parse_math=False)
+    return figure
+
+
+def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str) -> None:
+    """Draw a column against the layer, a line a role, the mean over pairs; matrices outside the layers left of 0."""
+    for role, (colour, line) in styles_of(list(dict.fromkeys(rows["role"]))).items():
+        means = rows[rows["role"] == role].groupby("layer")[name].mean()
+        panel.plot(means.index, means, "o", linestyle=line, color=colour, markersize=3, linewidth=1.1, label=role)
+    panel.set_xlabel("layer")
+    panel.set_ylabel(label)
+    panel.axhline(0, color="0.6", linewidth=0.8)  # takes zero into the range too
+    if (rows[name].dropna() >= 0).all():
+        panel.set_ylim(bottom=0)
+    panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    panel.grid(color="0.92", linewidth=0.6)
+
+
+def _draw_chance(panel: Axes, rows: "pandas.DataFrame") -> None:
+    levels = rows[["left_chance", "right_chance"]].to_numpy(float)
+    if np.isfinite(levels).any():
+        panel.axhspan(float(np.nanmin(levels)), float(np.nanmax(levels)), color=CHANCE, alpha=0.2, linewidth=0)
+    panel.set_ylim(0, 1.02)
+
+
+def _draw_spectra(panel: Axes, run: Run) -> None:
+    """Draw the spectrum of each task vector (without a base of each model), σ/σ₁, the mean over matrices."""
+    table, dataset = run.metrics, run.dataset
+    has_base = (table["compared"] == BASE).any()
+    rows = table[table["compared"] == (BASE if has_base else WEIGHTS)]
+    ranks = np.linspace(0, 1, 101)
+    found: dict[str, dict[object, np.ndarray]] = {}
+    for number, row in rows.iterrows():
+        for place in ("first",) if has_base else ("first", "second"):
+            sigma = dataset[f"sigma_{place}"].values[number]
+            sigma = sigma[np.isfinite(sigma)]
+            if sigma[0] > 0:
+                shares = np.linspace(0, 1, sigma.size)
+                found.setdefault(str(row[place]), {})[row["layer"], row["role"]] = np.interp(
+                    ranks, shares, sigma / sigma[0]
+                )
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(found)))
+    for (label, spectra), colour in zip(found.items(), colours, strict=True):
+        panel.plot(ranks, np.mean(list(spectra.values()), axis=0), color=colour, linewidth=1.4, label=_short(label))
+    panel.set_title("spectra of task vectors" if has_base else "spectra of weights", fontsize="medium")
+    panel.set_xlabel("share of the ranks (0: largest)")
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.set_ylabel(r"$\sigma_i / \sigma_1$, mean over matrices")
+    panel.grid(color="0.92", linewidth=0.6)
+    if not found:
+        panel.annotate("all task vectors are zero", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        return
+    panel.set_yscale("log")
+    for text in panel.legend(frameon=False, fontsize="small").get_texts():
+        text.set_parse_math(False)
+
+
+def _draw_pairs(panel: Axes, table: "pandas.DataFrame") -> None:
+    """Draw the overlaps of each pair: the median over matrices, the quartiles, and a bar at chance."""
+    pairs = table.groupby(["compared", "first", "second"], sort=False)
+    names = []
+    for place, ((compared, first, second), rows) in enumerate(pairs):
+        names.append(f"{WORDS[compared]}\n{_short(first)} · {_short(second)}")
+        for side, colour, marker, shift in SIDES:
+            values = rows[f"{side}_overlap"].dropna()
+            if values.empty:
+                continue
+            q1, middle, q3 = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+            height = place + shift
+            panel.plot([q1, q3], [height] * 2, color=colour, linewidth=2.2, alpha=0.6)
+            panel.plot(middle, height, marker, color=colour, markersize=5)
+            chance = rows[f"{side}_chance"].median()
+            panel.plot(chance, height, "|", color=CHANCE, markersize=9, markeredgewidth=1.6)
+    panel.set_yticks(range(len(names)), names, fontsize="x-small")
+    for label in panel.get_yticklabels():
+        label.set_parse_math(False)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_xlim(-0.02, 1.02)
+    panel.set_title("left (circles) and right (squares)", fontsize="medium")
+    panel.set_xlabel("overlap, median and quartiles (bars: chance)")
+    panel.grid(axis="x", color="0.92", linewidth=0.6)
+
+
+def _short(label: str) -> str:
+    half = LONGEST // 2
+    return label if len(label) <= LONGEST else f"{label[:half]}…{label[-half:]}"

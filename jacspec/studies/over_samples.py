@@ -1,0 +1,215 @@
+"""What the tasks share that go through a checkpoint layer by layer: text and checkpoint in, a run folder out."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jacspec.backend import numerics, use_compilation_cache
+from jacspec.config import Config
+from jacspec.errors import JacspecError
+from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.jacobians.engine import count_samples
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.programs import compiling
+from jacspec.progress import Stopwatch, compile_progress, layer_progress
+from jacspec.report import write_report
+from jacspec.report.console import print_files, print_report
+from jacspec.runs import Run, RunWriter, resume_run, start_run, write_csv
+from jacspec.runs.processes import Crew, join_crew, part_crew
+from jacspec.runs.writing import releasing_folders
+from jacspec.studies import find_study
+from jacspec.studies.inputs import Inputs
+from jacspec.studies.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
+from jacspec.studies.sharing import assist, lead
+from jacspec.studies.work import Work
+from jacspec.text.corpus import Sample
+
+
+@releasing_folders()
+def run_layers(
+    config: Config,
+    folder: Path,
+    console: Console,
+    inputs: Inputs,
+    prepare: Callable[[Config, Checkpoint, Sample], Work],
+    *,
+    cut: Callable[[Config, Sample], Sample] = lambda config, sample: sample,
+) -> None:
+    """Open model and text, compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
+
+    Of several processes, all compute and process 0 alone keeps the folder. `cut` may shorten the samples that were
+    drawn.
+    """
+    _check_accuracy(config)
+    watch = Stopwatch()
+    if address := config.distributed.coordinator:
+        console.print(f"waiting for all processes of the run to reach {address}", soft_wrap=True, highlight=False)
+    crew = join_crew(config.distributed)
+    use_compilation_cache()
+    with numerics(config.precision.value):
+        with watch("open model"):
+            checkpoint = inputs.checkpoint()
+        with watch("read text"):
+            sample = cut(config, inputs.sample(checkpoint))
+        work = prepare(config, checkpoint, sample)
+        provenance = _provenance(config, checkpoint, inputs, sample, work.batches) | {
+            "metrics": list(work.columns),
+            "processes": crew.count,
+            **work.facts,
+        }
+        say_notes(provenance["identity"], console)
+        shown = _progress(crew, work, console)
+        timeout = config.distributed.timeout
+        if crew.index:
+            opened = folder if config.resume is None else Path(config.resume)
+            with shown as advance:
+                assist(crew, work, opened, provenance, advance, timeout=timeout)
+            console.print(f"process {crew.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
+            return
+        writer = _open_folder(config, folder, provenance, sample, work.columns)
+        if writer.provenance["status"] == "finished":
+            part_crew()
+        else:
+            with watch("compile"):
+                _compile(config, work, writer, console)
+            with watch("spectra"), shown as advance:
+                for result in _results(crew, work, writer, advance, timeout):
+                    writer.add_layer(result)
+            with watch("tables"):
+                _write_tables(config, work, writer)
+            writer.record(seconds=watch.seconds, finished=now())
+    run = Run(writer.folder)
+    if inputs.page:
+        print_report(run, console)
+    _say_accuracy(writer.provenance, console)
+    if inputs.page:
+        with watch("draw"):
+            write_report(run, console, **vars(config.report))
+    writer.finish(seconds=watch.seconds)
+    if inputs.page:
+        print_files(run, console)
+
+
+def _progress(
+    crew: Crew, work: Work, console: Console
+) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+    """Show what of this process's share is done; say so where some processes have none."""
+    if crew.count > len(work.batches):
+        console.print(
+            f"{crew.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch makes "
+            "more.",
+            soft_wrap=True,
+        )
+    return layer_progress(console, layers=len(work.numbers), samples=count_samples(crew.share(work.batches)))
+
+
+def _results(
+    crew: Crew, work: Work, writer: RunWriter, advance: Callable[[int, int], None], timeout: float
+) -> Iterable[LayerResult]:
+    """Compute what the run has not yet, alone or with other processes."""
+    if crew.count > 1:
+        return lead(crew, work, writer, advance, timeout=timeout)
+    part_crew()
+    return work.stream(work.batches, done=dict(writer.done), advance=advance)
+
+
+def _compile(config: Config, work: Work, writer: RunWriter, console: Console) -> None:
+    """Compile what the run needs, unless all of it is there."""
+    if not work.programs or all(number in writer.done for number in work.numbers):
+        return
+    with (
+        compiling(work.programs, config.precision.value) as finish,
+        compile_progress(console, programs=len(work.programs)) as advance,
+    ):
+        finish(advance)
+
+
+def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:
+    """Write the tables of a run whose layers are all there, and what its engine says of its accuracy."""
+    writer.write_tables()
+    results = [writer.done[number] for number in sorted(writer.done)]
+    for name, (header, rows) in work.tables(results).items():
+        write_csv(writer.folder / name, header, rows)
+    writer.record(**(_accuracy(results, config.engine.tolerance) if work.audited else NOT_AUDITED))
+
+
+def _check_accuracy(config: Config) -> None:
+    if not config.engine.tolerance > 0:
+        raise JacspecError(f"engine.tolerance={config.engine.tolerance} is not above 0. Type engine.tolerance=1e-5.")
+    if config.engine.audit < 0:
+        raise JacspecError(f"engine.audit={config.engine.audit} is negative. Type engine.audit=N with N of 0 or more.")
+
+
+NOT_AUDITED = {"audit": "none: jacfwd is the reference engine"}
+
+
+def _accuracy(results: Sequence[LayerResult], tolerance: float) -> dict[str, Any]:
+    """Sum up what the engine says of its accuracy: the audit, and the samples that did not converge."""
+    said = [(result.layer, name, values) for result in results for name, values in result.diagnostics.items()]
+    audited = np.concatenate([np.zeros(0), *(values.get("audit_deviation", np.zeros(0)) for *_, values in said)])
+    missed = [
+        f"layer {layer}, {name}, sample {sample}"
+        for layer, name, values in said
+        for sample in np.flatnonzero(~values.get("converged", np.ones(0, bool))).tolist()
+    ]
+    return {
+        "audit": {
+            "recomputed Jacobians": int(audited.size),
+            "largest relative deviation": float(audited.max()) if audited.size else None,
+            "tolerance": tolerance,
+        },
+        "not_converged": missed,
+    }
+
+
+def _say_accuracy(provenance: Mapping[str, Any], console: Console) -> None:
+    found = provenance.get("audit")
+    if isinstance(found, Mapping) and found["recomputed Jacobians"]:
+        console.print(
+            f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD, "
+            f"largest relative deviation {found['largest relative deviation']:.1e}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if missed := provenance.get("not_converged"):
+        shown = "; ".join(missed[:5]) + ("; …" if len(missed) > 5 else "")
+        console.print(
+            f"{len(missed)} spectra did not reach engine.tolerance (error bounds: spectra.nc): {shown}",
+            style="bold red",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _open_folder(
+    config: Config, folder: Path, provenance: dict[str, Any], sample: Sample, columns: tuple[str, ...]
+) -> RunWriter:
+    pairs = zip(sample.tokens, sample.texts, strict=True)
+    rows = [(number, len(ids), text) for number, (ids, text) in enumerate(pairs)]
+    if config.resume is not None:
+        return resume_run(Path(config.resume), provenance, metric_names=columns, samples=rows)
+    return start_run(folder, provenance, metric_names=columns, samples=rows)
+
+
+def _provenance(
+    config: Config, checkpoint: Checkpoint, inputs: Inputs, sample: Sample, batches: Sequence[PaddedBatch]
+) -> dict[str, Any]:
+    """Collect what `run.json` holds of a run over samples."""
+    corpus = inputs.corpus
+    identity = {
+        "checkpoint": describe_checkpoint(checkpoint),
+        "corpus": describe_corpus(corpus),
+        "batches": [list(padded.batch.tokens.shape) for padded in batches],
+    }
+    return describe_run(config, reads=find_study(config.task).reads, identity=identity) | {
+        "corpus": {
+            "name": inputs.corpus_name,
+            "source": corpus.source,
+            "candidates": len(corpus.texts),
+            "drawn": sample.candidates,
+        },
+    }

@@ -1,0 +1,193 @@
+r"""Singular vectors of weights beside the activations that enter them.
+
+After "Small Singular Values Matter", eq. 6 and Fig. 3 to 5.
+Let $W = \sum_k \sigma_k u_k v_k^\top$, and $C = \sum_j \lambda_j f_j f_j^\top$ the covariance of what enters W over the
+tokens of a corpus, means removed. The overlap of a singular vector is $O_k = \max_j |v_k \cdot f_j|$ (absolute, as a
+singular vector has no sign) over the principal directions of C. It depends on how ties of λ are broken; the relative
+variance $n\, v_k^\top C v_k / \mathrm{tr}\, C$, 1 for a direction like any other, does not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jacspec.backend import numerics
+from jacspec.glossary import Memory, Packing, PaddedBatch
+from jacspec.jacobians.streaming import Stream
+from jacspec.models.block import Block
+from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
+from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
+
+ENOUGH = 10
+"""Tokens a dimension, below which a sample covariance's directions are to be taken with care."""
+
+NULL_DRAWS, NULL_SEED = 4000, 0
+"""Random directions that the null level of the overlap is drawn from."""
+
+
+class Moments(NamedTuple):
+    """What is known of vectors so far, in float64: how many, their mean, Σ (x − mean)(x − mean)ᵀ."""
+
+    total: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, " n"]
+    scatter: Float[Array | np.ndarray, "n n"]
+
+
+class Profile(NamedTuple):
+    """What is said of each singular value of a matrix, in descending order: σ, O, relative variance."""
+
+    sigma: Float[np.ndarray, " k"]
+    overlap: Float[np.ndarray, " k"]
+    variance: Float[np.ndarray, " k"]
+
+
+def input_moments(block: Block, streams: Sequence[Stream], batches: Sequence[PaddedBatch]) -> dict[str, Moments]:
+    """Accumulate the moments of what enters the matrices of a block over all tokens that count, by place.
+
+    Batch by batch in float64 (Chan, Golub & LeVeque 1983): n² numbers a distinct input, d_ff² the largest. Matrices
+    that read the same (q, k, v; up, gate; cross k, v) share their moments.
+    """
+    found: dict[str, Moments] = {}
+    for stream, padded in zip(streams, batches, strict=True):
+        packing = stream.batch.packing
+        inputs = _inputs(block, stream.hidden, packing, stream.memory)
+        for place, values in inputs.items():
+            read = stream.memory.length if place == "cross.k" and stream.memory is not None else packing
+            assert isinstance(read, Packing)
+            counted = read.holding(len(padded.samples))
+            with numerics("float64"):
+                found[place] = _accumulate(found.get(place, _nothing(values.shape[-1])), values, counted)
+    return found
+
+
+SHARED = {"attn.k": "attn.q", "attn.v": "attn.q", "cross.v": "cross.k", "mlp.gate": "mlp.up"}
+"""Places that read what another reads, whose moments serve them."""
+
+
+@jax.jit
+def _inputs(
+    block: Block, h: Float[Array, "pack place d_model"], packing: Packing, memory: Memory | None
+) -> dict[str, Float[Array, "pack source width"]]:
+    whole = jax.vmap(block.matrix_inputs)(h, packing, memory)
+    return {place: values for place, values in whole.items() if place not in SHARED}
+
+
+def _nothing(n: int) -> Moments:
+    return Moments(np.zeros(()), np.zeros(n), np.zeros((n, n)))
+
+
+@jax.jit
+def _accumulate(so_far: Moments, values: Float[Array, "pack place n"], counted: Bool[Array, "pack place"]) -> Moments:
+    x = values.reshape(-1, values.shape[-1]).astype(jnp.float64)
+    weight = counted.reshape(-1, 1).astype(jnp.float64)
+    count = jnp.sum(weight)
+    mean = jnp.sum(x * weight, axis=0) / jnp.maximum(count, 1)
+    away = (x - mean[None]) * weight
+    shift, total = mean - so_far.mean, so_far.total + count
+    share = so_far.total * count / jnp.maximum(total, 1)
+    scatter = so_far.scatter + away.T @ away + share * jnp.outer(shift, shift)
+    return Moments(total, so_far.mean + shift * count / jnp.maximum(total, 1), scatter)
+
+
+def principal_directions(
+    moments: Moments,
+) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "n r"], Float[np.ndarray, "n n"]]:
+    """Return the eigenvalues of a covariance above rounding, descending, their directions as columns, and itself."""
+    covariance = np.asarray(moments.scatter) / max(float(moments.total) - 1, 1)
+    with lapack_threads():
+        values, vectors = np.linalg.eigh(covariance)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = values > max(values[0], 0) * len(values) * np.finfo(np.float32).eps
+    return values[kept], vectors[:, kept], covariance
+
+
+def compute_profile(
+    weight: Float[Array, "m n"], directions: Float[np.ndarray, "n r"], covariance: Float[np.ndarray, "n n"]
+) -> Profile:
+    """Compute O_k and the relative variance of every right singular vector of a matrix.
+
+    **Arguments:** `weight` (out, in); `directions` and `covariance` of its inputs, from `principal_directions`.
+    """
+    # `gram` computes in float64 what it takes and gives in float32.
+    kept = choose_way(weight.dtype) is Way.gram
+    with numerics("float64"):
+        sigma, rows = (
+            np.asarray(part[0], np.float64)
+            for part in right_vectors(jnp.asarray(weight, weight.dtype if kept else jnp.float64)[None])
+        )
+    overlap = np.abs(rows @ directions).max(axis=1) if directions.size else np.full(len(rows), np.nan)
+    total = float(np.trace(covariance))
+    captured = np.einsum("kn,kn->k", rows @ covariance, rows)
+    relative = captured * len(covariance) / total if total > 0 else np.full(len(rows), np.nan)
+    if not sigma[0] > 0:  # its singular vectors are LAPACK's choice
+        overlap, relative = np.full((2, len(rows)), np.nan)
+    return Profile(sigma, overlap, relative)
+
+
+def null_overlap(n: int, r: int) -> tuple[float, float]:
+    """Return the mean and the 99 % quantile of max_j |v · f_j| for random directions v in n dimensions, r of them f_j.
+
+    By Monte Carlo: `NULL_DRAWS` directions from the normalised Gaussian, with a seed of its own.
+    """
+    rng = np.random.default_rng([NULL_SEED, n, r])
+    largest = np.empty(NULL_DRAWS)
+    for start in range(0, NULL_DRAWS, 250):
+        drawn = rng.standard_normal((min(250, NULL_DRAWS - start), n), dtype=np.float32)
+        largest[start : start + len(drawn)] = np.abs(drawn[:, :r]).max(axis=1, initial=0.0) / np.linalg.norm(
+            drawn, axis=1
+        )
+    return float(largest.mean()), float(np.quantile(largest, 0.99))
+
+
+def summarise_profile(
+    profile: Profile,
+    shape: tuple[int, int],
+    count: float,
+    eigenvalues: Float[np.ndarray, " r"],
+    null: tuple[float, float],
+) -> dict[str, float]:
+    """Compute the columns `OVERLAP` of one matrix; NaN where there is nothing to average (see `missing_reason`).
+
+    **Arguments:** `count`, of tokens; `eigenvalues`, of the covariance; `null`, from `null_overlap`.
+    """
+    sigma, overlap, variance = profile
+    decile = max(1, sigma.size // 10)
+    low, high = marchenko_pastur_edges(shape, fit_bulk(sigma, shape))
+    chance, chance_99 = null
+
+    def mean(values: np.ndarray) -> float:
+        return float(values.mean()) if values.size else float("nan")
+
+    return {
+        "tokens": count,
+        "covariance_rank": float(eigenvalues.size),
+        "input_participation_ratio": float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum())
+        if eigenvalues.size
+        else float("nan"),
+        "overlap_mean": mean(overlap),
+        "overlap_top": mean(overlap[:decile]),
+        "overlap_bottom": mean(overlap[-decile:]),
+        "overlap_above": mean(overlap[sigma > high]),
+        "overlap_below": mean(overlap[sigma < low]),
+        "overlap_null": chance,
+        "overlap_null_99": chance_99,
+        "beyond_null": float((overlap > chance_99).mean()) if np.isfinite(overlap).all() else float("nan"),
+        "variance_top": mean(variance[:decile]),
+        "variance_bottom": mean(variance[-decile:]),
+        "bulk_low": low,
+        "bulk_high": high,
+    }
+
+
+def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float]) -> str:
+    """Say why columns are missing; empty where none is."""
+    if not metrics["covariance_rank"]:
+        return "input without variance: no principal directions"
+    if not sigma[0] > 0:
+        return "all zero: no singular directions"
+    sides = [side for side in ("above", "below") if np.isnan(metrics[f"overlap_{side}"])]
+    return f"no singular value {' or '.join(sides)} the bulk" if sides else ""

@@ -1,0 +1,121 @@
+"""`task=overlap`: singular vectors of every weight matrix beside the activations that enter it."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from jacspec.backend import numerics
+from jacspec.config import Config
+from jacspec.glossary import MatrixResult, PaddedBatch
+from jacspec.jacobians.engine import prepare_batches
+from jacspec.jacobians.streaming import Stream, Visit, walk
+from jacspec.models.block import Block
+from jacspec.models.checkpoint import Checkpoint, leaf_names
+from jacspec.models.matrices import block_roles
+from jacspec.studies.inputs import Inputs
+from jacspec.studies.over_matrices import MatrixWork, run_matrices
+from jacspec.studies.overlap.activations import (
+    ENOUGH,
+    SHARED,
+    compute_profile,
+    input_moments,
+    missing_reason,
+    null_overlap,
+    principal_directions,
+    summarise_profile,
+)
+from jacspec.studies.overlap.columns import OVERLAP
+from jacspec.studies.provenance import describe_checkpoint, describe_corpus
+
+
+def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
+    """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
+    with numerics(config.precision.value):
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, console, inputs))
+
+
+def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:
+    checkpoint = inputs.checkpoint()
+    corpus, sample = inputs.corpus, inputs.sample(checkpoint)
+    batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib)
+    tokens = sum(len(ids) for ids in sample.tokens)
+    widest = max(max(block.d_model, block.mlp.d_ff) for block in checkpoint.spec.blocks)
+    warning = None
+    if tokens < ENOUGH * widest:
+        warning = (
+            f"{tokens} tokens are fewer than {ENOUGH} times the {widest} dimensions of the widest input: its principal "
+            "directions are those of this sample more than of the text. Raise data.samples."
+        )
+        console.print(warning, style="bold red", soft_wrap=True, highlight=False)
+    identity = {
+        "checkpoint": describe_checkpoint(checkpoint),
+        "corpus": describe_corpus(corpus) | {"drawn": sample.candidates},
+        "batches": [list(padded.batch.tokens.shape) for padded in batches],
+    }
+    source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}
+    facts = {"tokens": tokens, "warning": warning, "corpus": source}
+    chosen = inputs.layers(checkpoint.spec)
+    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen)
+    return MatrixWork(tuple(OVERLAP), identity, facts, stream, {})
+
+
+def _stream(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    decoder_input: str,
+    done: Mapping[int, MatrixResult],
+    *,
+    chosen: frozenset[int] | None = None,
+) -> Iterator[Sequence[MatrixResult]]:
+    """Yield the matrices of each block in turn; a block that is done is carried through."""
+    roles = block_roles(checkpoint.spec)
+    first = 0
+    numbers: dict[int, range] = {}
+    for number, own in roles.items():
+        numbers[number] = range(first, first + len(own))
+        first += len(own)
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
+        unwanted = chosen is not None and checkpoint.spec.layer(number) not in chosen
+        if unwanted or all(each in done for each in numbers[number]):
+            return Visit(None)
+        found = _measure(block, roles[number], streams, batches)
+        stack = f"{block.spec.stack}." if block.spec.stack else ""
+        layer = checkpoint.spec.layer(number)
+        return Visit(
+            [
+                result._replace(
+                    number=place, layer=layer, role=stack + result.role, name=f"block {number} {result.name}"
+                )
+                for place, result in zip(numbers[number], found, strict=True)
+            ]
+        )
+
+    last = len(checkpoint.spec.blocks) - 1
+    yield from walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)
+
+
+def _measure(
+    block: Block, roles: Mapping[str, str], streams: Sequence[Stream], batches: Sequence[PaddedBatch]
+) -> Iterator[MatrixResult]:
+    """Measure every matrix of a block against the covariance of its inputs, computed once for those that share it."""
+    moments = input_moments(block, streams, batches)
+    leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
+    directions = {place: principal_directions(own) for place, own in moments.items()}
+    for role, leaf in roles.items():
+        place = leaf.removesuffix(".weight")
+        place = SHARED.get(place, place)
+        eigenvalues, vectors, covariance = directions[place]
+        weight = leaves[leaf]
+        profile = compute_profile(weight, vectors, covariance)
+        null = null_overlap(len(covariance), eigenvalues.size)
+        shape = (int(weight.shape[0]), int(weight.shape[1]))
+        metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null)
+        profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
+        yield MatrixResult(
+            -1, None, role, None, leaf, shape, profile.sigma, metrics, missing_reason(profile.sigma, metrics), profiles
+        )

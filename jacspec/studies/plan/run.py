@@ -1,0 +1,208 @@
+"""`task=plan`: what a run would cost on given devices, printed; nothing is computed and no run folder is written."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jacspec.config import Config, config_folder
+from jacspec.errors import JacspecError
+from jacspec.jacobians.engine import batch_size
+from jacspec.jacobians.solvers import ALL, ENGINES, choose_engine, svd_flops
+from jacspec.models.block import ModelSpec
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.inputs import Inputs
+from jacspec.studies.plan.cost import (
+    ITEMSIZE,
+    Machine,
+    Sizes,
+    Work,
+    carry_flops,
+    count_parameters,
+    device_bytes,
+    estimate_seconds,
+    share_batches,
+)
+from jacspec.studies.plan.options import PlanOptions
+
+GIGA, TERA = 1e9, 1e12
+STAGES = {
+    "hash": "hash weights",
+    "read": "read weights",
+    "copy": "copy weights",
+    "carry": "carry samples",
+    "spectra": "spectra",
+    "svd": "SVD kernel",
+    "look": "look at bounds",
+}
+"""What `cost.estimate_seconds` estimates, in words."""
+
+MEASURED, SHEET, ASSUMED = "measured", "data sheet", "assumed"
+
+FIGURES = {
+    "teraflops": (MEASURED, "{} TFLOP/s in float32 products"),
+    "svd_ms": (MEASURED, "{} ms for the singular values of a 768 × 768 matrix"),
+    "hash_gbs": (MEASURED, "{} GB/s hashed by a process"),
+    "load_gbs": (MEASURED, "{} GB/s read and cast by a process"),
+    "look_us": (MEASURED, "{} µs for a look at the bounds of a sample"),
+    "bandwidth_gbs": (SHEET, "{} GB/s of memory"),
+    "memory_gb": (SHEET, "{} GB"),
+    "link_gbs": (SHEET, "{} GB/s from the host"),
+    "disk_gbs": (ASSUMED, "{} GB/s from a host's disk"),
+    "efficiency": (ASSUMED, "{} of the products' speed and of the bandwidth reached"),
+}
+"""Where the figures of `conf/task/plan.yaml` come from, in words; one that a user changes is the user's."""
+
+UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+
+
+def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
+    """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
+    options = config.own(PlanOptions)
+    checkpoint, sizes, work = _amounts(config, inputs)
+    _print_amounts(console, config, checkpoint, sizes, work)
+    _print_figures(console, options)
+    console.print(_table(options, checkpoint.spec, sizes, work))
+
+
+def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
+    """Return what `run_plan` prints as numbers, a row a number of devices: seconds at most and at least a stage."""
+    options = config.own(PlanOptions)
+    checkpoint, sizes, work = _amounts(config, inputs)
+    rows: list[dict[str, int | float]] = []
+    for devices in options.devices:
+        fast, slow = _seconds(options, checkpoint.spec, sizes, work, devices)
+        row: dict[str, int | float] = {"devices": devices, "batch": share_batches(work, devices)[0].batch}
+        row["device_gb"] = device_bytes(checkpoint.spec, sizes, work, devices=devices) / GIGA
+        for stage in fast:
+            row |= {f"{stage}_low": fast[stage], f"{stage}_high": slow[stage]}
+        rows.append({**row, "together_low": sum(fast.values()), "together_high": sum(slow.values())})
+    return rows
+
+
+def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
+    """Count what a run with this configuration takes."""
+    options = config.own(PlanOptions)
+    _check(options)
+    checkpoint = inputs.shapes()
+    spec = checkpoint.spec
+    engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
+    # As `prepare_batches` does on an accelerator whose memory is free.
+    fitting = batch_size(
+        spec.blocks[0],
+        tokens=math.ceil(options.tokens),
+        itemsize=ITEMSIZE,
+        memory_bytes=options.memory_gb * GIGA / 2,
+        engine=engine,
+    )
+    batch = min(config.engine.batch or fitting, fitting, config.data.samples)
+    work = Work(config.data.samples, options.tokens, batch, engine)
+    return checkpoint, count_parameters(checkpoint), work
+
+
+def _check(plan: PlanOptions) -> None:
+    for field in dataclasses.fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, str):
+            continue
+        if not value or not all(number > 0 for number in (value if isinstance(value, list) else [value])):
+            raise JacspecError(f"plan.{field.name}={value} is not above 0. Type plan.{field.name}=N with N above 0.")
+    if len(plan.efficiency) != 2 or max(plan.efficiency) > 1:
+        raise JacspecError(
+            f"plan.efficiency={plan.efficiency} is no lowest and highest share. Type 'plan.efficiency=[0.1,0.5]'."
+        )
+
+
+def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: Sizes, work: Work) -> None:
+    options = config.own(PlanOptions)
+    spec = model.spec
+    carry = work.samples * sum(carry_flops(block, work.tokens) for block in spec.blocks[:-1])
+    engine = ENGINES[work.engine]
+    # The SVD kernel's FLOPs are LAPACK's: it is counted in seconds.
+    kernel = sum(map(svd_flops, spec.blocks)) if engine.needs == ALL else 0
+    spectra = work.samples * (sum(map(engine.flops, spec.blocks)) - kernel)
+    for line in (
+        f"{model.name.removesuffix(' (random)')}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
+        f"{max(sizes.blocks) / GIGA:.3g} G; {work.samples} samples of {work.tokens:g} tokens, attention and MLP, "
+        f"engine={work.engine}",
+        f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra"
+        + (", singular values apart" if kernel else ""),
+        f"{options.stored_bytes * sizes.whole / GIGA:.4g} GB of checkpoint, "
+        f"{4 * max(sizes.blocks) / GIGA:.3g} GB a block in float32",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _print_figures(console: Console, plan: PlanOptions) -> None:
+    """Say what the device is taken to do, what was measured apart from what is assumed."""
+    own = OmegaConf.load(config_folder() / "task" / "plan.yaml").plan
+    lines: dict[str, list[str]] = {}
+    for name, (origin, words) in FIGURES.items():
+        value = getattr(plan, name)
+        told = " to ".join(f"{number:g}" for number in value) if isinstance(value, list) else f"{value:g}"
+        lines.setdefault(origin if value == own[name] else "given", []).append(words.format(told))
+    console.print(f"Each device: {plan.device}", soft_wrap=True, highlight=False)
+    for origin, figures in lines.items():
+        console.print(f"  {origin}: {', '.join(figures)}", soft_wrap=True, highlight=False)
+
+
+def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work) -> Table:
+    """Lay the seconds out: a row a stage, a column a number of devices."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("devices", no_wrap=True)
+    columns = [_column(plan, spec, sizes, work, devices) for devices in plan.devices]
+    for devices in plan.devices:
+        table.add_column(str(devices), justify="right", no_wrap=True)
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    return table
+
+
+def _column(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
+    fast, slow = _seconds(plan, spec, sizes, work, devices)
+    needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
+    most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
+    return {
+        "samples a batch": str(share_batches(work, devices)[0].batch),
+        "GB of a device": f"{needed:.3g}" + (" (too much)" if needed > plan.memory_gb else ""),
+        **{STAGES[stage]: _span(fast[stage], slow[stage]) for stage in fast},
+        "together": _span(sum(fast.values()), sum(slow.values())),
+        "most goes to": " or ".join(most),
+    }
+
+
+def _seconds(
+    plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, devices: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Estimate the seconds of each stage at the highest and at the lowest share of the peaks."""
+    fast, slow = (
+        estimate_seconds(spec, sizes, work, _machine(plan, share), devices=devices, stored_bytes=plan.stored_bytes)
+        for share in sorted(plan.efficiency, reverse=True)
+    )
+    return fast, slow
+
+
+def _machine(plan: PlanOptions, efficiency: float) -> Machine:
+    return Machine(
+        flops=plan.teraflops * TERA,
+        bandwidth=plan.bandwidth_gbs * GIGA,
+        efficiency=efficiency,
+        svd=plan.svd_ms / 1e3,
+        link=plan.link_gbs * GIGA,
+        disk=plan.disk_gbs * GIGA,
+        hashing=plan.hash_gbs * GIGA,
+        loading=plan.load_gbs * GIGA,
+        look=plan.look_us / 1e6,
+    )
+
+
+def _span(low: float, high: float) -> str:
+    """Write seconds in the unit that fits the higher number; one number where both read the same."""
+    unit = next((name for name, size in UNITS.items() if high >= 1.5 * size), "s")
+    first, last = (f"{value / UNITS[unit]:.2g}" for value in (low, high))
+    return f"{last} {unit}" if first == last else f"{first} – {last} {unit}"

@@ -1,0 +1,138 @@
+"""The figure of a `task=removal` run: how much worse a text is predicted without each group of singular values."""
+
+import math
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
+
+from jacspec.report.figures import uses_log_axis
+from jacspec.report.labels import corpus_name, metric_label, model_name
+from jacspec.report.plotting import COLOURS
+from jacspec.runs import Run
+from jacspec.studies.study import Plot
+
+MARKERS = "osD^vPX"
+LEGEND_LINES = 20
+INSET = (0.46, 0.7, 0.51, 0.23)
+"""Where the inset is, in parts of the axes: left, bottom, width, height."""
+
+FREE = 0.62
+"""The part of the axes' height that holds the curves, so that the inset hides none."""
+
+
+CAPTION = (
+    "Change of perplexity without each group of singular values, with standard errors; where the axis is logarithmic "
+    "it is linear about zero. Inset: the spectra, the mean over the matrices of each target, the groups as bands."
+)
+
+
+def removal_figures(run: Run) -> Mapping[str, Plot]:
+    """Name the one figure of the run."""
+    return {"removal": Plot(lambda: draw_removal(run), CAPTION)}
+
+
+def draw_removal(run: Run) -> Figure:
+    """Draw the change of perplexity against the group removed, a line a target, with the spectra in an inset."""
+    table = run.metrics[run.metrics["group"] > 0]
+    targets = list(dict.fromkeys(table["target"]))
+    shares = run.provenance["shares"]
+    name = run.metric_names[2]
+    figure = Figure(figsize=(min(max(6.4, 2.4 + 0.5 * len(shares)), 12.0), 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    inset = axes.inset_axes(INSET)
+    styles = _styles(len(targets))
+    spectra = run.dataset["mean_spectrum"].values
+    shift = np.linspace(-0.12, 0.12, len(targets)) if len(targets) > 1 else np.zeros(1)
+    for target, (colour, marker), aside in zip(targets, styles, shift.tolist(), strict=True):
+        rows = table[table["target"] == target]
+        axes.errorbar(
+            rows["group"] + aside,
+            rows[name],
+            yerr=rows["delta_error"].fillna(0),
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.1,
+            elinewidth=0.8,
+            capsize=2,
+            label=target,
+        )
+        sigma = spectra[rows.index[0]]
+        sigma = sigma[np.isfinite(sigma)]
+        inset.plot((np.arange(len(sigma)) + 0.5) / len(sigma), sigma, color=colour, linewidth=1)
+    _scale_change(axes, table[name].to_numpy(float), table["delta_error"].to_numpy(float))
+    _label_groups(axes, shares)
+    axes.set_ylabel(metric_label(run, name))
+    _finish_inset(inset, shares, spectra)
+    scored = run.provenance["scored"]
+    count = f"{scored['chunks']} chunk{'s' * (scored['chunks'] != 1)}"
+    title = f"{model_name(run)}, {scored['tokens']} tokens of {corpus_name(run)} in {count}"
+    axes.set_title(title, fontsize="medium", parse_math=False)
+    columns = -(-len(targets) // LEGEND_LINES)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="removed from", ncols=columns)
+    return figure
+
+
+def _styles(count: int) -> list[tuple[str, str]]:
+    """Give each line a colour and a marker: few are told apart by hue, many, as layers, by order."""
+    if count <= len(COLOURS):
+        return list(zip(COLOURS, MARKERS, strict=True))[:count]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
+    return [(matplotlib.colors.to_hex(colour), "o") for colour in colours]
+
+
+def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
+    """Scale the axis of the change: where it spans decades, logarithmic beyond what is typically within an error.
+
+    The curves end at the part `FREE` of the axis; no tick is labelled in the room above them, which is the inset's.
+    """
+    axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    sizes = np.abs(change[np.isfinite(change) & (change != 0)])
+    if not sizes.size:
+        return
+    if uses_log_axis(sizes):
+        known = error[np.isfinite(error) & (error > 0)]
+        typical = float(np.median(known if known.size else sizes))
+        axes.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(max(typical, 1e-6 * float(sizes.max())))))
+    reach = np.concatenate([change - np.nan_to_num(error), change + np.nan_to_num(error), np.zeros(1)])
+    ends = np.array([reach[np.isfinite(reach)].min(), reach[np.isfinite(reach)].max()])
+    scale = axes.transScale
+    low, high = scale.transform(np.column_stack([np.ones(2), ends]))[:, 1]
+    margin = 0.05 * (high - low)
+    limits = np.array([low - margin, low - margin + (high - low + 2 * margin) / FREE])
+    bottom, top = scale.inverted().transform(np.column_stack([np.ones(2), limits]))[:, 1].tolist()
+    axes.set_ylim(bottom, top)
+    axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= 1.5 * ends[1]])
+    axes.minorticks_off()
+
+
+def _label_groups(axes: Axes, shares: list[list[float]]) -> None:
+    count = len(shares)
+    step = -(-count // 20)
+    axes.xaxis.set_major_locator(FixedLocator(list(range(1, count + 1, step))))
+    axes.set_xticklabels([_percent(shares[group - 1]) for group in range(1, count + 1, step)], fontsize="small")
+    if count > 8:
+        axes.tick_params(axis="x", rotation=45)
+    axes.set_xlabel("singular values removed, % of the ranks (0: the largest)")
+
+
+def _percent(share: list[float]) -> str:
+    return f"{100 * share[0]:.3g}–{100 * share[1]:.3g}"
+
+
+def _finish_inset(inset: Axes, shares: list[list[float]], spectra: np.ndarray) -> None:
+    if np.nanmax(spectra) > 0:
+        inset.set_yscale("log")
+        inset.yaxis.set_minor_formatter(NullFormatter())
+    for number, share in enumerate(shares):
+        inset.axvspan(*share, color="0.97" if number % 2 else "0.9", linewidth=0, zorder=0)
+    inset.set_xlim(0, 1)
+    inset.set_title(r"singular values $\sigma_i$ by rank, mean over matrices", fontsize="x-small", pad=3)
+    inset.tick_params(labelsize="x-small")
+    inset.xaxis.set_major_formatter(PercentFormatter(1.0))

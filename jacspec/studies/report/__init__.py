@@ -1,0 +1,11 @@
+"""Redraw the report of a finished run from its folder alone."""
+
+from jacspec.studies.study import Study
+
+STUDY = Study(
+    name="report",
+    run="jacspec.studies.report.run:run_report",
+    inputs=frozenset({"run"}),
+    resumable=False,
+    folder=False,
+)

@@ -1,0 +1,104 @@
+"""`task=weights`: the spectra of a checkpoint's weight matrices, by role, beside chance."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jacspec.backend import numerics
+from jacspec.config import Config, Init
+from jacspec.errors import JacspecError
+from jacspec.glossary import MatrixResult
+from jacspec.jacobians.engine import memory_budget
+from jacspec.models.checkpoint import sha256
+from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
+from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
+from jacspec.studies.inputs import Inputs
+from jacspec.studies.over_matrices import MatrixWork, run_matrices
+from jacspec.studies.provenance import describe_checkpoint
+from jacspec.studies.weights.columns import STATIC
+from jacspec.studies.weights.measure import measure_all, within_range
+from jacspec.studies.weights.options import WeightsOptions
+
+
+def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
+    """Compute the spectra of all weight matrices into `folder`, or go on with what `config.resume` holds."""
+    names = spectral_metrics(config.metrics.names)
+    with numerics(config.precision.value):
+        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs, names))
+
+
+def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """Choose metrics of singular values; `full` means all of these; one that needs the Jacobian itself is refused."""
+    chosen = choose_metrics(names)
+    beyond = [name for name in chosen if METRICS[name].needs == "matrix"]
+    if beyond and FULL not in names:
+        raise JacspecError(f"{', '.join(beyond)} concern Jacobians, not weights. Type metrics=full for all that do.")
+    return tuple(name for name in chosen if name not in beyond)
+
+
+def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWork:
+    options = config.own(WeightsOptions)
+    choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
+    identity, facts, matrices = _open(config, inputs, choice)
+    left_out: Counter[str] = Counter()
+
+    def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
+        counter = itertools.count()
+
+        def wanted() -> Iterator[tuple[int, Matrix]]:
+            for found in matrices:
+                if isinstance(found, LeftOut):
+                    left_out[found.reason] += 1
+                elif (number := next(counter)) not in done:
+                    yield number, within_range(found, config.precision.value)
+
+        yield from measure_all(
+            wanted(),
+            names,
+            precision=config.precision.value,
+            top_k=config.metrics.top_k,
+            null=options.against.value,
+            seed=config.seed,
+            memory_bytes=memory_budget(config.engine.memory_gib),
+        )
+        if not next(counter):
+            raise JacspecError(
+                f"No matrix is left: {dict(left_out) or 'the checkpoint holds no tensor'}. "
+                "Type weights.include=[] weights.exclude=[] for all."
+            )
+
+    return MatrixWork((*names, *STATIC), {"checkpoint": identity}, facts, stream, left_out)
+
+
+def _open(
+    config: Config, inputs: Inputs, choice: Choice
+) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:
+    """Open a checkpoint by its family's rules, or where it has none by tensor name."""
+    try:
+        checkpoint = inputs.checkpoint()
+    except JacspecError as error:
+        if config.model.init is Init.random:
+            raise
+        try:
+            name, tensors = inputs.tensors()
+        except JacspecError:
+            raise error from None
+        files = {file.name: sha256(file) for file in tensors.files}
+        notes = [*tensors.notes, *describe_layouts(tensors, choice)]
+        identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
+        identity |= {"notes": notes} if notes else {}
+        layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
+        return identity, {"read by name": str(error)}, _of_layers(stream_tensors(tensors, choice), layers)
+    matrices = _of_layers(stream_model(checkpoint, choice), inputs.layers(checkpoint.spec))
+    return describe_checkpoint(checkpoint), {}, matrices
+
+
+def _of_layers(found: Iterator[Matrix | LeftOut], layers: frozenset[int] | None) -> Iterator[Matrix | LeftOut]:
+    """Leave out the matrices of other layers, and those outside all layers."""
+    for each in found:
+        unwanted = layers is not None and isinstance(each, Matrix) and each.layer not in layers
+        yield LeftOut(each.name, "outside the chosen layers") if unwanted else each

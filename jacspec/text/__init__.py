@@ -1,0 +1,1 @@
+"""Texts: fetched or given, split into samples, batched; labelled ones."""

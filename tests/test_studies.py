@@ -1,0 +1,105 @@
+"""The table of studies: data that loads nothing, words of a column that are its own study's, pages and identities."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from jacspec.config import config_folder, schema
+from jacspec.quantities import Quantity
+from jacspec.report.labels import metric_label, metric_title, words_of
+from jacspec.runs import Run
+from jacspec.studies import STUDIES, find_study, study_of
+from jacspec.studies.study import load
+
+KINDS = {"samples", "matrices", "experiments", "runs"}
+
+
+def test_reading_the_table_loads_no_room() -> None:
+    """Neither JAX nor Matplotlib, nor any room of jacspec: reading what there is costs nothing."""
+    code = (
+        "import sys; from jacspec.studies import STUDIES; assert len(STUDIES) > 10\n"
+        "heavy = {'jax', 'matplotlib', 'numpy', 'pandas', 'flax'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "own = {name for name in sys.modules if name.startswith('jacspec.') and '.studies' not in name}\n"
+        "assert own <= {'jacspec.errors', 'jacspec.quantities'}, own"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_names_is_there(name: str) -> None:
+    study = STUDIES[name]
+    places = [study.run, study.options, study.figures, *study.columns]
+    places += [study.page.findings, study.page.numbers, study.page.sentences] if study.page else []
+    for place in filter(None, places):
+        assert load(place) is not None
+    assert study.name == name
+    assert study.rows is None or study.rows.kind in KINDS
+    assert study.reads <= {field.name for field in dataclasses.fields(schema())}
+    if study.page is not None:
+        assert study.rows
+        assert study.figures
+        assert study.reads >= {"precision"}
+        assert study.name in study.reads or study.name in ("jacobian", "weights", "overlap")
+    assert (config_folder() / "task" / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.columns])
+def test_every_column_is_said_and_can_be_drawn(name: str) -> None:
+    run = _run(name)
+    for place in STUDIES[name].columns:
+        table: Mapping[str, object] = load(place)
+        for column in table:
+            assert not set(metric_title(run, column)) & set("\\${}"), column
+            figure = Figure()
+            figure.text(0, 0, metric_label(run, column))
+            figure.draw_without_rendering()
+
+
+def _run(task: str, **more: str) -> Run:
+    run = Run(Path("nowhere"))
+    vars(run)["provenance"] = {"task": task, **more}
+    return run
+
+
+def test_words_of_a_column_are_those_of_its_own_study() -> None:
+    """Five names mean different things in different studies; `task=finetune` showed the words of `removal`."""
+    {name: {key: row for place in study.columns for key, row in load(place).items()} for name, study in STUDIES.items()}
+    clashing = {("finetune", "removed_share"), ("removal", "removed_share"), ("overlap", "bulk_low")}
+    clashing |= {("weights", "bulk_low"), ("heads", "spectral_entropy"), ("jacobian", "spectral_entropy")}
+    for name, column in clashing:
+        found = words_of(_run(name), column)
+        own = next(load(place)[column] for place in STUDIES[name].columns if column in load(place))
+        assert found is not None
+        assert found.definition == own.definition, (name, column)
+    ours, theirs = (words_of(_run(name), "removed_share") for name in ("finetune", "removal"))
+    assert isinstance(ours, Quantity)
+    assert isinstance(theirs, Quantity)
+    assert ours.definition != theirs.definition
+
+
+def test_words_of_a_run_over_runs_are_those_of_what_it_looks_at() -> None:
+    found = words_of(_run("compare", of="overlap"), "bulk_low")
+    assert found == words_of(_run("overlap"), "bulk_low")
+    assert words_of(_run("compare", of="overlap"), "floor") is not None
+    assert words_of(_run("overlap"), "floor") is None
+
+
+def test_exponents_are_words_of_depth_alone() -> None:
+    found = words_of(_run("depth"), "lyapunov_12")
+    assert found is not None
+    assert metric_title(_run("depth"), "lyapunov_12") == "Lyapunov exponent μ₁₂"
+    assert words_of(_run("weights"), "lyapunov_12") is None
+
+
+def test_unknown_studies_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no study 'weigths'.*Did you mean 'weights'"):
+        find_study("weigths")
+    with pytest.raises(ValueError, match="does not know the study 'tomorrow'"):
+        study_of({"task": "tomorrow"})
