@@ -223,7 +223,18 @@ def _all_ones(model: Any) -> None:
         weight.fill_(1.0)
 
 
-CANCELLING: dict[str, tuple[str, Any]] = {"llama": ("grouped heads, untied", _all_ones)}
+def _one_value_a_head(model: Any) -> None:
+    """Give every token the same value, W_V = 0 and b_V ≠ 0: whatever it looks at, attention adds the same."""
+    for layer in model.transformer.h:
+        layer.attn.c_attn.weight[:, 48:] = 0
+        layer.attn.c_attn.bias.normal_()
+        layer.mlp.c_fc.weight.fill_(1.0)  # LayerNorm takes away what all coordinates have in common
+
+
+CANCELLING: dict[str, tuple[str, Any]] = {
+    "llama": ("grouped heads, untied", _all_ones),
+    "gpt2": ("untied", _one_value_a_head),
+}
 
 
 @pytest.mark.parametrize("family", CANCELLING)
