@@ -116,7 +116,7 @@ def _truncate(folder: Path) -> None:
         (_edit_config(n_layer="six"), ["config.json"]),
         (_edit_config(n_layer=7), ["missing: h.6.attn.c_attn.weight"]),
         (_edit_config(activation_function="gleu"), ["gleu", "gelu"]),
-        (_edit_config(rotary_dim=16), ["rotary_dim=16", "gpt2"]),
+        (_edit_config(add_cross_attention=True), ["add_cross_attention=True"]),
         (_edit_config(add_cross_attention=True), ["add_cross_attention=True"]),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2",'), ["config.json", "JSON"]),
         (lambda folder: (folder / "config.json").write_text("[]"), ["config.json", "JSON object"]),

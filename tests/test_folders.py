@@ -64,12 +64,12 @@ def snapshot(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_note(config: Config, folder: Path, console: object) -> None:
+def write_note(config: Config, folder: Path, console: object, inputs: object) -> None:
     """Stand for a task."""
     (folder / "note").write_text(str(config.seed))
 
 
-def write_nothing(config: Config, folder: Path, console: object) -> None:
+def write_nothing(config: Config, folder: Path, console: object, inputs: object) -> None:
     """Stand for a task that makes no folder."""
 
 
@@ -346,7 +346,7 @@ def test_finished_run_is_resumed_through_no_link(interrupted: Path, tmp_path: Pa
     resume(interrupted).finish()
     before = lay_out(tmp_path / "elsewhere", {"0000.npz": "mine"})
     (interrupted / "layers").symlink_to(tmp_path / "elsewhere")
-    for write in (resume, lambda folder: RunWriter(folder, {}, NAMES, SAMPLES, {}).finish()):
+    for write in (resume, lambda folder: RunWriter(folder, {"status": "unfinished"}, NAMES, SAMPLES, {}).finish()):
         with pytest.raises(JacspecError, match="layers is a symbolic link"):
             write(interrupted)
     assert snapshot(tmp_path / "elsewhere") == before

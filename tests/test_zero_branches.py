@@ -15,11 +15,13 @@ from oracles import branch_jacobian, save_random, watch
 from safetensors.numpy import load_file, save_file
 from servers import TINY, copy_nano, run_here
 
-from jacspec import JacspecError, open_run
+from jacspec import JacspecError, load_model, open_run
 from jacspec.backend import numerics
 from jacspec.glossary import LayerResult
+from jacspec.jacobians import dense
+from jacspec.jacobians.branches import branch_points
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
-from jacspec.jacobians.solvers import audit_pair, audit_top
+from jacspec.jacobians.solvers import ENGINES, audit_pair, audit_top, rounding
 from jacspec.jacobians.undefined import ZERO_JACOBIAN
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.runs.parts import collect_layers, read_shares, write_layer
@@ -213,8 +215,73 @@ def test_audits_know_rounding_from_errors(given: list[float], sigma: list[float]
     else:
         with pytest.raises(JacspecError, match="Audit failed: here"):
             audit_top(np.asarray(given), matrix, "here", 1e-5, ways_on="x")
-    none = jnp.zeros(2)
+    none = np.zeros(2, np.float32)
     assert audit_pair(jnp.zeros((1, 2, 2)), none, none, "here", 1e-5, ways_on="x") == 0
+
+
+def _all_ones(model: Any) -> None:
+    for weight in model.parameters():
+        weight.fill_(1.0)
+
+
+def _one_value_a_head(model: Any) -> None:
+    """Give every token the same value, W_V = 0 and b_V ≠ 0: whatever it looks at, attention adds the same."""
+    for layer in model.transformer.h:
+        layer.attn.c_attn.weight[:, 48:] = 0
+        layer.attn.c_attn.bias.normal_()
+        layer.mlp.c_fc.weight.fill_(1.0)  # LayerNorm takes away what all coordinates have in common
+
+
+CANCELLING: dict[str, tuple[str, Any]] = {
+    "llama": ("grouped heads, untied", _all_ones),
+    "gpt2": ("untied", _one_value_a_head),
+}
+
+
+@pytest.mark.parametrize("family", CANCELLING)
+def test_audits_let_pass_what_cancels_to_rounding_and_no_wrong_engine(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, change = CANCELLING[family]
+    model = save_random(tmp_path, family, **config_of(family, case))
+    with torch.no_grad():
+        change(model)
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    batches = prepare_batches(checkpoint, TOKENS, memory_gib=1.0)
+    for engine in ("analytic", "lanczos"):
+        plan = Plan(("attn", "mlp", "block"), NAMES, engine, audit=len(TOKENS))
+        audited = [
+            deviation
+            for result in stream_layers(checkpoint, batches, plan)
+            for said in result.diagnostics.values()
+            for deviation in said.get("audit_deviation", ())
+        ]
+        assert audited
+        assert max(audited) <= 1e-5
+    coupled = CouplingPlan(("attn", "mlp"), coupling_columns(("attn", "mlp"), checkpoint.spec), audit=len(TOKENS))
+    assert len(list(stream_coupling(checkpoint, batches, coupled))) == len(checkpoint.spec.blocks)
+
+    honest = ENGINES["analytic"]
+
+    def wrong(*arguments: Any) -> Any:
+        found = honest.solve(*arguments)
+        return found._replace(jacobians=found.jacobians + 0.1)
+
+    monkeypatch.setitem(ENGINES, "analytic", honest._replace(solve=wrong))
+    with pytest.raises(JacspecError, match="Audit failed: block 0, component mlp"):
+        list(stream_layers(checkpoint, batches, Plan(("mlp",), NAMES, "analytic", audit=1)))
+
+
+def test_ordinary_jacobians_are_not_rounding() -> None:
+    model = load_model("nano")
+    block, streams = (
+        model.block(0),
+        jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, model.spec.d_model)), jnp.float32),
+    )
+    point = branch_points(block, streams, jnp.asarray([5]))["attn"]
+    exact = dense.jacobian_at(block, point, np.asarray(0, np.int32), component="attn")
+    assert rounding(block, point, "attn", 0, exact) == 0
 
 
 def test_zero_weights_have_no_share_to_remove() -> None:

@@ -29,7 +29,7 @@ from jacspec.jacobians.engine import (
 )
 from jacspec.jacobians.lanczos import TOP, branch_operator, decompose, leading_vectors, start_vectors
 from jacspec.jacobians.mesh import beside
-from jacspec.jacobians.solvers import audit_pair, audit_top, top_spectra
+from jacspec.jacobians.solvers import audit_pair, audit_top, rounding, top_spectra
 from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -199,8 +199,12 @@ def _measure(
         exact = dense.jacobian_at(block, point, np.asarray(row, np.int32), component=component)
         here = f"{where}, sample {padded.samples[row]}"
         given = np.asarray(spectra.singular_values)[row]
-        audit_pair(exact, vectors[0][row], vectors[1][row], here, plan.tolerance, ways_on=WAYS_ON)
-        audited.append(audit_top(given, exact, here, plan.tolerance, ways_on=WAYS_ON))
+        judge: dict[str, Any] = {
+            "ways_on": WAYS_ON,
+            "floor": functools.partial(rounding, block, point, component, row, exact),
+        }
+        audit_pair(exact, vectors[0][row], vectors[1][row], here, plan.tolerance, **judge)
+        audited.append(audit_top(given, exact, here, plan.tolerance, **judge))
     return make_part(padded, spectra, values, audited, undefined)
 
 
