@@ -117,7 +117,6 @@ def _truncate(folder: Path) -> None:
         (_edit_config(n_layer=7), ["missing: h.6.attn.c_attn.weight"]),
         (_edit_config(activation_function="gleu"), ["gleu", "gelu"]),
         (_edit_config(add_cross_attention=True), ["add_cross_attention=True"]),
-        (_edit_config(add_cross_attention=True), ["add_cross_attention=True"]),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2",'), ["config.json", "JSON"]),
         (lambda folder: (folder / "config.json").write_text("[]"), ["config.json", "JSON object"]),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\0"), ["config.json", "JSON"]),

@@ -266,6 +266,7 @@ def test_audits_let_pass_what_cancels_to_rounding_and_no_wrong_engine(
 
     def wrong(*arguments: Any) -> Any:
         found = honest.solve(*arguments)
+        assert found.jacobians is not None
         return found._replace(jacobians=found.jacobians + 0.1)
 
     monkeypatch.setitem(ENGINES, "analytic", honest._replace(solve=wrong))
