@@ -20,7 +20,6 @@ from jacspec.errors import JacspecError, printable
 from jacspec.progress import count_from_process_start
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
-from jacspec.runs.processes import check_distributed
 from jacspec.studies import STUDIES, find_study
 from jacspec.studies.study import load
 
@@ -121,6 +120,8 @@ def _check_folder(config: Config, folder: Path) -> None:
 
 def _check_crew(config: Config) -> None:
     """Refuse what several processes cannot share: a task of one process, a sweep, a folder that each names anew."""
+    from jacspec.runs.processes import check_distributed
+
     check_distributed(config.distributed)
     if config.distributed.coordinator is None:
         return

@@ -86,7 +86,7 @@ def write_matrices(
     known: dict[str, Any] | None = None,
 ) -> Run:
     writer = start_matrices(folder, {"task": task, "metrics": list(columns), **(known or {})}, columns=columns)
-    writer.add_batch(results)
+    writer.add(results)
     writer.write_tables()
     writer.finish()
     return open_run(folder)

@@ -272,7 +272,7 @@ def test_text_is_downloaded_once_and_each_address_has_its_own(tmp_path: Path) ->
         done = run_here(*arguments, url, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
         assert done.code == 0, done.err
 
-    with serve(_serve_text) as server, mock.patch("jacspec.studies.over_samples.write_report"):
+    with serve(_serve_text) as server, mock.patch("jacspec.studies.run.write_report"):
         run("a.txt", "first")
         run("a.txt", "second")
         run("b.txt", "third")

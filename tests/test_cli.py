@@ -114,7 +114,7 @@ def test_multirun_makes_a_folder_for_each(tmp_path: Path) -> None:
 def test_choice_runs_and_is_recorded(
     arguments: list[str], expected: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)  # drawn in other tests
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)  # drawn in other tests
     copy_nano(tmp_path / "own")
     (tmp_path / "own.txt").write_text("The first sentence is here. Is this the second one? Here the third one ends.\n")
     done = run_here("data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", *arguments, cwd=tmp_path)
@@ -131,9 +131,7 @@ def test_choice_runs_and_is_recorded(
 
 
 def test_full_metrics_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "jacspec.studies.over_samples.write_report", lambda *_, **__: None
-    )  # many figures, drawn elsewhere
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)  # many figures, drawn elsewhere
     done = run_here("metrics=full", "data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     assert set(open_run(tmp_path / "out").metrics.columns[4:]) == set(METRICS) == set(choose_metrics(["full"]))
@@ -241,7 +239,7 @@ def test_value_that_nothing_accepts_is_refused(arguments: list[str], fragments: 
 
 
 def test_sweep_goes_on_after_a_bad_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     done = run_here("-m", "data.samples=100000,2", "data.max_tokens=16", cwd=tmp_path)
     assert done.code == 1
     assert "data.samples=100000" in done.err

@@ -108,7 +108,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two revisions of nano by two seeds, and a smaller random model."""
     folder = tmp_path_factory.mktemp("runs")
     sweep = ("-m", "model.revision=step0,null", "seed=0,1", *SWEEP, "hydra.sweep.dir=sweep")
-    with mock.patch("jacspec.studies.over_samples.write_report"):  # of no concern here
+    with mock.patch("jacspec.studies.run.write_report"):  # of no concern here
         assert run_here(*sweep, cwd=folder).code == 0
     small = (
         "model=gpt2",

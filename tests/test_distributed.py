@@ -89,7 +89,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
         with monkeypatch.context() as patch:
             patch.setattr("jacspec.studies.over_samples.join_crew", lambda config: crew)
             patch.setattr("jacspec.studies.sharing.watch", wait)
-            patch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
+            patch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
             done = run_here(*arguments, cwd=tmp_path)
         return done.code, done.err
 

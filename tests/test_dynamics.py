@@ -61,7 +61,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ",".join(name or "null" for name in STEPS.values())
     for task, more, drawn in (("heads", "heads.draws=2", "lambda_0"), ("overlap", "data.samples=20", "overlap_mean")):
         sweep = ("-m", f"task={task}", f"model.revision={names}", more, f"hydra.sweep.dir={task}")
-        with mock.patch("jacspec.studies.over_matrices.write_report"):
+        with mock.patch("jacspec.studies.run.write_report"):
             assert run_here(*sweep, cwd=folder).code == 0
         final = ("dynamics.final_step=4096", "dynamics.draws=400", f"hydra.run.dir={task}_dynamics")
         with mock.patch("jacspec.studies.dynamics.figures.drawn_metrics", lambda run, drawn=drawn: [drawn, "tokens"]):

@@ -59,14 +59,14 @@ def holder(cwd: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def interrupted_run(cwd: Path) -> dict[str, bytes]:
     """Make a run that was interrupted after its layers; returns its files."""
-    with mock.patch("jacspec.studies.over_samples.write_report", side_effect=KeyboardInterrupt):
+    with mock.patch("jacspec.studies.run.write_report", side_effect=KeyboardInterrupt):
         assert run_here(*SMALL, "hydra.run.dir=out", cwd=cwd).code == 130
     return contents(cwd)
 
 
 def undrawn() -> Any:
     """Draw no figures: that takes longer than all else."""
-    return mock.patch("jacspec.studies.over_samples.write_report")
+    return mock.patch("jacspec.studies.run.write_report")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -214,7 +214,7 @@ def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
 
 @trains
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import over_experiments as cells
+    from jacspec.studies import run as cells
     from jacspec.studies.finetune import run as finetune
 
     monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)

@@ -107,7 +107,7 @@ def test_report_and_resume_of_a_foreign_folder(tmp_path: Path) -> None:
 
 def test_oracle_sees_a_run_that_does_not_ask(tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj", {"metrics.csv": "mine"})
-    with mock.patch("jacspec.runs.writing.check_vacant"), mock.patch("jacspec.studies.over_experiments.write_report"):
+    with mock.patch("jacspec.runs.writing.check_vacant"), mock.patch("jacspec.studies.run.write_report"):
         assert run_here(*LAZY, "hydra.run.dir=proj", cwd=tmp_path).code == 0
     assert snapshot(tmp_path / "proj").items().isdisjoint(before.items())
 
@@ -412,7 +412,7 @@ def test_files_take_the_umask_and_the_folders_group(umask: int, tmp_path: Path) 
 def test_run_of_a_command_takes_the_umask(tmp_path: Path) -> None:
     was = os.umask(0o077)
     try:
-        with mock.patch("jacspec.studies.over_experiments.write_report"):
+        with mock.patch("jacspec.studies.run.write_report"):
             assert run_here(*LAZY, "hydra.run.dir=out", cwd=tmp_path).code == 0
     finally:
         os.umask(was)

@@ -152,7 +152,7 @@ def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> No
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import over_matrices as matrices
+    from jacspec.studies import run as matrices
     from jacspec.studies.heads import run as heads
 
     monkeypatch.setattr(matrices, "write_report", lambda *_, **__: None)

@@ -160,7 +160,7 @@ def test_run_over_scales(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import over_experiments as cells
+    from jacspec.studies import run as cells
     from jacspec.studies.lazy import run as lazy
 
     monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)

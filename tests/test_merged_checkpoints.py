@@ -22,7 +22,7 @@ from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles, open_tensors
 from jacspec.models.tensor_writer import plan_shards
 from jacspec.runs import open_run
 from jacspec.runs.folder import Run
-from jacspec.studies import over_experiments as cells
+from jacspec.studies import run as cells
 from jacspec.studies.merge import run as task
 from jacspec.studies.merge.figures import draw_compatibility
 

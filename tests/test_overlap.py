@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
 from jacspec.glossary import MatrixResult
-from jacspec.studies import over_matrices as frame
+from jacspec.studies import run as frame
 from jacspec.studies.overlap import run as task
 from jacspec.studies.overlap.activations import (
     Moments,

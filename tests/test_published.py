@@ -54,7 +54,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The same model by `task=weights`, by the name of the tensor."""
     cwd = tmp_path_factory.mktemp("ours")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jacspec.studies.over_matrices.write_report", lambda *_, **__: None)
+        patch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
         done = run_here("task=weights", "metrics=full", "precision=float64", "hydra.run.dir=out", cwd=cwd)
     assert done.code == 0, done.err
     table = open_run(cwd / "out").metrics

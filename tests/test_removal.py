@@ -259,7 +259,7 @@ def test_run(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import over_experiments as cells
+    from jacspec.studies import run as cells
     from jacspec.studies.removal import run as removal
 
     monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)

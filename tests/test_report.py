@@ -357,7 +357,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 def test_page_of_a_run_without_provenance(run: Run, page: str) -> None:
     """The run above has nothing in run.json but its metrics and components."""
-    assert "unnamed model on unnamed corpus" in page
+    assert "of unnamed corpus: spectra of Jacobians" in page
     assert ">None<" not in page
 
 

@@ -112,7 +112,7 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
         return real(number, *arguments)
 
     monkeypatch.setattr(engine, "gather", stop_at_layer_4)
-    monkeypatch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
     done = run_here(*small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 130
@@ -151,7 +151,7 @@ def test_run_of_another_configuration_is_refused(
 
 def test_damaged_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("data.samples=4", "data.max_tokens=16", "components=[mlp]")
-    monkeypatch.setattr("jacspec.studies.over_samples.write_report", _interrupt)
+    monkeypatch.setattr("jacspec.studies.run.write_report", _interrupt)
     assert run_here(*small, "hydra.run.dir=out", cwd=tmp_path).code == 130
     layer = tmp_path / "out" / "layers" / "0002.npz"
     for content in (b"", b"PK\x03\x04 cut off", b"no archive", layer.read_bytes()[:-100]):
@@ -161,7 +161,7 @@ def test_damaged_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.err.startswith("jacspec: ")
         assert "0002.npz is damaged" in done.err
     layer.unlink()
-    monkeypatch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     assert run_here(*small, "resume=out", cwd=tmp_path).code == 0
     assert statuses(tmp_path) == ["finished"]
 

@@ -53,7 +53,7 @@ def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
 
 
 def test_whole_sweep_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jacspec.studies.over_samples.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     done = run_here("-m", *TINY, "seed=0,1", "components=[mlp]", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "sweep: all 2 runs finished" in done.out

@@ -30,8 +30,9 @@ from jacspec.models.matrices import (
 )
 from jacspec.models.tensor_files import open_tensors
 from jacspec.runs import Run
+from jacspec.runs.matrices import MatrixWriter
 from jacspec.spectra.weight_metrics import SCALING
-from jacspec.studies import over_matrices as task
+from jacspec.studies import run as task
 from jacspec.studies.weights.figures import matrix_figures
 from jacspec.studies.weights.measure import measure_all, measure_batch, within_range
 from jacspec.studies.weights.run import spectral_metrics
@@ -380,7 +381,7 @@ SMALL = ("task=weights", "weights.include=[q,up]")
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "write_report", lambda *_, **__: None)
     assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0
-    real, calls = task.MatrixWriter.add_batch, []
+    real, calls = MatrixWriter.add, []
 
     def stop(self: Any, results: Any) -> None:
         calls.append(len(results))
@@ -389,7 +390,7 @@ def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch:
         real(self, results)
 
     with monkeypatch.context() as patch:
-        patch.setattr(task.MatrixWriter, "add_batch", stop)
+        patch.setattr(MatrixWriter, "add", stop)
         assert run_here(*SMALL, "hydra.run.dir=cut", cwd=tmp_path).code == 130
     assert run_here(*SMALL, "resume=cut", cwd=tmp_path).code == 0
     for name in ("metrics.csv", "summary.csv"):

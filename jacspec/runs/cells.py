@@ -12,15 +12,15 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.runs.files import PARTS, REASON, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
-from jacspec.runs.writing import Writer, make_folder, reopen_folder
+from jacspec.runs.writing import RowWriter, make_folder, reopen_folder
 
 if TYPE_CHECKING:
     import xarray
 
 
 @dataclasses.dataclass
-class CellWriter(Writer):
-    """A run over cells being written. `done` maps the numbers of the cells that are done to their results.
+class CellWriter(RowWriter[CellResult]):
+    """A run over cells being written.
 
     `keys` are the key columns of `metrics.csv`, `columns` those of values; `summary.csv` sums up over the key `over`
     (as over seeds), where there is one.
@@ -29,13 +29,13 @@ class CellWriter(Writer):
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     over: str | None
-    done: dict[int, CellResult]
 
-    def add_cell(self, result: CellResult) -> None:
-        """Write one finished cell durably."""
-        if result.number not in self.done:
-            write_atomically(self.folder / PARTS / f"{result.number:06d}.npz", _pack(result, self.columns))
-            self.done[result.number] = result
+    def add(self, results: Sequence[CellResult]) -> None:
+        """Write finished cells durably, a file each."""
+        for result in results:
+            if result.number not in self.done:
+                write_atomically(self.folder / PARTS / f"{result.number:06d}.npz", _pack(result, self.columns))
+                self.done[result.number] = result
 
     def write_tables(self) -> None:
         """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the cells that are done."""
@@ -55,7 +55,7 @@ def start_cells(
     folder: Path, provenance: Mapping[str, Any], *, keys: tuple[str, ...], columns: tuple[str, ...], over: str | None
 ) -> CellWriter:
     """Begin a run over cells in a new folder; as `layers.start_run`."""
-    writer = CellWriter(folder, make_folder(folder, provenance), keys, columns, over, {})
+    writer = CellWriter(folder, make_folder(folder, provenance), {}, keys, columns, over)
     writer.write_tables()
     return writer
 
@@ -66,7 +66,7 @@ def resume_cells(
     """Go on with an unfinished run over cells; as `layers.resume_run`."""
     stored = reopen_folder(folder, provenance)
     results = [_unpack(file, keys, columns) for file in part_files(folder / PARTS)]
-    return CellWriter(folder, stored, keys, columns, over, {result.number: result for result in results})
+    return CellWriter(folder, stored, {result.number: result for result in results}, keys, columns, over)
 
 
 def _summary_rows(

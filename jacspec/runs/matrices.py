@@ -12,7 +12,7 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
 from jacspec.runs.files import PARTS, REASON, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
-from jacspec.runs.writing import Writer, make_folder, reopen_folder
+from jacspec.runs.writing import RowWriter, make_folder, reopen_folder
 
 if TYPE_CHECKING:
     import xarray
@@ -21,13 +21,12 @@ IDENTITY_COLUMNS = ("layer", "role", "head", "name", "rows", "cols")
 
 
 @dataclasses.dataclass
-class MatrixWriter(Writer):
-    """A run over matrices being written. `done` maps the numbers of the matrices that are done to their results."""
+class MatrixWriter(RowWriter[MatrixResult]):
+    """A run over weight matrices being written; `columns` are those of values."""
 
     columns: tuple[str, ...]
-    done: dict[int, MatrixResult]
 
-    def add_batch(self, results: Sequence[MatrixResult]) -> None:
+    def add(self, results: Sequence[MatrixResult]) -> None:
         """Write the results of one batch durably."""
         new = [result for result in results if result.number not in self.done]
         if new:
@@ -52,7 +51,7 @@ class MatrixWriter(Writer):
 
 def start_matrices(folder: Path, provenance: Mapping[str, Any], *, columns: tuple[str, ...]) -> MatrixWriter:
     """Begin a run over matrices in a new folder; as `layers.start_run`."""
-    writer = MatrixWriter(folder, make_folder(folder, provenance), columns, {})
+    writer = MatrixWriter(folder, make_folder(folder, provenance), {}, columns)
     writer.write_tables()
     return writer
 
@@ -63,7 +62,7 @@ def resume_matrices(folder: Path, provenance: Mapping[str, Any], *, columns: tup
     done: dict[int, MatrixResult] = {}
     for file in part_files(folder / PARTS):
         done |= {result.number: result for result in _unpack(file, columns)}
-    return MatrixWriter(folder, stored, columns, done)
+    return MatrixWriter(folder, stored, done, columns)
 
 
 def _identity(result: MatrixResult) -> tuple[Any, ...]:

@@ -10,14 +10,13 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.progress import Stopwatch
-from jacspec.report import write_report
-from jacspec.report.console import print_files, print_report
-from jacspec.runs import RUN_FILE, Run, write_atomically, write_csv
+from jacspec.runs import RUN_FILE, write_atomically, write_csv
 from jacspec.runs.several import LabelledRun, common_metrics, open_runs
 from jacspec.runs.writing import Writer, make_folder, releasing_folders
 from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_run, now
+from jacspec.studies.run import finish_run
 
 
 class Collection(NamedTuple):
@@ -68,14 +67,7 @@ def run_collected(
     for name, content in found.files.items():
         write_atomically(folder / name, content)
     writer.record(seconds=watch.seconds, finished=now())
-    run = Run(folder)
-    if inputs.page:
-        print_report(run, console)
-        with watch("draw"):
-            write_report(run, console, **vars(config.report))
-    writer.finish(seconds=watch.seconds)
-    if inputs.page:
-        print_files(run, console)
+    finish_run(config, writer, console, inputs, watch)
 
 
 def _folders(config: Config) -> list[str]:

@@ -16,14 +16,13 @@ from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import compiling
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
-from jacspec.report import write_report
-from jacspec.report.console import print_files, print_report
-from jacspec.runs import Run, RunWriter, resume_run, start_run, write_csv
+from jacspec.runs import RunWriter, resume_run, start_run, write_csv
 from jacspec.runs.processes import Crew, join_crew, part_crew
 from jacspec.runs.writing import releasing_folders
 from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
+from jacspec.studies.run import finish_run
 from jacspec.studies.sharing import assist, lead
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
@@ -82,16 +81,8 @@ def run_layers(
             with watch("tables"):
                 _write_tables(config, work, writer)
             writer.record(seconds=watch.seconds, finished=now())
-    run = Run(writer.folder)
-    if inputs.page:
-        print_report(run, console)
     _say_accuracy(writer.provenance, console)
-    if inputs.page:
-        with watch("draw"):
-            write_report(run, console, **vars(config.report))
-    writer.finish(seconds=watch.seconds)
-    if inputs.page:
-        print_files(run, console)
+    finish_run(config, writer, console, inputs, watch)
 
 
 def _progress(

@@ -73,7 +73,7 @@ with numerics("float32"):
         writer = start_matrices(Path(sys.argv[2]) / place, {}, columns=(*names, *STATIC))
         options = {"precision": "float32", "top_k": 10, "null": "gaussian", "seed": 0, "memory_bytes": 2**30}
         for results in measure_all(enumerate(found), names, **options):
-            writer.add_batch(results)
+            writer.add(results)
         writer.write_tables()
         if place == "first":
             whole = time.perf_counter() - begin

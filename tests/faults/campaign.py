@@ -24,6 +24,7 @@ import bounded
 import disk
 import fuzzing
 import kills
+from small_runs import SMALL, make_small_model
 
 from jacspec.studies.provenance import git_commit
 
@@ -39,10 +40,10 @@ def run_kills(folder: Path) -> Iterator[dict[str, Any]]:
     """Kill every task's runs once, twice and three times, and say what was lost; kills that are recorded count too."""
     kills.import_everything()
     model = folder / "small"
-    kills.fork(kills.make_small_model, model).join()  # here it would start JAX, and nothing could be forked any more
+    kills.fork(make_small_model, model).join()  # here it would start JAX, and nothing could be forked any more
     with ProcessPoolExecutor(JOBS, mp_context=multiprocessing.get_context("fork")) as pool:
         wholes: dict[Future[kills.Whole], str] = {}
-        for task in kills.TASKS:
+        for task in SMALL:
             (folder / task).mkdir()
             wholes[pool.submit(kills.run_whole, task, model, folder / task)] = task
         chains: list[Future[list[kills.Kill]]] = []
@@ -66,7 +67,7 @@ def _sum_up_kills(found: Sequence[kills.Kill]) -> dict[str, Any]:
         "with parts done": sum(kill.parts > 0 for kill in found),
         "runs": sum(kill.before == 0 for kill in found),
         "runs that differ": sum(bool(kill.differing) for kill in found if kill.before == 0),
-        "by task": {task: sum(kill.task == task for kill in found) for task in kills.TASKS},
+        "by task": {task: sum(kill.task == task for kill in found) for task in SMALL},
         "each": [kill._asdict() for kill in found],
     }
 
@@ -75,9 +76,9 @@ def run_disk(folder: Path) -> Iterator[dict[str, Any]]:
     """Fill the disk under every task at a random size, give it room, and say what was lost."""
     kills.import_everything()
     model = folder / "small"
-    kills.fork(kills.make_small_model, model).join()
+    kills.fork(make_small_model, model).join()
     found: list[dict[str, Any]] = []
-    for number, task in enumerate(kills.TASKS):
+    for number, task in enumerate(SMALL):
         cwd = folder / task
         cwd.mkdir()
         found.append(disk.fill_and_go_on(task, model, kills.run_whole(task, model, cwd), cwd, number))

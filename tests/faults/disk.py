@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import kills
+from small_runs import arguments
 
 ROOM = "256m"
 
@@ -29,14 +30,14 @@ def fill_and_go_on(task: str, model: Path, whole: kills.Whole, cwd: Path, seed: 
     size = random.Random(seed).randint(4, max(needed // 1024, 8))
     disk = cwd / "disk"
     with small_file_system(disk, f"{size}k"):
-        run = kills.start([*kills.arguments(task, model), "hydra.run.dir=disk/run"], cwd)
+        run = kills.start([*arguments(task, model), "hydra.run.dir=disk/run"], cwd)
         run.join()
         said = kills.said(cwd)
         full = run.exitcode == 1 and said.startswith("jacspec: ") and "No space left" in said
         subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(disk)], check=True)
         folder = disk / "run"
         again = f"resume={folder}" if (folder / "run.json").exists() else f"hydra.run.dir={folder}"
-        run = kills.start([*kills.arguments(task, model), again], cwd)
+        run = kills.start([*arguments(task, model), again], cwd)
         run.join()
         differing = kills.differing_files(whole.folder, folder) if run.exitcode == 0 else [kills.said(cwd)]
     return {

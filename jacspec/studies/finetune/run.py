@@ -19,8 +19,9 @@ from jacspec.studies.finetune.columns import FINETUNE
 from jacspec.studies.finetune.options import FinetuneOptions, Layout
 from jacspec.studies.finetune.training import Labelled, Recipe, fine_tune, most_groups, remove_groups, score
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_experiments import CellWork, run_cells
 from jacspec.studies.provenance import describe_checkpoint
+from jacspec.studies.run import run_rows
+from jacspec.studies.work import ExperimentWork
 from jacspec.text.corpus import check_tokens, decode_text
 from jacspec.text.labelled import BOOLQ, Columns, Example, LabelledText, derive_labelled, encode_examples, read_labelled
 
@@ -72,10 +73,10 @@ def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs)
     _check(options, config.seed)
     folder = folder if config.resume is None else Path(config.resume)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS))
 
 
-def _prepare(config: Config, inputs: Inputs, folder: Path) -> CellWork:
+def _prepare(config: Config, inputs: Inputs, folder: Path) -> ExperimentWork:
     options = config.own(FinetuneOptions)
     checkpoint = inputs.checkpoint()
     text = _read_text(config, inputs)
@@ -98,7 +99,7 @@ def _prepare(config: Config, inputs: Inputs, folder: Path) -> CellWork:
             if number not in done:
                 yield CellResult(number, tuple(key), measure(bench, key, tuned))
 
-    return CellWork(Key._fields, tuple(FINETUNE), "seed", identity, facts, len(keys), stream)
+    return ExperimentWork(Key._fields, tuple(FINETUNE), "seed", identity, facts, len(keys), stream)
 
 
 def list_keys(first: int, seeds: int, groups: int) -> list[Key]:

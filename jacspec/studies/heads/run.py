@@ -23,8 +23,9 @@ from jacspec.studies.heads.products import (
     product_npr,
 )
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_matrices import MatrixWork, run_matrices
 from jacspec.studies.provenance import describe_checkpoint
+from jacspec.studies.run import run_rows
+from jacspec.studies.work import MatrixWork
 
 MOMENTS = ("element_mean", "element_std", "element_skewness", "element_kurtosis")
 
@@ -35,7 +36,7 @@ def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     if options.draws < 2:
         raise JacspecError(f"heads.draws={options.draws} gives no spread. Type heads.draws=N with N of 2 or more.")
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
 def _prepare(config: Config, inputs: Inputs) -> MatrixWork:

@@ -25,7 +25,8 @@ from jacspec.studies.lazy.network import (
     train_network,
 )
 from jacspec.studies.lazy.options import LazyOptions
-from jacspec.studies.over_experiments import CellWork, run_cells
+from jacspec.studies.run import run_rows
+from jacspec.studies.work import ExperimentWork
 
 NONE, AFTER, BOTH, BEFORE = "none", "after", "both", "before"
 
@@ -57,10 +58,10 @@ def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
     options = config.own(LazyOptions)
     _check(options, config.seed)
     with numerics(config.precision.value):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config))
 
 
-def _prepare(config: Config) -> CellWork:
+def _prepare(config: Config) -> ExperimentWork:
     options = config.own(LazyOptions)
     keys = list_keys(options, config.seed)
 
@@ -73,7 +74,7 @@ def _prepare(config: Config) -> CellWork:
     # What the page calls the model.
     name = f"MLP {options.inputs}–{options.width}–{options.width}–1"
     facts = {"chance": 0.5, "corpus": {"source": "points from N(0, I), signs of a random teacher"}}
-    return CellWork(Key._fields, tuple(LAZY), "seed", {"checkpoint": {"name": name}}, facts, len(keys), stream)
+    return ExperimentWork(Key._fields, tuple(LAZY), "seed", {"checkpoint": {"name": name}}, facts, len(keys), stream)
 
 
 def list_keys(options: LazyOptions, first: int) -> list[Key]:

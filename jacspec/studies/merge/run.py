@@ -26,7 +26,8 @@ from jacspec.studies.merge.matched import list_matrices, role_name, stream_match
 from jacspec.studies.merge.options import MergeMethod, MergeOptions, Resized
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
-from jacspec.studies.over_experiments import CellWork, run_cells
+from jacspec.studies.run import run_rows
+from jacspec.studies.work import ExperimentWork
 
 KEYS = ("layer", "role", "compared", "first", "second")
 OUTSIDE = -1
@@ -68,7 +69,7 @@ def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     folder = folder if config.resume is None else Path(config.resume)
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
     with numerics("float64"):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config, folder, console))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config, folder, console))
 
 
 def _check(options: MergeOptions) -> None:
@@ -80,7 +81,7 @@ def _check(options: MergeOptions) -> None:
         raise JacspecError(f"merge.top_k={options.top_k} is less than 1. Type merge.top_k=8.")
 
 
-def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
+def _prepare(config: Config, folder: Path, console: Console) -> ExperimentWork:
     options, precision = config.own(MergeOptions), config.precision.value
     recipe = _choose_recipe(options)
     has_base = options.base is not None
@@ -103,7 +104,7 @@ def _prepare(config: Config, folder: Path, console: Console) -> CellWork:
     budget = memory_budget(config.engine.memory_gib)
     family = Family(siblings, has_base, options, choice, precision, budget, merge, console)
     comparisons = list_comparisons(len(siblings), has_base=has_base)
-    return CellWork(
+    return ExperimentWork(
         keys=KEYS,
         columns=tuple(COMPATIBILITY),
         over="layer",

@@ -17,7 +17,6 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
 from jacspec.models.matrices import block_roles
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_matrices import MatrixWork, run_matrices
 from jacspec.studies.overlap.activations import (
     ENOUGH,
     SHARED,
@@ -30,12 +29,14 @@ from jacspec.studies.overlap.activations import (
 )
 from jacspec.studies.overlap.columns import OVERLAP
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
+from jacspec.studies.run import run_rows
+from jacspec.studies.work import MatrixWork
 
 
 def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, inputs, lambda: _prepare(config, console, inputs))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config, console, inputs))
 
 
 def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:

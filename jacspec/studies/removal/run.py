@@ -28,7 +28,6 @@ from jacspec.scoring.perplexity import (
 from jacspec.scoring.windows import Passage, make_passage, model_kind
 from jacspec.spectra.truncation import Factors, Share, equal_shares
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_experiments import CellWork, run_cells
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.removal.groups import (
     ALL_ZERO,
@@ -42,6 +41,8 @@ from jacspec.studies.removal.groups import (
     without_group,
 )
 from jacspec.studies.removal.options import RemovalOptions
+from jacspec.studies.run import run_rows
+from jacspec.studies.work import ExperimentWork
 from jacspec.text.corpus import decode_text
 
 KEYS = ("target", "group")
@@ -63,10 +64,10 @@ class Experiment(NamedTuple):
 def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Measure perplexity without each group into `folder`, or go on with what `config.resume` holds."""
     with numerics(config.precision.value):
-        run_cells(config, folder, console, inputs, lambda: _prepare(config, inputs))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
-def _prepare(config: Config, inputs: Inputs) -> CellWork:
+def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
     options = config.own(RemovalOptions)
     if config.engine.memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={config.engine.memory_gib} leaves no memory. Type engine.memory_gib=1.")
@@ -89,7 +90,7 @@ def _prepare(config: Config, inputs: Inputs) -> CellWork:
     columns = (name, "perplexity_error", f"delta_{name}", "delta_error", "nll", "removed_values", "removed_share")
     experiment = Experiment(checkpoint, passage, batches, targets, shares, columns, budget)
     shapes = [list(padded.batch.tokens.shape) for padded in batches.windows]
-    return CellWork(
+    return ExperimentWork(
         keys=KEYS,
         columns=columns,
         over=None,

@@ -17,18 +17,19 @@ from jacspec.models.checkpoint import sha256
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_matrices import MatrixWork, run_matrices
 from jacspec.studies.provenance import describe_checkpoint
+from jacspec.studies.run import run_rows
 from jacspec.studies.weights.columns import STATIC
 from jacspec.studies.weights.measure import measure_all, within_range
 from jacspec.studies.weights.options import WeightsOptions
+from jacspec.studies.work import MatrixWork
 
 
 def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compute the spectra of all weight matrices into `folder`, or go on with what `config.resume` holds."""
     names = spectral_metrics(config.metrics.names)
     with numerics(config.precision.value):
-        run_matrices(config, folder, console, inputs, lambda: _prepare(config, inputs, names))
+        run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs, names))
 
 
 def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,69 @@
+"""Every study that resumes, interrupted between two parts and resumed: the numbers are those of a run left alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import pytest
+from servers import Finished, run_here
+from small_runs import SMALL, arguments, make_small_model
+
+from jacspec.runs import RunWriter
+from jacspec.runs.cells import CellWriter
+from jacspec.runs.matrices import MatrixWriter
+from jacspec.studies import STUDIES
+
+WRITES = {"samples": (RunWriter, "add_layer"), "matrices": (MatrixWriter, "add"), "experiments": (CellWriter, "add")}
+"""What writes a finished part durably, by the kind of rows."""
+
+FILES = ("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.csv", "kinds.csv")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "model"
+    make_small_model(folder)
+    return folder
+
+
+def run(study: str, model: Path, cwd: Path, *more: str) -> Finished:
+    # Drawn in other tests; optax mixes int32 counts with Python floats, which strict promotion refuses.
+    with mock.patch("jacspec.studies.run.write_report"), jax.numpy_dtype_promotion("standard"):
+        return run_here(*arguments(study, model), *more, cwd=cwd)
+
+
+def test_the_table_has_every_study_that_resumes() -> None:
+    assert set(SMALL) == {name for name, study in STUDIES.items() if study.resumable}
+
+
+@pytest.mark.parametrize("study", SMALL)
+def test_interrupted_run_ends_with_the_same_numbers(study: str, model: Path, tmp_path: Path) -> None:
+    rows = STUDIES[study].rows
+    assert rows is not None
+    kind, name = WRITES[rows.kind]
+    real, written = getattr(kind, name), 0
+
+    def stop(self: Any, results: Sequence[Any]) -> None:
+        nonlocal written
+        if written == 1:
+            raise KeyboardInterrupt
+        real(self, results)
+        written += 1
+
+    assert run(study, model, tmp_path, "hydra.run.dir=whole").code == 0
+    with mock.patch.object(kind, name, stop):
+        assert run(study, model, tmp_path, "hydra.run.dir=cut").code == 130
+    assert written == 1
+    assert any((tmp_path / "cut" / "layers").glob("*.npz"))
+    refused = run(study, model, tmp_path, "resume=cut", "precision=float64")
+    assert refused.code == 1
+    assert "config.precision was 'float32', now 'float64'" in refused.err
+    resumed = run(study, model, tmp_path, "resume=cut")
+    assert resumed.code == 0, resumed.err
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    compared = [file for file in FILES if (whole / file).is_file()]
+    assert "metrics.csv" in compared
+    for file in compared:
+        assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
