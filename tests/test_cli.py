@@ -49,7 +49,7 @@ def test_run_folder_holds_exactly_the_contract(first_run: tuple[Finished, Run]) 
     with (run.folder / "summary.csv").open(newline="") as stream:
         assert tuple(next(csv.reader(stream))) == SUMMARY_COLUMNS
     assert list(run.samples.columns) == ["sample", "n_tokens", "text"]
-    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *PAPER]
+    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *PAPER, "reason"]
     keys = [(layer, part, sample) for layer in range(6) for part in ("attn", "mlp") for sample in range(4)]
     assert list(run.metrics[["layer", "component", "sample"]].itertuples(index=False, name=None)) == keys
     assert len(run.summary) == 6 * 2 * 2
