@@ -49,7 +49,7 @@ def test_run_folder_holds_exactly_the_contract(first_run: tuple[Finished, Run]) 
     with (run.folder / "summary.csv").open(newline="") as stream:
         assert tuple(next(csv.reader(stream))) == SUMMARY_COLUMNS
     assert list(run.samples.columns) == ["sample", "n_tokens", "text"]
-    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *PAPER]
+    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *PAPER, "reason"]
     keys = [(layer, part, sample) for layer in range(6) for part in ("attn", "mlp") for sample in range(4)]
     assert list(run.metrics[["layer", "component", "sample"]].itertuples(index=False, name=None)) == keys
     assert len(run.summary) == 6 * 2 * 2
@@ -127,14 +127,14 @@ def test_choice_runs_and_is_recorded(
         assert found == value, key
     wide = "float64" if "precision=float64" in arguments else "float32"
     assert run.dataset["singular_values"].dtype == np.dtype(wide)
-    assert np.isfinite(run.metrics.drop(columns="component").to_numpy(float)).all()
+    assert np.isfinite(run.metrics.drop(columns=["component", "reason"]).to_numpy(float)).all()
 
 
 def test_full_metrics_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jacspec.tasks.layers.write_report", lambda *_, **__: None)  # many figures, drawn elsewhere
     done = run_here("metrics=full", "data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
-    assert set(open_run(tmp_path / "out").metrics.columns[4:]) == set(METRICS) == set(choose_metrics(["full"]))
+    assert set(open_run(tmp_path / "out").metrics.columns[4:-1]) == set(METRICS) == set(choose_metrics(["full"]))
 
 
 def test_samples_are_the_same_whatever_is_measured_on_them(first_run: tuple[Finished, Run], tmp_path: Path) -> None:
