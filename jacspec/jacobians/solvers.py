@@ -242,8 +242,8 @@ def audit_top(
 
 def audit_pair(
     exact: Float[Array, "1 m n"],
-    right: Float[Array, " n"],
-    left: Float[Array, " m"],
+    right: Float[Array | np.ndarray, " n"],
+    left: Float[Array | np.ndarray, " m"],
     where: str,
     tolerance: float,
     *,
