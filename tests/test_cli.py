@@ -228,7 +228,7 @@ def test_slip_in_the_command_gets_one_message(arguments: list[str], fragments: l
         (["runs=nowhere"], ["runs=nowhere", "task=compare or task=dynamics"]),
         (["run=nowhere"], ["run=nowhere", "task=report"]),
         (["merge.method=star"], ["belong to task=merge"]),
-        (["task=plan", "plan.device=8"], ["There is no key plan.device", "Did you mean 'plan.devices'"]),
+        (["task=plan", "plan.devics=8"], ["There is no key plan.devics", "Did you mean 'plan.devices'"]),
     ],
     ids=lambda value: value[-1],
 )
