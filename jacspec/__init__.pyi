@@ -9,13 +9,13 @@ import pandas
 from jacspec.api import compute_spectra as compute_spectra
 from jacspec.api import load_model as load_model
 from jacspec.api import write_report as write_report
-from jacspec.errors import JacspecError as JacspecError
-from jacspec.errors import JacspecTypeError as JacspecTypeError
-from jacspec.jacobians.operator import Jacobian
+from jacspec.api.functions import run as run
 from jacspec.api.result import Run as Run
 from jacspec.api.result import open_run as open_run
 from jacspec.api.result import open_sweep as open_sweep
-from jacspec.api.functions import run as run
+from jacspec.errors import JacspecError as JacspecError
+from jacspec.errors import JacspecTypeError as JacspecTypeError
+from jacspec.jacobians.operator import Jacobian
 
 __version__: str
 
