@@ -79,12 +79,12 @@ def _only_pickle(folder: Path) -> None:
 def _remote_code(folder: Path) -> None:
     code = f"import os\nos.mkdir({str(folder / 'executed')!r})\nclass Odd:\n    pass\n"
     (folder / "odd.py").write_text(code)
-    _edit_config(auto_map={"AutoConfig": "odd.Odd", "AutoModel": "odd.Odd"})(folder)
+    _edit_config(auto_map={"AutoConfig": "odd.Odd", "AutoModel": "odd.Odd"}, model_type="odd")(folder)
 
 
 def _remote_tokenizer(folder: Path) -> None:
     _remote_code(folder)
-    _edit_config(auto_map=None)(folder)
+    _edit_config(auto_map=None, model_type="gpt2")(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config |= {"auto_map": {"AutoTokenizer": ["odd.Odd", None]}, "tokenizer_class": "Odd"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -344,9 +344,8 @@ FIGURES = ("factors", "bound_share", "alignment", "coupling", "kinds")
 
 def test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables, figures and page from the folder alone; a run that was interrupted ends with the same bytes."""
-    from jacspec.studies import over_samples as layers
 
-    monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     done = run_here(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "share of the bound ρ / bound" in done.out
@@ -414,9 +413,8 @@ def _check_kinds(run: Any) -> None:
 
 
 def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import over_samples as layers
 
-    monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     for name, arguments in {
         "whole": ("task=coupling", "coupling.end=sample"),
         "cut": ("task=coupling",),
@@ -436,9 +434,8 @@ def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Both stacks and cross attention; the decoder's last token is not its encoder's; no kind has samples enough."""
     sizes = {"num_layers": 1, "d_model": 24, "d_ff": 40, "d_kv": 6, "num_heads": 4, "vocab_size": 1100}
     small = [f"model.config.{key}={value}" for key, value in sizes.items()]
-    from jacspec.studies import over_samples as layers
 
-    monkeypatch.setattr(layers, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
     done = run_here(
         *("task=coupling", "model=t5-small", "model.init=random", "coupling.end=sample", "data.samples=2"),
         *("components=[attn,cross,mlp]", "data.decoder_input=start", "data.max_tokens=8", "hydra.run.dir=out"),

@@ -193,7 +193,7 @@ def test_finished_run_reads_back(tmp_path: Path) -> None:
     assert not (tmp_path / "layers").exists()
     assert run.metric_names == NAMES
     assert run.components == COMPONENTS
-    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *NAMES]
+    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *NAMES, "reason"]
     assert run.metrics["n_tokens"].tolist() == N_TOKENS * 4
     assert list(run.samples.itertuples(index=False, name=None)) == SAMPLES
     assert list(run.summary.columns) == list(SUMMARY_COLUMNS)
