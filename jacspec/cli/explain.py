@@ -42,6 +42,8 @@ def explain(error: Exception) -> str | None:
         return "What was given is nested too deeply to be read."
     if isinstance(error, RuntimeError) and "slurm cluster" in str(error):
         return "SLURM's srun is not on this machine. Type hydra/launcher=submitit_local or hydra/launcher=joblib."
+    if isinstance(error, ValueError) and "integer string conversion" in str(error):  # Python's own limit
+        return "A number on the command line has thousands of digits. Write a shorter one."
     if isinstance(error, OSError):
         return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
     return None

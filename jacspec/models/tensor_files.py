@@ -109,7 +109,8 @@ def _find_files(folder: Path, *, any_name: bool) -> tuple[tuple[Path, ...], list
         refuse_adapter(folder)
         if any_name and (others := tuple(sorted(folder.glob("*.safetensors")))):
             return others, []
-        raise JacspecError(f"No weights: {folder / WEIGHTS} is missing.{describe_foreign(folder)}")
+        how = "is not a file" if (folder / WEIGHTS).exists() else "is missing"
+        raise JacspecError(f"No weights: {folder / WEIGHTS} {how}.{describe_foreign(folder)}")
     notes = [f"the adapter of {ADAPTER} is not applied: PEFT's merge_and_unload() first"] * (folder / ADAPTER).is_file()
     for single in (WEIGHTS, PICKLED):
         file, listing = folder / single, folder / (single + INDEX)
