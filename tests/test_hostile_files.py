@@ -30,6 +30,7 @@ from servers import (
 )
 
 from jacspec.cli.explain import explain
+from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
@@ -269,6 +270,7 @@ def test_labelled_line_beyond_a_parser_is_named(line: bytes, tmp_path: Path) -> 
 def test_what_has_no_end_is_not_read(key: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").symlink_to("/dev/zero")
     (tmp_path / "config.json").symlink_to("/dev/zero")
+    (tmp_path / "model.safetensors").symlink_to(ASSETS / "nano" / "model.safetensors")
     (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
     place = {"run": str(tmp_path), "model.path": str(tmp_path)}.get(key.split()[-1], str(tmp_path / "zero.jsonl"))
     done = run_here(*["task=report"] * (key == "run"), *f"{key}={place}".split(), cwd=tmp_path)
