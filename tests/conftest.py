@@ -1,7 +1,10 @@
 """Strictness for every test: array types checked at run time, no silent promotion, warnings are errors."""
 
+import atexit
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -9,7 +12,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Thousands of small programs run once or twice each: less is compiled into them, the arithmetic is the same.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # One cache for all tests and the processes that they start, and never the user's own.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jacspec-cache-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import jaxtyping
 
@@ -18,6 +28,9 @@ jaxtyping.install_import_hook("jacspec", "beartype.beartype")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from jacspec.backend import use_compilation_cache  # noqa: E402
+
+use_compilation_cache()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,8 +1,6 @@
 """What the tests of the command line share: ways to run it, and servers on this machine that stand for the network."""
 
-import atexit
 import contextlib
-import functools
 import io
 import json
 import logging
@@ -12,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,12 +41,9 @@ class Finished(NamedTuple):
     err: str
 
 
-@functools.cache
 def cache_home() -> Path:
-    """Make one cache folder for all tests: what one run compiled, the next one finds."""
-    folder = tempfile.mkdtemp(prefix="jacspec-cache-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    """Return the one cache folder of all tests and their processes: what one compiled, the next one finds."""
+    return Path(os.environ["XDG_CACHE_HOME"])
 
 
 def environment(**changes: str) -> dict[str, str]:
