@@ -101,7 +101,7 @@ TASKS = {
     "depth": ("depth.exponents=2", "depth.last=1"),
     "coupling": ("components=[mlp]",),
 }
-SMALL = ("data.samples=6", "data.max_tokens=40", "engine.memory_gib=0.05")
+SMALL = ("data.samples=6", "data.max_tokens=40", "engine.batch=2")
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,14 @@ FACTS = {
     "precision": ("precision", "identity.config.precision"),
     "device": ("identity.device",),
     "seed": ("seed", "identity.config.seed"),
-    "seconds": ("seconds",),
+    "seconds until the tables": ("seconds",),
     "versions": ("identity.versions",),
     "git commit": ("git_commit",),
 }
 """What the page says of a run, and where `run.json` has it; what is not there is left out."""
+
+AFTER_THE_PAGE = {"draw", "other"}
+"""Stages whose seconds are known when the page is there: `run.json` has them, a page that is drawn again is the same."""
 
 
 def what_was_run(run: Run) -> Markup:
@@ -44,6 +47,8 @@ def what_was_run(run: Run) -> Markup:
     facts: dict[str, Any] = {"status": f"finished {finished}" if finished else run.provenance.get("status")}
     for name, paths in FACTS.items():
         facts[name] = next((found for path in paths if (found := lookup(run.provenance, path)) is not None), None)
+        if isinstance(facts[name], dict) and name.startswith("seconds"):
+            facts[name] = {stage: seconds for stage, seconds in facts[name].items() if stage not in AFTER_THE_PAGE}
         if name == "splitter" and (run.folder / "samples.csv").is_file():
             facts["samples"] = _sample_words(run)
     rows = [
