@@ -404,6 +404,10 @@ UNREAD = {
 """Keys of these files that no line of HF's code for the family reads; of the others', all are accounted for."""
 
 
+def test_every_ready_made_choice_is_tested_with_its_own_file() -> None:
+    assert PUBLISHED.keys() == PARAMETERS.keys()
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_configuration_as_published_gives_the_ready_made_model(
     name: str, record_config: Callable[[str, str], None]
