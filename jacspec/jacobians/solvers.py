@@ -206,7 +206,8 @@ def audit(
 
     **Returns:** the largest relative deviation: of the singular values that the engine gave, each against itself;
     of an engine that gave J, the spectral norm of the difference against σ₁, which no singular value's error
-    exceeds (Weyl). The Frobenius norm would add up the rounding of all d² numbers.
+    exceeds (Weyl). The Frobenius norm would add up the rounding of all d² numbers. It is above `allowed_deviation`
+    where the terms of J cancel and its values are what rounding leaves.
 
     **Raises:** `JacspecError`, naming `where`, if it is above `tolerance`, or above rounding where that is coarser.
     Of a Jacobian whose terms cancel, what they leave is rounding: there `rounding` is what deviations are held to.
@@ -274,7 +275,7 @@ def audit_top(
     what the terms of the matrix leave by rounding, which no value is known better than.
     """
     largest = np.asarray(singular_values(exact))[0, : len(given)]
-    least = largest[0] * _rounding(exact.dtype) / _allowed(tolerance, exact.dtype)
+    least = largest[0] * _rounding(exact.dtype) / allowed_deviation(tolerance, exact.dtype)
     scale = np.maximum(largest, least)
     return _allow(np.abs(given - largest), scale, "a singular value", where, tolerance, exact.dtype, ways_on, floor)
 
@@ -312,11 +313,9 @@ def _allow(
     ways_on: str,
     floor: Callable[[], float],
 ) -> float:
-    allowed = _allowed(tolerance, dtype)
+    allowed = allowed_deviation(tolerance, dtype)
     deviation = _relative(off, scale)
-    if not deviation <= allowed:
-        deviation = _relative(off, np.maximum(scale, floor() / allowed))
-    if not deviation <= allowed:
+    if not (deviation <= allowed or _relative(off, np.maximum(scale, floor() / allowed)) <= allowed):
         raise JacspecError(
             f"Audit failed: {where}: {what} is off by {deviation:.1e} from jacfwd and SVD, more than "
             f"{allowed:.1e}. Type {ways_on}."
@@ -335,5 +334,6 @@ def _rounding(dtype: jnp.dtype) -> float:
     return 64 * float(np.finfo(dtype).eps)
 
 
-def _allowed(tolerance: float, dtype: jnp.dtype) -> float:
+def allowed_deviation(tolerance: float, dtype: jnp.dtype) -> float:
+    """Return the relative deviation that an audit allows; what passed with more has values that are rounding."""
     return max(tolerance, _rounding(dtype))

@@ -38,7 +38,7 @@ FACTS = {
 """What the page says of a run, and where `run.json` has it; what is not there is left out."""
 
 AFTER_THE_PAGE = {"draw", "other"}
-"""Stages whose seconds are known when the page is there: `run.json` has them, a page that is drawn again is the same."""
+"""Stages that end when the page is there: their seconds are in `run.json`, so that a page drawn again is the same."""
 
 
 def what_was_run(run: Run) -> Markup:

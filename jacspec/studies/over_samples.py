@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.engine import count_samples
+from jacspec.jacobians.solvers import allowed_deviation
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import compiling
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
@@ -125,7 +127,8 @@ def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:
     results = [writer.done[number] for number in sorted(writer.done)]
     for name, (header, rows) in work.tables(results).items():
         write_csv(writer.folder / name, header, rows)
-    writer.record(**(_accuracy(results, config.engine.tolerance) if work.audited else NOT_AUDITED))
+    said = _accuracy(results, config.engine.tolerance, config.precision.value)
+    writer.record(**(said if work.audited else NOT_AUDITED))
 
 
 def _check_accuracy(config: Config) -> None:
@@ -138,10 +141,13 @@ def _check_accuracy(config: Config) -> None:
 NOT_AUDITED = {"audit": "none: jacfwd is the reference engine"}
 
 
-def _accuracy(results: Sequence[LayerResult], tolerance: float) -> dict[str, Any]:
+def _accuracy(results: Sequence[LayerResult], tolerance: float, precision: str) -> dict[str, Any]:
     """Sum up what the engine says of its accuracy: the audit, and the samples that did not converge."""
     said = [(result.layer, name, values) for result in results for name, values in result.diagnostics.items()]
-    audited = np.concatenate([np.zeros(0), *(values.get("audit_deviation", np.zeros(0)) for *_, values in said)])
+    allowed = allowed_deviation(tolerance, jnp.dtype(precision))
+    audited = [(f"layer {layer}, {name}", values.get("audit_deviation", np.zeros(0))) for layer, name, values in said]
+    within = np.concatenate([np.zeros(0), *(each[each <= allowed] for _, each in audited)])
+    cancelled = [where for where, each in audited if not (each <= allowed).all()]
     missed = [
         f"layer {layer}, {name}, sample {sample}"
         for layer, name, values in said
@@ -149,9 +155,10 @@ def _accuracy(results: Sequence[LayerResult], tolerance: float) -> dict[str, Any
     ]
     return {
         "audit": {
-            "recomputed Jacobians": int(audited.size),
-            "largest relative deviation": float(audited.max()) if audited.size else None,
+            "recomputed Jacobians": sum(each.size for _, each in audited),
+            "largest relative deviation": float(within.max()) if within.size else None,
             "tolerance": tolerance,
+            **({"terms cancel, values are rounding": cancelled} if cancelled else {}),
         },
         "not_converged": missed,
     }
@@ -160,20 +167,31 @@ def _accuracy(results: Sequence[LayerResult], tolerance: float) -> dict[str, Any
 def _say_accuracy(provenance: Mapping[str, Any], console: Console) -> None:
     found = provenance.get("audit")
     if isinstance(found, Mapping) and found["recomputed Jacobians"]:
+        largest = found["largest relative deviation"]
         console.print(
-            f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD, "
-            f"largest relative deviation {found['largest relative deviation']:.1e}",
+            f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD"
+            + ("" if largest is None else f", largest relative deviation {largest:.1e}"),
             soft_wrap=True,
             highlight=False,
         )
+        if cancelled := found.get("terms cancel, values are rounding"):
+            console.print(
+                f"values that are rounding, for the terms of these Jacobians cancel: {_first(cancelled)}",
+                style="yellow",
+                soft_wrap=True,
+                highlight=False,
+            )
     if missed := provenance.get("not_converged"):
-        shown = "; ".join(missed[:5]) + ("; …" if len(missed) > 5 else "")
         console.print(
-            f"{len(missed)} spectra did not reach engine.tolerance (error bounds: spectra.nc): {shown}",
+            f"{len(missed)} spectra did not reach engine.tolerance (error bounds: spectra.nc): {_first(missed)}",
             style="bold red",
             soft_wrap=True,
             highlight=False,
         )
+
+
+def _first(places: Sequence[str]) -> str:
+    return "; ".join(places[:5]) + ("; …" if len(places) > 5 else "")
 
 
 def _open_folder(
