@@ -23,12 +23,12 @@ def within_range(matrix: Matrix, precision: str) -> Matrix:
 
     The division is exact, so that spectra are those of the matrix, and ratios of them to the last bit.
     """
-    values = matrix.values
+    # Exact; of bfloat16 NumPy finds the largest slowly.
+    values = matrix.values if matrix.values.dtype == np.float64 else matrix.values.astype(np.float32, copy=False)
     largest = max(float(values.max()), -float(values.min()))
     exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
     if abs(exponent) > UNSCALED and largest > 0:
-        wide = values if values.dtype == np.float64 else values.astype(np.float32)
-        return matrix._replace(values=np.ldexp(wide, -exponent).astype(precision), exponent=exponent)
+        return matrix._replace(values=np.ldexp(values, -exponent).astype(precision), exponent=exponent)
     return matrix._replace(values=values.astype(precision, copy=False))
 
 
