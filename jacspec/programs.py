@@ -37,22 +37,35 @@ def shapes_of(tree: Any, dtype: Any = None) -> Any:
     return jax.tree.map(shape, tree)
 
 
+class Ahead:
+    """Programs on their way: `begin()` sets threads to compile them, `finish(advance)` waits for all."""
+
+    def __init__(self, programs: Sequence[Program], precision: str, pool: ThreadPoolExecutor):
+        self._programs, self._precision, self._pool = programs, precision, pool
+        self._futures: list[Future[None]] = []
+
+    def begin(self) -> None:
+        """Begin, unless that was done before."""
+        if not self._futures:
+            self._futures = [self._pool.submit(_compile, program, self._precision) for program in self._programs]
+
+    def finish(self, advance: Callable[[], None]) -> None:
+        """Wait for all programs, and call `advance()` after each.
+
+        A program that cannot be compiled raises here what its call would raise.
+        """
+        self.begin()
+        for future in as_completed(self._futures):
+            future.result()
+            advance()
+
+
 @contextlib.contextmanager
-def compiling(programs: Sequence[Program], precision: str) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Begin to compile programs; yields `finish(advance)`, which waits for all and calls `advance()` after each.
-
-    A program that cannot be compiled raises there what its call would raise.
-    """
+def compiling(programs: Sequence[Program], precision: str) -> Iterator[Ahead]:
+    """Hold threads for programs that are compiled ahead; leaving, what has not begun is given up."""
     with ThreadPoolExecutor(max(min(len(programs), os.cpu_count() or 1), 1)) as pool:
-        futures: list[Future[None]] = [pool.submit(_compile, program, precision) for program in programs]
-
-        def finish(advance: Callable[[], None]) -> None:
-            for future in as_completed(futures):
-                future.result()
-                advance()
-
         try:
-            yield finish
+            yield Ahead(programs, precision, pool)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -6,7 +6,6 @@ ever run.
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxtyping import Array, UInt
 from jacspec.errors import JacspecError, shortened
 from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
+from jacspec.models.hashes import Hashes
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
 from jacspec.models.tensor_files import FLOATS, TensorFiles, open_tensors
@@ -169,7 +169,7 @@ def open_checkpoint(
     return Checkpoint(
         name=name or folder.name,
         revision=revision,
-        files={file.name: sha256(file) for file in (config_file, *tensors.files)},
+        files=Hashes((config_file, *tensors.files)),
         tokenizer_folder=folder,
         **read,
     )
@@ -261,12 +261,6 @@ def build_module(spec: ModelSpec, part: str, number: int, dtype: jnp.dtype, key:
         assert spec.encoder_norm is not None
         return make_norm(spec.encoder_norm, spec.d_model, dtype)
     return Head(spec, dtype=dtype, rngs=rngs)
-
-
-def sha256(file: Path) -> str:
-    """Hash a file without holding it in memory."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def leaf_names(module: Any) -> list[str]:

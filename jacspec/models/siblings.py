@@ -15,7 +15,8 @@ import numpy as np
 from jacspec.config import config_folder
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.architectures import IGNORED_EVERYWHERE
-from jacspec.models.checkpoint import Checkpoint, load_tokenizer, open_checkpoint, sha256
+from jacspec.models.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from jacspec.models.hashes import Hashes
 from jacspec.models.hf_config import read_json
 from jacspec.models.hub import SIDE_FILES, Location, locate, named_model
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles, open_tensors
@@ -139,8 +140,7 @@ def _by_name(label: str, location: Location, unknown: str) -> Sibling:
         config = read_json(file)
     except JacspecError:
         raise JacspecError(unknown) from None
-    files = {each.name: sha256(each) for each in (file, *tensors.files)}
-    return Sibling(label, location, tensors, config, files, None, unknown)
+    return Sibling(label, location, tensors, config, Hashes((file, *tensors.files)), None, unknown)
 
 
 def find_differences(first: Sibling, other: Sibling, *, share_rows: bool) -> Differences:

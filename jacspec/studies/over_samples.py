@@ -57,26 +57,30 @@ def run_layers(
         with watch("read text"):
             sample = cut(config, inputs.sample(checkpoint))
         work = prepare(config, checkpoint, sample)
-        provenance = _provenance(config, checkpoint, inputs, sample, work.batches) | {
-            "metrics": list(work.columns),
-            "processes": crew.count,
-            **work.facts,
-        }
-        say_notes(provenance["identity"], console)
-        shown = _progress(crew, work, console)
-        timeout = config.distributed.timeout
-        if crew.index:
-            opened = folder if config.resume is None else Path(config.resume)
-            with shown as advance:
-                assist(crew, work, opened, provenance, advance, timeout=timeout)
-            console.print(f"process {crew.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
-            return
-        writer = _open_folder(config, folder, provenance, sample, work.columns)
+        with compiling(work.programs, config.precision.value) as programs:
+            if config.resume is None and not crew.index:
+                programs.begin()  # all is to be computed; meanwhile the model's files are hashed
+            provenance = _provenance(config, checkpoint, inputs, sample, work.batches) | {
+                "metrics": list(work.columns),
+                "processes": crew.count,
+                **work.facts,
+            }
+            say_notes(provenance["identity"], console)
+            shown = _progress(crew, work, console)
+            timeout = config.distributed.timeout
+            if crew.index:
+                opened = folder if config.resume is None else Path(config.resume)
+                with shown as advance:
+                    assist(crew, work, opened, provenance, advance, timeout=timeout)
+                console.print(f"process {crew.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
+                return
+            writer = _open_folder(config, folder, provenance, sample, work.columns)
+            if any(number not in writer.done for number in work.numbers):
+                with watch("compile"), compile_progress(console, programs=len(work.programs)) as advance_programs:
+                    programs.finish(advance_programs)
         if writer.provenance["status"] == "finished":
             part_crew()
         else:
-            with watch("compile"):
-                _compile(config, work, writer, console)
             with watch("spectra"), shown as advance:
                 for result in _results(crew, work, writer, advance, timeout):
                     writer.add_layer(result)
@@ -108,17 +112,6 @@ def _results(
         return lead(crew, work, writer, advance, timeout=timeout)
     part_crew()
     return work.stream(work.batches, done=dict(writer.done), advance=advance)
-
-
-def _compile(config: Config, work: Work, writer: RunWriter, console: Console) -> None:
-    """Compile what the run needs, unless all of it is there."""
-    if not work.programs or all(number in writer.done for number in work.numbers):
-        return
-    with (
-        compiling(work.programs, config.precision.value) as finish,
-        compile_progress(console, programs=len(work.programs)) as advance,
-    ):
-        finish(advance)
 
 
 def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:

@@ -13,7 +13,7 @@ from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
 from jacspec.jacobians.engine import memory_budget
-from jacspec.models.checkpoint import sha256
+from jacspec.models.hashes import Hashes
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
@@ -88,7 +88,7 @@ def _open(
             name, tensors = inputs.tensors()
         except JacspecError:
             raise error from None
-        files = {file.name: sha256(file) for file in tensors.files}
+        files = dict(Hashes(tensors.files))
         notes = [*tensors.notes, *describe_layouts(tensors, choice)]
         identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
         identity |= {"notes": notes} if notes else {}
