@@ -36,9 +36,10 @@ EXPECTED_STEPS, SVD_FLOPS = 24, 8.0
 768 × 768 matrix of a batch took 21 ms on 2 cores, the GEMM of the MLP's closed form (3.6 GFLOP) 23 ms."""
 
 
-ROUNDED, CANCELLING = 512, 0.01
-"""What `rounding` changes inputs by, in eps, and the share of σ₁ from which it says that terms cancel. Of a model whose
-weights are all 1 engines differed by up to three times what 64 eps moved; trained models move by 3e-4 in float32."""
+ROUNDED, CANCELLING, NOTHING_ELSE = 512, 1e-3, 0.25
+"""What `rounding` changes inputs by, in eps, and the shares of σ₁ from which it says that terms cancel, and that
+nothing but rounding is left. Of a model whose weights are all 1 engines differed by up to three times what 64 eps
+moved; trained models move by 3e-4 in float32."""
 
 
 class BranchSpectra(NamedTuple):
@@ -227,19 +228,24 @@ def rounding(block: Block, point: Point, component: str, row: int, exact: Float[
     Every weight, the stream and what attention sees are changed by ±`ROUNDED` eps of themselves, drawn at random: no
     computation in this precision knows the Jacobian much better. A zero stays one: what is exactly zero does not move.
 
-    **Returns:** 0 for an ordinary Jacobian, which moves by less than `CANCELLING` of its own σ₁.
+    **Returns:** 0 for an ordinary Jacobian, which moves by less than `CANCELLING` of its own σ₁; at least eps for one
+    that moves by `NOTHING_ELSE` of it, as with W_K = W_V = 0 and biases: x + J dx holds no smaller share of dx.
     """
     rng = np.random.default_rng(0)
+    eps = float(np.finfo(exact.dtype).eps)
 
     def rounded(leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         signs = 2 * rng.integers(0, 2, leaf.shape, np.int8) - 1
-        return leaf * np.asarray(1 + ROUNDED * float(np.finfo(leaf.dtype).eps) * signs, leaf.dtype)
+        return leaf * np.asarray(1 + ROUNDED * eps * signs, leaf.dtype)
 
     changed = jax.tree.map(rounded, (block, point))
     moved = top_value(dense.jacobian_at(*changed, np.asarray(row, np.int32), component=component) - exact)
-    return moved if moved > CANCELLING * top_value(exact) else 0.0
+    largest = top_value(exact)
+    if moved <= CANCELLING * largest:
+        return 0.0
+    return moved if moved <= NOTHING_ELSE * largest else max(moved, eps)
 
 
 def top_value(matrix: Float[Array, "1 m n"]) -> float:
