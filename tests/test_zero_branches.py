@@ -231,7 +231,6 @@ def _one_value_a_head(model: Any) -> None:
     for layer in model.transformer.h:
         layer.attn.c_attn.weight[:, 48:] = 0
         layer.attn.c_attn.bias.normal_()
-        layer.mlp.c_fc.weight.fill_(1.0)  # LayerNorm takes away what all coordinates have in common
 
 
 def _only_biases(model: Any) -> None:
