@@ -50,9 +50,6 @@ RESPECTS = ("float64", "float32", "Jacobians")
 SHARED = Path(__file__).parents[2] / "shared"
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
-UNSCALED = {"t5": 3e-5, "mt5": 3e-5}
-"""In float32, of families whose scores are not divided by √d_head, so that rounding of large scores moves the weights:
-HF's own float32 is up to 6e-6 off its float64 after two decoder layers of these cases, sublayers by more."""
 """Largest deviation from the oracle, relative to the largest value of the oracle's array."""
 
 

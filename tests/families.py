@@ -116,11 +116,9 @@ FAMILIES: dict[str, Family] = {
         {
             "tied": {},
             "untied": {"tie_word_embeddings": False},
-            "one head": {"n_head": 1, "layer_norm_epsilon": 1e-2},
-            "awkward": {"n_embd": 35, "n_head": 5, "n_inner": 13, "vocab_size": 11},
+            "one head": {"n_head": 1, "layer_norm_epsilon": 1e-2, "activation_function": "gelu"},
+            "awkward": {"n_embd": 35, "n_head": 5, "n_inner": 13, "vocab_size": 11, "activation_function": "silu"},
             "relu unscaled": {"activation_function": "relu", "scale_attn_weights": False},
-            "gelu": {"activation_function": "gelu"},
-            "silu": {"activation_function": "silu"},
             "scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
         },
     ),
@@ -170,7 +168,6 @@ FAMILIES: dict[str, Family] = {
         LLAMA,
         {
             "grouped": {"attention_bias": True, "mlp_bias": True},
-            "full": FULL,
             "multi-query": MULTI_QUERY,
             "linear": _rope("linear", factor=3.0),
             "dynamic": _rope("dynamic", factor=3.0),
@@ -209,7 +206,11 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family(
         PRE,
         {**LLAMA, **HEAD, "pad_token_id": None},
-        {"grouped": {}, "full": {**FULL, "attention_bias": True}, "multi-query": MULTI_QUERY},
+        {
+            "grouped": {"tie_word_embeddings": False},
+            "full": {**FULL, "attention_bias": True},
+            "multi-query": MULTI_QUERY,
+        },
     ),
     "gemma2": Family(
         SANDWICH,
@@ -306,10 +307,9 @@ FAMILIES: dict[str, Family] = {
             "awkward": {"dim": 35, "n_heads": 5, "hidden_dim": 13, "vocab_size": 11, "sinusoidal_pos_embds": True},
         },
     ),
-    # One layer a stack: unscaled attention without T5's scaled logits amplifies float32's rounding with depth.
     "mt5": Family(
         T5,
-        {**T5_SIZES, "num_layers": 1},
+        T5_SIZES,
         {"gated": {}, "awkward": {"d_model": 25, "d_kv": 7, "d_ff": 13, "num_heads": 3, "feed_forward_proj": "relu"}},
     ),
     "t5": Family(
@@ -332,13 +332,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 HEADS = {"full": 4, "grouped": 2, "multi-query": 1}
-for _model_type, _family in FAMILIES.items():
-    # A Gemma 3 beside its vision tower has the blocks of gemma3_text.
-    if "num_key_value_heads" in _family.base and _model_type != "gemma3":
-        for _name, _heads in HEADS.items():
-            for _tied in (True, False):
-                _case = f"{_name} heads, {'tied' if _tied else 'untied'}"
-                _family.cases[_case] = {"num_key_value_heads": _heads, "tie_word_embeddings": _tied}
+for _name, _heads in HEADS.items():
+    # The others' own cases have each number of heads, and both a tied and an untied unembedding.
+    for _tied in (True, False):
+        _case = f"{_name} heads, {'tied' if _tied else 'untied'}"
+        FAMILIES["llama"].cases[_case] = {"num_key_value_heads": _heads, "tie_word_embeddings": _tied}
 
 CASES = {f"{name}: {case}": (name, case) for name, family in FAMILIES.items() for case in family.cases}
 

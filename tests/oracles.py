@@ -11,6 +11,8 @@ import torch
 import transformers.modeling_utils  # noqa: F401 (the same)
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
+torch.set_num_threads(1)  # threads that wait for each other on a shared machine take far longer than these sizes need
+
 
 class Layout(NamedTuple):
     """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn."""
@@ -91,6 +93,9 @@ def save_random(folder: Path, model_type: str, *, seed: int = 0, spread: float =
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(spread * torch.randn_like(parameter))
+            for name, parameter in model.named_parameters():
+                if name.endswith(("SelfAttention.q.weight", "EncDecAttention.q.weight")):
+                    parameter.mul_(hf_config.d_kv**-0.5)  # T5 does not divide scores, and HF draws q smaller
     model.save_pretrained(folder)
     return model
 

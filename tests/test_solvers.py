@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import FAMILIES
-from oracles import deviation
+from oracles import deviation, raw_config
 from servers import TINY, run_here
 
 from jacspec import JacspecError, compute_spectra, load_model, open_run
@@ -114,9 +114,9 @@ def test_company_in_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_engines_equal_jacfwd_on_every_family_and_component(family: str, tmp_path: Path) -> None:
-    config = {"model_type": family, **FAMILIES[family].base}
-    if family == "gpt_neox":
-        config["hidden_size"] = 32
+    """Closed forms of every component; Lanczos of whole blocks, in which all parts are, and of two families' parts."""
+    # HF's own share of turned coordinates would be of an odd number.
+    config = raw_config(family, FAMILIES[family].base | ({"hidden_size": 32} if family == "gpt_neox" else {}))
     rng = np.random.default_rng(0)
     with numerics("float64"):
         model = random_checkpoint(config, tokenizer_folder=tmp_path, seed=0, name="x", dtype="float64")
@@ -128,10 +128,12 @@ def test_engines_equal_jacfwd_on_every_family_and_component(family: str, tmp_pat
         points = branch_points(block, h, lengths, memory)
         assert points.keys() == BRANCHES.keys() - ({"cross"} if memory is None else set())
         for component, point in points.items():
-            found = top_singular_values(block, point, component, start, k=2, tolerance=1e-9)
             matrices = jacobians(block, point.context, point.x, component=component)
             closed = analytic.jacobians(block, point.context, point.x, component=component)
             assert deviation(closed, matrices) < 1e-10
+            if component != "block" and family not in ("gpt2", "t5"):
+                continue
+            found = top_singular_values(block, point, component, start, k=2, tolerance=1e-9)
             sigma = np.linalg.svd(np.asarray(matrices), compute_uv=False)[:, :2]
             assert found.converged.all()
             assert deviation(found.singular_values, sigma) < 1e-9
