@@ -356,7 +356,7 @@ def test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files_below(tmp_path / "whole") == TABLES | drawn | {"report.html"}
     run = open_run(tmp_path / "whole")
     assert list(run.metrics)[:4] == ["layer", "component", "sample", "n_tokens"]
-    assert tuple(run.metrics)[4:] == run.metric_names
+    assert tuple(run.metrics)[4:] == (*run.metric_names, "reason")
     assert (run.metrics["bound_share"] <= 1).all()
     _check_coupling(run)
     _check_kinds(run)

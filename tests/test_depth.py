@@ -155,7 +155,7 @@ def test_run_through_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     drawn = {name for name in CONTRACT if not name.startswith("figures/")} | {f"figures/{name}" for name in figures}
     assert files_below(tmp_path / "whole") == drawn
     run = open_run(tmp_path / "whole")
-    assert list(run.metrics)[4:] == [*NAMES, "lyapunov_1", "lyapunov_2"]
+    assert list(run.metrics)[4:] == [*NAMES, "lyapunov_1", "lyapunov_2", "reason"]
     assert run.provenance["depth"] == {"first": 0, "last": 5}
     real = depth.gather
 

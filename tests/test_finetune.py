@@ -190,7 +190,7 @@ def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
     done = run_here(*_examples(tmp_path).split(), "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "out")
-    assert list(run.metrics) == ["order", "group", "seed", "accuracy", "label_loss", "removed_share"]
+    assert list(run.metrics) == ["order", "group", "seed", "accuracy", "label_loss", "removed_share", "reason"]
     assert len(run.metrics) == 2 * (1 + 2 * 2)
     assert set(run.summary["order"]) == {"none", "before", "after"}
     assert {file.name for file in (tmp_path / "out" / "figures").glob("*.png")} == {"accuracy.png", "label_loss.png"}
