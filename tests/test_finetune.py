@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -45,7 +45,8 @@ def _optax_promotion() -> Iterator[None]:
 
 
 def _model(dtype: str = "float64", family: str = "gpt2") -> tuple[Checkpoint, Classifier]:
-    config = {"model_type": family, **FAMILIES[family].base}
+    layers = "n_layer" if family == "gpt2" else "num_hidden_layers"
+    config = {"model_type": family, **FAMILIES[family].base, layers: 1}
     checkpoint = random_checkpoint(config, tokenizer_folder=NANO, seed=0, name="x", dtype=dtype)
     return checkpoint, make_classifier(checkpoint, labels=2, seed=1)
 
@@ -187,10 +188,14 @@ def _examples(folder: Path) -> str:
 
 @trains
 def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
-    done = run_here(*_examples(tmp_path).split(), "hydra.run.dir=out", cwd=tmp_path)
+    small = _examples(tmp_path).split()
+    with mock.patch("jacspec.studies.finetune.run.fine_tune", wraps=fine_tune) as trained:
+        done = run_here(*small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
+    # A fine-tuning for each seed and group removed before it; one a seed serves all that is removed after it.
+    assert trained.call_count == 2 * (1 + 2)
     run = open_run(tmp_path / "out")
-    assert list(run.metrics) == ["order", "group", "seed", "accuracy", "label_loss", "removed_share"]
+    assert list(run.metrics) == ["order", "group", "seed", "accuracy", "label_loss", "removed_share", "reason"]
     assert len(run.metrics) == 2 * (1 + 2 * 2)
     assert set(run.summary["order"]) == {"none", "before", "after"}
     assert {file.name for file in (tmp_path / "out" / "figures").glob("*.png")} == {"accuracy.png", "label_loss.png"}
@@ -210,35 +215,8 @@ def test_run_and_its_models_in_hf(tmp_path: Path) -> None:
         assert row["label_loss"] == pytest.approx(float(loss), rel=TOLERANCE["float32"])
     # What was fine-tuned is a checkpoint like any other.
     assert open_checkpoint(folder).block(0).spec.d_model == 24
-
-
-@trains
-def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import run as cells
-    from jacspec.studies.finetune import run as finetune
-
-    monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
-    small = _examples(tmp_path).split()
-    assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
-    real = finetune.fine_tune
-
-    def stop(*arguments: Any, **options: Any) -> Any:
-        stop.calls += 1  # type: ignore[attr-defined]
-        if stop.calls == 2:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    stop.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(finetune, "fine_tune", stop)
-    assert run_here(*small, "hydra.run.dir=cut", cwd=tmp_path).code == 130
-    assert run_here(*small, "resume=cut", cwd=tmp_path).code == 0
-    # One fine-tuning a seed serves all that is removed after it; that of the first was read, not done again.
-    assert stop.calls == 2 + 2 + 1 + 2  # type: ignore[attr-defined]
-    for name in ("metrics.csv", "summary.csv"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("ferry", "barge"))
-    refused = run_here(*small, "resume=cut", cwd=tmp_path)
-    assert "corpus.sha256" in refused.err
+    assert "corpus.sha256" in run_here(*small, "resume=out", cwd=tmp_path).err
 
 
 WRONG = {

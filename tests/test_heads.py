@@ -1,7 +1,6 @@
 """`task=heads`: products of heads against explicit matrices in float64, moments, baselines, runs."""
 
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ import scipy.stats
 from families import FAMILIES
 from flax import nnx
 from servers import assert_refused, run_here
+from small_runs import make_small_model
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
@@ -121,27 +121,34 @@ def test_baseline_is_that_of_the_study() -> None:
 
 
 def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = run_here("task=heads", "heads.draws=4", "hydra.run.dir=out", cwd=tmp_path)
+    """The table, and from the folder alone the figures."""
+    make_small_model(tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
+        small = ("model=path", "model.path=model", "heads.draws=4")
+        done = run_here("task=heads", *small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "out")
-    assert len(run.metrics) == 2 * 6 * 6
+    assert len(run.metrics) == 2 * 2 * 2
     assert list(run.metrics)[:6] == ["layer", "role", "head", "name", "rows", "cols"]
-    block = load_model("nano").block(4)
-    row = run.metrics.set_index(["role", "layer", "head"]).loc[("ov", 4, 2)]
-    expected = np.linalg.norm(_explicit(block)["ov"][2], 2) ** 2
+    block = load_model(tmp_path / "model").block(1)
+    row = run.metrics.set_index(["role", "layer", "head"]).loc[("ov", 1, 1)]
+    expected = np.linalg.norm(_explicit(block)["ov"][1], 2) ** 2
     assert row["lambda_0"] == pytest.approx(expected, rel=1e-4)
+    done = run_here("task=report", "run=out", cwd=tmp_path)
+    assert done.code == 0, done.err
     assert {"lambda_qk", "density_ov", "by_head_qk", "elements_ov", "grid_qk", "entropy_npr"} <= {
         file.stem for file in (tmp_path / "out" / "figures").glob("*.png")
     }
-    done = run_here("task=report", "run=out", cwd=tmp_path)
-    assert done.code == 0, done.err
     refused = run_here("task=heads", "heads.draws=1", "hydra.run.dir=no", cwd=tmp_path)
     assert refused.code == 1
     assert "heads.draws=1" in refused.err
 
 
 def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> None:
-    small = ("model.config.num_layers=1", "+model.config.num_decoder_layers=1", "heads.draws=2")
+    sizes = {"num_layers": 1, "d_model": 32, "d_ff": 40, "d_kv": 8, "num_heads": 2, "vocab_size": 1100}
+    small = [f"model.config.{key}={value}" for key, value in sizes.items()]
+    small += ["+model.config.num_decoder_layers=1", "heads.draws=2"]
     done = run_here("task=heads", "model=t5-small", "model.init=random", *small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     assert set(open_run(tmp_path / "out").metrics["role"]) == {
@@ -149,30 +156,6 @@ def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> No
     }
     drawn = {file.stem for file in (tmp_path / "out" / "figures").glob("*.png")}
     assert {"lambda_encoder.qk", "grid_decoder.qk", "by_head_decoder.ov", "entropy_npr"} <= drawn
-
-
-def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import run as matrices
-    from jacspec.studies.heads import run as heads
-
-    monkeypatch.setattr(matrices, "write_report", lambda *_, **__: None)
-    small = ("task=heads", "heads.draws=2")
-    assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
-    real = heads.head_products
-
-    def stop(block: Any) -> Any:
-        stop.calls += 1  # type: ignore[attr-defined]
-        if stop.calls == 3:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-        return real(block)
-
-    stop.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(heads, "head_products", stop)
-    assert run_here(*small, "hydra.run.dir=cut", cwd=tmp_path).code == 130
-    assert run_here(*small, "resume=cut", cwd=tmp_path).code == 0
-    assert stop.calls == 3 + 4  # type: ignore[attr-defined]
-    for name in ("metrics.csv", "summary.csv"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_heads_wider_than_the_model_are_refused(tmp_path: Path) -> None:

@@ -63,10 +63,11 @@ def run_layers(
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_padding_and_company_never_change_a_sample(precision: str) -> None:
+def test_padding_and_company_never_change_a_sample(precision: str, tmp_path: Path) -> None:
+    save_random(tmp_path, "gpt2", **GPT2 | {"n_layer": 1})
     rng = np.random.default_rng(0)
-    tokens = [rng.integers(1, 1000, length).tolist() for length in (1, 2, 15, 16, 17, 40)]
-    model = load_model("nano", precision=precision)
+    tokens = [rng.integers(1, 37, length).tolist() for length in (1, 15, 16, 17)]
+    model = load_model(tmp_path, precision=precision)
     with numerics(precision):
         together = run_layers(model, tokens)
         for sample, ids in enumerate(tokens):

@@ -1,7 +1,6 @@
 """`task=lazy`: gradient descent against NumPy, the lazy limit against its closed form, runs."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,29 +156,6 @@ def test_run_over_scales(tmp_path: Path) -> None:
     }
     page = (tmp_path / "out" / "report.html").read_text()
     assert "MLP 8–12–12–1: singular values in the lazy and the rich regime" in page
-
-
-def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacspec.studies import run as cells
-    from jacspec.studies.lazy import run as lazy
-
-    monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
-    small = ("task=lazy", *SMALL, "lazy.scales=[0.5,5]", "lazy.seeds=2")
-    assert run_here(*small, "hydra.run.dir=whole", cwd=tmp_path).code == 0
-    real = lazy.train_network
-
-    def stop(*arguments: Any, **options: Any) -> Any:
-        stop.calls += 1  # type: ignore[attr-defined]
-        if stop.calls == 5:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    stop.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(lazy, "train_network", stop)
-    assert run_here(*small, "hydra.run.dir=cut", cwd=tmp_path).code == 130
-    assert run_here(*small, "resume=cut", cwd=tmp_path).code == 0
-    for name in ("metrics.csv", "summary.csv"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 WRONG = {

@@ -30,7 +30,6 @@ from jacspec.models.matrices import (
 )
 from jacspec.models.tensor_files import open_tensors
 from jacspec.runs import Run
-from jacspec.runs.matrices import MatrixWriter
 from jacspec.spectra.weight_metrics import SCALING
 from jacspec.studies import run as task
 from jacspec.studies.weights.figures import matrix_figures
@@ -191,7 +190,8 @@ EXPERTS = {
 }
 
 
-def test_each_expert_is_a_matrix_of_its_own_and_it_is_said(tmp_path: Path) -> None:
+def test_each_expert_is_a_matrix_of_its_own_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "write_report", lambda *_, **__: None)
     (tmp_path / "any").mkdir()
     safetensors.numpy.save_file(EXPERTS, tmp_path / "any" / "model.safetensors")
     done = run_here("task=weights", "model=path", "model.path=any", "hydra.run.dir=out", cwd=tmp_path)
@@ -376,28 +376,6 @@ def test_reading_ahead_changes_nothing_and_hides_no_error() -> None:
 
 
 SMALL = ("task=weights", "weights.include=[q,up]")
-
-
-def test_interrupted_run_ends_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "write_report", lambda *_, **__: None)
-    assert run_here(*SMALL, "hydra.run.dir=whole", cwd=tmp_path).code == 0
-    real, calls = MatrixWriter.add, []
-
-    def stop(self: Any, results: Any) -> None:
-        calls.append(len(results))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        real(self, results)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MatrixWriter, "add", stop)
-        assert run_here(*SMALL, "hydra.run.dir=cut", cwd=tmp_path).code == 130
-    assert run_here(*SMALL, "resume=cut", cwd=tmp_path).code == 0
-    for name in ("metrics.csv", "summary.csv"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    refused = run_here(*SMALL, "resume=cut", "seed=1", cwd=tmp_path)
-    assert refused.code == 1
-    assert "config.seed was 0, now 1" in refused.err
 
 
 @pytest.mark.parametrize(
