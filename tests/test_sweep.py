@@ -27,7 +27,7 @@ def read_sweep(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit", marks=pytest.mark.long)])
 def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
     run = run_here if launcher == "basic" else run_command
     small = ("components=[mlp]", "layers=[0]", "report.figures=none")
