@@ -100,6 +100,7 @@ def test_adjustment_by_hand() -> None:
     np.testing.assert_allclose(found, [0.04, np.nan, 0.04, 0.9, 0.04])
 
 
+UNDRAWN = ("report.figures=none",)
 SWEEP = ("data.samples=8", "data.max_tokens=16", "engine=jacfwd", "metrics.names=[spectral_radius,stable_rank]")
 
 
@@ -110,12 +111,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = ("-m", "model.revision=step0,null", "seed=0,1", *SWEEP, "hydra.sweep.dir=sweep")
     with mock.patch("jacspec.studies.run.write_report"):  # of no concern here
         assert run_here(*sweep, cwd=folder).code == 0
-    small = (
-        "model=gpt2",
-        "model.init=random",
-        *(f"model.config.{key}" for key in ("n_embd=24", "n_layer=3", "n_head=2")),
-    )
-    assert run_here(*small, *SWEEP, "hydra.run.dir=other", cwd=folder).code == 0
+        sizes = (f"model.config.{key}" for key in ("n_embd=24", "n_layer=3", "n_head=2"))
+        small = ("model=gpt2", "model.init=random", *sizes, "hydra.run.dir=other")
+        assert run_here(*small, *SWEEP, cwd=folder).code == 0
     return folder
 
 
@@ -173,8 +171,9 @@ def test_unfair_comparisons_are_warned_of(runs: Path) -> None:
     text = runs / "text.txt"
     text.write_text("A plain line to read. Another one that is longer than the first.\n" * 9, encoding="utf-8")
     changed = ("precision=float64", "data=text", "data.path=text.txt", "hydra.run.dir=changed")
-    assert run_here(*SWEEP, *changed, cwd=runs).code == 0
-    both = ("task=compare", "runs=[sweep/2,changed]", "compare.draws=100", "hydra.run.dir=unfair")
+    with mock.patch("jacspec.studies.run.write_report"):
+        assert run_here(*SWEEP, *changed, cwd=runs).code == 0
+    both = ("task=compare", "runs=[sweep/2,changed]", "compare.draws=100", "hydra.run.dir=unfair", *UNDRAWN)
     done = run_here(*both, cwd=runs)
     assert done.code == 0, done.err
     assert (
@@ -191,7 +190,7 @@ def test_unfinished_runs_are_left_out_and_named(runs: Path) -> None:
     found, left_out = open_runs([runs / "holed"])
     assert len(found) == 3
     assert list(left_out) == [str(runs / "holed" / "3")]
-    done = run_here("task=compare", "runs=holed", "compare.draws=100", "hydra.run.dir=named", cwd=runs)
+    done = run_here("task=compare", "runs=holed", "compare.draws=100", *UNDRAWN, "hydra.run.dir=named", cwd=runs)
     assert done.code == 0, done.err
     assert "left out: holed/3: The run in holed/3 is not finished" in done.out
 

@@ -16,6 +16,7 @@ from jacspec import open_run
 from jacspec.studies.dynamics.figures import onset_sentences, spans
 from jacspec.studies.dynamics.onsets import find_onset, step_of
 
+LAYERS = (0, 4, 5)
 STEPS = {0: "step0", 64: "step64", 1024: "step1024", 4096: None}
 
 
@@ -59,8 +60,9 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Revisions of nano by two tasks; their own reports, and most figures of the dynamics, are left out."""
     folder = tmp_path_factory.mktemp("sweeps")
     names = ",".join(name or "null" for name in STEPS.values())
+    measured = f"layers=[{','.join(map(str, LAYERS))}]"
     for task, more, drawn in (("heads", "heads.draws=2", "lambda_0"), ("overlap", "data.samples=20", "overlap_mean")):
-        sweep = ("-m", f"task={task}", f"model.revision={names}", more, f"hydra.sweep.dir={task}")
+        sweep = ("-m", f"task={task}", f"model.revision={names}", more, measured, f"hydra.sweep.dir={task}")
         with mock.patch("jacspec.studies.run.write_report"):
             assert run_here(*sweep, cwd=folder).code == 0
         final = ("dynamics.final_step=4096", "dynamics.draws=400", f"hydra.run.dir={task}_dynamics")
@@ -85,12 +87,12 @@ def test_tables_equal_the_runs(sweeps: Path) -> None:
     run = open_run(sweeps / "heads_dynamics")
     tables = {step: pandas.read_csv(sweeps / "heads" / str(place) / "metrics.csv") for place, step in enumerate(STEPS)}
     means = {step: table.groupby(["role", "layer"]).mean(numeric_only=True) for step, table in tables.items()}
-    assert len(run.metrics) == 4 * 2 * 6 * len(run.metric_names)
+    assert len(run.metrics) == 4 * 2 * len(LAYERS) * len(run.metric_names)
     for row in run.metrics.to_dict("records"):
         own = means[row["step"]].loc[(row["component"], row["layer"])]
         assert row["mean"] == pytest.approx(own[row["metric"]], rel=1e-12)
     onsets = run.table("onsets.csv")
-    assert len(onsets) == 2 * 6 * len(run.metric_names)
+    assert len(onsets) == 2 * len(LAYERS) * len(run.metric_names)
     for row in onsets.to_dict("records"):
         curve = {step: table.loc[(row["component"], row["layer"])][row["metric"]] for step, table in means.items()}
         assert row["onset"] == _brute_onset(curve)

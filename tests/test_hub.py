@@ -30,6 +30,7 @@ from servers import (
 from jacspec.runs import open_run
 
 ONLINE: dict[str, Any] = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+RUN = (*TINY, "components=[mlp]", "layers=[0,-1]", "report.figures=none")
 WAYS_ON = ["model.path=", "model.init=random", "`python -m jacspec`"]
 
 
@@ -46,7 +47,7 @@ def server() -> Iterator[Server]:
 def hub_home(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The hub's cache after one run of `org/nano`."""
     home = tmp_path_factory.mktemp("home")
-    arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    arguments = ["model=hub", "model.id=org/nano", *RUN, "hydra.run.dir=out"]
     done = run_command(*arguments, cwd=home, HF_ENDPOINT=server.url, HF_HOME=str(home / "hf"), **ONLINE)
     assert done.code == 0, done.err
     return home
@@ -56,7 +57,7 @@ def test_checkpoint_is_downloaded_and_named_by_its_commit(hub_home: Path, tmp_pa
     run = open_run(hub_home / "out")
     assert run.provenance["identity"]["checkpoint"]["name"] == "org/nano"
     assert run.provenance["identity"]["checkpoint"]["revision"] == COMMIT
-    done = run_here(*TINY, "components=[mlp]", "hydra.run.dir=out", cwd=tmp_path)
+    done = run_here(*RUN, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     embedded = open_run(tmp_path / "out")
     assert run.provenance["identity"]["checkpoint"]["files"] == embedded.provenance["identity"]["checkpoint"]["files"]
@@ -73,7 +74,7 @@ def test_only_what_is_read_is_asked_for(hub_home: Path, server: Server) -> None:
 
 def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> None:
     shutil.copytree(hub_home / "hf", tmp_path / "hf", symlinks=True)
-    arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    arguments = ["model=hub", "model.id=org/nano", *RUN, "hydra.run.dir=out"]
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
     done = run_command(*arguments, cwd=tmp_path, **ONLINE | closed)
     assert done.code == 0, done.err
@@ -86,7 +87,7 @@ def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path
     torch.save(load_file(NANO / "model.safetensors"), tmp_path / "weights")
     files = {name: (NANO / name).read_bytes() for name in NANO_FILES if name != "model.safetensors"}
     files["pytorch_model.bin"] = (tmp_path / "weights").read_bytes()
-    arguments = ["model=hub", "model.id=org/nano", *TINY, "components=[mlp]", "hydra.run.dir=out"]
+    arguments = ["model=hub", "model.id=org/nano", *RUN, "hydra.run.dir=out"]
     with serve(hub(files)) as running:
         changes = {"HF_ENDPOINT": running.url, "HF_HOME": str(tmp_path / "hf")} | ONLINE
         done = run_command(*arguments, cwd=tmp_path, **changes)

@@ -10,6 +10,7 @@ import pytest
 from servers import Finished, run_here
 from small_runs import SMALL, arguments, make_small_model
 
+from jacspec.config import ASSETS
 from jacspec.runs import RunWriter
 from jacspec.runs.cells import CellWriter
 from jacspec.runs.matrices import MatrixWriter
@@ -18,6 +19,23 @@ from jacspec.studies import STUDIES
 WRITES = {"samples": (RunWriter, "add_layer"), "matrices": (MatrixWriter, "add"), "experiments": (CellWriter, "add")}
 """What writes a finished part durably, by the kind of rows."""
 
+QUICK = {
+    "jacobian": ("data.samples=6", "components=[mlp]"),
+    "depth": ("data.samples=4", "depth.exponents=2", "depth.last=1"),
+    "coupling": ("data.samples=4", "components=[mlp]"),
+    "weights": (),
+    "heads": (),
+    "overlap": ("data.samples=6",),
+    "removal": ("removal.roles=[q]", "removal.groups=2", "removal.tokens=64"),
+    "finetune": (
+        *("finetune.steps=1", "finetune.seeds=1", "finetune.groups=2", "finetune.roles=[q]"),
+        *("finetune.batch=2", "finetune.max_tokens=8"),
+    ),
+    "lazy": ("lazy.scales=[1]", "lazy.steps=20", "lazy.removed=[1]"),
+    "merge": ("merge.include=[q,k]",),
+}
+"""What leaves of each two parts or more: that one is written and another is not is all that matters here."""
+
 FILES = ("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.csv", "kinds.csv")
 
 
@@ -25,17 +43,20 @@ FILES = ("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.cs
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small") / "model"
     make_small_model(folder)
+    lines = (ASSETS / "verse.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "lines.txt").write_text("".join(lines[:80]), encoding="utf-8")
     return folder
 
 
 def run(study: str, model: Path, cwd: Path, *more: str) -> Finished:
+    text = ("data=text", f"data.path={model / 'lines.txt'}") if study == "finetune" else ()
     # Drawn in other tests; optax mixes int32 counts with Python floats, which strict promotion refuses.
     with mock.patch("jacspec.studies.run.write_report"), jax.numpy_dtype_promotion("standard"):
-        return run_here(*arguments(study, model), *more, cwd=cwd)
+        return run_here(*arguments(study, model), *QUICK[study], *text, *more, cwd=cwd)
 
 
 def test_the_table_has_every_study_that_resumes() -> None:
-    assert set(SMALL) == {name for name, study in STUDIES.items() if study.resumable}
+    assert set(SMALL) == set(QUICK) == {name for name, study in STUDIES.items() if study.resumable}
 
 
 @pytest.mark.parametrize("study", SMALL)

@@ -18,17 +18,20 @@ from hydra import initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from servers import copy_nano, run_here
+from small_runs import make_small_model
 from stub import STUB, stub
 
 import jacspec
 from jacspec.api.functions import in_python
 from jacspec.api.options import NAMED, RUNNABLE, SHARED, Option, apply, compose, options_of
-from jacspec.config import Config, config_folder, register
+from jacspec.config import ASSETS, Config, config_folder, register
 from jacspec.runs import open_run as open_stored
 from jacspec.text.given import read_texts
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
 LINES = "\n".join(TEXTS) + "\n"
+LONG = "".join((ASSETS / "verse.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:80])
+RUNNING = ("data=text", "data.path=long.txt")
 GIVEN = ("data=text", "data.path=own.txt", "data.split=lines", "data.min_tokens=1", "data.samples=3")
 FINETUNE = {"steps": 1, "batch": 2, "groups": 1, "seeds": 1, "max_tokens": 8, "roles": "q"}
 LAZY = {"scales": 1, "inputs": 4, "width": 4, "samples": 8, "steps": 2, "groups": 2, "removed": 1, "seeds": 1}
@@ -46,13 +49,15 @@ CALLS: Mapping[str, tuple[Sequence[str], dict[str, Any]]] = {
         ("data=text", "data.path=own.txt", "removal.roles=[q]", "removal.groups=2", "removal.tokens=16"),
         {"texts": LINES, "roles": ["q"], "groups": np.int64(2), "tokens": 16},
     ),
-    "finetune": ((), FINETUNE),
+    "finetune": (RUNNING, {**FINETUNE, "texts": LONG}),
     "lazy": ((), LAZY),
     "merge": (("merge.models=[nano@step0]", "merge.base=nano", "merge.include=[q]", "merge.method=none"),
               {"models": "nano@step0", "base": "nano", "include": "q", "method": "none"}),
-    "train": (("train.revisions=[0]",), {**TRAIN, "revisions": [0]}),
+    "train": ((*RUNNING, "train.revisions=[0]"), {**TRAIN, "texts": LONG, "revisions": [0]}),
 }  # fmt: skip
 """By study, what is typed in a shell and what in Python for the same numbers."""
+SMALL = ("jacobian", "depth", "coupling", "overlap", "removal", "finetune")
+"""Those of them that take a small model; the others show that both mean the same one where none is said."""
 
 
 def typed(study: str, options: Mapping[str, Any]) -> list[str]:
@@ -74,13 +79,25 @@ def call(study: str, **options: Any) -> Any:
     return jacspec.run(study, silent=True, **options)
 
 
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "model"
+    make_small_model(folder)
+    return folder
+
+
 @pytest.mark.parametrize("study", CALLS)
-def test_python_gives_the_numbers_of_the_command(study: str, tmp_path: Path) -> None:
+def test_python_gives_the_numbers_of_the_command(study: str, small_model: Path, tmp_path: Path) -> None:
     """Tables byte for byte, arrays bit for bit, and the weights that are written."""
     (tmp_path / "own.txt").write_text(LINES)
+    (tmp_path / "long.txt").write_text(LONG, encoding="utf-8")
     words, options = CALLS[study]
     if study in ("finetune", "lazy", "train"):
-        words = [*words, *typed(study, {name: value for name, value in options.items() if name != "revisions"})]
+        own = {name: value for name, value in options.items() if name not in ("texts", "revisions")}
+        words = [*words, *typed(study, own)]
+    if study in SMALL:
+        words = [*words, "model=path", f"model.path={small_model}"]
+        options = {**options, "model": str(small_model)}
     # Optax's own schedules mix int32 counts with Python floats, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"), undrawn():
         done = run_here(f"task={study}", "hydra.run.dir=shell", *words, cwd=tmp_path)

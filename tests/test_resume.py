@@ -13,14 +13,13 @@ from servers import (
     command_line,
     environment,
     files_below,
-    run_command,
     run_here,
     statuses,
 )
 
 from jacspec.runs import open_run
 
-RUN = ("data.samples=60", "data.max_tokens=16")
+RUN = ("data.samples=60", "data.max_tokens=16", "components=[mlp]")
 TABLES = ("metrics.csv", "summary.csv", "samples.csv")
 
 
@@ -28,7 +27,7 @@ TABLES = ("metrics.csv", "summary.csv", "samples.csv")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     cwd = tmp_path_factory.mktemp("reference")
-    done = run_command(*RUN, "hydra.run.dir=whole", cwd=cwd)
+    done = run_here(*RUN, "hydra.run.dir=whole", cwd=cwd)
     assert done.code == 0, done.err
     return cwd / "whole"
 
@@ -71,9 +70,13 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "after the third layer": lambda folder: layers_done(folder) >= 3,
     "while drawing": lambda folder: (folder / "figures").exists(),
 }
+QUICK = ("after the first layer", "while drawing")
+"""Of the others, an interruption in `test_interrupted.py` and the kills of `tests/faults/` say the same."""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [moment if moment in QUICK else pytest.param(moment, marks=pytest.mark.long) for moment in MOMENTS]
+)
 def test_killed_run_ends_with_the_same_numbers(moment: str, reference: Path, tmp_path: Path) -> None:
     kill_when(MOMENTS[moment], tmp_path, *RUN, "hydra.run.dir=killed")
     folder = tmp_path / "killed"
@@ -85,15 +88,14 @@ def test_killed_run_ends_with_the_same_numbers(moment: str, reference: Path, tmp
     done = run_here(*RUN, "hydra.run.dir=killed", "task=report", "run=killed", cwd=tmp_path)
     assert done.code == 1
     assert "resume=killed" in done.err
-    go_on = run_command if moment == "after the first layer" else run_here
-    done = go_on(*RUN, "resume=killed", cwd=tmp_path)
+    done = run_here(*RUN, "resume=killed", cwd=tmp_path)
     assert done.code == 0, done.err
     assert differing_files(folder, reference) == []
     assert files_below(tmp_path) == {f"killed/{name}" for name in CONTRACT}, f"{found} layers were there"
 
 
 def test_oracle_sees_another_seed(reference: Path, tmp_path: Path) -> None:
-    done = run_here(*RUN, "seed=1", "hydra.run.dir=out", cwd=tmp_path)
+    done = run_here(*RUN, "seed=1", "report.figures=none", "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     found = differing_files(tmp_path / "out", reference)
     assert set(found) == {*TABLES, "singular_values", "spectral_radius", "decay_ratio"}
@@ -133,7 +135,7 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
         (["seed=1"], ["seed was 0, now 1"]),
         (["data.samples=59", "precision=float64"], ["data.samples was 60, now 59", "precision was 'float32'"]),
         (["model.revision=step0"], ["model.revision was None, now 'step0'"]),
-        (["components=[mlp]"], ["components"]),
+        (["components=[attn]"], ["components"]),
         (["data.split=lines"], ["data.split was 'sentences', now 'lines'"]),
     ],
     ids=lambda value: " ".join(value),

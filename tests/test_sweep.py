@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import TINY, command_line, environment, run_command, run_here, statuses
+from servers import command_line, environment, run_command, run_here, statuses
 
 from jacspec.runs import open_run
 
@@ -27,22 +27,24 @@ def read_sweep(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit", marks=pytest.mark.long)])
 def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
     run = run_here if launcher == "basic" else run_command
-    sweep = ("-m", *LAUNCHERS[launcher], f"{BAD},2", "data.max_tokens=16", "hydra.sweep.dir=sweep")
+    small = ("components=[mlp]", "layers=[0]", "report.figures=none")
+    sweep = ("-m", *LAUNCHERS[launcher], f"{BAD},2", "data.max_tokens=16", *small, "hydra.sweep.dir=sweep")
     done = run(*sweep, cwd=tmp_path)
     assert done.code == 1
     summary = done.err[done.err.index("jacspec: 1 of 2 runs did not finish. Table: sweep/sweep.csv") :]
-    assert f"job 0, {BAD} data.max_tokens=16, failed: Only 426 of the 426" in summary
+    said = f"{BAD} data.max_tokens=16 {' '.join(small)}"
+    assert f"job 0, {said}, failed: Only 426 of the 426" in summary
     assert "job 1" not in summary
     failed, whole = read_sweep(tmp_path / "sweep")
     assert (failed["job"], failed["status"], failed["folder"]) == ("0", "failed", "")
-    assert failed["overrides"] == f"{BAD} data.max_tokens=16"
+    assert failed["overrides"] == said
     assert failed["message"].startswith("Only 426 of the 426")
     assert whole == {
         "job": "1",
-        "overrides": f"{GOOD} data.max_tokens=16",
+        "overrides": said.replace(BAD, GOOD),
         "status": "finished",
         "folder": str(tmp_path / "sweep" / "1"),
         "message": "",
@@ -50,14 +52,6 @@ def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
     assert len(open_run(whole["folder"]).samples) == 2
     assert statuses(tmp_path) == ["finished"]
     assert not (tmp_path / "sweep" / ".jobs").exists()
-
-
-def test_whole_sweep_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
-    done = run_here("-m", *TINY, "seed=0,1", "components=[mlp]", "hydra.sweep.dir=sweep", cwd=tmp_path)
-    assert done.code == 0, done.err
-    assert "sweep: all 2 runs finished" in done.out
-    assert [row["status"] for row in read_sweep(tmp_path / "sweep")] == ["finished", "finished"]
 
 
 def test_error_of_ours_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
