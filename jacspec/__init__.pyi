@@ -456,7 +456,7 @@ def plan(
     - `link_gbs`: from host to device, GB/s
     - `hash_gbs`: weights that are hashed, GB/s
     - `load_gbs`: weights that are read and cast, GB/s
-    - `look_us`: microseconds of the host to look at the bounds of a sample
+    - `look_us`: microseconds of the host to judge the bounds of a sample
     - `disk_gbs`: of a host, for all its processes
     - `efficiency`: share of the products' speed and of the bandwidth that a run reaches
     - `metrics`: names of metrics, `paper` or `full`: one or several

@@ -4,7 +4,7 @@
 
 Figures of this machine are the best of many short tries in seconds of processor time, since others may be using it:
 products of float32 matrices on all cores, memory, and of one process hashing a file, reading, checking and casting a
-float16 block of 61 M parameters (d_model 2048, d_ff 8192), and Lanczos looking at the bounds of a sample. An engine's
+float16 block of 61 M parameters (d_model 2048, d_ff 8192), and the host judging the bounds of a sample. An engine's
 share is the speed of one GPT-2 block's spectra, 32 samples, beside that of the products. From the time that `lanczos`
 took in `engines.json`, and nothing else of that machine, the run of `paper.json` is predicted.
 """
@@ -34,7 +34,7 @@ from jacspec.jacobians.lanczos import TOP, _top_of_bidiagonal, start_vectors  # 
 from jacspec.jacobians.solvers import ENGINES, EXPECTED_STEPS  # noqa: E402
 from jacspec.models.checkpoint import open_checkpoint  # noqa: E402
 from jacspec.models.hashes import sha256  # noqa: E402
-from jacspec.studies.plan.cost import COMPONENTS, Machine, Work, count_looks, count_parameters, estimate_seconds  # noqa: E402
+from jacspec.studies.plan.cost import COMPONENTS, Machine, Work, count_parameters, estimate_seconds  # noqa: E402
 from jacspec.studies.provenance import versions  # noqa: E402
 
 GIGA, TRIES, SAMPLES = 1e9, 30, 32
@@ -115,7 +115,7 @@ def predict_paper(look: float) -> dict[str, float]:
     """Predict the seconds of spectra of the paper's run, beside what `paper.json` recorded."""
     model = load_model("gpt2", init="random")
     recorded = json.loads((HERE.parent / "engines.json").read_text())["top two to 1e-5, decaying weights"]
-    looking = COMPONENTS * count_looks(EXPECTED_STEPS) * look
+    looking = COMPONENTS * look
     seconds = recorded["milliseconds a sample and layer"]["jacspec"] / 1e3 - looking
     reached = Machine(
         flops=ENGINES["lanczos"].flops(model.spec.blocks[0]) / seconds,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jacspec.jacobians.lanczos import CHECK_EVERY, FIRST_CHECK, LATER
 from jacspec.jacobians.solvers import ALL, ENGINES, EXPECTED_STEPS, pass_flops, svd_flops
 from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_parts, module_template
@@ -42,7 +41,8 @@ class Machine(NamedTuple):
     `flops` is the speed of plain products and `bandwidth` a peak; `efficiency` is the share of both that is reached.
     `svd`, seconds of the SVD kernel for one matrix of `SVD_WIDTH`; `link` is from host to device, `disk` what a host
     reads from its disk for all its processes. Of one process: `hashing`, and `loading`, how fast stored weights are
-    read, checked and cast; `look`, seconds that Lanczos takes on the host to look at a sample.
+    read, checked and cast; `look`, seconds that the host takes to judge a sample's bounds,
+    once Lanczos has stopped on the device.
     """
 
     flops: float
@@ -98,12 +98,6 @@ def spectra_bytes(block: BlockSpec, parameters: int, work: Work) -> float:
     return EXPECTED_STEPS * ITEMSIZE * (2.0 * parameters + bases)
 
 
-def count_looks(steps: int) -> int:
-    """Count how often Lanczos looks at a sample's bounds until it stops after so many steps."""
-    early = range(FIRST_CHECK, LATER + 1, CHECK_EVERY)
-    return sum(step <= steps for step in (*early, *range(early[-1] + 2 * CHECK_EVERY, steps + 1, 2 * CHECK_EVERY)))
-
-
 def share_batches(work: Work, devices: int) -> tuple[Work, int]:
     """Make batches small enough that each device has one, and count those of the busiest device."""
     smaller = work._replace(batch=min(work.batch, math.ceil(work.samples / devices)))
@@ -136,7 +130,7 @@ def estimate_seconds(
         for block, size in pairs
     )
     svd = sum(COMPONENTS * machine.svd * (block.d_model / SVD_WIDTH) ** 3 for block, _ in pairs) if whole else 0.0
-    looks = 0 if whole else count_looks(EXPECTED_STEPS) * COMPONENTS * len(pairs)
+    looks = 0 if whole else COMPONENTS * len(pairs)
     read = stored_bytes * sum(sizes.blocks)
     return {
         "hash": stored_bytes * sizes.whole / min(machine.hashing, machine.disk),

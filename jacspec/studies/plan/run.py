@@ -38,7 +38,7 @@ STAGES = {
     "carry": "carry samples",
     "spectra": "spectra",
     "svd": "SVD kernel",
-    "look": "look at bounds",
+    "look": "judge bounds",
 }
 """What `cost.estimate_seconds` estimates, in words."""
 
@@ -49,7 +49,7 @@ FIGURES = {
     "svd_ms": (MEASURED, "{} ms for the singular values of a 768 × 768 matrix"),
     "hash_gbs": (MEASURED, "{} GB/s hashed by a process"),
     "load_gbs": (MEASURED, "{} GB/s read and cast by a process"),
-    "look_us": (MEASURED, "{} µs for a look at the bounds of a sample"),
+    "look_us": (MEASURED, "{} µs to judge the bounds of a sample"),
     "bandwidth_gbs": (SHEET, "{} GB/s of memory"),
     "memory_gb": (SHEET, "{} GB"),
     "link_gbs": (SHEET, "{} GB/s from the host"),
