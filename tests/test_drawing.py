@@ -122,10 +122,15 @@ def test_helper_draws_the_same_and_progress_counts(
     assert "drawing 3 of 3 figures" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("answer", ["break", "print('failed', flush=True)"], ids=["dies", "fails"])
+@pytest.mark.parametrize(
+    "answer",
+    ["break", "print('failed', flush=True)", "import time; time.sleep(600)"],
+    ids=["dies", "fails", "stalls"],
+)
 def test_what_a_helper_leaves_is_drawn_here(run: Run, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     program = f"import sys\nprint('ready', flush=True)\nfor _ in sys.stdin: {answer}"
     monkeypatch.setattr(helpers, "_PROGRAM", program)
+    monkeypatch.setattr(drawing, "PATIENCE_SECONDS", 0.5)
     helpers.start_helpers(1)
     own: list[str] = []
 

@@ -11,12 +11,15 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.progress import figure_progress
 from jacspec.report import check_report
 from jacspec.report.figures import save_figure
-from jacspec.report.helpers import Drawing, hand_out, take_back
+from jacspec.report.helpers import Drawing, hand_out, stop_helpers, take_back
 from jacspec.runs import Run
 from jacspec.studies import study_of
 from jacspec.studies.study import Plot, load
 
 Plots = Mapping[str, Plot]
+
+PATIENCE_SECONDS = 60.0
+"""No figure takes a tenth of that; a helper that is stopped or starved must not stop the run."""
 
 _one_at_a_time = threading.Lock()
 """Two threads that draw would take what the other one handed out."""
@@ -60,13 +63,22 @@ def _draw(
     try:
         for _ in names:
             taken = take_back()
-            name, drawn = (taken.name, False) if taken else done.get()
+            name, drawn = (taken.name, False) if taken else _next_done(done)
             if not drawn:
                 save_figure(run, name, figures[name].draw(), formats)
             advance(1)
     finally:
         while take_back():  # after a failure: the helpers go on to nothing
             pass
+
+
+def _next_done(done: "queue.SimpleQueue[tuple[str, bool]]") -> tuple[str, bool]:
+    """Wait for a helper; where none gives a sign for `PATIENCE_SECONDS` they are ended, and what they had is not drawn."""
+    try:
+        return done.get(timeout=PATIENCE_SECONDS)
+    except queue.Empty:
+        stop_helpers()
+        return done.get()
 
 
 @contextlib.contextmanager
