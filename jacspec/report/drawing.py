@@ -73,7 +73,7 @@ def _draw(
 
 
 def _next_done(done: "queue.SimpleQueue[tuple[str, bool]]") -> tuple[str, bool]:
-    """Wait for a helper; where none gives a sign for `PATIENCE_SECONDS` they are ended, and what they had is not drawn."""
+    """Wait for a helper; where none gives a sign for `PATIENCE_SECONDS` they are ended, and their figures missing."""
     try:
         return done.get(timeout=PATIENCE_SECONDS)
     except queue.Empty:
