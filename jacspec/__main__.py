@@ -76,7 +76,7 @@ def _hydra_main(config: DictConfig) -> str | None:
         check_keys(config)
         typed = cast(Config, OmegaConf.to_object(config))
         _check_runs(typed)
-        _check_crew(typed)
+        _check_workers(typed)
         from jacspec.studies.inputs import Inputs  # not above: --help does not wait for JAX
 
         _check_folder(typed, folder)
@@ -118,7 +118,7 @@ def _check_folder(config: Config, folder: Path) -> None:
         check_vacant(folder)
 
 
-def _check_crew(config: Config) -> None:
+def _check_workers(config: Config) -> None:
     """Refuse what several processes cannot share: a task of one process, a sweep, a folder that each names anew."""
     from jacspec.runs.processes import check_distributed
 

@@ -131,7 +131,7 @@ class DistributedConfig:
 class Config:
     """Everything a run is made of; beside this, each study that has options of its own has a group of its name.
 
-    `layers` are those that are measured, null all of them. `resume` names a run folder to go on with, `run` one to
+    `layers` are those that are measured, null all of them. `resume` names a run folder to resume, `run` one to
     report on, `runs` several (or a folder of them) to compare.
     """
 

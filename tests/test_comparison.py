@@ -216,10 +216,10 @@ WRONG = {
     "": ("needs finished runs", "runs=[FOLDER,FOLDER]"),
     "runs=nowhere": ("nowhere", "not a run folder"),
     "runs=[sweep/0]": ("alone compares with nothing",),
-    "runs=[1,2]": ("runs has 1, which is no folder",),
+    "runs=[1,2]": ("runs has 1, which is not a folder",),
     "runs=sweep compare.against=7": ("compare.against=7", "0: step0, seed=0"),
     "runs=sweep compare.draws=3": ("compare.draws=3",),
-    "runs=sweep resume=sweep/0": ("is not gone on with",),
+    "runs=sweep resume=sweep/0": ("cannot be resumed",),
 }
 
 

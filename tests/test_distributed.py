@@ -18,9 +18,9 @@ from test_runs import NAMES, assert_same_bits, make_result
 
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
-from jacspec.runs.parts import Share, collect_layers, read_shares, write_layer, write_share
-from jacspec.runs.processes import Crew
-from jacspec.runs.signs import forget_signs, read_sign, show_signs, watch
+from jacspec.runs.heartbeats import forget_heartbeats, read_heartbeat, send_heartbeats, watch
+from jacspec.runs.parts import Shard, collect_layers, read_shards, write_layer, write_shard
+from jacspec.runs.processes import Workers
 
 # Real processes
 
@@ -92,15 +92,15 @@ def wait_for(ready: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Run one member of a crew that waits for nobody; `lonely` is ended where it would wait."""
+    """Run one member of a workers that waits for nobody; `lonely` is ended where it would wait."""
 
-    def run(crew: Crew, *arguments: str, lonely: bool = False) -> tuple[int, str]:
+    def run(workers: Workers, *arguments: str, lonely: bool = False) -> tuple[int, str]:
         def wait(*_: object, **__: object) -> None:
             if lonely:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("jacspec.studies.over_samples.join_crew", lambda config: crew)
+            patch.setattr("jacspec.studies.over_samples.join_workers", lambda config: workers)
             patch.setattr("jacspec.studies.sharing.watch", wait)
             patch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
             done = run_here(*arguments, cwd=tmp_path)
@@ -122,41 +122,41 @@ SMALL = ("data.samples=6", "data.max_tokens=40", "engine.batch=2")
 )
 def test_every_task_that_is_shared(task: str, play: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     command = (f"task={task}", *TASKS[task], *SMALL)
-    assert play(Crew(), *command, "hydra.run.dir=alone") == (0, "")
-    assert play(Crew(0, 2), *command, "hydra.run.dir=shared", lonely=True)[0] == 130
-    assert play(Crew(1, 2), *command, "resume=shared") == (0, "")
-    assert play(Crew(0, 2), *command, "resume=shared") == (0, "")
+    assert play(Workers(), *command, "hydra.run.dir=alone") == (0, "")
+    assert play(Workers(0, 2), *command, "hydra.run.dir=shared", lonely=True)[0] == 130
+    assert play(Workers(1, 2), *command, "resume=shared") == (0, "")
+    assert play(Workers(0, 2), *command, "resume=shared") == (0, "")
     for name in files_below(tmp_path / "alone") - {"run.json"}:
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
 def test_another_number_of_processes_goes_on(play: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     command = (*SMALL, "components=[mlp]")
-    assert play(Crew(), *command, "hydra.run.dir=alone") == (0, "")
-    assert play(Crew(0, 3), *command, "hydra.run.dir=shared", lonely=True)[0] == 130
-    assert play(Crew(1, 2), *command, "resume=shared") == (0, "")
+    assert play(Workers(), *command, "hydra.run.dir=alone") == (0, "")
+    assert play(Workers(0, 3), *command, "hydra.run.dir=shared", lonely=True)[0] == 130
+    assert play(Workers(1, 2), *command, "resume=shared") == (0, "")
     names = files_below(tmp_path / "shared" / "layers")
     assert {"0000.process0of3.npz", "0000.process1of2.npz"} <= names
     assert "0000.npz" not in names
-    assert play(Crew(), *command, "resume=shared") == (0, "")
+    assert play(Workers(), *command, "resume=shared") == (0, "")
     assert differing_files(tmp_path / "shared", tmp_path / "alone") == []
 
 
 def test_more_processes_than_batches(play: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     command = (*TINY, "components=[mlp]")
-    assert play(Crew(0, 3), *command, "hydra.run.dir=shared") == (0, "")
-    assert play(Crew(2, 3), *command, "resume=shared") == (0, "")
+    assert play(Workers(0, 3), *command, "hydra.run.dir=shared") == (0, "")
+    assert play(Workers(2, 3), *command, "resume=shared") == (0, "")
     assert statuses(tmp_path) == ["finished"]
     assert json.loads((tmp_path / "shared" / "run.json").read_text())["processes"] == 3
 
 
 def test_process_of_another_run_is_refused(play: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    play(Crew(0, 2), *TINY, "hydra.run.dir=shared", lonely=True)
+    play(Workers(0, 2), *TINY, "hydra.run.dir=shared", lonely=True)
     before = files_below(tmp_path)
-    code, error = play(Crew(1, 2), *TINY, "seed=1", "resume=shared")
+    code, error = play(Workers(1, 2), *TINY, "seed=1", "resume=shared")
     assert (code, files_below(tmp_path)) == (1, before)
     assert "config.seed was 0, now 1" in error
-    code, error = play(Crew(1, 2), *TINY, "hydra.run.dir=elsewhere")
+    code, error = play(Workers(1, 2), *TINY, "hydra.run.dir=elsewhere")
     assert code == 1
     assert "Process 0 did not open" in error
 
@@ -166,7 +166,7 @@ def test_process_of_another_run_is_refused(play: Callable[..., tuple[int, str]],
     [
         (["distributed.processes=2"], ["distributed.processes=2", "distributed.coordinator=HOST:PORT"]),
         (["distributed.coordinator=auto", "distributed.index=1"], ["distributed.index=1", "or leave it out"]),
-        (["distributed.coordinator=localhost"], ["distributed.coordinator=localhost is no address"]),
+        (["distributed.coordinator=localhost"], ["distributed.coordinator=localhost is not an address"]),
         (["distributed.coordinator=h:1", "distributed.processes=2"], ["distributed.index=I"]),
         (
             ["distributed.coordinator=h:1", "distributed.processes=2", "distributed.index=2"],
@@ -204,44 +204,44 @@ def rows_of(result: LayerResult, rows: list[int]) -> LayerResult:
 def test_shares_make_the_whole(order: list[int], cut: int, again: int, last_missing: bool) -> None:
     whole = make_result(3, samples=7)
     parts = [order[:cut], order[cut:], [again]]
-    shares = {3: [Share(np.array(rows), rows_of(whole, rows)) for rows in parts]}
+    shares = {3: [Shard(np.array(rows), rows_of(whole, rows)) for rows in parts]}
     assert_same_bits(collect_layers(shares, range(7))[3], whole)
     some = sorted(order[:3])
     assert_same_bits(collect_layers(shares, some)[3], rows_of(whole, some))
     if again in order[:cut]:
         assert collect_layers({3: [shares[3][0], shares[3][2]]}, range(7)) == {}
-    mislabelled = {3: [Share(np.roll(order, 1), rows_of(whole, order))]}
+    mislabelled = {3: [Shard(np.roll(order, 1), rows_of(whole, order))]}
     with pytest.raises(AssertionError):
         assert_same_bits(collect_layers(mislabelled, range(7))[3], whole)
 
 
 def test_shares_come_back_from_their_files(tmp_path: Path) -> None:
     whole = make_result(0)
-    write_share(tmp_path, Share(np.array([2, 0]), rows_of(whole, [2, 0])), Crew(1, 2))
-    assert collect_layers(read_shares(tmp_path, NAMES), range(3)) == {}
-    write_share(tmp_path, Share(np.array([1]), rows_of(whole, [1])), Crew(0, 2))
+    write_shard(tmp_path, Shard(np.array([2, 0]), rows_of(whole, [2, 0])), Workers(1, 2))
+    assert collect_layers(read_shards(tmp_path, NAMES), range(3)) == {}
+    write_shard(tmp_path, Shard(np.array([1]), rows_of(whole, [1])), Workers(0, 2))
     write_layer(tmp_path, make_result(4))
-    found = collect_layers(read_shares(tmp_path, NAMES), range(3))
+    found = collect_layers(read_shards(tmp_path, NAMES), range(3))
     assert list(found) == [0, 4]
     assert_same_bits(found[0], whole)
     assert_same_bits(found[4], make_result(4))
 
 
 def test_signs_say_how_a_process_ended(tmp_path: Path) -> None:
-    assert read_sign(tmp_path, 0) is None
-    with show_signs(tmp_path, 0, every=0.01):
-        first = read_sign(tmp_path, 0)
-        wait_for(lambda: read_sign(tmp_path, 0) != first)
-    with pytest.raises(JacspecError, match="too few"), show_signs(tmp_path, 1, every=60.0):
+    assert read_heartbeat(tmp_path, 0) is None
+    with send_heartbeats(tmp_path, 0, every=0.01):
+        first = read_heartbeat(tmp_path, 0)
+        wait_for(lambda: read_heartbeat(tmp_path, 0) != first)
+    with pytest.raises(JacspecError, match="too few"), send_heartbeats(tmp_path, 1, every=60.0):
         raise JacspecError("too few")
     watch(tmp_path, [0], until=lambda: True, timeout=1.0, ways_on="")
     with pytest.raises(JacspecError, match=r"Process 1 stopped: too few Go on."):
         watch(tmp_path, [0, 1], until=lambda: False, timeout=60.0, ways_on="Go on.")
-    with pytest.raises(KeyboardInterrupt), show_signs(tmp_path, 1, every=60.0):
+    with pytest.raises(KeyboardInterrupt), send_heartbeats(tmp_path, 1, every=60.0):
         raise KeyboardInterrupt
     with pytest.raises(JacspecError, match=r"Process 1 stopped: it was interrupted. Go on."):
         watch(tmp_path, [1], until=lambda: False, timeout=60.0, ways_on="Go on.")
-    forget_signs(tmp_path)
+    forget_heartbeats(tmp_path)
     assert files_below(tmp_path) == set()
     with pytest.raises(JacspecError, match=r"Process 1 has given no sign of life for 0.1 seconds. Go on."):
         watch(tmp_path, [1], until=lambda: False, timeout=0.1, ways_on="Go on.")
@@ -249,5 +249,5 @@ def test_signs_say_how_a_process_ended(tmp_path: Path) -> None:
 
 def test_process_that_gives_signs_is_waited_for(tmp_path: Path) -> None:
     deadline = time.monotonic() + 1.5
-    with show_signs(tmp_path, 1, every=0.05):
+    with send_heartbeats(tmp_path, 1, every=0.05):
         watch(tmp_path, [1], until=lambda: time.monotonic() > deadline, timeout=0.5, ways_on="")

@@ -417,7 +417,7 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ("merge.models=[nano,narnia]", ["narnia is no folder", "Accepted:"]),
+        ("merge.models=[nano,narnia]", ["narnia is not a folder", "Accepted:"]),
         ("merge.models=[nano@step7]", ["nano@step7: ", "has no revision 'step7'", "step1024"]),
         ("merge.models=[]", ["names no model"]),
         ("merge.models=[nano] merge.base=null", ["Name another, or merge.base"]),

@@ -1,4 +1,4 @@
-"""A run that is killed and gone on with ends with the numbers of one that was not."""
+"""A run that is killed and resumed ends with the numbers of one that was not."""
 
 import signal
 import subprocess
@@ -123,7 +123,7 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
     assert done.code == 0, done.err
     assert computed == [0, 1, 2, 3, 4, 4, 5]
     done = run_here(*small, "resume=out", "hydra.run.dir=elsewhere", cwd=tmp_path)
-    assert done.code == 0, "going on with a finished run changes nothing"
+    assert done.code == 0, "resuming a finished run changes nothing"
     assert not (tmp_path / "elsewhere").exists()
     assert computed == [0, 1, 2, 3, 4, 4, 5]
     assert statuses(tmp_path) == ["finished"]

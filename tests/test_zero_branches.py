@@ -26,7 +26,7 @@ from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
 from jacspec.jacobians.solvers import ENGINES, audit_pair, audit_top, rounding
 from jacspec.jacobians.undefined import ZERO_JACOBIAN
 from jacspec.models.checkpoint import open_checkpoint
-from jacspec.runs.parts import collect_layers, read_shares, write_layer
+from jacspec.runs.parts import collect_layers, read_shards, write_layer
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.truncation import factorise
 from jacspec.studies.coupling.alignment import READS, WRITES
@@ -173,7 +173,7 @@ def test_reasons_survive_the_files_of_layers(tmp_path: Path, zeroed: Any) -> Non
         batches = prepare_batches(checkpoint, TOKENS, memory_gib=1.0)
         result = next(iter(stream_layers(checkpoint, batches, Plan(("attn", "mlp"), NAMES))))
     write_layer(tmp_path, result)
-    (read,) = collect_layers(read_shares(tmp_path, NAMES), range(len(TOKENS))).values()
+    (read,) = collect_layers(read_shards(tmp_path, NAMES), range(len(TOKENS))).values()
     for component in ("attn", "mlp"):
         np.testing.assert_array_equal(read.reasons[component], result.reasons[component])
         for name in NAMES:

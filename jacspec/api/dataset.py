@@ -23,7 +23,7 @@ UNITS: Mapping[str, str] = {
     "chunk_nats": "nats",
     "chunk_tokens": "tokens",
 }
-"""Units of axes and arrays that are no metric and no pure number."""
+"""Units of axes and arrays that are neither metrics nor pure numbers."""
 
 AXES: Mapping[str, str] = {
     "layer": "layer, counted from 0",
@@ -39,7 +39,7 @@ AXES: Mapping[str, str] = {
     "converged": "1 where the engine reached its tolerance",
     "steps": "steps that the engine took",
 }
-"""Words for axes and arrays that are no metric."""
+"""Words for axes and arrays that are not metrics."""
 
 
 def describe_dataset(run: Run) -> "xarray.Dataset":

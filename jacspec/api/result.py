@@ -169,7 +169,7 @@ class Run(StoredRun):
 def open_run(folder: str | Path) -> Run:
     """Open a finished run folder.
 
-    **Raises:** `JacspecError` where it is no run, or one that is not finished.
+    **Raises:** `JacspecError` where it is not a run, or one that is not finished.
     """
     run = Run(Path(folder).expanduser())
     if run.provenance["status"] != "finished":

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, components_of
-from jacspec.jacobians.mesh import count_devices, spread_samples
+from jacspec.jacobians.devices import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs, carry_bytes
 from jacspec.jacobians.streaming import (
     Stream,
@@ -98,7 +98,7 @@ def prepare_batches(
 ) -> list[PaddedBatch]:
     """Check token ids against the model and put them into batches that fit the memory budget.
 
-    **Arguments:** `devices`, as `mesh.count_devices` reads it, over which each batch is spread; `largest`, how many
+    **Arguments:** `devices`, as `devices.count_devices` reads it, over which each batch is spread; `largest`, how many
     samples a batch holds at most, a device, None for what memory holds, on a CPU `CPU_BATCH`.
     """
     if memory_gib <= 0:
@@ -127,7 +127,7 @@ def stream_layers(
 ) -> Iterator[LayerResult]:
     """Yield the result of each block, carrying all samples through the model as it goes.
 
-    Blocks in `done` are carried through and yielded as they are, so that going on with a run gives what an
+    Blocks in `done` are carried through and yielded as they are, so that resuming a run gives what an
     undisturbed run gives.
 
     **Arguments:** `done`, results by block number; `advance`, called with (place among the blocks that have a

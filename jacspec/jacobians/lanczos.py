@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from scipy.linalg import eigh_tridiagonal
 
 from jacspec.jacobians.branches import BRANCHES, Point
+from jacspec.jacobians.devices import mesh_of
 from jacspec.jacobians.looks import should_stop
-from jacspec.jacobians.mesh import mesh_of
 from jacspec.models.block import Block
 from jacspec.programs import Program
 

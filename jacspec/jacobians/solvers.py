@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point
+from jacspec.jacobians.devices import shard_like
 from jacspec.jacobians.lanczos import (
     CAPACITY,
     TOP,
@@ -21,7 +22,6 @@ from jacspec.jacobians.lanczos import (
     start_vectors,
     top_singular_values,
 )
-from jacspec.jacobians.mesh import beside
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.programs import Program
 from jacspec.spectra.metrics import METRICS
@@ -102,7 +102,7 @@ def _lanczos(
     block: Block, point: Point, component: str, samples: np.ndarray, tolerance: float, seed: int
 ) -> BranchSpectra:
     d_model = point.x.shape[1]
-    starts = beside(start_vectors(samples, d_model, point.x.dtype, seed=seed), point.x)
+    starts = shard_like(start_vectors(samples, d_model, point.x.dtype, seed=seed), point.x)
     found = top_singular_values(block, point, component, starts, k=min(TOP, d_model), tolerance=tolerance)
     return top_spectra(found)
 

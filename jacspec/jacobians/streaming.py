@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jacspec.glossary import Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, pack_points
-from jacspec.jacobians.mesh import beside, on_each
+from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import Program, shapes_of
@@ -53,7 +53,7 @@ def walk(
     for number in range(last + 1):
         if number and spec.blocks[number].stack != spec.blocks[number - 1].stack:
             streams = _enter_decoder(checkpoint, streams, decoder_input)
-        block = on_each(checkpoint.block(number), streams[0].hidden)
+        block = replicate(checkpoint.block(number), streams[0].hidden)
         found, left = visit(number, block, streams)
         if found is not None:
             yield found
@@ -93,7 +93,7 @@ def pass_through(
 
 def _enter(checkpoint: Checkpoint, batches: Sequence[Packed], memories: Sequence[Memory] | None) -> list[Stream]:
     """Embed the tokens of all batches."""
-    embedding = on_each(checkpoint.embedding(), batches[0].tokens)
+    embedding = replicate(checkpoint.embedding(), batches[0].tokens)
     return [
         Stream(_embed(embedding, batch), batch, memory)
         for batch, memory in zip(batches, memories or (None,) * len(batches), strict=True)
@@ -104,10 +104,10 @@ def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[Stream], decoder_in
     """End the encoder with its norm, and embed what the decoder is fed."""
     start = checkpoint.spec.decoder_start
     assert start is not None
-    norm = on_each(checkpoint.encoder_norm(), streams[0].hidden)
+    norm = replicate(checkpoint.encoder_norm(), streams[0].hidden)
     memories = [Memory(_normed(norm, stream.hidden), stream.batch.packing) for stream in streams]
     batches = [
-        beside(decoder_batch(stream.batch, start=start, kind=decoder_input), stream.hidden) for stream in streams
+        shard_like(decoder_batch(stream.batch, start=start, kind=decoder_input), stream.hidden) for stream in streams
     ]
     return _enter(checkpoint, batches, memories)
 

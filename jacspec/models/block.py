@@ -29,8 +29,6 @@ from jacspec.models.layers import (
     make_norm,
 )
 
-PLACES = ("pre", "post", "output", "sandwich")
-
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:

@@ -114,7 +114,7 @@ def _open(name: str, label: str, dtype: str) -> Sibling:
     if model.name == "hub" and given.count("/") != 1:
         known = [file.stem for file in (config_folder() / "model").glob("*.yaml") if file.stem not in ("hub", "path")]
         raise JacspecError(
-            f"{name} is no folder, no ready-made model and no hub id ORG/NAME (with @REVISION behind it where another "
+            f"{name} is not a folder, a ready-made model or a hub id ORG/NAME (with @REVISION behind it where another "
             "than the default is meant). " + suggest(given, known)
         )
     try:

@@ -10,19 +10,19 @@
 | `spectra.nc`    | xarray Dataset: singular values and metrics with labelled axes                 |
 | `figures/`, `report.html` | drawn from the files above by `jacspec.report`                       |
 
-| file          | holds                                                       |
-|---------------|-------------------------------------------------------------|
-| `files.py`    | files put in place whole and durably                        |
-| `folder.py`   | `Run`, a folder as it is read                               |
-| `tables.py`   | labelled arrays and distributions of a run over samples     |
-| `writing.py`  | where a run may write, how it begins, is resumed and ends   |
-| `layers.py`   | a run over samples, written layer by layer                  |
-| `parts.py`    | the files of `layers/`: whole layers, or shares of them     |
-| `processes.py` | which of several processes of one run this is              |
-| `signs.py`    | signs of life of processes that share a run                 |
-| `matrices.py` | a run over weight matrices, written batch by batch          |
-| `cells.py`    | a run over experiments, written one by one                  |
-| `several.py`  | several finished runs at once, as one table                 |
+| file            | holds                                                     |
+|-----------------|-----------------------------------------------------------|
+| `files.py`      | files put in place whole and durably                      |
+| `folder.py`     | `Run`, a folder as it is read                             |
+| `tables.py`     | labelled arrays and distributions of a run over samples   |
+| `writing.py`    | where a run may write, how it begins, is resumed and ends |
+| `layers.py`     | a run over samples, written layer by layer                |
+| `parts.py`      | the files of `layers/`: whole layers, or shares of them   |
+| `processes.py`  | which of several processes of one run this is             |
+| `heartbeats.py` | signs of life of processes that share a run               |
+| `matrices.py`   | a run over weight matrices, written batch by batch        |
+| `cells.py`      | a run over experiments, written one by one                |
+| `several.py`    | several finished runs at once, as one table               |
 """
 
 from jacspec.runs.files import RUN_FILE, SPECTRA, write_atomically, write_csv, write_json

@@ -102,7 +102,7 @@ def part_files(parts: Path) -> list[Path]:
     return sorted(file for file in parts.glob("*.npz") if _PART.fullmatch(file.name))
 
 
-def sign_files(parts: Path) -> list[Path]:
+def heartbeat_files(parts: Path) -> list[Path]:
     """List the files of `layers/` in which processes say that they work."""
     return [file for file in parts.glob("*.json") if _SIGN.fullmatch(file.name)]
 
@@ -110,7 +110,7 @@ def sign_files(parts: Path) -> list[Path]:
 def remove_parts(parts: Path) -> None:
     """Remove what a run wrote into `layers/`, and the folder itself if nothing else is in it."""
     refuse_link(parts)
-    for file in (*part_files(parts), *sign_files(parts), *parts.glob(f"{TEMPORARY}*"), parts / LOCK):
+    for file in (*part_files(parts), *heartbeat_files(parts), *parts.glob(f"{TEMPORARY}*"), parts / LOCK):
         with contextlib.suppress(OSError):
             file.unlink()
     with contextlib.suppress(OSError):

@@ -73,11 +73,11 @@ class Run:
 def open_run(folder: Path | str) -> Run:
     """Open a finished run folder.
 
-    **Raises:** `JacspecError` where it is no run, or one that is not finished.
+    **Raises:** `JacspecError` where it is not a run, or one that is not finished.
     """
     run = Run(Path(folder).expanduser())
     if run.provenance["status"] != "finished":
-        raise JacspecError(f"The run in {folder} is not finished. Type resume={folder} to go on with it.")
+        raise JacspecError(f"The run in {folder} is not finished. Type resume={folder} to resume it.")
     if "metrics" not in run.provenance:
         raise JacspecError(f"The run in {folder} is of task={run.provenance.get('task')}: it has no spectra to show.")
     return run
@@ -94,7 +94,7 @@ def differing_keys(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
-    """Read `run.json`; raises `JacspecError` where the folder is no run."""
+    """Read `run.json`; raises `JacspecError` where the folder is not a run."""
     file = folder / RUN_FILE
     if not file.exists():
         there = "" if folder.exists() else "; there is no such folder"

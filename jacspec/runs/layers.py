@@ -8,7 +8,7 @@ from typing import Any
 
 from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, REASON, SPECTRA, csv_text, write_atomically, write_csv
-from jacspec.runs.parts import collect_layers, read_shares, write_layer
+from jacspec.runs.parts import collect_layers, read_shards, write_layer
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -81,7 +81,7 @@ def resume_run(
     **Raises:** `JacspecError` with the keys that differ.
     """
     stored = reopen_folder(folder, provenance)
-    done = collect_layers(read_shares(folder / PARTS, metric_names), range(len(samples)))
+    done = collect_layers(read_shards(folder / PARTS, metric_names), range(len(samples)))
     writer = RunWriter(folder, stored, metric_names, samples, done)
     if stored["status"] != "finished":
         writer.write_tables()

@@ -19,13 +19,13 @@ from jaxtyping import Int
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs.files import REASON, part_files, write_atomically
-from jacspec.runs.processes import Crew
+from jacspec.runs.processes import Workers
 
 SAMPLES, AUDIT = "samples", "audit_deviation"
 """The rows of a share, and the one array of a layer that has not a row a sample."""
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """What is known of one block: the rows of `result` are those of `samples`."""
 
     samples: Int[np.ndarray, " sample"]
@@ -37,28 +37,28 @@ def write_layer(folder: Path, result: LayerResult) -> None:
     _write(folder / f"{result.number:04d}.npz", result, {})
 
 
-def write_share(folder: Path, share: Share, crew: Crew) -> None:
+def write_shard(folder: Path, share: Shard, workers: Workers) -> None:
     """Write this process's share of a layer durably."""
-    file = folder / f"{share.result.number:04d}.process{crew.index}of{crew.count}.npz"
+    file = folder / f"{share.result.number:04d}.process{workers.index}of{workers.count}.npz"
     _write(file, share.result, {SAMPLES: share.samples})
 
 
-def read_shares(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Share]]:
+def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Shard]]:
     """Read what is there of every block, by its number; raises `JacspecError` for a damaged file."""
-    found: dict[int, list[Share]] = {}
+    found: dict[int, list[Shard]] = {}
     for file in part_files(folder):
         share = _read(file, metric_names)
         found.setdefault(share.result.number, []).append(share)
     return found
 
 
-def collect_layers(held: Mapping[int, Sequence[Share]], samples: Sequence[int]) -> dict[int, LayerResult]:
+def collect_layers(held: Mapping[int, Sequence[Shard]], samples: Sequence[int]) -> dict[int, LayerResult]:
     """Put together, by number, the blocks of which all `samples` are held, each sample in its place among these."""
     found = {number: _collect(shares, np.asarray(samples)) for number, shares in held.items()}
     return {number: result for number, result in found.items() if result is not None}
 
 
-def _collect(shares: Sequence[Share], samples: Int[np.ndarray, " sample"]) -> LayerResult | None:
+def _collect(shares: Sequence[Shard], samples: Int[np.ndarray, " sample"]) -> LayerResult | None:
     known, first = np.unique(np.concatenate([share.samples for share in shares]), return_index=True)
     if not np.isin(samples, known).all():
         return None
@@ -79,7 +79,7 @@ def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) ->
     write_atomically(file, stream.getvalue())
 
 
-def _read(file: Path, metric_names: Sequence[str]) -> Share:
+def _read(file: Path, metric_names: Sequence[str]) -> Shard:
     try:
         # All is read, not only what is looked for: reading is what compares checksums and names.
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
@@ -89,7 +89,7 @@ def _read(file: Path, metric_names: Sequence[str]) -> Share:
             component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()
         }
         rows = len(next(iter(result.singular_values.values())))
-        return Share(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
+        return Shard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
     except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
 

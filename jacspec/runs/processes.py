@@ -21,13 +21,13 @@ PATIENCE_SECONDS = 3600
 
 
 @dataclasses.dataclass(frozen=True)
-class Crew:
+class Workers:
     """The processes of a run: how many, and the `index` of this one, from 0."""
 
     index: int = 0
     count: int = 1
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
+    def shard(self, items: Sequence[Item]) -> list[Item]:
         """Take this process's part of what all list alike: every `count`th."""
         return list(items[self.index :: self.count])
 
@@ -44,19 +44,19 @@ def check_distributed(config: DistributedConfig) -> None:
                 )
     elif not re.fullmatch(r"\S+:\d+", config.coordinator):
         raise JacspecError(
-            f"distributed.coordinator={config.coordinator} is no address. Type distributed.coordinator=HOST:PORT, of "
-            "the machine of process 0, or distributed.coordinator=auto under SLURM, Open MPI, Kubernetes or on a TPU."
+            f"distributed.coordinator={config.coordinator} is not an address. Type distributed.coordinator=HOST:PORT, "
+            "of the machine of process 0, or distributed.coordinator=auto under SLURM, Open MPI, Kubernetes, on a TPU."
         )
     elif config.processes is None or config.index is None or not 0 <= config.index < config.processes:
         raise JacspecError(
-            f"distributed.processes={config.processes} distributed.index={config.index} says not which process this "
-            "is. Type distributed.processes=N, the same for all, and distributed.index=I with I from 0 to N − 1."
+            f"distributed.processes={config.processes} distributed.index={config.index} does not say which process "
+            "this is. Type distributed.processes=N, the same for all, and distributed.index=I with I from 0 to N − 1."
         )
     if not config.timeout > 0:
         raise JacspecError(f"distributed.timeout={config.timeout} is not above 0. Type distributed.timeout=60.")
 
 
-def join_crew(config: DistributedConfig) -> Crew:
+def join_workers(config: DistributedConfig) -> Workers:
     """Wait until all processes of the run are there, and say which of them this is; call before any computation.
 
     `jax.distributed` ends this process where the others do not come within five minutes.
@@ -64,7 +64,7 @@ def join_crew(config: DistributedConfig) -> Crew:
     **Raises:** `JacspecError` where `coordinator=auto` finds no cluster.
     """
     if config.coordinator is None:
-        return Crew()
+        return Workers()
     import jax
 
     try:
@@ -79,10 +79,10 @@ def join_crew(config: DistributedConfig) -> Crew:
             f"distributed.coordinator={config.coordinator}: {error} Type distributed.coordinator=HOST:PORT "
             "distributed.processes=N distributed.index=I."
         ) from error
-    return Crew(jax.process_index(), jax.process_count())
+    return Workers(jax.process_index(), jax.process_count())
 
 
-def part_crew() -> None:
+def leave_workers() -> None:
     """Wait until all processes are here, and go on alone: the end of one does not end the others from now on."""
     import jax
 

@@ -38,9 +38,7 @@ def run_collected(
 ) -> None:
     """Open the runs that `config.runs` (or `config.run`) names and write what `collect` says of them into `folder`."""
     if config.resume is not None:
-        raise JacspecError(
-            f"task={config.task} takes seconds and is not gone on with. Leave resume={config.resume} out."
-        )
+        raise JacspecError(f"task={config.task} takes seconds and cannot be resumed. Leave resume={config.resume} out.")
     watch = Stopwatch()
     with watch("read runs"):
         runs, left_out = open_runs(_folders(config))
@@ -75,7 +73,7 @@ def _folders(config: Config) -> list[str]:
     given = [config.runs] if isinstance(config.runs, str) else list(config.runs or ())
     if wrong := [each for each in given if not isinstance(each, str)]:
         raise JacspecError(
-            f"runs has {wrong[0]!r}, which is no folder. Type runs=[FOLDER,FOLDER] or runs=MULTIRUN_FOLDER."
+            f"runs has {wrong[0]!r}, which is not a folder. Type runs=[FOLDER,FOLDER] or runs=MULTIRUN_FOLDER."
         )
     given += [config.run] if config.run else []
     if not given:

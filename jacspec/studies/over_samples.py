@@ -19,13 +19,13 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import compiling
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv
-from jacspec.runs.processes import Crew, join_crew, part_crew
+from jacspec.runs.processes import Workers, join_workers, leave_workers
 from jacspec.runs.writing import releasing_folders
 from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes
 from jacspec.studies.run import finish_run
-from jacspec.studies.sharing import assist, lead
+from jacspec.studies.sharing import contribute, coordinate
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
 
@@ -40,7 +40,7 @@ def run_layers(
     *,
     cut: Callable[[Config, Sample], Sample] = lambda config, sample: sample,
 ) -> None:
-    """Open model and text, compute what `prepare` asks for into `folder`, or go on with what `config.resume` holds.
+    """Open model and text, compute what `prepare` asks for into `folder`, or resume what `config.resume` holds.
 
     Of several processes, all compute and process 0 alone keeps the folder. `cut` may shorten the samples that were
     drawn.
@@ -49,7 +49,7 @@ def run_layers(
     watch = Stopwatch()
     if address := config.distributed.coordinator:
         console.print(f"waiting for all processes of the run to reach {address}", soft_wrap=True, highlight=False)
-    crew = join_crew(config.distributed)
+    workers = join_workers(config.distributed)
     use_compilation_cache()
     with numerics(config.precision.value):
         with watch("open model"):
@@ -58,31 +58,31 @@ def run_layers(
             sample = cut(config, inputs.sample(checkpoint))
         work = prepare(config, checkpoint, sample)
         with compiling(work.programs, config.precision.value) as programs:
-            if config.resume is None and not crew.index:
+            if config.resume is None and not workers.index:
                 programs.begin()  # all is to be computed; meanwhile the model's files are hashed
             provenance = _provenance(config, checkpoint, inputs, sample, work.batches) | {
                 "metrics": list(work.columns),
-                "processes": crew.count,
+                "processes": workers.count,
                 **work.facts,
             }
             say_notes(provenance["identity"], console)
-            shown = _progress(crew, work, console)
+            shown = _progress(workers, work, console)
             timeout = config.distributed.timeout
-            if crew.index:
+            if workers.index:
                 opened = folder if config.resume is None else Path(config.resume)
                 with shown as advance:
-                    assist(crew, work, opened, provenance, advance, timeout=timeout)
-                console.print(f"process {crew.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
+                    contribute(workers, work, opened, provenance, advance, timeout=timeout)
+                console.print(f"process {workers.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
                 return
             writer = _open_folder(config, folder, provenance, sample, work.columns)
             if any(number not in writer.done for number in work.numbers):
                 with watch("compile"), compile_progress(console, programs=len(work.programs)) as advance_programs:
                     programs.finish(advance_programs)
         if writer.provenance["status"] == "finished":
-            part_crew()
+            leave_workers()
         else:
             with watch("spectra"), shown as advance:
-                for result in _results(crew, work, writer, advance, timeout):
+                for result in _results(workers, work, writer, advance, timeout):
                     writer.add_layer(result)
             with watch("tables"):
                 _write_tables(config, work, writer)
@@ -92,25 +92,25 @@ def run_layers(
 
 
 def _progress(
-    crew: Crew, work: Work, console: Console
+    workers: Workers, work: Work, console: Console
 ) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
     """Show what of this process's share is done; say so where some processes have none."""
-    if crew.count > len(work.batches):
+    if workers.count > len(work.batches):
         console.print(
-            f"{crew.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch makes "
-            "more.",
+            f"{workers.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch "
+            "makes more.",
             soft_wrap=True,
         )
-    return layer_progress(console, layers=len(work.numbers), samples=count_samples(crew.share(work.batches)))
+    return layer_progress(console, layers=len(work.numbers), samples=count_samples(workers.shard(work.batches)))
 
 
 def _results(
-    crew: Crew, work: Work, writer: RunWriter, advance: Callable[[int, int], None], timeout: float
+    workers: Workers, work: Work, writer: RunWriter, advance: Callable[[int, int], None], timeout: float
 ) -> Iterable[LayerResult]:
     """Compute what the run has not yet, alone or with other processes."""
-    if crew.count > 1:
-        return lead(crew, work, writer, advance, timeout=timeout)
-    part_crew()
+    if workers.count > 1:
+        return coordinate(workers, work, writer, advance, timeout=timeout)
+    leave_workers()
     return work.stream(work.batches, done=dict(writer.done), advance=advance)
 
 

@@ -33,7 +33,7 @@ def describe_device() -> dict[str, Any]:
 
 
 def describe_run(config: Config, *, reads: Collection[str], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect what `run.json` of every task holds; its `identity` must be the same for a run to be gone on with.
+    """Collect what `run.json` of every task holds; its `identity` must be the same for a run to be resumed.
 
     **Arguments:** `reads`, the keys of the configuration that numbers of the study depend on; `identity`, what they
     depend on besides: checkpoint, corpus.

@@ -1,4 +1,4 @@
-"""Every task that resumes on a file system that fills up, then is given room, and is gone on with."""
+"""Every task that resumes on a file system that fills up, then is given room, and is resumed."""
 
 import random
 import subprocess
@@ -25,7 +25,7 @@ def small_file_system(folder: Path, size: str) -> Iterator[None]:
 
 
 def fill_and_go_on(task: str, model: Path, whole: kills.Whole, cwd: Path, seed: int) -> dict[str, Any]:
-    """Let a run fill a disk of a random size up to what the run takes, give it room, go on with it and compare."""
+    """Let a run fill a disk of a random size up to what the run takes, give it room, resume it and compare."""
     needed = sum(file.stat().st_size for file in whole.folder.rglob("*") if file.is_file())
     size = random.Random(seed).randint(4, max(needed // 1024, 8))
     disk = cwd / "disk"

@@ -1,4 +1,4 @@
-"""Every task that resumes, killed without warning at random moments, gone on with, and compared with a run left alone.
+"""Every task that resumes, killed without warning at random moments, resumed, and compared with a run left alone.
 
 The commands are processes of their own, forked from one that has imported everything and started nothing. A moment is
 uniform between the making of the run's folder and the end of a run that nothing disturbed; before it nothing is left
@@ -77,7 +77,7 @@ def run_whole(task: str, model: Path, cwd: Path) -> Whole:
 
 
 def kill_and_go_on(task: str, model: Path, whole: Whole, cwd: Path, *, times: int) -> list[Kill]:
-    """Kill a run and the tries to go on with it, `times` in all, at random moments; then let one end and compare."""
+    """Kill a run and the tries to resume it, `times` in all, at random moments; then let one end and compare."""
     rng, folder = random.Random(), cwd / "killed"  # other moments whenever it is run
     found: list[Kill] = []
     while len(found) < times:

@@ -33,7 +33,7 @@ def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
     check_draws(options.draws, "compare.draws")
     if not 0 <= options.against < len(runs):
         listed = "; ".join(f"{number}: {each.label}" for number, each in enumerate(runs))
-        raise JacspecError(f"compare.against={options.against} is no run. Accepted: {listed}.")
+        raise JacspecError(f"compare.against={options.against} is not a run. Accepted: {listed}.")
     if len(runs) < 2:
         raise JacspecError(f"{runs[0].run.folder} alone compares with nothing. Give two runs or more.")
     differences = functools.partial(difference_rows, runs, names, options.against)

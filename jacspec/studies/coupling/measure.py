@@ -16,6 +16,7 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
+from jacspec.jacobians.devices import shard_like
 from jacspec.jacobians.engine import (
     Measured,
     Part,
@@ -28,7 +29,6 @@ from jacspec.jacobians.engine import (
     working_blocks,
 )
 from jacspec.jacobians.lanczos import TOP, branch_operator, decompose, leading_vectors, start_vectors
-from jacspec.jacobians.mesh import beside
 from jacspec.jacobians.solvers import audit_pair, audit_top, rounding, top_spectra
 from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
@@ -180,7 +180,7 @@ def _measure(
 ) -> Part:
     """Compute all of one component at the samples of one batch."""
     d_model = point.x.shape[1]
-    starts = beside(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
+    starts = shard_like(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
     operator = branch_operator(block, point, component)
     found, bases = decompose(operator, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
     vectors = leading_vectors(found, bases)

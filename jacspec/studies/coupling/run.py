@@ -42,7 +42,7 @@ ENGINE = "lanczos"
 
 
 def run_coupling(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compute factors, alignments and couplings into `folder`, or go on with what `config.resume` holds."""
+    """Compute factors, alignments and couplings into `folder`, or resume what `config.resume` holds."""
     check_components(config.components)
     if beyond := [name for name in choose_metrics(config.metrics.names) if name not in NAMES]:
         raise JacspecError(

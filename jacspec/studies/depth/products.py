@@ -25,6 +25,7 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point
+from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.jacobians.engine import (
     Part,
     count_samples,
@@ -36,7 +37,6 @@ from jacspec.jacobians.engine import (
     rows_to_audit,
 )
 from jacspec.jacobians.lanczos import TOP, Bases, decompose_by_steps, grow_left, grow_right, start_vectors
-from jacspec.jacobians.mesh import beside, on_each
 from jacspec.jacobians.solvers import audit_top, top_spectra
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.jacobians.undefined import undefined_metrics
@@ -181,7 +181,7 @@ def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float, padded: PaddedBat
 
     @functools.lru_cache(max(int(memory_budget(memory_gib) // size), 1))
     def kept(number: int) -> Block:
-        return on_each(checkpoint.block(number), padded.batch.tokens)
+        return replicate(checkpoint.block(number), padded.batch.tokens)
 
     return dataclasses.replace(
         checkpoint, make=lambda part, number: kept(number) if part == "block" else checkpoint.make(part, number)
@@ -192,7 +192,7 @@ def _set_out(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPla
     # The first start vector of a sample is Lanczos's: these are drawn apart.
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     frame = _draw_frames(key, padded.row_samples, plan.exponents, d_model, jnp.dtype(dtype))
-    frame, logs = beside((frame, np.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
+    frame, logs = shard_like((frame, np.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
     return _Journey(padded, {}, frame, logs, {})
 
 
@@ -238,7 +238,7 @@ def _measure(
 ) -> Part:
     """Compute the top of the spectrum of the product so far, and the exponents."""
     padded, d_model = journey.padded, journey.frame.shape[2]
-    starts = beside(start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed), journey.frame)
+    starts = shard_like(start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed), journey.frame)
     extend = functools.partial(_extend, blocks, journey.points)
     spectra = top_spectra(decompose_by_steps(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
     values: dict[str, Any] = dict(measure(spectra, starts, plan.metric_names, top_k=TOP))

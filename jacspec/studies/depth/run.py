@@ -21,7 +21,7 @@ ENGINE = "lanczos"
 
 
 def run_depth(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compute spectra and exponents with depth into `folder`, or go on with what `config.resume` holds."""
+    """Compute spectra and exponents with depth into `folder`, or resume what `config.resume` holds."""
     _check(config)
     run_layers(config, folder, console, inputs, _prepare)
 

@@ -68,7 +68,7 @@ class Bench(NamedTuple):
 
 
 def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compare removal before and after fine-tuning into `folder`, or go on with what `config.resume` holds."""
+    """Compare removal before and after fine-tuning into `folder`, or resume what `config.resume` holds."""
     options = config.own(FinetuneOptions)
     _check(options, config.seed)
     folder = folder if config.resume is None else Path(config.resume)

@@ -31,7 +31,7 @@ MOMENTS = ("element_mean", "element_std", "element_skewness", "element_kurtosis"
 
 
 def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compute the spectra of all attention heads into `folder`, or go on with what `config.resume` holds."""
+    """Compute the spectra of all attention heads into `folder`, or resume what `config.resume` holds."""
     options = config.own(HeadsOptions)
     if options.draws < 2:
         raise JacspecError(f"heads.draws={options.draws} gives no spread. Type heads.draws=N with N of 2 or more.")

@@ -18,7 +18,7 @@ from jacspec.text.corpus import Sample
 
 
 def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compute the spectra of every layer's Jacobians into `folder`, or go on with what `config.resume` holds."""
+    """Compute the spectra of every layer's Jacobians into `folder`, or resume what `config.resume` holds."""
     choose_metrics(config.metrics.names)
     check_components(config.components)
     check_engine(config.engine.name)

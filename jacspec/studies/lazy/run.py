@@ -54,7 +54,7 @@ class Trained(NamedTuple):
 
 
 def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Train and cut the networks of every scale into `folder`, or go on with what `config.resume` holds."""
+    """Train and cut the networks of every scale into `folder`, or resume what `config.resume` holds."""
     options = config.own(LazyOptions)
     _check(options, config.seed)
     with numerics(config.precision.value):

@@ -63,7 +63,7 @@ class Family(NamedTuple):
 
 
 def run_merge(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compare and merge checkpoints into `folder`, or go on with what `config.resume` holds."""
+    """Compare and merge checkpoints into `folder`, or resume what `config.resume` holds."""
     options = config.own(MergeOptions)
     _check(options)
     folder = folder if config.resume is None else Path(config.resume)

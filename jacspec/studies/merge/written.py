@@ -19,7 +19,7 @@ MERGE_FILE, CONFIG = "merge.json", "config.json"
 
 
 def check_folder(folder: Path, description: Mapping[str, Any], *, resume: bool) -> None:
-    """Refuse a folder that holds anything but, where a run is gone on with, the same merge."""
+    """Refuse a folder that holds anything but, where a run is resumed, the same merge."""
     if not folder.exists():
         return
     found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else [folder.name]
@@ -43,7 +43,7 @@ def write_merged(
     *,
     beside: Path,
 ) -> None:
-    """Write a checkpoint file by file, or go on with one: files that are there are whole and kept.
+    """Write a checkpoint file by file, or resume one: files that are there are whole and kept.
 
     `merge.json` comes first and says `unfinished`, `config.json` comes last: without it nothing loads the folder.
 

@@ -34,7 +34,7 @@ from jacspec.studies.work import MatrixWork
 
 
 def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compute overlaps of all weight matrices into `folder`, or go on with what `config.resume` holds."""
+    """Compute overlaps of all weight matrices into `folder`, or resume what `config.resume` holds."""
     with numerics(config.precision.value):
         run_rows(config, folder, console, inputs, lambda: _prepare(config, console, inputs))
 

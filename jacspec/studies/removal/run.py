@@ -62,7 +62,7 @@ class Experiment(NamedTuple):
 
 
 def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Measure perplexity without each group into `folder`, or go on with what `config.resume` holds."""
+    """Measure perplexity without each group into `folder`, or resume what `config.resume` holds."""
     with numerics(config.precision.value):
         run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs))
 

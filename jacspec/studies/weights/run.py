@@ -26,7 +26,7 @@ from jacspec.studies.work import MatrixWork
 
 
 def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Compute the spectra of all weight matrices into `folder`, or go on with what `config.resume` holds."""
+    """Compute the spectra of all weight matrices into `folder`, or resume what `config.resume` holds."""
     names = spectral_metrics(config.metrics.names)
     with numerics(config.precision.value):
         run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs, names))

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jacspec.errors import JacspecError
-from jacspec.runs.files import sign_files, write_json
+from jacspec.runs.files import heartbeat_files, write_json
 
 WORKS, DONE, FAILED = "works", "done", "failed"
 POLL_SECONDS = 0.2
 
 
-class Sign(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a process says: whether it works, is done or failed, why, and a number that grows while it works."""
 
     state: str
@@ -28,7 +28,7 @@ class Sign(NamedTuple):
 
 
 @contextlib.contextmanager
-def show_signs(folder: Path, index: int, *, every: float) -> Iterator[None]:
+def send_heartbeats(folder: Path, index: int, *, every: float) -> Iterator[None]:
     """Say that process `index` works, at once and `every` so many seconds; then, that it is done or why it failed."""
     stop = threading.Event()
 
@@ -37,17 +37,17 @@ def show_signs(folder: Path, index: int, *, every: float) -> Iterator[None]:
         while not stop.wait(every):
             number += 1
             with contextlib.suppress(OSError):  # the next one may succeed
-                _write(folder, index, Sign(WORKS, number))
+                _write(folder, index, Heartbeat(WORKS, number))
 
-    _write(folder, index, Sign(WORKS, 0))
+    _write(folder, index, Heartbeat(WORKS, 0))
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
-    last = Sign(DONE, 0)
+    last = Heartbeat(DONE, 0)
     try:
         yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        last = Sign(FAILED, 0, "it was interrupted." if interrupted else str(error) or type(error).__name__)
+        last = Heartbeat(FAILED, 0, "it was interrupted." if interrupted else str(error) or type(error).__name__)
         raise
     finally:
         stop.set()
@@ -55,17 +55,17 @@ def show_signs(folder: Path, index: int, *, every: float) -> Iterator[None]:
         _write(folder, index, last)
 
 
-def read_sign(folder: Path, index: int) -> Sign | None:
+def read_heartbeat(folder: Path, index: int) -> Heartbeat | None:
     """Read what process `index` said last; None where it has said nothing."""
     try:
-        return Sign(**json.loads(_file(folder, index).read_text(encoding="utf-8")))
+        return Heartbeat(**json.loads(_file(folder, index).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
 
-def forget_signs(folder: Path) -> None:
+def forget_heartbeats(folder: Path) -> None:
     """Remove the signs of an earlier try."""
-    for file in sign_files(folder):
+    for file in heartbeat_files(folder):
         file.unlink()
 
 
@@ -74,10 +74,10 @@ def watch(folder: Path, others: Iterable[int], *, until: Callable[[], bool], tim
 
     **Raises:** `JacspecError`, ending with `ways_on`, where one failed or has given none for `timeout` seconds.
     """
-    seen: dict[int, tuple[Sign | None, float]] = {index: (None, time.monotonic()) for index in others}
+    seen: dict[int, tuple[Heartbeat | None, float]] = {index: (None, time.monotonic()) for index in others}
     while not until():
         for index, (last, since) in seen.items():
-            sign = read_sign(folder, index)
+            sign = read_heartbeat(folder, index)
             if sign is not None and sign.state == FAILED:
                 said = sign.message if ways_on in sign.message else f"{sign.message} {ways_on}"
                 raise JacspecError(f"Process {index} stopped: {said}")
@@ -88,7 +88,7 @@ def watch(folder: Path, others: Iterable[int], *, until: Callable[[], bool], tim
         time.sleep(POLL_SECONDS)
 
 
-def _write(folder: Path, index: int, sign: Sign) -> None:
+def _write(folder: Path, index: int, sign: Heartbeat) -> None:
     write_json(_file(folder, index), sign._asdict())
 
 

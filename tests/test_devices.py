@@ -41,9 +41,9 @@ def collectives() -> dict[str, Any]:
     from jacspec.api import load_model
     from jacspec.backend import numerics
     from jacspec.jacobians import analytic, dense
+    from jacspec.jacobians.devices import mesh_of, replicate, shard_like
     from jacspec.jacobians.engine import prepare_batches
     from jacspec.jacobians.lanczos import _branch_products, _start, start_vectors
-    from jacspec.jacobians.mesh import beside, mesh_of, on_each
     from jacspec.jacobians.streaming import _enter, _pass_through, _step, pass_through
     from jacspec.spectra.svd import Way, _values
 
@@ -59,7 +59,7 @@ def collectives() -> dict[str, Any]:
     with numerics("float32"):
         (padded, *_) = prepare_batches(model, TOKENS, memory_gib=1.0, engine="lanczos", devices="2")
         (stream,) = _enter(model, [padded.batch], None)
-        block = on_each(model.block(0), stream.hidden)
+        block = replicate(model.block(0), stream.hidden)
         look("step", _step, block, *stream)
         look("pass", _pass_through, block, *stream, np.asarray(True), components=("attn", "mlp"))
         point = pass_through(block, stream, ["mlp"], last=True)[0]["mlp"]
@@ -69,7 +69,7 @@ def collectives() -> dict[str, Any]:
         for way in (Way.gram, Way.qr):
             with jax.enable_x64(True):
                 look(f"svd by {way.value}", _values, jacobians, way, len(jacobians))
-        starts = beside(start_vectors(padded.row_samples, 96, point.x.dtype, seed=0), point.x)
+        starts = shard_like(start_vectors(padded.row_samples, 96, point.x.dtype, seed=0), point.x)
         kind = {"make": _branch_products, "kind": "mlp", "top": 2, "capacity": 64, "mesh": mesh_of(starts)}
         look("lanczos", _start, (block, point), starts, np.asarray(1e-5, np.float32), **kind)
     return found

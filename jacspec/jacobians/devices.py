@@ -25,14 +25,14 @@ def count_devices(choice: str) -> int:
     CPUs are one device unless the user makes them more (`jax_num_cpu_devices`), and `auto` takes one of them: batched
     calls of LAPACK on several hung.
 
-    **Raises:** `JacspecError` for what is no number, or more than there are.
+    **Raises:** `JacspecError` for what is not a number, or more than there are.
     """
     local = jax.local_devices()
     if choice == AUTO:
         return 1 if local[0].platform == "cpu" else len(local)
     if not choice.isdecimal() or not 1 <= int(choice) <= len(local):
         raise JacspecError(
-            f"engine.devices={choice} is no number from 1 to {len(local)}, the devices of this process "
+            f"engine.devices={choice} is not a number from 1 to {len(local)}, the devices of this process "
             f"({local[0].device_kind}). Type engine.devices=auto."
         )
     return int(choice)
@@ -47,13 +47,13 @@ def spread_samples(batches: Sequence[PaddedBatch], devices: int) -> list[PaddedB
     return [padded._replace(batch=jax.device_put(padded.batch, rows)) for padded in batches]
 
 
-def beside(tree: Tree, like: Any) -> Tree:
+def shard_like(tree: Tree, like: Any) -> Tree:
     """Place arrays that have a row a sample as `like` is placed, which has too."""
     mesh = mesh_of(like)
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec("sample")))
 
 
-def on_each(tree: Tree, like: Any) -> Tree:
+def replicate(tree: Tree, like: Any) -> Tree:
     """Place a whole copy of arrays on each device that `like`, which has a row a sample, is spread over."""
     mesh = mesh_of(like)
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
