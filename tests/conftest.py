@@ -141,7 +141,7 @@ def _status_row(family: str, cases: Iterable[str], known: list[str]) -> str:
         worst = [_rounded_up(PARITY[family][respect]) for respect in RESPECTS]
     if family in REAL:
         parameters, name = REAL[family]
-        trained = f"{name}, {parameters / 1e6:.2g} M parameters"
+        trained = f"{name}, {parameters / 1e6:.3g} M parameters"
     if family in CONFIGS:
         configs = ", ".join(sorted(CONFIGS[family]))
     cells = [f"`{family}`", "; ".join(cases), *worst, trained or "none", configs]

