@@ -92,7 +92,7 @@ def wait_for(ready: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Run one member of a workers that waits for nobody; `lonely` is ended where it would wait."""
+    """Run one of several workers, which waits for nobody; `lonely` is ended where it would wait."""
 
     def run(workers: Workers, *arguments: str, lonely: bool = False) -> tuple[int, str]:
         def wait(*_: object, **__: object) -> None:

@@ -22,7 +22,7 @@ class Hashes(Mapping[str, str]):
         for file in files:
             try:
                 self._found[file.name].set_result(sha256(file))
-            except OSError as error:
+            except Exception as error:  # whatever it was, who asks is told
                 self._found[file.name].set_exception(error)
 
     def __getitem__(self, name: str) -> str:

@@ -8,6 +8,7 @@ from jacspec.report.labels import lookup
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import Run
 
+SECONDS = "seconds until the tables"
 FACTS = {
     "begun": ("created",),
     "task": ("task",),
@@ -31,7 +32,7 @@ FACTS = {
     "precision": ("precision", "identity.config.precision"),
     "device": ("identity.device",),
     "seed": ("seed", "identity.config.seed"),
-    "seconds until the tables": ("seconds",),
+    SECONDS: ("seconds",),
     "versions": ("identity.versions",),
     "git commit": ("git_commit",),
 }
@@ -47,7 +48,7 @@ def what_was_run(run: Run) -> Markup:
     facts: dict[str, Any] = {"status": f"finished {finished}" if finished else run.provenance.get("status")}
     for name, paths in FACTS.items():
         facts[name] = next((found for path in paths if (found := lookup(run.provenance, path)) is not None), None)
-        if isinstance(facts[name], dict) and name.startswith("seconds"):
+        if name == SECONDS and isinstance(facts[name], dict):
             facts[name] = {stage: seconds for stage, seconds in facts[name].items() if stage not in AFTER_THE_PAGE}
         if name == "splitter" and (run.folder / "samples.csv").is_file():
             facts["samples"] = _sample_words(run)

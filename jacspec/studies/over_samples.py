@@ -75,7 +75,7 @@ def run_layers(
                 console.print(f"process {workers.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
                 return
             writer = _open_folder(config, folder, provenance, sample, work.columns)
-            if any(number not in writer.done for number in work.numbers):
+            if work.programs and any(number not in writer.done for number in work.numbers):
                 with watch("compile"), compile_progress(console, programs=len(work.programs)) as advance_programs:
                     programs.finish(advance_programs)
         if writer.provenance["status"] == "finished":
@@ -132,6 +132,7 @@ def _check_accuracy(config: Config) -> None:
 
 
 NOT_AUDITED = {"audit": "none: jacfwd is the reference engine"}
+CANCELLED = "terms cancel, values are rounding"
 
 
 def _accuracy(results: Sequence[LayerResult], tolerance: float, precision: str) -> dict[str, Any]:
@@ -151,35 +152,27 @@ def _accuracy(results: Sequence[LayerResult], tolerance: float, precision: str) 
             "recomputed Jacobians": sum(each.size for _, each in audited),
             "largest relative deviation": float(within.max()) if within.size else None,
             "tolerance": tolerance,
-            **({"terms cancel, values are rounding": cancelled} if cancelled else {}),
+            **({CANCELLED: cancelled} if cancelled else {}),
         },
         "not_converged": missed,
     }
 
 
 def _say_accuracy(provenance: Mapping[str, Any], console: Console) -> None:
+    def say(words: str, style: str = "") -> None:
+        console.print(words, style=style, soft_wrap=True, highlight=False)
+
     found = provenance.get("audit")
     if isinstance(found, Mapping) and found["recomputed Jacobians"]:
         largest = found["largest relative deviation"]
-        console.print(
-            f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD"
-            + ("" if largest is None else f", largest relative deviation {largest:.1e}"),
-            soft_wrap=True,
-            highlight=False,
-        )
-        if cancelled := found.get("terms cancel, values are rounding"):
-            console.print(
-                f"values that are rounding, for the terms of these Jacobians cancel: {_first(cancelled)}",
-                style="yellow",
-                soft_wrap=True,
-                highlight=False,
-            )
+        deviation = "" if largest is None else f", largest relative deviation {largest:.1e}"
+        say(f"audit: {found['recomputed Jacobians']} Jacobians recomputed with jacfwd and SVD{deviation}")
+        if cancelled := found.get(CANCELLED):
+            say(f"values that are rounding, for the terms of these Jacobians cancel: {_first(cancelled)}", "yellow")
     if missed := provenance.get("not_converged"):
-        console.print(
+        say(
             f"{len(missed)} spectra did not reach engine.tolerance (error bounds: spectra.nc): {_first(missed)}",
-            style="bold red",
-            soft_wrap=True,
-            highlight=False,
+            "bold red",
         )
 
 

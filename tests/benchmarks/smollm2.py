@@ -8,12 +8,12 @@ whole processes with an empty cache of compiled programs, and the seconds by sta
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from startup import seconds
 
 from jacspec.studies.provenance import versions
 
@@ -29,18 +29,11 @@ REFUSED_BEFORE = ("_model_name_or_path", "unk_token_id")
 
 def timed(name: str, model: Path, text: Path, checkout: str | None = None) -> dict[str, Any]:
     """Time one command as a process of its own, its caches in a folder of its own."""
+    given = ("model=path", f"model.path={model}", f"data.path={text}", *COMMANDS[name], "hydra.run.dir=out")
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "XDG_CACHE_HOME": folder, "HF_HUB_OFFLINE": "1"}
-        if checkout is not None:
-            environment["PYTHONPATH"] = str(Path(checkout).resolve())
-        given = ("model=path", f"model.path={model}", f"data.path={text}", *COMMANDS[name], "hydra.run.dir=out")
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "jacspec", *given], cwd=folder, env=environment, check=True, capture_output=True
-        )
-        seconds = time.perf_counter() - start
+        whole = seconds(*given, folder=folder, checkout=checkout)
         run = json.loads((Path(folder) / "out" / "run.json").read_text(encoding="utf-8"))
-        return {"seconds": round(seconds, 1), "stages": run["seconds"], "audit": run.get("audit")}
+        return {"seconds": whole, "stages": run["seconds"], "audit": run.get("audit")}
 
 
 def without_keys(model: Path, folder: Path) -> Path:
