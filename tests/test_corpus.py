@@ -18,8 +18,8 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import Packed
 from jacspec.models.checkpoint import load_tokenizer
 from jacspec.text import corpus as corpus_module
+from jacspec.text import sentences as sentences_module
 from jacspec.text.corpus import (
-    DAMAGED,
     Corpus,
     check_tokens,
     decode_text,
@@ -30,8 +30,8 @@ from jacspec.text.corpus import (
     make_batches,
     read_text_bytes,
     split_lines,
-    split_sentences,
 )
+from jacspec.text.sentences import DAMAGED, remembered_sentences, split_sentences
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHAKESPEARE = SHARED / "tinyshakespeare.txt"
@@ -234,6 +234,51 @@ def test_damaged_nltk_data_is_said_and_done_without(
     assert name == (ENGLISH_NAME if whole else f"{TRAINED_NAME}, {DAMAGED}")
     notes = Corpus(found, name, "", "").notes
     assert notes == ([] if whole else [f"sentences split by {name}"])
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "jacspec" / "sentences"
+
+
+def test_sentences_are_remembered_without_the_text(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = remembered_sentences(PROSE)
+    assert first == split_sentences(PROSE)
+    (file,) = own_cache.iterdir()
+    assert PIECES[0].split()[0].encode() not in file.read_bytes()
+    monkeypatch.setattr(sentences_module, "_sentence_spans", None)  # not asked again
+    assert remembered_sentences(PROSE) == first
+
+
+@pytest.mark.parametrize("place", [3, 70, -3])
+def test_remembered_sentences_that_are_damaged_are_found_anew(place: int, own_cache: Path) -> None:
+    first = remembered_sentences(PROSE)
+    (file,) = own_cache.iterdir()
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert remembered_sentences(PROSE) == first
+    assert file.read_bytes() != bytes(content)
+
+
+def test_an_english_model_that_is_installed_or_changed_later_is_used(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    assert remembered_sentences(PROSE)[1] == TRAINED_NAME
+    model = _write_english(tmp_path)
+    assert remembered_sentences(PROSE)[1] == ENGLISH_NAME
+    (model / "abbrev_types.txt").write_bytes(b"")
+    assert remembered_sentences(PROSE)[1] == f"{TRAINED_NAME}, {DAMAGED}"
+    assert len(list(own_cache.iterdir())) == 1
+
+
+def test_sentences_are_split_where_the_cache_cannot_be_written(own_cache: Path) -> None:
+    own_cache.parents[1].write_text("a file where the cache should be")
+    assert remembered_sentences(PROSE) == split_sentences(PROSE)
 
 
 def test_both_splitters_agree_on_tiny_shakespeare(monkeypatch: pytest.MonkeyPatch) -> None:

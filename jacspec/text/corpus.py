@@ -3,38 +3,25 @@
 import hashlib
 import heapq
 import http.client
-import os
-import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jacspec.cache import cache_folder
+from jacspec.cache import cache_folder, write_cached
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
 from jacspec.glossary import Packed, Packing, PaddedBatch
 from jacspec.reading import read_file
+from jacspec.text.sentences import DAMAGED, remembered_sentences
 
 TIMEOUT_SECONDS = 5.0
 MAX_TEXT_BYTES = 2**30
 LENGTH_STEP, PLACES_STEP = 8, 32
 """What the longest sample and the tokens of a pack are rounded up to."""
-TRAINED_ON = 2**23
-"""Characters that Punkt learns from at most: it takes 65 bytes of memory for each, and 5 seconds a million."""
-
-DAMAGED = "because NLTK's English model (punkt_tab) is damaged"
-ENGLISH_ENTRIES: Mapping[str, int] = {
-    "abbrev_types": 156,
-    "collocations": 37,
-    "sent_starters": 39,
-    "ortho_context": 20366,
-}
-"""What NLTK's English model holds; one that lacks a tenth of any was cut short."""
-
 TOKENIZED_AT_ONCE = 10_000
 CHARACTERS_A_TOKEN = 1000
 """Far more than a token has, but for WordPiece, to which a word of more than 100 is one unknown token."""
@@ -71,7 +58,7 @@ def load_corpus(data: DataConfig) -> Corpus:
     text = decode_text(raw, source)
     if data.split is Split.lines:
         return Corpus(split_lines(text), "lines", hashlib.sha256(raw).hexdigest(), source)
-    texts, splitter = split_sentences(text)
+    texts, splitter = remembered_sentences(text)
     return Corpus(texts, splitter, hashlib.sha256(raw).hexdigest(), source)
 
 
@@ -102,42 +89,6 @@ def decode_text(raw: bytes, source: str) -> str:
     if text.isspace() or not text:
         raise JacspecError(f"{source} is empty.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def split_sentences(text: str) -> tuple[list[str], str]:
-    """Split with NLTK's Punkt: its English model where that is installed whole, else one trained on the text itself.
-
-    **Returns:** the sentences, whitespace inside them as it stands, and the name of the splitter.
-    """
-    from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTrainer
-
-    model, why = _english_model()
-    name = "nltk punkt_tab english"
-    if model is None:
-        model = PunktTrainer(text[:TRAINED_ON]).get_params()
-        part = "" if len(text) <= TRAINED_ON else f"the first {TRAINED_ON} characters of "
-        name = f"nltk punkt trained on {part}the corpus{why}"
-    splitter = PunktSentenceTokenizer(model)
-    return [sentence for sentence in splitter.tokenize(text) if sentence.strip()], name
-
-
-def _english_model() -> tuple[Any, str]:
-    """Load NLTK's English model, or return None, and what to say of one that is installed but damaged."""
-    import nltk
-    from nltk.tokenize.punkt import load_punkt_params
-
-    try:
-        folder = nltk.data.find("tokenizers/punkt_tab/english/")
-    except LookupError:
-        return None, ""
-    except Exception:  # an archive that is damaged
-        folder = None
-    try:
-        model = load_punkt_params(folder)
-    except Exception:  # what is not text or not a number, files that are not there
-        return None, f", {DAMAGED}"
-    whole = all(len(getattr(model, name)) >= 0.9 * count for name, count in ENGLISH_ENTRIES.items())
-    return (model, "") if whole else (None, f", {DAMAGED}")
 
 
 def split_lines(text: str) -> list[str]:
@@ -283,7 +234,7 @@ def _fetch(data: DataConfig) -> Path:
     # Without a checksum the address is all that tells one text from another.
     mark = data.sha256 or hashlib.sha256(data.url.encode()).hexdigest()
     file = cache_folder() / "texts" / f"{data.name}-{mark[:16]}.txt"
-    if file.is_file():
+    if file.is_file() and data.sha256 in (None, hashlib.sha256(read_file(file, most=MAX_TEXT_BYTES)).hexdigest()):
         return file
     try:
         with urllib.request.urlopen(data.url, timeout=TIMEOUT_SECONDS) as response:
@@ -302,12 +253,5 @@ def _fetch(data: DataConfig) -> Path:
     found = hashlib.sha256(raw).hexdigest()
     if data.sha256 is not None and found != data.sha256:
         raise JacspecError(f"{data.url} gave bytes with sha256 {found}, expected {data.sha256}; nothing was kept.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        half.write_bytes(raw)
-        os.replace(half, file)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
+    write_cached(file, raw)
     return file

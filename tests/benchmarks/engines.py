@@ -39,6 +39,7 @@ from jacspec.jacobians.solvers import ENGINES
 from jacspec.spectra.svd import singular_values
 from jacspec.studies.provenance import versions
 
+torch.set_num_threads(os.cpu_count() or 1)  # the tests' oracles, imported above, take one
 SAMPLES, TOKENS, D_MODEL, HEADS, ROUNDS = 32, 32, 768, 12, 3
 CHUNK = 8
 CONFIG = {"vocab_size": 64, "n_positions": 64, "n_embd": D_MODEL, "n_head": HEADS, "n_layer": 1}

@@ -1,11 +1,12 @@
 """The paper's whole experiment, timed as its user runs it: 600 sentences, 12 layers, attention and MLP, rho and delta.
 
-    python tests/benchmarks/paper.py TINY_SHAKESPEARE.txt            (from the repository; writes paper.json)
+    python tests/benchmarks/paper.py TINY_SHAKESPEARE.txt [CHECKOUT]    (from the repository; writes paper.json)
 
 `python -m jacspec model=gpt2 data=shakespeare` as a process of its own, with an empty cache of compiled programs and
 then with a full one: on weights of GPT-2 small's shapes whose singular values fall as i^(-1/2), as trained ones do, and
 on random ones (`model.init=random`, flat spectra, the slow case). Memory is the peak of the process; a run on a quarter
-of the samples shows what grows with them: the hidden states alone.
+of the samples shows what grows with them: the hidden states alone. CHECKOUT is an older working tree of jacspec, timed
+on the trained-like weights right after this one (`before`): a machine is not equally fast every day.
 """
 
 import json
@@ -57,17 +58,18 @@ def write_decaying(folder: Path) -> None:
         shutil.copy(file, folder)
 
 
-def time_run(text: str, samples: int, cache: Path, *arguments: str) -> dict[str, Any]:
-    """Run the command and read what it wrote of itself."""
+def time_run(text: str, samples: int, cache: Path, *arguments: str, checkout: str | None = None) -> dict[str, Any]:
+    """Run the command, of this working tree or an older one, and read what it wrote of itself."""
     folder = cache / f"run{time.monotonic_ns()}"
     command = [
         *(sys.executable, "-m", "jacspec", "model=gpt2", "data=shakespeare", f"data.path={text}"),
         *(f"data.samples={samples}", f"hydra.run.dir={folder}", *arguments),
     ]
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
+    if checkout is not None:
+        environment["PYTHONPATH"] = str(Path(checkout).resolve())
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=os.environ | {"XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=cache, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin
     assert status == 0
@@ -86,7 +88,8 @@ def time_run(text: str, samples: int, cache: Path, *arguments: str) -> dict[str,
 
 def main() -> None:
     """Run everything and write the JSON beside this file."""
-    (text,) = sys.argv[1:]
+    text, *checkout = sys.argv[1:]
+    text = str(Path(text).resolve())
     found: dict[str, Any] = {
         "what": f"{SAMPLES} sentences of Tiny Shakespeare, GPT-2 small's 12 layers, attn and mlp, metrics=paper",
         "environment": {
@@ -107,6 +110,10 @@ def main() -> None:
         found["decaying weights, nothing compiled yet"] = time_run(text, SAMPLES, cache, trained)
         found["decaying weights"] = time_run(text, SAMPLES, cache, trained)
         found["decaying weights, a quarter of the samples"] = time_run(text, SAMPLES // 4, cache, trained)
+        for older in checkout:
+            (cache / "before").mkdir()
+            for name in ("decaying weights, nothing compiled yet", "decaying weights"):
+                found[f"before: {name}"] = time_run(text, SAMPLES, cache / "before", trained, checkout=older)
         found["random weights"] = time_run(text, SAMPLES, cache, random)
     output = json.dumps(found, indent=2) + "\n"
     Path(__file__).with_suffix(".json").write_text(output, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Time a real language model from command to page: `python tests/benchmarks/smollm2.py FOLDER TEXT [CHECKOUT]`.
 
 FOLDER holds SmolLM2-135M-Instruct (30 layers, d_model 576), TEXT is Tiny Shakespeare, CHECKOUT an older working tree of
-jacspec, which is timed on the shorter commands right after this one. Writes `smollm2.json` beside itself: seconds of
+jacspec, which is timed right after this one. Writes `smollm2.json` beside itself: seconds of
 whole processes with an empty cache of compiled programs, and the seconds by stage that `run.json` has.
 """
 
@@ -22,7 +22,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "weights": ("task=weights",),
     "600 sentences": ("data.samples=600", "data.min_tokens=5"),
 }
-SHORT = ("60 sentences", "weights")
 REFUSED_BEFORE = ("_model_name_or_path", "unk_token_id")
 """Keys of its config that older versions refused: they get a copy without them."""
 
@@ -55,7 +54,7 @@ def main() -> None:
         older = without_keys(Path(model), Path(folder))
         for name in COMMANDS:
             found["now"][name] = timed(name, Path(model).resolve(), Path(text).resolve())
-            if checkout and name in SHORT:
+            if checkout:
                 found["before"][name] = timed(name, older, Path(text).resolve(), checkout[0])
             print(name, {when: found[when].get(name) for when in found}, flush=True)
     found["environment"] = {"cpus": os.cpu_count(), "machine": platform.machine(), "versions": versions()}

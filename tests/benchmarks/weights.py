@@ -58,7 +58,8 @@ from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.runs.matrices import start_matrices
 from jacspec.spectra import random_matrix
-from jacspec.spectra.weight_metrics import STATIC, gaussian_spectrum
+from jacspec.spectra.weight_metrics import gaussian_spectrum
+from jacspec.studies.weights.columns import STATIC
 from jacspec.studies.weights.run import spectral_metrics
 from jacspec.studies.weights.measure import measure_all
 from jacspec.models.matrices import Choice, Matrix, stream_model
