@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import logging
 import os
@@ -53,6 +54,12 @@ def use_compilation_cache() -> None:
     # A cache that cannot be written (no home, full disk) costs time and nothing else.
     logging.getLogger("jax._src.compilation_cache").setLevel(logging.ERROR)
     setattr(compilation_cache, _read.__name__, _read_or_drop)
+
+
+def forget_programs() -> None:
+    """Let go of all compiled programs: each holds memory maps, of which Linux gives a process 65,530."""
+    jax.clear_caches()
+    gc.collect()
 
 
 _read = compilation_cache.get_executable_and_time

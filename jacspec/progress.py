@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from jacspec.interrupts import raise_interrupt
 
 
 class Stopwatch:
@@ -92,6 +102,7 @@ def layer_progress(console: Console, *, layers: int, samples: int) -> Iterator[C
         bar = progress.add_task(f"layer 0 of {layers}", total=layers * samples)
 
         def advance(layer: int, n: int) -> None:
+            raise_interrupt()
             progress.update(bar, advance=n, description=f"layer {layer + 1} of {layers}")
 
         yield advance
@@ -103,7 +114,7 @@ def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None
     columns = (TextColumn("{task.completed:.0f} " + what), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(what, total=None)
-        yield lambda n: progress.update(bar, advance=n)
+        yield lambda n: _advance(progress, bar, n)
 
 
 @contextlib.contextmanager
@@ -111,7 +122,7 @@ def cell_progress(console: Console, *, total: int, unit: str) -> Iterator[Callab
     """Show a bar of experiments, or what else `unit` calls them, with the time left; yields `advance(n)`."""
     with _bar(console, unit) as progress:
         bar = progress.add_task("", total=total)
-        yield lambda n: progress.update(bar, advance=n)
+        yield lambda n: _advance(progress, bar, n)
 
 
 @contextlib.contextmanager
@@ -120,7 +131,7 @@ def figure_progress(console: Console, *, total: int) -> Iterator[Callable[[int],
     columns = (TextColumn("drawing {task.completed:.0f} of {task.total:.0f} figures"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=total)
-        yield lambda n: progress.update(bar, advance=n)
+        yield lambda n: _advance(progress, bar, n)
 
 
 @contextlib.contextmanager
@@ -129,7 +140,7 @@ def compile_progress(console: Console, *, programs: int) -> Iterator[Callable[[]
     columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TextColumn("programs"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("compiling", total=programs)
-        yield lambda: progress.update(bar, advance=1)
+        yield lambda: _advance(progress, bar, 1)
 
 
 @contextlib.contextmanager
@@ -139,9 +150,15 @@ def step_progress(console: Console, *, steps: int) -> Iterator[Callable[[int, fl
         bar = progress.add_task("training", total=steps)
 
         def report(step: int, loss: float) -> None:
+            raise_interrupt()
             progress.update(bar, completed=step + 1, description=f"loss {loss:.3f} nats")
 
         yield report
+
+
+def _advance(progress: Progress, bar: TaskID, n: int) -> None:
+    raise_interrupt()
+    progress.update(bar, advance=n)
 
 
 def _bar(console: Console, unit: str) -> Progress:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from hydra.core.global_hydra import GlobalHydra
 
-from jacspec.__main__ import main
+from jacspec.cli.command import main
 from jacspec.config import ASSETS
 
 NANO = ASSETS / "nano"

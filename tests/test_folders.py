@@ -84,7 +84,7 @@ def test_table_below_has_every_task() -> None:
 def test_foreign_folder_is_left_as_it_was(task: str, tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj")
     find = {"return_value": write_nothing} if not STUDIES[task].folder else {"side_effect": AssertionError("was begun")}
-    with mock.patch("jacspec.__main__.load", **find):
+    with mock.patch("jacspec.cli.command.load", **find):
         done = run_here(f"task={task}", "hydra.run.dir=proj", *HYDRAS_OWN, cwd=tmp_path)
     assert snapshot(tmp_path / "proj") == before
     assert files_below(tmp_path) == {f"proj/{name}" for name in FOREIGN}
@@ -142,7 +142,7 @@ def test_run_file_of_another_program_is_in_the_way(content: str, tmp_path: Path)
 @pytest.mark.parametrize("more", [{}, {"multirun.yaml": "hydra: of another program\n", "0/note": "mine\n"}])
 def test_foreign_folder_of_a_sweep_is_left_as_it_was(more: dict[str, str], tmp_path: Path) -> None:
     before = lay_out(tmp_path / "proj", FOREIGN | more)
-    with mock.patch("jacspec.__main__.load", side_effect=AssertionError("was begun")):
+    with mock.patch("jacspec.cli.command.load", side_effect=AssertionError("was begun")):
         done = run_here("-m", "seed=0,1", "hydra.sweep.dir=proj", *HYDRAS_OWN, cwd=tmp_path)
     assert done.code == 1
     assert done.err.startswith("jacspec: proj holds files that are not a sweep's")
@@ -151,7 +151,7 @@ def test_foreign_folder_of_a_sweep_is_left_as_it_was(more: dict[str, str], tmp_p
 
 
 def test_sweep_takes_its_own_folder_again_and_leaves_what_is_beside(tmp_path: Path) -> None:
-    with mock.patch("jacspec.__main__.load", return_value=write_note):
+    with mock.patch("jacspec.cli.command.load", return_value=write_note):
         sweep = ("-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=seed${seed}")
         assert run_here(*sweep, cwd=tmp_path).code == 0
         before = lay_out(tmp_path / "sweep" / "seed2")
@@ -196,7 +196,7 @@ def test_folders_made_at_once_are_different(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "inside"), [("run", ""), ("sweep", "0/")])
 def test_two_commands_of_one_second_have_a_folder_each(kind: str, inside: str, tmp_path: Path) -> None:
     place = f'hydra.{kind}.dir="it\'s/${{now:%Y}}"'  # a year is one second here
-    with mock.patch("jacspec.__main__.load", return_value=write_note):
+    with mock.patch("jacspec.cli.command.load", return_value=write_note):
         for seed in ("seed=1", "seed=2"):
             done = run_here(*(["-m"] if kind == "sweep" else []), seed, place, cwd=tmp_path)
             assert done.code == 0, done.err

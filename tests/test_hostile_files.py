@@ -172,6 +172,7 @@ def test_json_beyond_a_parser_is_refused(name: str, raw: bytes, tmp_path: Path) 
     ("changes", "fragment"),
     [
         ({"n_layer": 10**12}, "n_layer=1000000000000"),
+        ({"n_layer": 0}, "without layers"),
         ({"num_labels": 2**31}, "num_labels=2147483648"),
         ({"n_embd": 2**40, "n_head": 1}, "2147483647"),
         ({"vocab_size": 2**62}, "2147483647"),
@@ -209,6 +210,18 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
+def _template(*, pieces: int, ids: int) -> dict[str, Any]:
+    token = {"id": "<s>", "ids": [0] * ids, "tokens": ["<s>"] * ids}
+    piece = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [piece] * pieces,
+        "pair": [text, text],
+        "special_tokens": {"<s>": token},
+    }
+
+
 DOUBLE = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
 WORD = {"type": "WordLevel", "vocab": {"x": 10**9}, "unk_token": "x"}
 TOKENIZERS = {
@@ -216,6 +229,13 @@ TOKENIZERS = {
     "a broken regex": (_spoil(pre_tokenizer=_split("((")), "cannot be loaded"),
     "a panic": (_spoil(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "Precompiled"),
     "doubled forty times": (_spoil(normalizer={"type": "Sequence", "normalizers": [DOUBLE] * 40}), "times longer"),
+    "doubled by nothing": (
+        _spoil(normalizer={"type": "Sequence", "normalizers": [DOUBLE | {"pattern": {"Regex": ""}}] * 20}),
+        "times longer",
+    ),
+    "a megabyte before": (_spoil(normalizer={"type": "Prepend", "prepend": "e" * 2**20}), "adds 1048576 letters"),
+    "a template of a million": (_spoil(post_processor=_template(pieces=10**6, ids=1)), "adds 1000000 letters or ids"),
+    "a token of a million ids": (_spoil(post_processor=_template(pieces=1, ids=10**6)), "adds 1000000 letters or ids"),
     "no model": (_spoil(model=None), "cannot be loaded"),
     "ids beyond the model": (_spoil(model=WORD), "1000000000"),
 }
@@ -288,7 +308,7 @@ VALUES = st.text(max_size=12) | st.sampled_from(["${", "${seed}", "${oc.env:HOME
 def test_any_override(tmp_path: Path, overrides: list[str]) -> None:
     """No traceback: an error that is not explained would come out of `run_here` as itself."""
     words = [word for word in overrides if not word.startswith("-") and "\0" not in word]
-    with mock.patch("jacspec.__main__.load"):
+    with mock.patch("jacspec.cli.command.load"):
         done = run_here(f"hydra.run.dir={tmp_path}/out", *words, cwd=tmp_path)
     assert done.code in (0, 1)
     assert (done.code == 1) == done.err.startswith("jacspec: "), done.err

@@ -58,7 +58,7 @@ def test_error_of_ours_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise ZeroDivisionError("one of ours")
 
-    monkeypatch.setattr("jacspec.__main__.load", lambda task: fail)
+    monkeypatch.setattr("jacspec.cli.command.load", lambda task: fail)
     with pytest.raises(ZeroDivisionError):
         run_here("-m", "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     found = [(row["status"], row["message"]) for row in read_sweep(tmp_path / "sweep")]
@@ -70,6 +70,54 @@ def test_slip_in_the_command_is_no_sweep(tmp_path: Path) -> None:
     assert done.code == 1
     assert done.err.startswith("jacspec: model=nanoo is not a choice of model.")
     assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
+
+
+def test_killed_sweep_leaves_its_table_and_is_resumed(tmp_path: Path) -> None:
+    small = ("data.samples=3", "data.max_tokens=16", "components=[mlp]", "layers=[0]", "report.figures=none")
+    sweep = ("-m", *small, "seed=0,1,2", "hydra.sweep.dir=sweep")
+    with subprocess.Popen(
+        command_line(*sweep), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for(lambda: (tmp_path / "sweep" / "1" / "run.json").exists())
+        process.kill()
+    first, second, third = read_sweep(tmp_path / "sweep")
+    assert (first["status"], third["status"]) == ("finished", "not started")
+    assert second["status"] in ("unfinished", "finished")
+    kept = (tmp_path / "sweep" / "0" / "metrics.csv").stat().st_mtime_ns
+    done = run_here("-m", *small, "seed=0,1,2", "resume=sweep", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "sweep: all 3 runs finished." in done.out
+    assert [row["status"] for row in read_sweep(tmp_path / "sweep")] == ["finished"] * 3
+    assert statuses(tmp_path) == ["finished"] * 3
+    assert (tmp_path / "sweep" / "0" / "metrics.csv").stat().st_mtime_ns == kept
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_sweep_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
+    small = ("data.samples=3", "data.max_tokens=16", "components=[mlp]", "layers=[0]", "report.figures=none")
+    assert run_here("-m", *small, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path).code == 0
+    done = run_here("-m", *small, "seed=0,2", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.code == 1
+    assert [row["status"] for row in read_sweep(tmp_path / "sweep")] == ["finished", "failed"]
+    assert "config.seed was 1, now 2" in done.err
+
+
+@pytest.mark.long
+def test_sweep_in_one_process_stays_flat(tmp_path: Path) -> None:
+    """A job of another shape compiles anew: 1,450 memory maps a job were never let go."""
+    small = ("components=[mlp]", "layers=[0]", "report.figures=none", "data.samples=3")
+    lengths = ",".join(map(str, range(8, 8 + 8 * 12, 8)))
+    with subprocess.Popen(
+        command_line("-m", *small, f"data.max_tokens={lengths}", "hydra.sweep.dir=sweep"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        counts = []
+        for job in range(12):
+            wait_for((tmp_path / "sweep" / str(job) / "report.html").exists)
+            counts.append(len(Path(f"/proc/{process.pid}/maps").read_text().splitlines()) if job < 11 else 0)
+    assert max(counts[6:11]) < 1.1 * max(counts[2:6]), counts
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a SLURM here")

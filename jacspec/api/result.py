@@ -13,6 +13,7 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.notebook import facts_table
 from jacspec.runs.files import SPECTRA
 from jacspec.runs.folder import Run as StoredRun
+from jacspec.studies import study_of
 
 if TYPE_CHECKING:
     import pandas
@@ -66,7 +67,7 @@ class Run(StoredRun):
     @property
     def study(self) -> str:
         """The name of the study."""
-        return str(self.provenance["task"])
+        return study_of(self.provenance).name
 
     @property
     def tables(self) -> Mapping[str, "pandas.DataFrame"]:

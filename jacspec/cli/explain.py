@@ -1,6 +1,7 @@
 """Turn what Hydra, OmegaConf and the system raise into one message: what was given, what is accepted, what to type."""
 
 import dataclasses
+import os
 import re
 import sys
 import typing
@@ -38,6 +39,8 @@ def explain(error: Exception) -> str | None:
     # XLA says so with an error of its own.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)):
         return "There is not enough memory. Lower engine.memory_gib or data.samples, or take a smaller model or text."
+    if wanted := _missing_backend(error):
+        return f"JAX_PLATFORMS={wanted} is not on this machine. Leave it out, or install JAX with that backend."
     if isinstance(error, RecursionError):
         return "What was given is nested too deeply to be read."
     if isinstance(error, RuntimeError) and "slurm cluster" in str(error):
@@ -47,6 +50,16 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
     return None
+
+
+def _missing_backend(error: Exception) -> str:
+    """Name the backend that JAX was told to use and cannot start; of some it says so, of others an assertion fails."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    asserted = isinstance(error, AssertionError) and place is not None and place.tb_frame.f_code.co_name == "backends"
+    said = isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error)
+    return os.environ.get("JAX_PLATFORMS", "of its choice") if asserted or said else ""
 
 
 def check_keys(given: object, kind: type | None = None, prefix: str = "") -> None:

@@ -41,16 +41,17 @@ class Folders(Callback):
                 _set(config, "run.dir", str(make_new(Path(config.hydra.run.dir))))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Take the folder that was given for a sweep, if it is fit, or make a new one."""
-        from jacspec.cli.sweep import check_sweep
+        """Take the folder that was given for a sweep, if it is fit, or of the sweep to resume, or make a new one."""
+        from jacspec.cli.sweep import check_sweep, is_sweep
 
         _given.clear()
         with _refusing():
-            if not _named_by_clock(config.hydra.sweep):
-                check_sweep(Path(config.hydra.sweep.dir))
-                return
             wanted = config.hydra.sweep.dir
-            if (made := str(make_new(Path(wanted)))) != wanted:
+            if not _named_by_clock(config.hydra.sweep):
+                check_sweep(Path(wanted))
+                return
+            resumed = config.resume if config.resume and is_sweep(config.resume) else None
+            if (made := resumed or str(make_new(Path(wanted)))) != wanted:
                 _set(config, "sweep.dir", made)
                 # Hydra composes each job's configuration anew from these.
                 quoted = made.replace("'", r"\'")

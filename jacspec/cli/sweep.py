@@ -1,10 +1,11 @@
-"""The end of a sweep: which of its runs failed, said once and kept in `sweep.csv`.
+"""A sweep's jobs: which of them failed, said once and kept in `sweep.csv`; and how a sweep is resumed.
 
 Jobs may run in other processes and on other machines, and may be killed, so none hands its result back: each keeps a
-record of its own in the sweep's folder, and the process that started the sweep reads them all.
+record of its own in the sweep's folder, and whoever writes one writes the table of all, which a kill leaves behind.
 """
 
 import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,19 +13,22 @@ from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from jacspec.config import Config
 from jacspec.errors import JacspecError, shortened
+from jacspec.studies import find_study
 
 HYDRAS_FILE = "multirun.yaml"
-SWEEP_FILE, RECORDS = "sweep.csv", ".jobs"
+SWEEP_FILE, RECORDS, RUN_FILE = "sweep.csv", ".jobs", "run.json"
 UNFINISHED = (
     "It has not ended: interrupted, killed, out of memory or time, or still running. "
-    "Its overrides and resume=FOLDER go on."
+    "The same sweep with resume=FOLDER of the sweep resumes it."
 )
 
 
@@ -68,20 +72,30 @@ _started: list[Path] = []
 """The folder of the sweep that this process started and has not yet summed up."""
 
 
+def resume_job(config: Config, folder: Path) -> Config:
+    """Let a job resume the run that an earlier try of its sweep left in its folder; others stay as they are.
+
+    An earlier try is there where the sweep writes into its folder again, named by `hydra.sweep.dir` or by `resume`.
+    """
+    hydra_ = HydraConfig.get()
+    if hydra_.mode != RunMode.MULTIRUN or not (config.resume is None or is_sweep(config.resume)):
+        return config
+    begun = (folder / RUN_FILE).is_file() and find_study(config.task).resumable
+    return dataclasses.replace(config, resume=str(folder) if begun else None)
+
+
 def close_sweep() -> bool:
     """Write `sweep.csv` of the sweep that this process started, if any, and name the jobs that did not finish.
 
     **Returns:** whether all jobs finished; where none began the command itself was wrong, and nothing is said.
     """
-    from jacspec.runs.files import write_csv
-
     if not _started:
         return True
     folder = _started.pop()
     jobs = read_jobs(folder)
     began = any(job.status != "not started" for job in jobs)
     if began:
-        write_csv(folder / SWEEP_FILE, Job._fields, jobs)
+        _write_table(folder)
         _say(folder, jobs)
     if not began or all(job.status in ("finished", "failed") for job in jobs):
         _remove_records(folder)
@@ -100,7 +114,7 @@ def check_sweep(folder: Path) -> None:
         return
     for name in (HYDRAS_FILE, SWEEP_FILE, RECORDS):
         refuse_link(folder / name)
-    if not _is_sweep(folder) and (found := foreign_files(folder)):
+    if not is_sweep(folder) and (found := foreign_files(folder)):
         raise JacspecError(
             f"{folder} holds files that are not a sweep's, and a sweep writes into a new or empty folder, or its own. "
             f"In the way: {shortened(found, 8)}. Type hydra.sweep.dir=OTHER."
@@ -129,6 +143,7 @@ def _record(config: DictConfig, status: str, message: str) -> None:
         overrides = " ".join(map(str, config.hydra.overrides.task))
         job = Job(config.hydra.job.num, overrides, status, config.hydra.runtime.output_dir, message)
         _write(Path(config.hydra.sweep.dir), job)
+        _write_table(Path(config.hydra.sweep.dir))
 
 
 def _write(folder: Path, job: Job) -> None:
@@ -139,9 +154,15 @@ def _write(folder: Path, job: Job) -> None:
     write_json(folder / RECORDS / f"{job.job}.json", job._asdict())
 
 
-def _is_sweep(folder: Path) -> bool:
-    """Say whether Hydra wrote there that the record of a sweep was to be kept."""
-    file = folder / HYDRAS_FILE
+def _write_table(folder: Path) -> None:
+    from jacspec.runs.files import write_csv
+
+    write_csv(folder / SWEEP_FILE, Job._fields, read_jobs(folder))
+
+
+def is_sweep(folder: str | Path) -> bool:
+    """Say whether Hydra wrote into a folder that the record of a sweep was to be kept there."""
+    file = Path(folder) / HYDRAS_FILE
     return file.is_file() and f"{__name__}.{SweepRecord.__name__}".encode() in file.read_bytes()
 
 

@@ -103,11 +103,16 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+LAYER_COUNTS = ("n_layer", "n_layers", "num_hidden_layers", "num_layers")
+
+
 def _check_counts(raw: Mapping[str, Any], origin: str) -> None:
     """Refuse numbers of layers and labels for which HF's class or a spec would make lists that fill the memory."""
     for key, value in raw.items():
         if isinstance(value, int) and value > MOST_LISTED and ("layer" in str(key) or key == "num_labels"):
             raise JacspecError(f"{origin} has {key}={value}. Accepted: {MOST_LISTED} at most.")
+        if key in LAYER_COUNTS and value == 0:  # HF's class may divide by it
+            raise JacspecError(f"{origin} has {key}=0 and describes a model without layers.")
 
 
 def _read_spec(architecture: Architecture, config: ReadKeys, origin: str) -> ModelSpec:

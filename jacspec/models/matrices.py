@@ -38,9 +38,8 @@ VECTOR, TIED, UNWANTED = (
     "tied to another tensor",
     "left out by weights.include or exclude",
 )
-MOST_DIGITS = 9
-LAYER_NUMBER = re.compile(rf"(?:^|(?<=\.))[0-9]{{1,{MOST_DIGITS}}}(?=\.|$)")
-"""Where the name of a tensor says its layer, in at most so many digits."""
+LAYER_NUMBER = re.compile(r"(?:^|(?<=\.))[0-9]{1,5}(?=\.|$)")
+"""Where the name of a tensor says its layer; a longer number is none."""
 
 BIASES = "stacked vectors: a bias for each"
 SKIPPED = "a tensor of three axes or more: weights.stacked=auto takes it in"
@@ -283,7 +282,7 @@ def _layer(name: str) -> int | None:
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort `h.2` before `h.10`."""
     parts = re.split(r"([0-9]+)", name)  # every second one is digits
-    return [(0, int(part[:MOST_DIGITS]), part) if place % 2 else (1, 0, part) for place, part in enumerate(parts)]
+    return [(0, int(part[:9]), part) if place % 2 else (1, 0, part) for place, part in enumerate(parts)]
 
 
 def in_batches(

@@ -1,6 +1,7 @@
 """The HF tokenizer of a folder: loaded without running what comes with it, and refused where it would fill memory."""
 
 import importlib.util
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ NEEDED = ("sentencepiece", "google.protobuf")
 
 BYTES = ("ByT5Tokenizer",)
 """Tokenizers whose tokens are bytes: they have no vocabulary to be found."""
+
+MAX_ADDED = 1000
+"""Letters and ids that a tokenizer may add to a text; published ones add one or two."""
+LETTERS = ("prepend", "continuing_subword_prefix", "end_of_word_suffix")
+"""Keys of what is put before or behind a text, or every subword."""
 
 MAX_GROWTH = 1000
 """Of a text under the replacements of a tokenizer; those of published ones put one character for one."""
@@ -86,21 +92,48 @@ def _in_our_words(folder: Path, message: str) -> str:
 
 
 def _check_growth(file: Path) -> None:
-    """Refuse replacements that multiply a text: forty that put two letters for one would fill any memory."""
+    """Refuse what multiplies a text or adds more to it than a sample may have: either would fill any memory.
+
+    Forty replacements that put two letters for one make a letter a trillion; an expression that matches nothing puts
+    its replacement between all letters; a template adds ids, a `Prepend` or the prefix of a subword letters.
+    """
     if not file.is_file():
         return
-    content, growth = read_json(file), 1
-    waiting: list[Any] = [content.get("normalizer"), content.get("pre_tokenizer")]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            put = part.get("content")  # of a `Replace`
-            growth *= max(len(put), 1) if isinstance(put, str) else 1
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
+    content = read_json(file)
+    growth, added = 1, 0
+    for part in _parts([content.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "model")]):
+        put, pattern = part.get("content"), part.get("pattern")
+        if isinstance(put, str) and isinstance(pattern, dict):  # a `Replace`
+            growth *= max(len(put) + ("Regex" in pattern), 1)
+        added += sum(len(part[name]) for name in LETTERS if isinstance(part.get(name), str))
+        added += _template_ids(part)
+        longest = part.get("max_input_chars_per_word")
+        if isinstance(longest, int) and longest > MAX_ADDED:  # takes the square of it
+            raise JacspecError(f"{file} takes words of {longest} letters apart. Accepted: {MAX_ADDED} letters.")
     if growth > MAX_GROWTH:
         raise JacspecError(
             f"{file} makes a text up to {growth:.1g} times longer before it is cut into tokens. "
             f"Accepted: {MAX_GROWTH} times."
         )
+    if added > MAX_ADDED:
+        raise JacspecError(f"{file} adds {added} letters or ids to a text. Accepted: {MAX_ADDED}.")
+
+
+def _parts(waiting: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield every object inside JSON values, but for the vocabulary of a model."""
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += [inner for name, inner in part.items() if name not in ("vocab", "merges")]
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _template_ids(part: Mapping[str, Any]) -> int:
+    """Count the ids that a `TemplateProcessing` adds to a text at most."""
+    pieces, tokens = part.get("single"), part.get("special_tokens")
+    if not isinstance(pieces, list) or not isinstance(tokens, dict):
+        return 0
+    ids = (token.get("ids") for token in tokens.values() if isinstance(token, dict))
+    return len(pieces) * max((len(each) for each in ids if isinstance(each, list)), default=0)

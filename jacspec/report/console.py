@@ -57,7 +57,7 @@ def _wanted(run: Run) -> list[str]:
 
 def print_collected(run: Run, console: Console) -> None:
     """Print which runs were looked at, and what was found of them in a sentence or a few."""
-    console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
+    console.print(Text(f"{model_name(run)}, task={study_of(run.provenance).name}", style="bold"), soft_wrap=True)
     for number, label in enumerate(run.provenance["labels"]):
         _print_line(console, f"run {number}: ", label)
     for folder, reason in run.provenance["runs_left_out"].items():
@@ -78,7 +78,7 @@ BETWEEN = 3
 def print_cells(run: Run, console: Console) -> None:
     """Print the table of a run over cells (of matrices: medians over layers)."""
     keys, rows, note = shown_rows(run, over=("layer", "role"))
-    console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
+    console.print(Text(f"{model_name(run)}, task={study_of(run.provenance).name}", style="bold"), soft_wrap=True)
     table = Table(title=note or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for key in keys:
         table.add_column(key, no_wrap=True)

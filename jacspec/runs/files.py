@@ -53,8 +53,10 @@ def write_atomically(file: Path, content: bytes | Iterable[bytes]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(half, file)
-    except BaseException:
+    except BaseException as error:
         half.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a full disk is said of no file
+            error.filename = str(file)
         raise
     _sync(file.parent)
 

@@ -1,13 +1,15 @@
 """A run folder as it is read: what was run, and its tables."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jacspec.errors import JacspecError, blaming
+from jacspec.errors import JacspecError, blaming, shortened
 from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
+from jacspec.runs.checks import check_file, check_provenance, check_table
 from jacspec.runs.files import RUN_FILE, SPECTRA
 
 if TYPE_CHECKING:
@@ -46,8 +48,9 @@ class Run:
         """Singular values and metrics with labelled axes."""
         import xarray
 
-        with blaming(f"{self.folder / SPECTRA} cannot be read"):
-            return xarray.load_dataset(self.folder / SPECTRA, engine="scipy")
+        file = self._checked(SPECTRA)
+        with blaming(f"{file} cannot be read"):
+            return xarray.load_dataset(file, engine="scipy")
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -60,14 +63,40 @@ class Run:
         return tuple(dict.fromkeys(self.metrics["component"]))
 
     def table(self, name: str) -> "pandas.DataFrame":
-        """Read a further table of the folder by its file name."""
+        """Read a further table of the folder by its file name.
+
+        **Raises:** `JacspecError` where it is not what the run wrote (`runs.checks`).
+        """
         import pandas
 
+        file = self._checked(name)
         # A sample's text may be "nan".
-        with blaming(f"{self.folder / name} cannot be read"):
-            return pandas.read_csv(
-                self.folder / name, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv"
-            )
+        with blaming(f"{file} cannot be read"):
+            table = pandas.read_csv(file, keep_default_na=False, na_values=["nan", ""], na_filter=name != "samples.csv")
+        check_table(table, file, self.provenance)
+        return table
+
+    def check(self) -> None:
+        """Look whether the tables are what the run wrote; raises `JacspecError` where one is not."""
+        for name in self.provenance.get("files") or {"metrics.csv": {}}:
+            self._checked(name)
+        _ = self.metrics
+
+    def _checked(self, name: str) -> Path:
+        """Return the place of a table that is as the run wrote it."""
+        check_file(self.folder / name, self.provenance.get("files") or {})
+        return self.folder / name
+
+
+def blaming_folders(*runs: Run) -> contextlib.AbstractContextManager[None]:
+    """Say of whatever fails inside that the folder is damaged, if a run is of a version that recorded no hashes.
+
+    With hashes what fails is ours, and is shown as it is.
+    """
+    unchecked = [str(run.folder) for run in runs if "files" not in run.provenance]
+    return (
+        blaming(f"{shortened(unchecked)} is damaged or of another version") if unchecked else contextlib.nullcontext()
+    )
 
 
 def open_run(folder: Path | str) -> Run:
@@ -100,8 +129,8 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         there = "" if folder.exists() else "; there is no such folder"
         raise JacspecError(f"{folder} is not a run folder: it has no {RUN_FILE}{there}.")
     content = parse_json(read_file(file, most=MAX_JSON_BYTES), str(file))
-    if not isinstance(content, dict) or "status" not in content:
-        raise JacspecError(f"{folder / RUN_FILE} was not written by jacspec.")
+    check_provenance(content, file)
+    assert isinstance(content, dict)
     return content
 
 

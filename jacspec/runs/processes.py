@@ -1,8 +1,9 @@
 """Several processes that share a run: how many there are, and which of them this one is.
 
-Samples do not depend on each other, so the processes never exchange arrays. `jax.distributed` brings them together
-(it knows what SLURM, Open MPI, Kubernetes and TPU slices say of host, number and place) and parts them again once the
-run folder is open: as long as they were tied to each other, the death of one would end them all.
+Samples do not depend on each other, so the processes never exchange arrays. They meet at the address of process 0
+(`rendezvous`), or `jax.distributed` brings them together, which knows what SLURM, Open MPI, Kubernetes and TPU slices
+say of host, number and place; and they part again once the run folder is open: as long as they were tied to each other,
+the death of one would end them all.
 """
 
 import dataclasses
@@ -12,20 +13,22 @@ from typing import TypeVar
 
 from jacspec.config import DistributedConfig
 from jacspec.errors import JacspecError
+from jacspec.runs.rendezvous import Connections, meet, part
 
 Item = TypeVar("Item")
 
 AUTO = "auto"
-PATIENCE_SECONDS = 3600
-"""How long processes wait for the others to have opened model and text: process 0 may be downloading them."""
+MEETING_SECONDS, PATIENCE_SECONDS = 300.0, 3600.0
+"""How long processes wait for the others to be started, and to have opened model and text: one may download them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """The processes of a run: how many, and the `index` of this one, from 0."""
+    """The processes of a run: how many, the `index` of this one, from 0, and its lines to others until work begins."""
 
     index: int = 0
     count: int = 1
+    connections: Connections = dataclasses.field(default_factory=dict)
 
     def shard(self, items: Sequence[Item]) -> list[Item]:
         """Take this process's part of what all list alike: every `count`th."""
@@ -59,31 +62,34 @@ def check_distributed(config: DistributedConfig) -> None:
 def join_workers(config: DistributedConfig) -> Workers:
     """Wait until all processes of the run are there, and say which of them this is; call before any computation.
 
-    `jax.distributed` ends this process where the others do not come within five minutes.
+    On a cluster (`coordinator=auto`) `jax.distributed` ends this process where the others do not come.
 
-    **Raises:** `JacspecError` where `coordinator=auto` finds no cluster.
+    **Raises:** `JacspecError` where they do not come within `MEETING_SECONDS`, the address cannot be used, two have
+    one index, or `coordinator=auto` finds no cluster.
     """
     if config.coordinator is None:
         return Workers()
+    if config.coordinator != AUTO:
+        assert config.processes is not None
+        assert config.index is not None
+        count, index = config.processes, config.index
+        return Workers(index, count, meet(config.coordinator, count=count, index=index, patience=MEETING_SECONDS))
     import jax
 
     try:
-        if config.coordinator == AUTO:
-            jax.distributed.initialize(shutdown_timeout_seconds=PATIENCE_SECONDS)
-        else:
-            jax.distributed.initialize(
-                config.coordinator, config.processes, config.index, shutdown_timeout_seconds=PATIENCE_SECONDS
-            )
+        jax.distributed.initialize(shutdown_timeout_seconds=int(PATIENCE_SECONDS))
     except (RuntimeError, ValueError) as error:
         raise JacspecError(
-            f"distributed.coordinator={config.coordinator}: {error} Type distributed.coordinator=HOST:PORT "
-            "distributed.processes=N distributed.index=I."
+            f"distributed.coordinator={AUTO}: {error} Type distributed.coordinator=HOST:PORT distributed.processes=N "
+            "distributed.index=I."
         ) from error
     return Workers(jax.process_index(), jax.process_count())
 
 
-def leave_workers() -> None:
+def leave_workers(workers: Workers) -> None:
     """Wait until all processes are here, and go on alone: the end of one does not end the others from now on."""
     import jax
 
-    jax.distributed.shutdown()
+    part(workers.connections, patience=PATIENCE_SECONDS)
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()

@@ -65,7 +65,9 @@ def open_runs(folders: Sequence[str | Path]) -> tuple[list[LabelledRun], dict[st
     for folder in map(Path, folders):
         for found in find_run_folders(folder.expanduser()):
             try:
-                runs.setdefault(found.resolve(), open_run(found))
+                run = open_run(found)
+                run.check()
+                runs.setdefault(found.resolve(), run)
             except JacspecError as error:
                 if found == folder.expanduser():
                     raise
@@ -73,7 +75,7 @@ def open_runs(folders: Sequence[str | Path]) -> tuple[list[LabelledRun], dict[st
     if not runs:
         reasons = "; ".join(left_out.values())
         raise JacspecError(f"No finished run in {', '.join(map(str, folders)) or 'runs=[]'}. {reasons}".strip())
-    tasks = sorted({str(run.provenance.get("task")) for run in runs.values()})
+    tasks = sorted({study_of(run.provenance).name for run in runs.values()})
     if len(tasks) > 1:
         raise JacspecError(f"The runs are of different tasks ({', '.join(tasks)}). Give runs of one task.")
     rows = study_of(next(iter(runs.values())).provenance).rows

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from jacspec.errors import JacspecError, shortened
+from jacspec.runs.checks import describe_files
 from jacspec.runs.files import (
     FOLDERS,
     LOCK,
@@ -64,7 +65,7 @@ class Writer:
         `provenance` is what was learnt last; of a run that was finished before and is drawn anew it is left out.
         """
         if self.provenance["status"] != "finished":
-            self.provenance |= provenance
+            self.provenance |= {**provenance, "files": describe_files(self.folder)}
         self.record(status="finished")
         # Who claims the folder in between reads that it is finished.
         release_folder(self.folder)

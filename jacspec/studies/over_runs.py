@@ -11,9 +11,10 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.progress import Stopwatch
 from jacspec.runs import RUN_FILE, write_atomically, write_csv
+from jacspec.runs.folder import blaming_folders
 from jacspec.runs.several import LabelledRun, common_metrics, open_runs
 from jacspec.runs.writing import Writer, make_folder, releasing_folders
-from jacspec.studies import find_study
+from jacspec.studies import find_study, study_of
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_run, now
 from jacspec.studies.run import finish_run
@@ -45,7 +46,7 @@ def run_collected(
         names = common_metrics([each.run for each in runs])
         if not names:
             raise JacspecError("The runs have no metric in common. Give runs of the same metrics.names.")
-    with watch("compare"):
+    with watch("compare"), blaming_folders(*(each.run for each in runs)):
         found = collect(config, runs, names)
     identity = {
         "checkpoint": {"name": found.name},
@@ -53,7 +54,7 @@ def run_collected(
     }
     described = describe_run(config, reads=find_study(config.task).reads, identity=identity)
     facts = {
-        "of": runs[0].run.provenance["task"],
+        "of": study_of(runs[0].run.provenance).name,
         "runs": [str(each.run.folder.resolve()) for each in runs],
         "labels": [each.label for each in runs],
         "runs_left_out": left_out,

@@ -79,7 +79,7 @@ def run_layers(
                 with watch("compile"), compile_progress(console, programs=len(work.programs)) as advance_programs:
                     programs.finish(advance_programs)
         if writer.provenance["status"] == "finished":
-            leave_workers()
+            leave_workers(workers)
         else:
             with watch("spectra"), shown as advance:
                 for result in _results(workers, work, writer, advance, timeout):
@@ -110,7 +110,7 @@ def _results(
     """Compute what the run has not yet, alone or with other processes."""
     if workers.count > 1:
         return coordinate(workers, work, writer, advance, timeout=timeout)
-    leave_workers()
+    leave_workers(workers)
     return work.stream(work.batches, done=dict(writer.done), advance=advance)
 
 

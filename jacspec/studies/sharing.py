@@ -30,7 +30,7 @@ def coordinate(
     parts = writer.folder / PARTS
     forget_heartbeats(parts)
     with send_heartbeats(parts, workers.index, every=timeout / 6):
-        leave_workers()
+        leave_workers(workers)
         _compute_shard(workers, work, parts, advance)
         others = range(1, workers.count)
 
@@ -52,7 +52,7 @@ def contribute(
 
     **Raises:** `JacspecError` where that folder is of another run, or process 0 is lost.
     """
-    leave_workers()
+    leave_workers(workers)
     if not (folder / RUN_FILE).is_file():
         raise JacspecError(f"Process 0 did not open {folder}; it says why.")
     if read_same_run(folder, provenance)["status"] == "finished":

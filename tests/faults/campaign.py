@@ -4,14 +4,21 @@ Writes what each part saw into `campaign.json` beside itself, with the environme
 `docs/reliability.md`. An hour or so on two cores that other work shares; the short form of every part is in the tests.
 """
 
+import contextlib
 import datetime
 import json
 import multiprocessing
 import os
 import platform
+import random
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
@@ -24,8 +31,12 @@ import bounded
 import disk
 import fuzzing
 import kills
-from small_runs import SMALL, make_small_model
+from damaged import spoil, without_hashes
+from servers import command_line, run_here, statuses
+from servers import environment as environment_of_tests
+from small_runs import SMALL, arguments, make_small_model
 
+from jacspec.studies import find_study
 from jacspec.studies.provenance import git_commit
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -33,6 +44,8 @@ RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
 CHAINS, JOBS = (1, 2, 3), 8
 FUZZ_SECONDS = 60
+DAMAGES, SWEEP_JOBS = 60, 200
+SIGNALS, SIGNAL_SECONDS = 24, 12.0
 MARKS = ("<!-- reliability: written by tests/faults/campaign.py -->", "<!-- end of reliability -->")
 
 
@@ -123,11 +136,104 @@ def run_fuzzing(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def run_damage(folder: Path) -> Iterator[dict[str, Any]]:
+    """Damage a finished run of every study at random, with its hashes and without, and draw or compare it."""
+    model = folder / "small"
+    make_small_model(model)
+    found: Counter[str] = Counter()
+    tracebacks: list[str] = []
+    for task in SMALL:
+        whole = folder / task
+        done = run_here(*arguments(task, model), "report.figures=none", f"hydra.run.dir={task}", cwd=folder)
+        assert done.code == 0, done.err
+        for number in range(DAMAGES):
+            cwd = folder / "damaged"
+            shutil.rmtree(cwd, ignore_errors=True)
+            for name in ("one", "other"):
+                shutil.copytree(whole, cwd / name)
+            draw = random.Random(f"{task} {number}")
+            if number % 2:
+                without_hashes(cwd / "one")
+            spoil(cwd / "one", draw)
+            over = find_study(task).rows
+            compares = over is not None and over.by_layer and draw.random() < 0.3
+            command = ("task=compare", "runs=.", "hydra.run.dir=out") if compares else ("task=report", "run=one")
+            try:
+                done = run_here(*command, "report.figures=none", cwd=cwd)
+                found["refused" if done.code else "compared" if compares else "reported"] += 1
+            except Exception as error:  # a user would see a traceback
+                tracebacks.append(f"{task} {number}: {type(error).__name__}: {error}"[:300])
+        tried = sum(found.values()) + len(tracebacks)
+        yield {"studies": len(SMALL), "tried": tried, **found, "tracebacks": tracebacks}
+
+
+def run_signals(folder: Path) -> Iterator[dict[str, Any]]:
+    """Interrupt real commands at random moments, from their first on, by Ctrl-C or SIGTERM, and resume them."""
+    small = ("components=[mlp]", "data.samples=60", "data.max_tokens=16")
+    given = {"run": small, "sweep": ("-m", *small, "report.figures=none", "seed=0,1")}
+    own, found, wrong = environment_of_tests(), Counter[str](), []
+    for number in range(SIGNALS):
+        draw, cwd = random.Random(number), folder / str(number)
+        cwd.mkdir()
+        kind = draw.choice(sorted(given))
+        sent = draw.choice([signal.SIGINT, signal.SIGTERM])
+        place = "hydra.run.dir=out" if kind == "run" else "hydra.sweep.dir=out"
+        with subprocess.Popen(
+            command_line(*given[kind], place), cwd=cwd, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as run:
+            time.sleep(0.3 + draw.random() * SIGNAL_SECONDS)
+            run.send_signal(sent)
+            err = run.communicate(timeout=120)[1].decode()
+        lines = [line for line in err.splitlines() if line and not line.startswith("  job ")]
+        ended = run.returncode == 128 + sent and len(lines) <= 2 and "Traceback" not in err
+        found["before it ended" if run.returncode else "after it ended"] += 1
+        if run.returncode and not ended:
+            wrong.append(f"{number}: {kind}, {sent.name}: {run.returncode}: {err[-300:]}")
+        begun = any(cwd.rglob("run.json"))
+        again = (*given[kind], "resume=out" if begun else place)
+        done = subprocess.run(command_line(*again), cwd=cwd, env=own, capture_output=True, text=True, check=False)
+        if done.returncode or set(statuses(cwd)) != {"finished"}:
+            wrong.append(f"{number}: not resumed: {done.stderr[-300:]}")
+        yield {"signals": number + 1, **found, "wrong": wrong}
+
+
+def run_sweep(folder: Path) -> Iterator[dict[str, Any]]:
+    """Run a sweep of jobs of different shapes in one process, and see what of it stays in memory."""
+    lengths = ",".join(str(8 * (1 + job % 12)) for job in range(SWEEP_JOBS // 2))
+    small = ("components=[mlp]", "layers=[0]", "report.figures=none", "data.samples=3", "seed=0,1")
+    given = ("-m", *small, f"data.max_tokens={lengths}", "hydra.sweep.dir=sweep")
+    with subprocess.Popen(
+        command_line(*given), cwd=folder, env=environment_of_tests(), stdout=subprocess.DEVNULL
+    ) as run:
+        seen: list[dict[str, int]] = []
+        while run.poll() is None:
+            time.sleep(1.0)
+            done = len(list(folder.glob("sweep/*/report.html")))
+            if seen and seen[-1]["jobs"] == done:
+                continue
+            with contextlib.suppress(OSError):  # it may end meanwhile
+                maps = len(Path(f"/proc/{run.pid}/maps").read_text().splitlines())
+                status = Path(f"/proc/{run.pid}/status").read_text()
+                resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024  # type: ignore[index]
+                seen.append({"jobs": done, "memory maps": maps, "resident MB": resident})
+    assert run.returncode == 0
+    early = [each for each in seen if 10 <= each["jobs"] < SWEEP_JOBS // 4]
+    late = [each for each in seen if each["jobs"] >= 3 * SWEEP_JOBS // 4]
+    yield {
+        "jobs": len(list(folder.glob("sweep/*/report.html"))),
+        **{f"{name}, early": max(each[name] for each in early) for name in ("memory maps", "resident MB")},
+        **{f"{name}, late": max(each[name] for each in late) for name in ("memory maps", "resident MB")},
+    }
+
+
 PARTS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     "kills": run_kills,
     "disk": run_disk,
     "sizes": run_sizes,
     "fuzzing": run_fuzzing,
+    "damage": run_damage,
+    "signals": run_signals,
+    "sweep": run_sweep,
 }
 
 
@@ -173,6 +279,19 @@ ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "fuzzing": lambda seen: (
         f"| {seen['inputs']:,} inputs by atheris to {seen['readers']} readers, {seen['seconds a reader']} s each "
         f"| {seen['failed']} end in anything but a value or a clear error |"
+    ),
+    "damage": lambda seen: (
+        f"| {seen['tried']} finished runs of {seen['studies']} tasks with a value, a cell, a bit or an end changed, "
+        f"drawn or compared | {len(seen['tracebacks'])} end in a traceback; {seen['refused']} are refused |"
+    ),
+    "signals": lambda seen: (
+        f"| Ctrl-C or SIGTERM at {seen['signals']} random moments of runs and sweeps | {len(seen['wrong'])} end "
+        "without their one line or cannot be resumed |"
+    ),
+    "sweep": lambda seen: (
+        f"| {seen['jobs']} jobs of different shapes in one process | memory maps {seen['memory maps, early']} early, "
+        f"{seen['memory maps, late']} late; resident memory {seen['resident MB, early']} and "
+        f"{seen['resident MB, late']} MB |"
     ),
 }
 

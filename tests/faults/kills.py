@@ -22,7 +22,7 @@ from servers import NANO, environment, files_below
 from small_runs import SMALL, arguments
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
-from jacspec.__main__ import main
+from jacspec.cli.command import main
 from jacspec.studies import find_study
 from jacspec.studies.study import load
 

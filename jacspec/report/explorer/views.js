@@ -47,9 +47,11 @@ function scaleOf(values, choice) {
   return choice.scale === "log" || (choice.scale === "auto" && low > 0 && high > 100 * low) ? "log" : "linear";
 }
 
-const countAxis = (places, title) => ({
-  title: { text: title }, dtick: unique(places).length > 16 ? undefined : 1, zeroline: false,
-});
+/** An axis of whole numbers, a tick for each where these are few: a span of millions would freeze the page. */
+function countAxis(places, title) {
+  const [low, high] = spanOf(places);
+  return { title: { text: title }, dtick: high - low > 16 ? undefined : 1, zeroline: false };
+}
 
 const valueAxis = (title, type, values) => ({
   title: { text: plain(title) }, type, hoverformat: ".8~g", ...(type === "log" && logTicks(values)),

@@ -10,6 +10,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, mismatches, tidy_rows
 from jacspec.spectra.bootstrap import check_draws
+from jacspec.studies import study_of
 from jacspec.studies.compare.differences import (
     DIFFERENCE_COLUMNS,
     DIFFERENCES_FILE,
@@ -38,7 +39,7 @@ def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
         raise JacspecError(f"{runs[0].run.folder} alone compares with nothing. Give two runs or more.")
     differences = functools.partial(difference_rows, runs, names, options.against)
     return Collection(
-        f"{len(runs)} runs of task={runs[0].run.provenance['task']}",
+        f"{len(runs)} runs of task={study_of(runs[0].run.provenance).name}",
         {
             RUNS_FILE: (RUN_COLUMNS, run_rows(runs, options.against)),
             "metrics.csv": (TIDY_COLUMNS, tidy_rows(runs, names)),

@@ -9,6 +9,7 @@ from jacspec.errors import JacspecError
 from jacspec.report import write_report
 from jacspec.report.console import print_files, print_report
 from jacspec.runs import open_run
+from jacspec.runs.folder import blaming_folders
 from jacspec.studies.inputs import Inputs
 
 
@@ -17,6 +18,7 @@ def run_report(config: Config, folder: Path, console: Console, inputs: Inputs) -
     if config.run is None:
         raise JacspecError("task=report needs a finished run: run=FOLDER.")
     run = open_run(Path(config.run))
-    print_report(run, console)
-    write_report(run, console, **vars(config.report))
+    with blaming_folders(run):
+        print_report(run, console)
+        write_report(run, console, **vars(config.report))
     print_files(run, console)
