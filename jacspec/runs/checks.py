@@ -113,8 +113,8 @@ def check_table(table: "pandas.DataFrame", file: Path, provenance: Mapping[str, 
 def _columns(name: str, kind: str, provenance: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
     """List the columns that a table must have, and those of numbers."""
     metrics = provenance.get("metrics", [])
-    if name == "metrics.csv":
-        keys = provenance.get("key_columns", []) if kind == "experiments" else PLACES.get(kind, ())
+    if name == "metrics.csv" and kind in ("experiments", *PLACES):
+        keys = provenance.get("key_columns", []) if kind == "experiments" else PLACES[kind]
         return [*keys, *metrics], metrics
     if name == "summary.csv":
         return SUMMARY, SUMMARY[1:]
