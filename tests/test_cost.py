@@ -22,6 +22,7 @@ from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
 from jacspec.jacobians.streaming import _step
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
+from jacspec.studies.plan import PlanOptions
 from jacspec.studies.plan.cost import (
     Machine,
     Work,
@@ -32,7 +33,6 @@ from jacspec.studies.plan.cost import (
     share_batches,
     spectra_bytes,
 )
-from jacspec.studies.plan.options import PlanOptions
 from jacspec.studies.plan.run import FIGURES
 from jacspec.text.corpus import make_batches
 

@@ -29,8 +29,8 @@ from jacspec.models.checkpoint import open_checkpoint
 from jacspec.runs.parts import collect_layers, read_shards, write_layer
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.truncation import factorise
-from jacspec.studies.coupling.alignment import READS, WRITES
 from jacspec.studies.coupling.measure import CouplingPlan, coupling_columns, stream_coupling
+from jacspec.studies.coupling.tables import READS, WRITES
 from jacspec.studies.depth.products import DepthPlan, stream_depth
 from jacspec.studies.over_samples import _accuracy, _say_accuracy
 from jacspec.studies.removal.groups import count_removed

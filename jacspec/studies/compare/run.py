@@ -10,6 +10,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, mismatches, tidy_rows
 from jacspec.spectra.bootstrap import check_draws
+from jacspec.studies.compare import CompareOptions
 from jacspec.studies.compare.differences import (
     DIFFERENCE_COLUMNS,
     DIFFERENCES_FILE,
@@ -18,7 +19,6 @@ from jacspec.studies.compare.differences import (
     difference_rows,
     run_rows,
 )
-from jacspec.studies.compare.options import CompareOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_runs import Collection, run_collected
 

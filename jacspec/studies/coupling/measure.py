@@ -35,9 +35,9 @@ from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.svd import lapack_threads
-from jacspec.studies.coupling.alignment import READS, WRITES, Place
-from jacspec.studies.coupling.columns import WEIGHTS
+from jacspec.studies.coupling import WEIGHTS
 from jacspec.studies.coupling.factors import PATHS, Lead, branch_slopes, leading_weights
+from jacspec.studies.coupling.tables import READS, WRITES, Place
 
 NAMES = ("spectral_radius", "decay_ratio")
 WAYS_ON = "precision=float64"

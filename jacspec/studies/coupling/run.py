@@ -15,6 +15,7 @@ from jacspec.jacobians.branches import check_components
 from jacspec.jacobians.engine import prepare_batches, working_blocks
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.coupling import CouplingOptions, End
 from jacspec.studies.coupling.measure import (
     NAMES,
     CouplingPlan,
@@ -23,7 +24,6 @@ from jacspec.studies.coupling.measure import (
     coupling_places,
     stream_coupling,
 )
-from jacspec.studies.coupling.options import CouplingOptions, End
 from jacspec.studies.coupling.tables import (
     COUPLING_COLUMNS,
     COUPLING_FILE,

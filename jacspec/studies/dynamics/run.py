@@ -10,7 +10,7 @@ from jacspec.errors import JacspecError
 from jacspec.runs import SPECTRA
 from jacspec.runs.several import LabelledRun, mismatches
 from jacspec.spectra.bootstrap import check_draws
-from jacspec.studies.dynamics.options import DynamicsOptions
+from jacspec.studies.dynamics import DynamicsOptions
 from jacspec.studies.dynamics.tables import (
     ONSET_COLUMNS,
     ONSETS_FILE,

@@ -15,8 +15,7 @@ from jacspec.glossary import Batch, CellResult
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
-from jacspec.studies.finetune.columns import FINETUNE
-from jacspec.studies.finetune.options import FinetuneOptions, Layout
+from jacspec.studies.finetune import FINETUNE, FinetuneOptions, Layout
 from jacspec.studies.finetune.training import Labelled, Recipe, fine_tune, most_groups, remove_groups, score
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint

@@ -12,8 +12,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import MatrixResult
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.studies.heads.columns import HEADS
-from jacspec.studies.heads.options import HeadsOptions
+from jacspec.studies.heads import HEADS, HeadsOptions
 from jacspec.studies.heads.products import (
     HeadProducts,
     gaussian_baseline,

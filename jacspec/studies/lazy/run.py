@@ -13,7 +13,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.lazy.columns import LAZY
+from jacspec.studies.lazy import LAZY, LazyOptions
 from jacspec.studies.lazy.network import (
     Network,
     Points,
@@ -24,7 +24,6 @@ from jacspec.studies.lazy.network import (
     remove_from,
     train_network,
 )
-from jacspec.studies.lazy.options import LazyOptions
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import ExperimentWork
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.subspaces import Leading, leading_subspaces, principal_angles
 from jacspec.spectra.weight_metrics import js_distance
-from jacspec.studies.merge.columns import ARRAYS, BASE, COMPATIBILITY, TASKS, WEIGHTS
+from jacspec.studies.merge import ARRAYS, BASE, COMPATIBILITY, TASKS, WEIGHTS
 from jacspec.studies.merge.recipes import kept_values
 
 

@@ -17,6 +17,7 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
 from jacspec.models.matrices import block_roles
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.overlap import OVERLAP
 from jacspec.studies.overlap.activations import (
     ENOUGH,
     SHARED,
@@ -27,7 +28,6 @@ from jacspec.studies.overlap.activations import (
     principal_directions,
     summarise_profile,
 )
-from jacspec.studies.overlap.columns import OVERLAP
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import MatrixWork

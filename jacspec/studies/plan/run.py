@@ -17,6 +17,7 @@ from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.plan import PlanOptions
 from jacspec.studies.plan.cost import (
     ITEMSIZE,
     Machine,
@@ -28,7 +29,6 @@ from jacspec.studies.plan.cost import (
     estimate_seconds,
     share_batches,
 )
-from jacspec.studies.plan.options import PlanOptions
 
 GIGA, TERA = 1e9, 1e12
 STAGES = {

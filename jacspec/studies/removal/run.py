@@ -29,6 +29,7 @@ from jacspec.scoring.windows import Passage, make_passage, model_kind
 from jacspec.spectra.truncation import Factors, Share, equal_shares
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
+from jacspec.studies.removal import RemovalOptions
 from jacspec.studies.removal.groups import (
     ALL_ZERO,
     Place,
@@ -40,7 +41,6 @@ from jacspec.studies.removal.groups import (
     mean_spectrum,
     without_group,
 )
-from jacspec.studies.removal.options import RemovalOptions
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import ExperimentWork
 from jacspec.text.corpus import decode_text

@@ -19,9 +19,8 @@ from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.weights.columns import STATIC
+from jacspec.studies.weights import WEIGHT_METRICS, WeightsOptions
 from jacspec.studies.weights.measure import measure_all, within_range
-from jacspec.studies.weights.options import WeightsOptions
 from jacspec.studies.work import MatrixWork
 
 
@@ -72,7 +71,7 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWo
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    return MatrixWork((*names, *STATIC), {"checkpoint": identity}, facts, stream, left_out)
+    return MatrixWork((*names, *WEIGHT_METRICS), {"checkpoint": identity}, facts, stream, left_out)
 
 
 def _open(
