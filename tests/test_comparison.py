@@ -14,7 +14,7 @@ from servers import assert_refused, run_here
 from jacspec import open_run
 from jacspec.runs.several import collect, open_runs
 from jacspec.spectra.bootstrap import adjust_for_many, compare_means, split_half_floor
-from jacspec.studies.compare.differences import references
+from jacspec.studies.compare.run import references
 
 
 def _correlated(units: int = 60) -> tuple[np.ndarray, np.ndarray]:

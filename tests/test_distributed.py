@@ -18,9 +18,8 @@ from test_runs import NAMES, assert_same_bits, make_result
 
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
-from jacspec.runs.heartbeats import forget_heartbeats, read_heartbeat, send_heartbeats, watch
-from jacspec.runs.parts import Shard, collect_layers, read_shards, write_layer, write_shard
-from jacspec.runs.processes import Workers
+from jacspec.runs.layers import Shard, collect_layers, read_shards, write_layer, write_shard
+from jacspec.runs.workers import Workers, forget_heartbeats, read_heartbeat, send_heartbeats, watch
 
 # Real processes
 

@@ -25,7 +25,7 @@ from jacspec.report.figures import save_figure
 from jacspec.report.page import write_sections
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
 from jacspec.runs.files import TEMPORARY
-from jacspec.runs.parts import write_layer
+from jacspec.runs.layers import write_layer
 from jacspec.runs.writing import check_vacant, claim_folder, release_folder
 from jacspec.studies import STUDIES
 from jacspec.studies.merge.written import check_folder, write_merged

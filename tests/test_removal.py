@@ -25,7 +25,7 @@ from jacspec.report.console import print_cells
 from jacspec.runs import open_run
 from jacspec.scoring.perplexity import prepare_passage
 from jacspec.scoring.windows import Passage, causal_passage, masked_passage
-from jacspec.spectra.truncation import Factors, Share, equal_shares, factorise, group_of, remove_group
+from jacspec.spectra.subspaces import Factors, Share, equal_shares, factorise, group_of, remove_group
 from jacspec.studies.removal.groups import (
     Target,
     choose_targets,

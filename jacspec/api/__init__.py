@@ -17,8 +17,8 @@ from jacspec.models.hub import known_model, open_model
 from jacspec.models.torch_model import open_torch_model
 from jacspec.runs import Run, to_dataset
 from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.inputs import read_texts
 from jacspec.text.corpus import check_tokens, encode, tokenize
-from jacspec.text.given import read_texts
 
 if TYPE_CHECKING:
     import xarray

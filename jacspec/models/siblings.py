@@ -14,9 +14,9 @@ import numpy as np
 
 from jacspec.config import config_folder
 from jacspec.errors import JacspecError, suggest
+from jacspec.files import Hashes
 from jacspec.models.architectures import IGNORED_EVERYWHERE
 from jacspec.models.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
-from jacspec.models.hashes import Hashes
 from jacspec.models.hf_config import read_json
 from jacspec.models.hub import SIDE_FILES, Location, locate, named_model
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles, open_tensors

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from jacspec.errors import printable
 from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
-from jacspec.report.rows import shown_rows
+from jacspec.report.tables import shown_rows
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.files import REASON
 from jacspec.studies import study_of

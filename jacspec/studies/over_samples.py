@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from jacspec.backend import numerics, use_compilation_cache
+from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.engine import count_samples
 from jacspec.jacobians.solvers import allowed_deviation
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.programs import compiling
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv
-from jacspec.runs.processes import Workers, join_workers, leave_workers
+from jacspec.runs.workers import Workers, join_workers, leave_workers
 from jacspec.runs.writing import releasing_folders
 from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs

@@ -13,10 +13,8 @@ from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, RUN_FILE, refuse_link
 from jacspec.runs.folder import read_run_file
-from jacspec.runs.heartbeats import DONE, forget_heartbeats, read_heartbeat, send_heartbeats, watch
-from jacspec.runs.layers import RunWriter
-from jacspec.runs.parts import Shard, collect_layers, read_shards, write_shard
-from jacspec.runs.processes import Workers, leave_workers
+from jacspec.runs.layers import RunWriter, Shard, collect_layers, read_shards, write_shard
+from jacspec.runs.workers import DONE, Workers, forget_heartbeats, leave_workers, read_heartbeat, send_heartbeats, watch
 from jacspec.runs.writing import read_same_run
 from jacspec.studies.work import Work
 

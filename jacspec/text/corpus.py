@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jacspec.cache import cache_folder, write_cached
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
+from jacspec.files import cache_folder, read_file, write_cached
 from jacspec.glossary import Packed, Packing, PaddedBatch
-from jacspec.reading import read_file
 from jacspec.text.sentences import DAMAGED, remembered_sentences
 
 TIMEOUT_SECONDS = 5.0

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jacspec.cache import cache_folder, write_cached
+from jacspec.files import cache_folder, write_cached
 
 TRAINED_ON = 2**23
 """Characters that Punkt learns from at most: it takes 65 bytes of memory for each, and 5 seconds a million."""

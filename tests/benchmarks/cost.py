@@ -29,11 +29,11 @@ from streaming import SIZES, write_checkpoint  # noqa: E402
 
 from jacspec.api import load_model  # noqa: E402
 from jacspec.backend import numerics  # noqa: E402
+from jacspec.files import sha256  # noqa: E402
 from jacspec.jacobians.branches import branch_points  # noqa: E402
 from jacspec.jacobians.lanczos import TOP, _top_of_bidiagonal, start_vectors  # noqa: E402
 from jacspec.jacobians.solvers import ENGINES, EXPECTED_STEPS  # noqa: E402
 from jacspec.models.checkpoint import open_checkpoint  # noqa: E402
-from jacspec.models.hashes import sha256  # noqa: E402
 from jacspec.studies.plan.cost import COMPONENTS, Machine, Work, count_parameters, estimate_seconds  # noqa: E402
 from jacspec.studies.provenance import versions  # noqa: E402
 

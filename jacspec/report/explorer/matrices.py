@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
+from jacspec.report.explorer.budget import Room, finite_values, partly, short_decimals, spread
 from jacspec.report.labels import lookup
 from jacspec.report.plotting import styles_of
 from jacspec.runs import Run

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
+from jacspec.report.explorer.budget import Room, finite_values, partly, short_decimals, spread
 from jacspec.report.figures import component_styles, has_spectra
 from jacspec.report.labels import component_words
 from jacspec.report.lines import visible_spectrum

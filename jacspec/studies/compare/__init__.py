@@ -34,6 +34,8 @@ COMPARED: dict[str, Quantity] = {
 """What the columns of `differences.csv` hold."""
 
 
+DIFFERENCES_FILE, RUNS_FILE = "differences.csv", "runs.csv"
+
 STUDY = Study(
     name="compare",
     run="jacspec.studies.compare.run:run_compare",

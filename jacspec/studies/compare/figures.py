@@ -17,7 +17,7 @@ from jacspec.report.plotting import drawn_metrics, panels, styles_of
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
 from jacspec.spectra.bootstrap import SURE
-from jacspec.studies.compare.differences import DIFFERENCES_FILE, RUNS_FILE
+from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from jacspec.report.figures import (
 )
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
-from jacspec.studies.coupling.tables import BY_KIND, COUPLING_FILE, random_alignment
-from jacspec.studies.coupling.token_kinds import KINDS
+from jacspec.studies.coupling.tables import BY_KIND, COUPLING_FILE, KINDS, random_alignment
 from jacspec.studies.study import Plot
 
 FEWEST = 5

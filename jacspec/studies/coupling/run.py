@@ -30,9 +30,10 @@ from jacspec.studies.coupling.tables import (
     KIND_COLUMNS,
     KINDS_FILE,
     coupling_rows,
+    find_mark,
     kind_rows,
+    last_token_kind,
 )
-from jacspec.studies.coupling.token_kinds import find_mark, last_token_kind
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Table, Work

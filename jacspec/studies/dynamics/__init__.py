@@ -32,6 +32,8 @@ DYNAMICS: Mapping[str, Quantity] = {
 """What the columns of `onsets.csv` hold."""
 
 
+ONSETS_FILE = "onsets.csv"
+
 STUDY = Study(
     name="dynamics",
     run="jacspec.studies.dynamics.run:run_dynamics",

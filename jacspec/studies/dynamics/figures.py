@@ -14,11 +14,10 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.lines import add_layer_key
 from jacspec.report.markup import Markup, element, section, together
-from jacspec.report.plotting import drawn_metrics, panels
-from jacspec.report.profiles import EDGES, add_spectrum, frame_overlap, label_overlap
+from jacspec.report.plotting import EDGES, add_spectrum, drawn_metrics, frame_overlap, label_overlap, panels
 from jacspec.report.tables import list_runs
 from jacspec.runs import Run
-from jacspec.studies.dynamics.tables import ONSETS_FILE
+from jacspec.studies.dynamics import ONSETS_FILE
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:

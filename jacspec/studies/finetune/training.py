@@ -16,7 +16,7 @@ from jacspec.glossary import Batch
 from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
 from jacspec.models.matrices import ROLES
-from jacspec.spectra.truncation import equal_shares, factorise, group_of, remove_group
+from jacspec.spectra.subspaces import equal_shares, factorise, group_of, remove_group
 
 LOOK = 16
 

@@ -14,15 +14,23 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
+from jacspec.models.export import plan_shards
 from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix
 from jacspec.models.siblings import Sibling, open_siblings
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
-from jacspec.models.tensor_writer import plan_shards
 from jacspec.runs.files import MERGED
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.merge import COMPATIBILITY, MergeMethod, MergeOptions, Resized
-from jacspec.studies.merge.compatibility import Comparison, compare, examine, list_comparisons, missing_reason
-from jacspec.studies.merge.matched import list_matrices, role_name, stream_matched
+from jacspec.studies.merge.compatibility import (
+    Comparison,
+    compare,
+    examine,
+    list_comparisons,
+    list_matrices,
+    missing_reason,
+    role_name,
+    stream_matched,
+)
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
 from jacspec.studies.run import run_rows

@@ -17,8 +17,8 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_template
 from jacspec.models.matrices import Matrix, block_roles, in_batches
+from jacspec.spectra.subspaces import Factors, Share, group_of, remove_group
 from jacspec.spectra.svd import right_vectors
-from jacspec.spectra.truncation import Factors, Share, group_of, remove_group
 
 Place = tuple[int, str]
 """Where a matrix is: the number of its block, and its role."""

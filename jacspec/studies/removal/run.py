@@ -26,7 +26,7 @@ from jacspec.scoring.perplexity import (
     sum_chunks,
 )
 from jacspec.scoring.windows import Passage, make_passage, model_kind
-from jacspec.spectra.truncation import Factors, Share, equal_shares
+from jacspec.spectra.subspaces import Factors, Share, equal_shares
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.removal import RemovalOptions

@@ -11,9 +11,9 @@ from rich.console import Console
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
+from jacspec.files import Hashes
 from jacspec.glossary import MatrixResult
 from jacspec.jacobians.engine import memory_budget
-from jacspec.models.hashes import Hashes
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
