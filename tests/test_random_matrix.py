@@ -17,7 +17,7 @@ from jacspec.spectra.random_matrix import (
     tracy_widom_cdf,
     tracy_widom_sf,
 )
-from jacspec.spectra.weight_metrics import gaussian_spectrum, static_metrics
+from jacspec.spectra.weight_metrics import compute_weight_metrics, gaussian_spectrum
 from jacspec.studies.weights import WEIGHT_METRICS
 
 SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
@@ -217,7 +217,7 @@ def test_weight_metrics_have_the_names_of_their_values() -> None:
     """Each value beside its own oracle, whatever the order of the table that explains them."""
     shape = (12, 20)
     sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, *shape)), compute_uv=False)
-    found = {name: values[0] for name, values in static_metrics(sigma, shape, np.ones(1), None).items()}
+    found = {name: values[0] for name, values in compute_weight_metrics(sigma, shape, np.ones(1), None).items()}
     assert found.keys() == WEIGHT_METRICS.keys()
     assert (found["mp_low"], found["mp_high"]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
     assert found["bulk_high"] / found["bulk_low"] == pytest.approx(found["mp_high"] / found["mp_low"])

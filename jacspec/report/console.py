@@ -55,7 +55,7 @@ def _wanted(run: Run) -> list[str]:
     return [name for name in named if name in run.metric_names] if named else list(run.metric_names)
 
 
-def print_collected(run: Run, console: Console) -> None:
+def print_findings(run: Run, console: Console) -> None:
     """Print which runs were looked at, and what was found of them in a sentence or a few."""
     console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
     for number, label in enumerate(run.provenance["labels"]):
@@ -76,7 +76,7 @@ BETWEEN = 3
 
 
 def print_cells(run: Run, console: Console) -> None:
-    """Print the table of a run over cells (of matrices: medians over layers)."""
+    """Print the table of a run over experiments (of matrices: medians over layers)."""
     keys, rows, note = shown_rows(run, over=("layer", "role"))
     console.print(Text(f"{model_name(run)}, task={run.provenance['task']}", style="bold"), soft_wrap=True)
     table = Table(title=note or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -178,6 +178,6 @@ _PRINTERS: Mapping[str, Callable[[Run, Console], None]] = {
     "samples": print_summary,
     "matrices": print_matrices,
     "experiments": print_cells,
-    "runs": print_collected,
+    "runs": print_findings,
 }
 """What prints the summary of a run, by the kind of its rows."""

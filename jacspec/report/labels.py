@@ -38,7 +38,7 @@ MATHTEXT = {
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-MISSING = "–"
+NO_VALUE = "–"
 LONGEST_NAME = 48
 LETTERS_AN_INCH = 11
 
@@ -160,4 +160,4 @@ def number_format(values: Iterable[float], digits: Sequence[int] = (4, 3)) -> Ca
 
 
 def _write(value: float, spec: str) -> str:
-    return format(value, spec) if math.isfinite(value) else MISSING
+    return format(value, spec) if math.isfinite(value) else NO_VALUE

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jacspec.report.labels import MISSING, component_words, metric_title, number_format
+from jacspec.report.labels import NO_VALUE, component_words, metric_title, number_format
 from jacspec.report.markup import Markup, element, section, together
 from jacspec.runs import QUANTILES, Run
 
@@ -47,7 +47,7 @@ def _by_component(run: Run, metric: str) -> Markup:
         # An encoder and a decoder may differ in depth.
         row = rows.loc[(layer, component)] if (layer, component) in rows.index else None
         if row is None or not row["n"]:
-            return together((element("td", MISSING, class_="first"), element("td", MISSING)))
+            return together((element("td", NO_VALUE, class_="first"), element("td", NO_VALUE)))
         count = "" if row["n"] == len(run.samples) else f" (n = {row['n']:.0f})"
         quantiles = f"{write(row['median'])} [{write(row['q1'])}, {write(row['q3'])}]{count}"
         mean = f"{write(row['mean'])} ± {write_error(row['standard_error'])}"

@@ -116,10 +116,10 @@ def _reasons(result: LayerResult, component: str, samples: int) -> Sequence[str]
 
 
 SAMPLES, AUDIT = "samples", "audit_deviation"
-"""The rows of a share, and the one array of a layer that has not a row a sample."""
+"""The rows of a shard, and the one array of a layer that has not a row a sample."""
 
 
-class Shard(NamedTuple):
+class LayerShard(NamedTuple):
     """What is known of one block: the rows of `result` are those of `samples`."""
 
     samples: Int[np.ndarray, " sample"]
@@ -131,39 +131,39 @@ def write_layer(folder: Path, result: LayerResult) -> None:
     _write(folder / f"{result.number:04d}.npz", result, {})
 
 
-def write_shard(folder: Path, share: Shard, workers: Workers) -> None:
-    """Write this process's share of a layer durably."""
-    file = folder / f"{share.result.number:04d}.process{workers.index}of{workers.count}.npz"
-    _write(file, share.result, {SAMPLES: share.samples})
+def write_shard(folder: Path, shard: LayerShard, workers: Workers) -> None:
+    """Write this process's shard of a layer durably."""
+    file = folder / f"{shard.result.number:04d}.process{workers.index}of{workers.count}.npz"
+    _write(file, shard.result, {SAMPLES: shard.samples})
 
 
-def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Shard]]:
+def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[LayerShard]]:
     """Read what is there of every block, by its number; raises `JacspecError` for a damaged file."""
-    found: dict[int, list[Shard]] = {}
+    found: dict[int, list[LayerShard]] = {}
     for file in part_files(folder):
-        share = _read(file, metric_names)
-        found.setdefault(share.result.number, []).append(share)
+        shard = _read(file, metric_names)
+        found.setdefault(shard.result.number, []).append(shard)
     return found
 
 
-def collect_layers(held: Mapping[int, Sequence[Shard]], samples: Sequence[int]) -> dict[int, LayerResult]:
+def collect_layers(held: Mapping[int, Sequence[LayerShard]], samples: Sequence[int]) -> dict[int, LayerResult]:
     """Put together, by number, the blocks of which all `samples` are held, each sample in its place among these."""
-    found = {number: _collect(shares, np.asarray(samples)) for number, shares in held.items()}
+    found = {number: _collect(shards, np.asarray(samples)) for number, shards in held.items()}
     return {number: result for number, result in found.items() if result is not None}
 
 
-def _collect(shares: Sequence[Shard], samples: Int[np.ndarray, " sample"]) -> LayerResult | None:
-    known, first = np.unique(np.concatenate([share.samples for share in shares]), return_index=True)
+def _collect(shards: Sequence[LayerShard], samples: Int[np.ndarray, " sample"]) -> LayerResult | None:
+    known, first = np.unique(np.concatenate([shard.samples for shard in shards]), return_index=True)
     if not np.isin(samples, known).all():
         return None
     rows = first[np.searchsorted(known, samples)]
-    tables = [_flatten(share.result) for share in shares]
+    tables = [_flatten(shard.result) for shard in shards]
     whole = {
         key: np.concatenate([table[key] for table in tables if key in table])
         for key in dict.fromkeys(key for table in tables for key in table)
     }
     in_order = {key: values if key.endswith(AUDIT) else values[rows] for key, values in whole.items()}
-    return _restore(shares[0].result.number, shares[0].result.layer, in_order)
+    return _restore(shards[0].result.number, shards[0].result.layer, in_order)
 
 
 def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) -> None:
@@ -173,7 +173,7 @@ def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) ->
     write_atomically(file, stream.getvalue())
 
 
-def _read(file: Path, metric_names: Sequence[str]) -> Shard:
+def _read(file: Path, metric_names: Sequence[str]) -> LayerShard:
     try:
         # All is read, not only what is looked for: reading is what compares checksums and names.
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
@@ -183,7 +183,7 @@ def _read(file: Path, metric_names: Sequence[str]) -> Shard:
             component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()
         }
         rows = len(next(iter(result.singular_values.values())))
-        return Shard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
+        return LayerShard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
     except Exception as error:  # zipfile raises many types for a damaged file
         raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
 

@@ -60,7 +60,7 @@ def principal_angles(first: Float[np.ndarray, "m p"], second: Float[np.ndarray, 
     return np.rad2deg(angles[::-1])
 
 
-Share = tuple[float, float]
+RankRange = tuple[float, float]
 """A group of singular values by where it begins and ends among all of a matrix, from 0 (largest) to 1."""
 
 
@@ -75,15 +75,15 @@ class Factors(NamedTuple):
     basis: Float[np.ndarray, "k k"]
 
 
-def equal_shares(groups: int) -> list[Share]:
+def equal_ranges(groups: int) -> list[RankRange]:
     """Divide all singular values into groups of the same size, as 10 for deciles, the largest values first."""
     return [(group / groups, (group + 1) / groups) for group in range(groups)]
 
 
-def group_of(share: Share, k: int) -> slice:
+def group_of(ranks: RankRange, k: int) -> slice:
     """Say which of `k` rank-ordered values a group is, from ⌊start · k⌋ to before ⌊stop · k⌋, 0 being the largest."""
     # 0.29 · 100 is 28.999999999999996.
-    start, stop = (math.floor(end * k + 1e-9) for end in share)
+    start, stop = (math.floor(end * k + 1e-9) for end in ranks)
     return slice(start, stop)
 
 
@@ -94,10 +94,10 @@ def factorise(weight: Float[Array, "m n"]) -> Factors:
     return Factors(sigma[0], rows[0].T)
 
 
-def remove_group(weight: Float[Array, "m n"], factors: Factors, share: Share) -> Float[Array, "m n"]:
+def remove_group(weight: Float[Array, "m n"], factors: Factors, ranks: RankRange) -> Float[Array, "m n"]:
     """Take a group of singular values from a matrix, of which `factors` are those of its SVD; O(m n |g|)."""
     k = len(factors.sigma)
-    group = group_of(share, k)
+    group = group_of(ranks, k)
     if group.start == group.stop:
         return weight
     if group == slice(0, k):

@@ -50,7 +50,7 @@ def rescale(metrics: Mapping[str, float], exponent: int) -> tuple[dict[str, floa
     return found, lost
 
 
-def static_metrics(
+def compute_weight_metrics(
     sigma: Float[np.ndarray, "batch k"],
     shape: tuple[int, int],
     variances: Float[np.ndarray, " batch"],

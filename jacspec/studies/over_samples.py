@@ -71,7 +71,7 @@ def run_layers(
                 opened = folder if config.resume is None else Path(config.resume)
                 with shown as advance:
                     contribute(workers, work, opened, provenance, advance, timeout=timeout)
-                console.print(f"process {workers.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
+                console.print(f"process {workers.index}: its shard is done; process 0 writes {opened}", soft_wrap=True)
                 return
             writer = _open_folder(config, folder, provenance, sample, work.columns)
             if work.programs and any(number not in writer.done for number in work.numbers):
@@ -93,7 +93,7 @@ def run_layers(
 def _progress(
     workers: Workers, work: Work, console: Console
 ) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
-    """Show what of this process's share is done; say so where some processes have none."""
+    """Show what of this process's shard is done; say so where some processes have none."""
     if workers.count > len(work.batches):
         console.print(
             f"{workers.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch "

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jacspec.errors import JacspecError, printable
-from jacspec.report.explorer.budget import METRIC_VALUES, SPECTRUM_VALUES, Room
+from jacspec.report.explorer.budget import METRIC_VALUES, SPECTRUM_VALUES, Budget
 from jacspec.report.explorer.embedding import embed, explorer_style, script_policy
 from jacspec.report.explorer.matrices import line_styles, matrix_data, role_styles
 from jacspec.report.explorer.samples import sample_data, sample_styles
@@ -67,9 +67,9 @@ def _kind(run: Run) -> str | None:
 def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Markup]:
     collect, styles = (sample_data, sample_styles) if kind == "samples" else (matrix_data, role_styles)
     values = sum(len(run.metrics) * len(run.metric_names) for _, run in runs)
-    room = Room(SPECTRUM_VALUES // len(runs), samples=values <= METRIC_VALUES)
+    budget = Budget(SPECTRUM_VALUES // len(runs), samples=values <= METRIC_VALUES)
     labels = [printable(label) for label, _ in runs]
-    collected = [collect(run, room) for _, run in runs]
+    collected = [collect(run, budget) for _, run in runs]
     lines = line_styles([str(place) for place in range(len(runs))]).values()
     named = {name: run for _, run in reversed(runs) for name in run.metric_names}
     names = dict.fromkeys(name for _, run in runs for name in run.metric_names)

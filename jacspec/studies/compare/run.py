@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, collect, describe, mismatches, tidy_rows
+from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
 from jacspec.spectra.bootstrap import adjust_for_many, check_draws, compare_means, split_half_floor
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE, CompareOptions
 from jacspec.studies.inputs import Inputs
@@ -58,7 +58,7 @@ def group_name(labelled: LabelledRun) -> str:
 
 
 def references(runs: Sequence[LabelledRun], against: int) -> list[int]:
-    """Choose for each run the one it is held against: of the group of run `against`, the one of its own seed.
+    """Choose for each run the one it is compared with: of the group of run `against`, the one of its own seed.
 
     Where that group has no other run of its seed, it is run `against`; that one's reference is itself.
     """
@@ -73,12 +73,12 @@ def references(runs: Sequence[LabelledRun], against: int) -> list[int]:
 def difference_rows(
     runs: Sequence[LabelledRun], names: Sequence[str], against: int, *, draws: int, seed: int
 ) -> list[tuple[Any, ...]]:
-    """Hold each run against its reference, a row a (run, component, layer, metric).
+    """Compare each run with its reference, a row a (run, component, layer, metric).
 
-    A layer is held against the layer of the same component that is nearest in relative depth: the same one where both
+    A layer is compared with the layer of the same component that is nearest in relative depth: the same one where both
     models have as many.
     """
-    layers = [collect(each.run, names) for each in runs]
+    layers = [layers_of(each.run, names) for each in runs]
     rows: list[tuple[Any, ...]] = []
     for number, other in enumerate(references(runs, against)):
         if number != other:

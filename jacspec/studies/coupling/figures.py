@@ -1,4 +1,4 @@
-"""Figures of a run of static beside dynamic: factors, alignments, which layer reads which, kinds of token."""
+"""Figures of a run of weights beside Jacobians: factors, alignments, which layer reads which, kinds of token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

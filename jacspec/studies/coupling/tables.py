@@ -21,7 +21,7 @@ WRITES, READS = "write_vector", "read_vector"
 """Names of the vectors that are kept: leading left and right singular vectors of a Jacobian, of arbitrary sign."""
 
 
-class Place(NamedTuple):
+class Site(NamedTuple):
     """A component of a layer, and when it acts: of two in one stack the later `step` sees what the earlier writes."""
 
     layer: int
@@ -30,7 +30,7 @@ class Place(NamedTuple):
     step: int
 
 
-def downstream(write: Place, read: Place) -> bool:
+def downstream(write: Site, read: Site) -> bool:
     """Say whether one component's write is in the stream that the other reads."""
     return write.stack == read.stack and write.step < read.step
 
@@ -59,7 +59,7 @@ BY_KIND = ("spectral_radius", "residual_gain")
 """What is summed up by the kind of the last token."""
 
 
-def coupling_rows(results: Sequence[LayerResult], places: Mapping[tuple[int, str], Place]) -> Iterator[tuple[Any, ...]]:
+def coupling_rows(results: Sequence[LayerResult], places: Mapping[tuple[int, str], Site]) -> Iterator[tuple[Any, ...]]:
     """Sum the coupling up over samples, a row a (write, read); `downstream` is 1 where the read sees the write.
 
     **Arguments:** `places`, by layer and component.

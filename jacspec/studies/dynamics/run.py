@@ -12,7 +12,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs import SPECTRA
-from jacspec.runs.several import STATISTICS, LabelledRun, Layer, can_pair, collect, describe, mismatches
+from jacspec.runs.several import STATISTICS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches
 from jacspec.runs.tables import summarise
 from jacspec.spectra.bootstrap import SURE, adjust_for_many, check_draws, compare_means, split_half_floor
 from jacspec.studies.dynamics import ONSETS_FILE, DynamicsOptions
@@ -81,7 +81,7 @@ def order_by_step(runs: Sequence[LabelledRun], final_step: int | None) -> dict[i
 def step_rows(runs: Mapping[int, LabelledRun], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Sum up every revision by layer, component and metric, a row each."""
     for step, each in runs.items():
-        for found in collect(each.run, names):
+        for found in layers_of(each.run, names):
             for name, values in zip(names, found.values.T, strict=True):
                 yield (step, found.layer, found.component, name, *summarise(values))
 
@@ -92,7 +92,7 @@ def onset_rows(
     """Say of every metric of every layer when it changed, a row each; those without a change are left out."""
     steps = list(runs)
     ends = [runs[steps[0]], runs[steps[-1]]]
-    by_step = [{(each.component, each.layer): each for each in collect(run.run, names)} for run in runs.values()]
+    by_step = [{(each.component, each.layer): each for each in layers_of(run.run, names)} for run in runs.values()]
     rows: list[tuple[Any, ...]] = []
     for place in by_step[0]:
         if all(place in layers for layers in by_step):

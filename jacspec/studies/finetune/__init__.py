@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jacspec.studies.study import EXPERIMENTS, MISSING, Page, Quantity, Study
 
 
-class Layout(enum.Enum):
+class TextLayout(enum.Enum):
     """How labelled text is laid out: in columns that are named, or as BoolQ is."""
 
     columns = "columns"
@@ -20,7 +20,7 @@ class FinetuneOptions:
 
     path: str | None = MISSING
     held_out: str | None = MISSING
-    layout: Layout = MISSING
+    layout: TextLayout = MISSING
     text: str = MISSING
     second: str | None = MISSING
     label: str = MISSING

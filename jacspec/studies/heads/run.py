@@ -148,7 +148,7 @@ def product_npr(d_model: int, d_head: int) -> float:
     return n * n / ((n + 1) * (n + p + 1) + n * p + 2)
 
 
-SHARED = ("normalized_participation_ratio", "sigma_participation_ratio", "spectral_entropy", "effective_rank")
+SPECTRAL_METRICS = ("normalized_participation_ratio", "sigma_participation_ratio", "spectral_entropy", "effective_rank")
 """Rows of `METRICS` that columns of heads come from."""
 
 
@@ -158,7 +158,7 @@ def head_metrics(sigma: Float[np.ndarray, "head d_head"]) -> dict[str, Float[np.
     lam, d_head = sigma**2, sigma.shape[1]
     whole = sigma[:, 0] > 0
     with numerics("float64"):
-        shared = compute_metrics(SHARED, jnp.asarray(sigma), shape=(d_head, d_head))
+        shared = compute_metrics(SPECTRAL_METRICS, jnp.asarray(sigma), shape=(d_head, d_head))
     table = {name: np.asarray(values) for name, values in shared.items()}
     full_rank = sigma[:, -1] > sigma[:, 0] * d_head * float(np.finfo(np.float32).eps)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -20,7 +20,7 @@ from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import CellResult
-from jacspec.spectra.subspaces import equal_shares, factorise, remove_group
+from jacspec.spectra.subspaces import equal_ranges, factorise, remove_group
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.lazy import LAZY, LazyOptions
 from jacspec.studies.run import run_rows
@@ -125,8 +125,8 @@ def relative_movement(network: Network, initial: Network) -> float:
 
 def remove_from(network: Network, group: int, groups: int) -> Network:
     """Remove one of `groups` groups of singular values (1: the largest) of every hidden weight."""
-    share = equal_shares(groups)[group - 1]
-    return network._replace(hidden=tuple(remove_group(weight, factorise(weight), share) for weight in network.hidden))
+    ranks = equal_ranges(groups)[group - 1]
+    return network._replace(hidden=tuple(remove_group(weight, factorise(weight), ranks) for weight in network.hidden))
 
 
 NONE, AFTER, BOTH, BEFORE = "none", "after", "both", "before"

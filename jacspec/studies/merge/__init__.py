@@ -49,7 +49,7 @@ BJORCK = "Björck & Golub 1973, Math. Comp. 27, 579"
 
 ILHARCO = "Ilharco et al. 2023, Editing Models with Task Arithmetic"
 
-STAR = "Lee et al. 2025, STAR"
+LEE = "Lee et al. 2025, STAR"
 
 LEADING = "leading subspaces (merge.top_k singular vectors, fewer where the rank is less)"
 
@@ -91,9 +91,9 @@ COMPATIBILITY: Mapping[str, Quantity] = {
     "effective_rank_first": Quantity("effective rank of the first", "exp(−Σ p ln p), p = σ/Σσ", ROY),
     "effective_rank_second": Quantity("effective rank of the second", "exp(−Σ p ln p), p = σ/Σσ", ROY),
     "kept_first": Quantity(
-        "values kept of the first", "least r with Σ_i≤r σ_i of at least merge.share of the nuclear norm Σσ", STAR
+        "values kept of the first", "least r with Σ_i≤r σ_i of at least merge.share of the nuclear norm Σσ", LEE
     ),
-    "kept_second": Quantity("values kept of the second", "the same of the second", STAR),
+    "kept_second": Quantity("values kept of the second", "the same of the second", LEE),
 }
 """Columns of `task=merge`."""
 

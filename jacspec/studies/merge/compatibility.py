@@ -143,7 +143,7 @@ def list_matrices(sibling: Sibling, choice: Choice) -> tuple[list[Listed], list[
     return [each for each in found if isinstance(each, Listed)], [each for each in found if isinstance(each, LeftOut)]
 
 
-def stream_matched(siblings: Sequence[Sibling], choice: Choice) -> Iterator[tuple[Matrix, ...]]:
+def stream_same_matrices(siblings: Sequence[Sibling], choice: Choice) -> Iterator[tuple[Matrix, ...]]:
     """Yield the same matrix of every checkpoint, one tensor of each in memory and the next one of one of them.
 
     **Raises:** `JacspecError` where one holds values that are not finite.

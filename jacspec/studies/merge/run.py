@@ -29,7 +29,7 @@ from jacspec.studies.merge.compatibility import (
     list_matrices,
     missing_reason,
     role_name,
-    stream_matched,
+    stream_same_matrices,
 )
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
@@ -192,7 +192,7 @@ def _stream(
     """Compare matrix after matrix, all models side by side, then write the merged checkpoint."""
     first = 0
     if any(number not in done for number in range(len(matrices) * len(comparisons))):
-        for own in stream_matched(family.siblings, family.choice):
+        for own in stream_same_matrices(family.siblings, family.choice):
             numbers = range(first, first + len(comparisons))
             first = numbers.stop
             if any(number not in done for number in numbers):

@@ -20,7 +20,7 @@ from jacspec.studies.inputs import Inputs
 from jacspec.studies.overlap import OVERLAP
 from jacspec.studies.overlap.activations import (
     ENOUGH,
-    SHARED,
+    SAME_INPUT,
     compute_profile,
     input_moments,
     missing_reason,
@@ -109,7 +109,7 @@ def _measure(
     directions = {place: principal_directions(own) for place, own in moments.items()}
     for role, leaf in roles.items():
         place = leaf.removesuffix(".weight")
-        place = SHARED.get(place, place)
+        place = SAME_INPUT.get(place, place)
         eigenvalues, vectors, covariance = directions[place]
         weight = leaves[leaf]
         profile = compute_profile(weight, vectors, covariance)
