@@ -19,8 +19,8 @@ from servers import TINY, files_below, run_here
 from small_runs import make_small_model
 
 from jacspec import JacspecError, open_run
+from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.backend import numerics
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.branches import Point
 from jacspec.jacobians.engine import prepare_batches

@@ -16,8 +16,8 @@ from servers import CONTRACT, TINY, command_line, environment, files_below, run_
 from test_resume import RUN, differing_files
 from test_runs import NAMES, assert_same_bits, make_result
 
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.runs.layers import LayerShard, collect_layers, read_shards, write_layer, write_shard
 from jacspec.runs.workers import Workers, forget_heartbeats, read_heartbeat, send_heartbeats, watch
 

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from servers import NANO, files_below, run_here, statuses
 from transformers import AutoTokenizer
 
+from jacspec.axes import LayerResult
 from jacspec.cli.folders import make_new
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.models.export import write_config, write_tensors, write_tokenizer
 from jacspec.report.figures import save_figure
 from jacspec.report.page import write_sections

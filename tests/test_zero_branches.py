@@ -18,8 +18,8 @@ from servers import TINY, run_here
 from small_runs import make_small_model
 
 from jacspec import JacspecError, load_model, open_run
+from jacspec.axes import LayerResult
 from jacspec.backend import numerics
-from jacspec.glossary import LayerResult
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import branch_points
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers

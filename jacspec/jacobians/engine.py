@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jacspec.axes import LayerResult, Memory, Packed, PaddedBatch
 from jacspec.backend import Program, shapes_of
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, components_of
 from jacspec.jacobians.devices import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs, carry_bytes

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jacspec.axes import Memory, Packed, PaddedBatch
 from jacspec.backend import Program, shapes_of
-from jacspec.glossary import Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, pack_points
 from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.models.block import Block, Embedding

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, REASON, SPECTRA, csv_text, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
 from jacspec.runs.workers import Workers

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.engine import count_samples
 from jacspec.jacobians.solvers import allowed_deviation
 from jacspec.models.checkpoint import Checkpoint

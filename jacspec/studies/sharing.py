@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, RUN_FILE, refuse_link
 from jacspec.runs.folder import read_run_file
 from jacspec.runs.layers import LayerShard, RunWriter, collect_layers, read_shards, write_shard

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jacspec.axes import Packed, Packing, PaddedBatch
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
 from jacspec.files import cache_folder, read_file, write_cached
-from jacspec.glossary import Packed, Packing, PaddedBatch
 from jacspec.text.sentences import DAMAGED, remembered_sentences
 
 TIMEOUT_SECONDS = 5.0
@@ -181,7 +181,7 @@ def _spread(lengths: Sequence[int], packs: int, slots: int) -> list[list[int]]:
 
 
 def _lay_out(tokens: Sequence[Sequence[int]], slots: int, longest: int, places: int) -> tuple[np.ndarray, ...]:
-    """Lay samples one behind the other: ids, lengths, places and rows as `glossary.Packing` has them."""
+    """Lay samples one behind the other: ids, lengths, places and rows as `axes.Packing` has them."""
     lengths = np.array([len(ids) for ids in tokens], np.int32)
     first = np.cumsum(lengths) - lengths
     position = np.arange(longest, dtype=np.int32)

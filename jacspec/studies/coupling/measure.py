@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
 from jacspec.jacobians.devices import shard_like

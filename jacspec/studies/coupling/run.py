@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import LayerResult
 from jacspec.config import Config, DecoderInput
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.jacobians.branches import check_components
 from jacspec.jacobians.engine import prepare_batches, working_blocks
 from jacspec.models.checkpoint import Checkpoint

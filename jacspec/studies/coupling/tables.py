@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.glossary import LayerResult
+from jacspec.axes import LayerResult
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 
 WRITES, READS = "write_vector", "read_vector"

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import Batch, CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError, suggest
-from jacspec.glossary import Batch, CellResult
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from jacspec.axes import Batch
 from jacspec.errors import JacspecError
-from jacspec.glossary import Batch
 from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
 from jacspec.models.matrices import ROLES

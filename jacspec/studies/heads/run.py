@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
 
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import MatrixResult
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import compute_metrics

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
 
+from jacspec.axes import CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import CellResult
 from jacspec.spectra.subspaces import equal_ranges, factorise, remove_group
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.lazy import LAZY, LazyOptions

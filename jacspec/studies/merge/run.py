@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Shaped
 from rich.console import Console
 
+from jacspec.axes import CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.export import plan_shards
 from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix

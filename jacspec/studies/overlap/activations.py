@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jacspec.axes import Memory, Packing, PaddedBatch
 from jacspec.backend import numerics
-from jacspec.glossary import Memory, Packing, PaddedBatch
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from jacspec.axes import MatrixResult, PaddedBatch
 from jacspec.backend import numerics
 from jacspec.config import Config
-from jacspec.glossary import MatrixResult, PaddedBatch
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, walk
 from jacspec.models.block import Block

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.scoring.perplexity import (

@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
-from jacspec.glossary import MatrixResult
 from jacspec.models.matrices import Matrix, in_batches
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import singular_values

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.files import Hashes
-from jacspec.glossary import MatrixResult
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
