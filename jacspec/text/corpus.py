@@ -15,7 +15,7 @@ from jacspec.axes import Packed, Packing, PaddedBatch
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
 from jacspec.files import cache_folder, read_file, write_cached
-from jacspec.text.sentences import DAMAGED, remembered_sentences
+from jacspec.text.sentences import DAMAGED, split_sentences
 
 TIMEOUT_SECONDS = 5.0
 MAX_TEXT_BYTES = 2**30
@@ -57,7 +57,7 @@ def load_corpus(data: DataConfig) -> Corpus:
     text = decode_text(raw, source)
     if data.split is Split.lines:
         return Corpus(split_lines(text), "lines", hashlib.sha256(raw).hexdigest(), source)
-    texts, splitter = remembered_sentences(text)
+    texts, splitter = split_sentences(text)
     return Corpus(texts, splitter, hashlib.sha256(raw).hexdigest(), source)
 
 
