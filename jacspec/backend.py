@@ -1,4 +1,9 @@
-"""How arrays are computed: precision and the cache of compiled programs."""
+"""How arrays are computed: precision, the cache of compiled programs, and programs compiled ahead.
+
+All programs that a run needs are compiled at once, while nothing waits for the first of them. XLA's compiler lets go of
+the interpreter, so threads use the cores. A program that was lowered from shapes is the one that a later call with
+arrays of these shapes runs: JAX keeps it by function, shapes and settings.
+"""
 
 import contextlib
 import functools
@@ -7,13 +12,14 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import compilation_cache
 
-from jacspec.cache import cache_folder
+from jacspec.files import cache_folder
 from jacspec.progress import note_compiling
 
 
@@ -83,3 +89,64 @@ def _read_or_drop(key: str, *arguments: Any) -> tuple[Any, Any]:
 @functools.cache
 def _time_compiling() -> None:
     jax.monitoring.register_event_duration_secs_listener(note_compiling)
+
+
+class Program(NamedTuple):
+    """A function and the shapes that it will be called with: `lower(*arguments, **static)` of a jitted function."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    static: dict[str, Any]
+
+    def result(self) -> Any:
+        """Return the shapes of what the program gives."""
+        return jax.eval_shape(lambda *arguments: self.function(*arguments, **self.static), *self.arguments)
+
+
+def shapes_of(tree: Any, dtype: Any = None) -> Any:
+    """Put shapes in the place of arrays, of floating point numbers in `dtype` where it is given."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        floating = jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if dtype is not None and floating else leaf.dtype)
+
+    return jax.tree.map(shape, tree)
+
+
+class Ahead:
+    """Programs on their way: `begin()` sets threads to compile them, `finish(advance)` waits for all."""
+
+    def __init__(self, programs: Sequence[Program], precision: str, pool: ThreadPoolExecutor):
+        self._programs, self._precision, self._pool = programs, precision, pool
+        self._futures: list[Future[None]] = []
+
+    def begin(self) -> None:
+        """Begin, unless that was done before."""
+        if not self._futures:
+            self._futures = [self._pool.submit(_compile, program, self._precision) for program in self._programs]
+
+    def finish(self, advance: Callable[[], None]) -> None:
+        """Wait for all programs, and call `advance()` after each.
+
+        A program that cannot be compiled raises here what its call would raise.
+        """
+        self.begin()
+        for future in as_completed(self._futures):
+            future.result()
+            advance()
+
+
+@contextlib.contextmanager
+def compiling(programs: Sequence[Program], precision: str) -> Iterator[Ahead]:
+    """Hold threads for programs that are compiled ahead; leaving, what has not begun is given up."""
+    with ThreadPoolExecutor(max(min(len(programs), os.cpu_count() or 1), 1)) as pool:
+        try:
+            yield Ahead(programs, precision, pool)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compile(program: Program, precision: str) -> None:
+    # Settings are a thread's own.
+    with numerics(precision):
+        program.function.lower(*program.arguments, **program.static).compile()

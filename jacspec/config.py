@@ -10,7 +10,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from jacspec.studies import STUDIES
-from jacspec.studies.study import load
 
 PACKAGE = Path(__file__).resolve().parent
 ASSETS = PACKAGE / "assets"
@@ -160,7 +159,7 @@ class Config:
 @functools.cache
 def schema() -> type[Config]:
     """Make the schema: `Config` with the group of every study that has options, None where it is another's run."""
-    groups = {name: load(study.options) for name, study in STUDIES.items() if study.options}
+    groups = {name: study.options for name, study in STUDIES.items() if study.options}
     fields = [(name, kind | None, dataclasses.field(default=None)) for name, kind in groups.items()]
     return dataclasses.make_dataclass("Config", fields, bases=(Config,))
 

@@ -13,23 +13,22 @@ from typing import Any
 
 from jacspec.api.options import Option, options_of
 from jacspec.config import config_folder
-from jacspec.quantities import Quantity
-from jacspec.report.labels import as_quantity
+from jacspec.report.labels import words_of_metrics
 from jacspec.studies import STUDIES
-from jacspec.studies.study import load
+from jacspec.studies.study import Quantity
 
 DESCRIBED = tuple(name for name, study in STUDIES.items() if study.takes or study.options)
-METRICS = "jacspec.spectra.metrics:METRICS"
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def columns_of(study: str) -> Mapping[str, Quantity]:
     """Return what the columns of a study's own tables hold, by name; those that all share are on jacobian's page."""
-    own = [place for place in STUDIES[study].columns if study == "jacobian" or place != METRICS]
-    tables = [load(place) for place in own]
+    if study == "jacobian":
+        return words_of_metrics()
+    columns = STUDIES[study].columns
     # Exponents through depth are as many as were asked for; the first one says it of all.
-    return {name: as_quantity(table[name]) for table in tables for name in tuple(table) or ("lyapunov_1",)}
+    return {"lyapunov_1": columns["lyapunov_1"]} if study == "depth" else columns
 
 
 def keys_table(study: str) -> str:

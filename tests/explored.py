@@ -12,7 +12,7 @@ import pytest
 import xarray
 from test_report import make_run
 
-from jacspec.glossary import MatrixResult
+from jacspec.axes import MatrixResult
 from jacspec.runs import Run, open_run
 from jacspec.runs.matrices import start_matrices
 

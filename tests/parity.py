@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from oracles import Seen, deviation
 
-from jacspec.glossary import Batch, Memory
+from jacspec.axes import Batch, Memory
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint

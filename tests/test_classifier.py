@@ -20,8 +20,7 @@ from jacspec.backend import numerics
 from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
-from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
-from jacspec.models.sequence_heads import SEQUENCE_HEADS
+from jacspec.models.classifier import SEQUENCE_HEADS, Classifier, make_classifier, read_classifier, write_classifier
 
 PAD = 1
 TOKENS = np.array([[2, 3, 4, 5, 6, 7], [8, 9, 10, PAD, PAD, PAD]], np.int32)

@@ -12,9 +12,9 @@ import scipy.stats
 from servers import assert_refused, run_here
 
 from jacspec import open_run
-from jacspec.runs.several import collect, open_runs
+from jacspec.runs.several import layers_of, open_runs
 from jacspec.spectra.bootstrap import adjust_for_many, compare_means, split_half_floor
-from jacspec.studies.compare.differences import references
+from jacspec.studies.compare.run import references
 
 
 def _correlated(units: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +129,7 @@ def test_runs_are_found_and_told_apart(runs: Path) -> None:
     assert left_out == {}
     assert references(found, 0) == [0, 0, 0, 1, 0]
     assert references(found, 3) == [2, 3, 3, 3, 2]
-    layers = collect(found[4].run, ["spectral_radius"])
+    layers = layers_of(found[4].run, ["spectral_radius"])
     assert [(each.component, each.layer, each.depth) for each in layers[:4:2]] == [("attn", 0, 0.0), ("attn", 1, 0.5)]
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jacspec.axes import Packed
 from jacspec.config import ASSETS, DataConfig, Split
 from jacspec.errors import JacspecError
-from jacspec.glossary import Packed
 from jacspec.models.checkpoint import load_tokenizer
 from jacspec.text import corpus as corpus_module
 from jacspec.text import sentences as sentences_module
@@ -31,7 +31,7 @@ from jacspec.text.corpus import (
     read_text_bytes,
     split_lines,
 )
-from jacspec.text.sentences import DAMAGED, remembered_sentences, split_sentences
+from jacspec.text.sentences import DAMAGED, split_sentences
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHAKESPEARE = SHARED / "tinyshakespeare.txt"
@@ -49,7 +49,12 @@ def sentences(text: str, nltk_folders: list[str], monkeypatch: pytest.MonkeyPatc
     import nltk
 
     monkeypatch.setattr(nltk.data, "path", nltk_folders)
-    return split_sentences(text)
+    return split_anew(text)
+
+
+def split_anew(text: str) -> tuple[list[str], str]:
+    spans, splitter = sentences_module._sentence_spans(text)
+    return [text[start:end] for start, end in spans], splitter
 
 
 def boundaries(text: str, parts: list[str]) -> set[int]:
@@ -243,22 +248,22 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_sentences_are_remembered_without_the_text(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = remembered_sentences(PROSE)
-    assert first == split_sentences(PROSE)
+    first = split_sentences(PROSE)
+    assert first == split_anew(PROSE)
     (file,) = own_cache.iterdir()
     assert PIECES[0].split()[0].encode() not in file.read_bytes()
     monkeypatch.setattr(sentences_module, "_sentence_spans", None)  # not asked again
-    assert remembered_sentences(PROSE) == first
+    assert split_sentences(PROSE) == first
 
 
 @pytest.mark.parametrize("place", [3, 70, -3])
 def test_remembered_sentences_that_are_damaged_are_found_anew(place: int, own_cache: Path) -> None:
-    first = remembered_sentences(PROSE)
+    first = split_sentences(PROSE)
     (file,) = own_cache.iterdir()
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
-    assert remembered_sentences(PROSE) == first
+    assert split_sentences(PROSE) == first
     assert file.read_bytes() != bytes(content)
 
 
@@ -268,17 +273,17 @@ def test_an_english_model_that_is_installed_or_changed_later_is_used(
     import nltk
 
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    assert remembered_sentences(PROSE)[1] == TRAINED_NAME
+    assert split_sentences(PROSE)[1] == TRAINED_NAME
     model = _write_english(tmp_path)
-    assert remembered_sentences(PROSE)[1] == ENGLISH_NAME
+    assert split_sentences(PROSE)[1] == ENGLISH_NAME
     (model / "abbrev_types.txt").write_bytes(b"")
-    assert remembered_sentences(PROSE)[1] == f"{TRAINED_NAME}, {DAMAGED}"
+    assert split_sentences(PROSE)[1] == f"{TRAINED_NAME}, {DAMAGED}"
     assert len(list(own_cache.iterdir())) == 1
 
 
 def test_sentences_are_split_where_the_cache_cannot_be_written(own_cache: Path) -> None:
     own_cache.parents[1].write_text("a file where the cache should be")
-    assert remembered_sentences(PROSE) == split_sentences(PROSE)
+    assert split_sentences(PROSE) == split_anew(PROSE)
 
 
 def test_both_splitters_agree_on_tiny_shakespeare(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,10 @@ from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
 from jacspec.jacobians.streaming import _step
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import open_model
+from jacspec.studies.plan import PlanOptions
 from jacspec.studies.plan.cost import (
     Machine,
-    Work,
+    Workload,
     carry_flops,
     count_parameters,
     device_bytes,
@@ -32,7 +33,6 @@ from jacspec.studies.plan.cost import (
     share_batches,
     spectra_bytes,
 )
-from jacspec.studies.plan.options import PlanOptions
 from jacspec.studies.plan.run import FIGURES
 from jacspec.text.corpus import make_batches
 
@@ -102,7 +102,7 @@ def test_flops_are_those_that_xla_counts(name: str) -> None:
 
 def test_seconds_of_a_large_model_by_hand() -> None:
     model = model_of("llama-3.1-70b")
-    sizes, work = count_parameters(model), Work(600, 50.0, 32, "lanczos")
+    sizes, work = count_parameters(model), Workload(600, 50.0, 32, "lanczos")
     block = 2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672
     found = estimate_seconds(model.spec, sizes, work, MACHINE, devices=1, stored_bytes=2)
     assert found["hash"] == pytest.approx(2 * 70.553706496e9 / 2e9)
@@ -123,7 +123,7 @@ def test_what_more_devices_change() -> None:
     model = model_of("gpt2")
     sizes = count_parameters(model)
     one, eight = (
-        estimate_seconds(model.spec, sizes, Work(512, 50.0, 8, "jacfwd"), MACHINE, devices=devices, stored_bytes=4)
+        estimate_seconds(model.spec, sizes, Workload(512, 50.0, 8, "jacfwd"), MACHINE, devices=devices, stored_bytes=4)
         for devices in (1, 8)
     )
     for stage in ("hash", "read", "copy"):
@@ -137,7 +137,7 @@ def test_what_more_devices_change() -> None:
 @settings(deadline=None, derandomize=True)
 @given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 256))
 def test_batches_are_shared_out(samples: int, batch: int, devices: int) -> None:
-    work, each = share_batches(Work(samples, 50.0, batch, "lanczos"), devices)
+    work, each = share_batches(Workload(samples, 50.0, batch, "lanczos"), devices)
     assert 1 <= work.batch <= batch
     assert each * devices * work.batch >= samples, "no sample is left over"
     assert (each - 1) * devices * work.batch < samples, "no device has a batch too many"
@@ -145,7 +145,7 @@ def test_batches_are_shared_out(samples: int, batch: int, devices: int) -> None:
 
 def test_engines_that_form_jacobians_move_their_work_arrays() -> None:
     (block,) = set(model_of("gpt2").spec.blocks)
-    work = Work(600, 50.0, 4, "analytic")
+    work = Workload(600, 50.0, 4, "analytic")
     small, large = (spectra_bytes(block, 7_000_000, work._replace(batch=batch)) for batch in (4, 8))
     assert large - small == pytest.approx(small - 4 * 7_000_000)
 

@@ -19,8 +19,8 @@ from servers import TINY, files_below, run_here
 from small_runs import make_small_model
 
 from jacspec import JacspecError, open_run
+from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.backend import numerics
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.branches import Point
 from jacspec.jacobians.engine import prepare_batches
@@ -30,7 +30,6 @@ from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.layers import LayerNorm, NormSpec, make_norm
 from jacspec.studies.coupling import factors
 from jacspec.studies.coupling import measure as coupling
-from jacspec.studies.coupling.alignment import READS, WRITES, couple, downstream, random_alignment
 from jacspec.studies.coupling.factors import norm_gain
 from jacspec.studies.coupling.figures import coupling_figures
 from jacspec.studies.coupling.measure import (
@@ -40,6 +39,7 @@ from jacspec.studies.coupling.measure import (
     coupling_places,
     stream_coupling,
 )
+from jacspec.studies.coupling.tables import READS, WRITES, couple, downstream, random_alignment
 
 TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10], [5, 4, 3])
 NAMES = ("attn", "mlp")

@@ -16,11 +16,10 @@ from servers import CONTRACT, TINY, command_line, environment, files_below, run_
 from test_resume import RUN, differing_files
 from test_runs import NAMES, assert_same_bits, make_result
 
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
-from jacspec.runs.heartbeats import forget_heartbeats, read_heartbeat, send_heartbeats, watch
-from jacspec.runs.parts import Shard, collect_layers, read_shards, write_layer, write_shard
-from jacspec.runs.processes import Workers
+from jacspec.runs.layers import LayerShard, collect_layers, read_shards, write_layer, write_shard
+from jacspec.runs.workers import Workers, forget_heartbeats, read_heartbeat, send_heartbeats, watch
 
 # Real processes
 
@@ -204,22 +203,22 @@ def rows_of(result: LayerResult, rows: list[int]) -> LayerResult:
 def test_shares_make_the_whole(order: list[int], cut: int, again: int, last_missing: bool) -> None:
     whole = make_result(3, samples=7)
     parts = [order[:cut], order[cut:], [again]]
-    shares = {3: [Shard(np.array(rows), rows_of(whole, rows)) for rows in parts]}
+    shares = {3: [LayerShard(np.array(rows), rows_of(whole, rows)) for rows in parts]}
     assert_same_bits(collect_layers(shares, range(7))[3], whole)
     some = sorted(order[:3])
     assert_same_bits(collect_layers(shares, some)[3], rows_of(whole, some))
     if again in order[:cut]:
         assert collect_layers({3: [shares[3][0], shares[3][2]]}, range(7)) == {}
-    mislabelled = {3: [Shard(np.roll(order, 1), rows_of(whole, order))]}
+    mislabelled = {3: [LayerShard(np.roll(order, 1), rows_of(whole, order))]}
     with pytest.raises(AssertionError):
         assert_same_bits(collect_layers(mislabelled, range(7))[3], whole)
 
 
 def test_shares_come_back_from_their_files(tmp_path: Path) -> None:
     whole = make_result(0)
-    write_shard(tmp_path, Shard(np.array([2, 0]), rows_of(whole, [2, 0])), Workers(1, 2))
+    write_shard(tmp_path, LayerShard(np.array([2, 0]), rows_of(whole, [2, 0])), Workers(1, 2))
     assert collect_layers(read_shards(tmp_path, NAMES), range(3)) == {}
-    write_shard(tmp_path, Shard(np.array([1]), rows_of(whole, [1])), Workers(0, 2))
+    write_shard(tmp_path, LayerShard(np.array([1]), rows_of(whole, [1])), Workers(0, 2))
     write_layer(tmp_path, make_result(4))
     found = collect_layers(read_shards(tmp_path, NAMES), range(3))
     assert list(found) == [0, 4]

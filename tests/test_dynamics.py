@@ -14,7 +14,7 @@ from servers import assert_refused, run_here
 
 from jacspec import open_run
 from jacspec.studies.dynamics.figures import onset_sentences, spans
-from jacspec.studies.dynamics.onsets import find_onset, step_of
+from jacspec.studies.dynamics.run import find_onset, step_of
 
 LAYERS = (0, 4, 5)
 STEPS = {0: "step0", 64: "step64", 1024: "step1024", 4096: None}

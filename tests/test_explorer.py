@@ -15,8 +15,8 @@ from explored import COMPONENTS, MAKERS, check, finite, head_runs, matrix_runs, 
 from test_report import make_run
 
 from jacspec.errors import JacspecError
-from jacspec.report import figures, write_report
-from jacspec.report.explorer import embedding, explore, room, section
+from jacspec.report import explorer, figures, write_report
+from jacspec.report.explorer import budget, embedding, explore
 from jacspec.report.page import write_sections
 from jacspec.runs import Run, open_run
 
@@ -285,7 +285,7 @@ def test_spectra_keep_to_their_room_and_metrics_are_all_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, limit: int
 ) -> None:
     runs = MAKERS[kind](tmp_path)
-    monkeypatch.setattr(section, "SPECTRUM_VALUES", limit)
+    monkeypatch.setattr(explorer, "SPECTRUM_VALUES", limit)
     page = explore(runs)
     data = embedded(page)
     whole = sum(int(np.isfinite(spectra_of(run)).sum()) for _, run in runs)
@@ -304,7 +304,7 @@ def test_samples_that_are_too_many_leave_their_boxes(
     browser: "Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = sample_runs(tmp_path)
-    monkeypatch.setattr(section, "METRIC_VALUES", 25 * 6 * 2 + 9 * 4 * 2 - 1)
+    monkeypatch.setattr(explorer, "METRIC_VALUES", 25 * 6 * 2 + 9 * 4 * 2 - 1)
     assert "boxes without their samples" in explore(runs)
     page, noise = open_page(browser, write_explorer(runs))
     open_table(page)
@@ -321,7 +321,7 @@ def test_samples_that_are_too_many_leave_their_boxes(
 
 @pytest.mark.parametrize(("count", "wanted", "chosen"), [(5, 9, [0, 1, 2, 3, 4]), (10, 3, [0, 3, 6]), (4, 0, [])])
 def test_spread(count: int, wanted: int, chosen: list[int]) -> None:
-    assert room.spread(count, wanted) == chosen
+    assert budget.spread(count, wanted) == chosen
 
 
 def test_page_of_the_paper_is_small(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_page_of_the_paper_is_small(tmp_path: Path) -> None:
     file = run.folder / "report.html"
     assert file.stat().st_size < SIZE
     data = embedded(file.read_text(encoding="utf-8"))
-    assert 0.9 * room.SPECTRUM_VALUES < count_singular_values(data) <= room.SPECTRUM_VALUES
+    assert 0.9 * budget.SPECTRUM_VALUES < count_singular_values(data) <= budget.SPECTRUM_VALUES
     assert sum(len(group["values"]["decay_ratio"]) for group in data["runs"][0]["groups"]) == 600 * 12 * 2
 
 

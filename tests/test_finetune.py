@@ -16,14 +16,14 @@ from servers import NANO, assert_refused, run_here
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from jacspec import open_run
+from jacspec.axes import Batch
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError
-from jacspec.glossary import Batch
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, write_classifier
 from jacspec.studies.finetune.training import (
     Labelled,
-    Recipe,
+    Training,
     compute_logits,
     draw_batches,
     fine_tune,
@@ -93,19 +93,19 @@ def test_only_chosen_matrices_lose_a_group(family: str, tmp_path: Path) -> None:
     assert share == pytest.approx(removed / whole)
 
 
-def _train_in_torch(model: torch.nn.Module, data: Labelled, recipe: Recipe, seed: int) -> None:
+def _train_in_torch(model: torch.nn.Module, data: Labelled, training: Training, seed: int) -> None:
     """PyTorch's AdamW on HF's model: linear warm-up and decay, gradients clipped to norm 1, decay on matrices."""
     named = dict(model.named_parameters())
     matrices = [value for value in named.values() if value.ndim == 2]
     vectors = [value for value in named.values() if value.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
-    warm = round(recipe.warmup * recipe.steps)
-    for step, rows in enumerate(draw_batches(len(data.labels), recipe, seed=seed)):
+    warm = round(training.warmup * training.steps)
+    for step, rows in enumerate(draw_batches(len(data.labels), training, seed=seed)):
         rising = (step + 1) / (warm + 1)
-        falling = (recipe.steps - step) / (recipe.steps - warm)
+        falling = (training.steps - step) / (training.steps - warm)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * (rising if step < warm else falling)
+            group["lr"] = training.learning_rate * (rising if step < warm else falling)
         tokens = torch.tensor(np.asarray(data.batch.tokens)[rows]).long()
         labels = torch.tensor(np.asarray(data.labels)[rows]).long()
         optimizer.zero_grad()
@@ -121,20 +121,20 @@ def _train_in_torch(model: torch.nn.Module, data: Labelled, recipe: Recipe, seed
 @trains
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_training_is_that_of_torch(family: str, tmp_path: Path) -> None:
-    recipe, data = Recipe(steps=6, batch=4, learning_rate=1e-2, warmup=0.34, weight_decay=0.1), _data()
+    training, data = Training(steps=6, batch=4, learning_rate=1e-2, warmup=0.34, weight_decay=0.1), _data()
     with numerics("float64"):
         checkpoint, classifier = _model(family=family)
         write_classifier(tmp_path, checkpoint, classifier, labels=("a", "b"), pad=PAD)
         model = load_trained(tmp_path, AutoModelForSequenceClassification)  # in eval mode: nothing is dropped out
         with float64_throughout():
-            _train_in_torch(model, data, recipe, seed=3)
+            _train_in_torch(model, data, training, seed=3)
             tokens = torch.tensor(np.asarray(data.batch.tokens)).long()
             expected = model(tokens, attention_mask=(tokens != PAD).long()).logits.detach().numpy()
         untouched = [np.asarray(leaf).copy() for leaf in jax.tree.leaves(classifier)]
-        trained = fine_tune(classifier, data, recipe, seed=3)
+        trained = fine_tune(classifier, data, training, seed=3)
         # Optax computes its schedule and bias corrections in float32.
         assert deviation(compute_logits(trained, data.batch), expected) < 1e-6
-        other = fine_tune(classifier, data, recipe, seed=4)
+        other = fine_tune(classifier, data, training, seed=4)
         assert deviation(compute_logits(other, data.batch), expected) > 1e-4
         for before, after in zip(untouched, jax.tree.leaves(classifier), strict=True):
             np.testing.assert_array_equal(before, np.asarray(after))
@@ -158,8 +158,8 @@ def test_scores_are_those_of_numpy() -> None:
 
 
 def test_batches_take_every_sample_before_any_again() -> None:
-    recipe = Recipe(steps=15, batch=4, learning_rate=1.0, warmup=0.0, weight_decay=0.0)
-    drawn = np.concatenate(list(draw_batches(10, recipe, seed=0)))
+    training = Training(steps=15, batch=4, learning_rate=1.0, warmup=0.0, weight_decay=0.0)
+    drawn = np.concatenate(list(draw_batches(10, training, seed=0)))
     for epoch in drawn.reshape(-1, 10):
         assert sorted(epoch.tolist()) == list(range(10))
     assert (drawn[:10] != drawn[10:20]).any()
@@ -170,10 +170,10 @@ def test_a_rule_is_learnt_and_its_loss_watched() -> None:
     with numerics("float32"):
         _, classifier = _model("float32")
         data = _data(64)
-        recipe = Recipe(steps=60, batch=16, learning_rate=1e-2, warmup=0.1, weight_decay=0.01)
-        assert score(fine_tune(classifier, data, recipe, seed=0), data, batch=64).accuracy > 0.9
+        training = Training(steps=60, batch=16, learning_rate=1e-2, warmup=0.1, weight_decay=0.01)
+        assert score(fine_tune(classifier, data, training, seed=0), data, batch=64).accuracy > 0.9
         with pytest.raises(JacspecError, match="not finite at step"):
-            fine_tune(classifier, data, recipe._replace(learning_rate=1e30, steps=17), seed=0)
+            fine_tune(classifier, data, training._replace(learning_rate=1e30, steps=17), seed=0)
 
 
 def _examples(folder: Path) -> str:

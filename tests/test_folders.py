@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 from servers import NANO, files_below, run_here, statuses
 from transformers import AutoTokenizer
 
+from jacspec.axes import LayerResult
 from jacspec.cli.folders import make_new
 from jacspec.config import Config, config_folder
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.models.export import write_config, write_tensors, write_tokenizer
 from jacspec.report.figures import save_figure
 from jacspec.report.page import write_sections
 from jacspec.runs import Run, RunWriter, open_run, resume_run, start_run
 from jacspec.runs.files import TEMPORARY
-from jacspec.runs.parts import write_layer
+from jacspec.runs.layers import write_layer
 from jacspec.runs.writing import check_vacant, claim_folder, release_folder
 from jacspec.studies import STUDIES
 from jacspec.studies.merge.written import check_folder, write_merged

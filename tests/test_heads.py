@@ -15,7 +15,7 @@ from jacspec import load_model, open_run
 from jacspec.backend import numerics
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import random_checkpoint
-from jacspec.studies.heads.products import gaussian_baseline, head_metrics, head_products, product_edges, product_npr
+from jacspec.studies.heads.run import gaussian_baseline, head_metrics, head_products, product_edges, product_npr
 
 HEADS = {"one for each": 4, "grouped": 2, "one for all": 1}
 

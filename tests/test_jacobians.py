@@ -10,8 +10,8 @@ from families import FAMILIES, GPT2
 from oracles import branch_jacobian, deviation, save_random, watch
 
 from jacspec import JacspecError, compute_spectra, load_model
+from jacspec.axes import LayerResult
 from jacspec.backend import numerics
-from jacspec.glossary import LayerResult
 from jacspec.jacobians.branches import BRANCHES, branch_points, choose_components
 from jacspec.jacobians.dense import jacobians
 from jacspec.jacobians.engine import Plan, batch_size, largest_batch, prepare_batches, stream_layers

@@ -11,7 +11,7 @@ from servers import assert_refused, run_here
 
 from jacspec import open_run
 from jacspec.backend import numerics
-from jacspec.studies.lazy.network import (
+from jacspec.studies.lazy.run import (
     Network,
     Points,
     draw_network,

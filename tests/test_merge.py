@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError
 from jacspec.spectra.subspaces import leading_subspaces, principal_angles
-from jacspec.studies.merge.columns import COMPATIBILITY
+from jacspec.studies.merge import COMPATIBILITY
 from jacspec.studies.merge.compatibility import Subject, compare, examine, list_comparisons
 from jacspec.studies.merge.recipes import Recipe, kept_values, make_recipe, merge_tensors, round_once, truncate_spectrum
 

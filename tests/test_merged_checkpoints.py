@@ -17,9 +17,9 @@ from test_merge import star_by_numpy
 from transformers import AutoModelForCausalLM
 
 from jacspec.backend import numerics
+from jacspec.models.export import plan_shards
 from jacspec.models.siblings import open_siblings
 from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles, open_tensors
-from jacspec.models.tensor_writer import plan_shards
 from jacspec.runs import open_run
 from jacspec.runs.folder import Run
 from jacspec.studies import run as cells

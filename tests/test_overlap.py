@@ -14,8 +14,8 @@ from servers import NANO, run_here
 from transformers import AutoModelForCausalLM
 
 from jacspec import load_model, open_run
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
-from jacspec.glossary import MatrixResult
 from jacspec.studies.overlap import run as task
 from jacspec.studies.overlap.activations import (
     Moments,

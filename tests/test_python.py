@@ -26,7 +26,7 @@ from jacspec.api.functions import in_python
 from jacspec.api.options import NAMED, RUNNABLE, SHARED, Option, apply, compose, options_of
 from jacspec.config import ASSETS, Config, config_folder, register
 from jacspec.runs import open_run as open_stored
-from jacspec.text.given import read_texts
+from jacspec.studies.inputs import read_texts
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
 LINES = "\n".join(TEXTS) + "\n"

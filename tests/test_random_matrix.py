@@ -14,11 +14,10 @@ from jacspec.spectra.random_matrix import (
     marchenko_pastur_density,
     marchenko_pastur_edges,
     smallest_p_value,
-    tracy_widom_cdf,
     tracy_widom_sf,
 )
-from jacspec.spectra.weight_metrics import gaussian_spectrum, static_metrics
-from jacspec.studies.weights.columns import STATIC
+from jacspec.spectra.weight_metrics import compute_weight_metrics, gaussian_spectrum
+from jacspec.studies.weights import WEIGHT_METRICS
 
 SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
 
@@ -62,11 +61,11 @@ def test_oracle_sees_sides_mistaken() -> None:
 def test_tracy_widom_has_its_published_moments() -> None:
     """Mean and variance as Bornemann 2010 gives them, and the quantiles of Johnstone's tables."""
     above = quad(tracy_widom_sf, 0, 12, limit=200, epsabs=1e-10)[0]
-    below = quad(tracy_widom_cdf, -10, 0, limit=200, epsabs=1e-10)[0]
+    below = quad(lambda x: 1 - tracy_widom_sf(x), -10, 0, limit=200, epsabs=1e-10)[0]
     mean = above - below
     second = 2 * (
         quad(lambda x: x * tracy_widom_sf(x), 0, 12, limit=200, epsabs=1e-10)[0]
-        - quad(lambda x: x * tracy_widom_cdf(x), -10, 0, limit=200, epsabs=1e-10)[0]
+        - quad(lambda x: x * (1 - tracy_widom_sf(x)), -10, 0, limit=200, epsabs=1e-10)[0]
     )
     assert mean == pytest.approx(-1.2065335745820, abs=1e-6)
     assert second - mean**2 == pytest.approx(1.607781034581, abs=1e-6)
@@ -217,8 +216,8 @@ def test_weight_metrics_have_the_names_of_their_values() -> None:
     """Each value beside its own oracle, whatever the order of the table that explains them."""
     shape = (12, 20)
     sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, *shape)), compute_uv=False)
-    found = {name: values[0] for name, values in static_metrics(sigma, shape, np.ones(1), None).items()}
-    assert found.keys() == STATIC.keys()
+    found = {name: values[0] for name, values in compute_weight_metrics(sigma, shape, np.ones(1), None).items()}
+    assert found.keys() == WEIGHT_METRICS.keys()
     assert (found["mp_low"], found["mp_high"]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
     assert found["bulk_high"] / found["bulk_low"] == pytest.approx(found["mp_high"] / found["mp_low"])
     assert found["bulk_share"] == pytest.approx((found["bulk_low"] / found["mp_low"]) ** 2)

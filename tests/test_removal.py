@@ -25,12 +25,12 @@ from jacspec.report.console import print_cells
 from jacspec.runs import open_run
 from jacspec.scoring.perplexity import prepare_passage
 from jacspec.scoring.windows import Passage, causal_passage, masked_passage
-from jacspec.spectra.truncation import Factors, Share, equal_shares, factorise, group_of, remove_group
+from jacspec.spectra.subspaces import Factors, RankRange, equal_ranges, factorise, group_of, remove_group
 from jacspec.studies.removal.groups import (
-    Target,
+    RemovalTarget,
     choose_targets,
     count_removed,
-    decompose,
+    decompose_target,
     fewest_values,
     mean_spectrum,
     without_group,
@@ -82,13 +82,13 @@ SURGERY: dict[tuple[str, str], Callable[..., None]] = {
 """How a role of every layer is changed in HF's own modules, each matrix (out, in)."""
 
 
-def _role(checkpoint: Checkpoint, role: str) -> Target:
+def _role(checkpoint: Checkpoint, role: str) -> RemovalTarget:
     (target,) = choose_targets(checkpoint.spec, by="role", roles=[role])
     return target
 
 
-def _mean_without(checkpoint: Checkpoint, passage: Passage, role: str, share: Share) -> float:
-    factors = decompose(checkpoint, _role(checkpoint, role), memory_bytes=MEMORY)
+def _mean_without(checkpoint: Checkpoint, passage: Passage, role: str, share: RankRange) -> float:
+    factors = decompose_target(checkpoint, _role(checkpoint, role), memory_bytes=MEMORY)
     return float(nats_of(without_group(checkpoint, factors, share), passage).mean())
 
 
@@ -135,7 +135,7 @@ def test_groups_of_a_matrix(shape: tuple[int, int]) -> None:
         factors = factorise(weight)
         np.testing.assert_allclose(factors.sigma, sigma, rtol=1e-12)
         parts = []
-        for share in equal_shares(3):
+        for share in equal_ranges(3):
             group = group_of(share, 7)
             left = np.asarray(remove_group(weight, factors, share))
             np.testing.assert_allclose(left, _truncated(matrix, group.start, group.stop), atol=1e-12)
@@ -151,7 +151,7 @@ def test_groups_of_a_matrix(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("groups", "k"), [(10, 96), (10, 10), (3, 7), (100, 100), (1, 5), (7, 64)])
 def test_groups_partition_the_ranks(groups: int, k: int) -> None:
     """Group g holds the ranks from ⌊(g−1)k/G⌋ to before ⌊gk/G⌋."""
-    slices = [group_of(share, k) for share in equal_shares(groups)]
+    slices = [group_of(share, k) for share in equal_ranges(groups)]
     assert slices == [slice(g * k // groups, (g + 1) * k // groups) for g in range(groups)]
     assert group_of((0.29, 0.58), 100) == slice(29, 58)
 
@@ -161,7 +161,7 @@ def test_nothing_removed_is_the_model_itself() -> None:
     with numerics("float32"):
         checkpoint = load_model("nano")
         passage = causal_passage(list(range(1, 100)), window=64, stride=32)
-        factors = decompose(checkpoint, _role(checkpoint, "up"), memory_bytes=MEMORY)
+        factors = decompose_target(checkpoint, _role(checkpoint, "up"), memory_bytes=MEMORY)
         whole = nats_of(checkpoint, passage)
         nothing = without_group(checkpoint, factors, (0.4, 0.4))
         for found, kept in zip(jax.tree.leaves(nothing.block(2)), jax.tree.leaves(checkpoint.block(2)), strict=True):
@@ -185,7 +185,7 @@ def test_without_outputs_the_embedding_is_unembedded(family: str, tmp_path: Path
         checkpoint = open_checkpoint(tmp_path, dtype="float64")
         factors: dict[Any, Factors] = {}
         for role in ("o", "down"):
-            factors |= decompose(checkpoint, _role(checkpoint, role), memory_bytes=MEMORY)
+            factors |= decompose_target(checkpoint, _role(checkpoint, role), memory_bytes=MEMORY)
         bare = without_group(checkpoint, factors, (0.0, 1.0))
         batches = prepare_passage(bare, passage, memory_bytes=MEMORY)
         stream = carry(bare, batches.windows)[0]
@@ -235,7 +235,7 @@ SMALL = ("task=removal", "removal.tokens=200", "removal.groups=2", "removal.role
 
 
 def test_run(tmp_path: Path) -> None:
-    with mock.patch("jacspec.studies.removal.run.decompose", wraps=decompose) as decomposed:
+    with mock.patch("jacspec.studies.removal.run.decompose_target", wraps=decompose_target) as decomposed:
         done = run_here(*SMALL, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     assert decomposed.call_count == 2  # one SVD a role serves all groups

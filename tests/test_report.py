@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from matplotlib.patches import PathPatch
 from rich.console import Console
 
-from jacspec.glossary import LayerResult
+from jacspec.axes import LayerResult
 from jacspec.report import figures, write_report
 from jacspec.report.console import print_files, print_summary
 from jacspec.report.drawing import list_figures

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.runs import (
     SUMMARY_COLUMNS,
     Run,

@@ -12,8 +12,8 @@ from oracles import deviation, raw_config
 from servers import TINY, run_here
 
 from jacspec import JacspecError, compute_spectra, load_model, open_run
+from jacspec.axes import Memory
 from jacspec.backend import numerics
-from jacspec.glossary import Memory
 from jacspec.jacobians import analytic, lanczos
 from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components
 from jacspec.jacobians.dense import jacobians

@@ -3,18 +3,16 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from jacspec.config import config_folder, schema
-from jacspec.quantities import Quantity
-from jacspec.report.labels import metric_label, metric_title, words_of
+from jacspec.report.labels import metric_label, metric_title, words_of, words_of_metrics
 from jacspec.runs import Run
 from jacspec.studies import STUDIES, find_study, study_of
-from jacspec.studies.study import load
+from jacspec.studies.study import Quantity, load
 
 KINDS = {"samples", "matrices", "experiments", "runs"}
 
@@ -26,7 +24,7 @@ def test_reading_the_table_loads_no_room() -> None:
         "heavy = {'jax', 'matplotlib', 'numpy', 'pandas', 'flax'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "own = {name for name in sys.modules if name.startswith('jacspec.') and '.studies' not in name}\n"
-        "assert own <= {'jacspec.errors', 'jacspec.quantities'}, own"
+        "assert own <= {'jacspec.errors'}, own"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -35,7 +33,7 @@ def test_reading_the_table_loads_no_room() -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_a_study_names_is_there(name: str) -> None:
     study = STUDIES[name]
-    places = [study.run, study.options, study.figures, *study.columns]
+    places = [study.run, study.figures]
     places += [study.page.findings, study.page.numbers, study.page.sentences] if study.page else []
     for place in filter(None, places):
         assert load(place) is not None
@@ -50,16 +48,14 @@ def test_what_a_study_names_is_there(name: str) -> None:
     assert (config_folder() / "task" / f"{name}.yaml").is_file()
 
 
-@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.columns])
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.rows])
 def test_every_column_is_said_and_can_be_drawn(name: str) -> None:
     run = _run(name)
-    for place in STUDIES[name].columns:
-        table: Mapping[str, object] = load(place)
-        for column in table:
-            assert not set(metric_title(run, column)) & set("\\${}"), column
-            figure = Figure()
-            figure.text(0, 0, metric_label(run, column))
-            figure.draw_without_rendering()
+    for column in (*STUDIES[name].columns, *words_of_metrics()):
+        assert not set(metric_title(run, column)) & set("\\${}"), column
+        figure = Figure()
+        figure.text(0, 0, metric_label(run, column))
+        figure.draw_without_rendering()
 
 
 def _run(task: str, **more: str) -> Run:
@@ -70,12 +66,11 @@ def _run(task: str, **more: str) -> Run:
 
 def test_words_of_a_column_are_those_of_its_own_study() -> None:
     """Five names mean different things in different studies; `task=finetune` showed the words of `removal`."""
-    {name: {key: row for place in study.columns for key, row in load(place).items()} for name, study in STUDIES.items()}
     clashing = {("finetune", "removed_share"), ("removal", "removed_share"), ("overlap", "bulk_low")}
     clashing |= {("weights", "bulk_low"), ("heads", "spectral_entropy"), ("jacobian", "spectral_entropy")}
     for name, column in clashing:
         found = words_of(_run(name), column)
-        own = next(load(place)[column] for place in STUDIES[name].columns if column in load(place))
+        own = STUDIES[name].columns.get(column) or words_of_metrics()[column]
         assert found is not None
         assert found.definition == own.definition, (name, column)
     ours, theirs = (words_of(_run(name), "removed_share") for name in ("finetune", "removal"))

@@ -19,7 +19,7 @@ from jacspec.backend import numerics
 from jacspec.config import ASSETS, DataConfig
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
-from jacspec.studies.train.options import TrainOptions
+from jacspec.studies.train import TrainOptions
 from jacspec.studies.train.run import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
 from jacspec.text.corpus import read_text_bytes
 

@@ -11,10 +11,10 @@ import safetensors.numpy
 from servers import run_here
 
 from jacspec import load_model, open_run
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
 from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
-from jacspec.glossary import MatrixResult
 from jacspec.models.matrices import (
     Choice,
     Layout,

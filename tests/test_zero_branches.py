@@ -18,19 +18,19 @@ from servers import TINY, run_here
 from small_runs import make_small_model
 
 from jacspec import JacspecError, load_model, open_run
+from jacspec.axes import LayerResult
 from jacspec.backend import numerics
-from jacspec.glossary import LayerResult
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import branch_points
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
 from jacspec.jacobians.solvers import ENGINES, audit_pair, audit_top, rounding
 from jacspec.jacobians.undefined import ZERO_JACOBIAN
 from jacspec.models.checkpoint import open_checkpoint
-from jacspec.runs.parts import collect_layers, read_shards, write_layer
+from jacspec.runs.layers import collect_layers, read_shards, write_layer
 from jacspec.spectra.metrics import METRICS
-from jacspec.spectra.truncation import factorise
-from jacspec.studies.coupling.alignment import READS, WRITES
+from jacspec.spectra.subspaces import factorise
 from jacspec.studies.coupling.measure import CouplingPlan, coupling_columns, stream_coupling
+from jacspec.studies.coupling.tables import READS, WRITES
 from jacspec.studies.depth.products import DepthPlan, stream_depth
 from jacspec.studies.over_samples import _accuracy, _say_accuracy
 from jacspec.studies.removal.groups import count_removed

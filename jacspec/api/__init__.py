@@ -17,8 +17,8 @@ from jacspec.models.hub import known_model, open_model
 from jacspec.models.torch_model import open_torch_model
 from jacspec.runs import Run, to_dataset
 from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.inputs import read_texts
 from jacspec.text.corpus import check_tokens, encode, tokenize
-from jacspec.text.given import read_texts
 
 if TYPE_CHECKING:
     import xarray
@@ -134,7 +134,7 @@ def compute_spectra(
 
     **Raises:** `JacspecError` for unknown names, a text without tokens, or values that are not finite.
     """
-    names, parts = choose_metrics(metrics), choose_components(components, model.spec)
+    names, full_names = choose_metrics(metrics), choose_components(components, model.spec)
     if decoder_input not in DecoderInput.__members__:
         raise JacspecError(f"decoder_input={decoder_input!r} is not known. Accepted: shifted, start.")
     if not texts:
@@ -144,7 +144,7 @@ def compute_spectra(
         raise JacspecError(f"Each text needs at least one token; those numbered {empty} have none.")
     with numerics(str(model.dtype)):
         chosen = choose_engine(engine, names, model.spec)
-        plan = Plan(parts, names, chosen, top_k, decoder_input, tolerance, seed)
+        plan = Plan(full_names, names, chosen, top_k, decoder_input, tolerance, seed)
         batches = prepare_batches(model, tokens, memory_gib=memory_gib, engine=chosen)
         results = stream_layers(model, batches, plan)
         return to_dataset(list(results), names, [len(ids) for ids in tokens])

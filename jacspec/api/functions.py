@@ -30,9 +30,8 @@ from jacspec.config import Config, Init, ModelConfig, Precision, config_folder
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
 from jacspec.runs.folder import Run as StoredRun
 from jacspec.studies import STUDIES
-from jacspec.studies.inputs import Inputs
+from jacspec.studies.inputs import Inputs, read_texts
 from jacspec.studies.study import load
-from jacspec.text.given import read_texts
 
 
 def run(

@@ -131,7 +131,7 @@ def _check_folder(config: Config, folder: Path) -> None:
 
 def _check_workers(config: Config) -> None:
     """Refuse what several processes cannot share: a task of one process, a sweep, a folder that each names anew."""
-    from jacspec.runs.processes import check_distributed
+    from jacspec.runs.workers import check_distributed
 
     check_distributed(config.distributed)
     if config.distributed.coordinator is None:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jacspec.glossary import Prefix
+from jacspec.axes import Prefix
 from jacspec.models.block import Block, BlockSpec, Sublayer
 from jacspec.models.layers import ACTIVATIONS, MLP, Attention, LayerNorm, Linear, RMSNorm
 from jacspec.models.positions import rotate

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int
 
+from jacspec.axes import Memory, Packing, Prefix
 from jacspec.errors import JacspecError, suggest
-from jacspec.glossary import Memory, Packing, Prefix
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.layers import KeyValue
 

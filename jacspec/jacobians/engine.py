@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jacspec.axes import LayerResult, Memory, Packed, PaddedBatch
+from jacspec.backend import Program, shapes_of
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, Memory, Packed, PaddedBatch
 from jacspec.jacobians.branches import Point, components_of
 from jacspec.jacobians.devices import count_devices, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs, carry_bytes
@@ -26,7 +27,6 @@ from jacspec.jacobians.streaming import (
 from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.programs import Program, shapes_of
 from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.text.corpus import check_tokens, decoder_batch, make_batches
 

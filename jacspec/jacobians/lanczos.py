@@ -20,11 +20,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt
 from scipy.linalg import eigh_tridiagonal
 
+from jacspec.backend import Program
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.jacobians.devices import mesh_of
 from jacspec.jacobians.looks import should_stop
 from jacspec.models.block import Block
-from jacspec.programs import Program
 
 FIRST_CHECK, CHECK_EVERY, LATER = 10, 2, 16
 """A sample looks at its bound after so many steps, then every two, beyond 16 every four."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacspec.backend import Program
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.branches import Point
@@ -23,7 +24,6 @@ from jacspec.jacobians.lanczos import (
     top_singular_values,
 )
 from jacspec.models.block import Block, BlockSpec, ModelSpec
-from jacspec.programs import Program
 from jacspec.spectra.metrics import METRICS
 from jacspec.spectra.svd import singular_values
 

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jacspec.glossary import Memory, Packed, PaddedBatch
+from jacspec.axes import Memory, Packed, PaddedBatch
+from jacspec.backend import Program, shapes_of
 from jacspec.jacobians.branches import Point, pack_points
 from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.programs import Program, shapes_of
 from jacspec.text.corpus import decoder_batch
 
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jacspec.glossary import Memory, Packing, Prefix
+from jacspec.axes import Memory, Packing, Prefix
 from jacspec.models.layers import (
     ACTIVATIONS,
     MLP,

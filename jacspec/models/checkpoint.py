@@ -17,17 +17,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, UInt
 
+from jacspec.backend import shapes_of
 from jacspec.errors import JacspecError, shortened
+from jacspec.files import Hashes
 from jacspec.models.architectures import Architecture, Target, TensorRule
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
-from jacspec.models.hashes import Hashes
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
 from jacspec.models.tensor_files import FLOATS, TensorFiles, open_tensors
 from jacspec.models.tensor_names import name_by_tables, outside_stack
 from jacspec.models.tokenizer import load_tokenizer
 from jacspec.notebook import facts_table
-from jacspec.programs import shapes_of
 
 SHOWN = 20
 """Lines of an error about tensors, so that a wrong family fills no screen."""

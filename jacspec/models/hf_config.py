@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jacspec.errors import JacspecError, blaming, suggest
+from jacspec.files import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys, require
 from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.deferred_torch import deferring_torch
 from jacspec.models.families import ARCHITECTURES
 from jacspec.models.families.relatives import nearest_relative
 from jacspec.models.layers import ACTIVATIONS
-from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
 
 MOST_LISTED = 25_000
 LARGEST = 2**31 - 1

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jacspec.glossary import Memory, Packing, Prefix
+from jacspec.axes import Memory, Packing, Prefix
 from jacspec.models.positions import RelativeBiasSpec, RotarySpec, distance_buckets, rotate, rotation
 
 _GELU = functools.partial(jax.nn.gelu, approximate=False)

@@ -32,7 +32,7 @@ ROLES: dict[str, str] = {
 }
 """Roles of the leaves of jacspec's modules; other matrices have the role `other`."""
 
-UNUSED = "enters no forward pass"
+NO_FORWARD_PASS = "enters no forward pass"
 VECTOR, TIED, UNWANTED = (
     "a vector: bias, norm or scalar",
     "tied to another tensor",
@@ -169,7 +169,9 @@ def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:
                 module.wanted[name], module.leaves[name] = kept, rule.leaves
         yield module
     stored = checkpoint.tensors.index if checkpoint.tensors else {}
-    rest = [LeftOut(name, TIED if name in architecture.tied else UNUSED) for name in stored if name not in seen]
+    rest = [
+        LeftOut(name, TIED if name in architecture.tied else NO_FORWARD_PASS) for name in stored if name not in seen
+    ]
     yield _Module("", 0, None, {}, {}, rest)
 
 

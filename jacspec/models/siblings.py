@@ -14,9 +14,9 @@ import numpy as np
 
 from jacspec.config import config_folder
 from jacspec.errors import JacspecError, suggest
+from jacspec.files import Hashes
 from jacspec.models.architectures import IGNORED_EVERYWHERE
 from jacspec.models.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
-from jacspec.models.hashes import Hashes
 from jacspec.models.hf_config import read_json
 from jacspec.models.hub import SIDE_FILES, Location, locate, named_model
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles, open_tensors
@@ -54,7 +54,7 @@ class Sibling(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Differences(NamedTuple):
+class CheckpointDifferences(NamedTuple):
     """In what two checkpoints differ, a line each: what keeps them apart, what may matter, what changes nothing."""
 
     refused: list[str]
@@ -143,9 +143,9 @@ def _by_name(label: str, location: Location, unknown: str) -> Sibling:
     return Sibling(label, location, tensors, config, Hashes((file, *tensors.files)), None, unknown)
 
 
-def find_differences(first: Sibling, other: Sibling, *, share_rows: bool) -> Differences:
+def find_differences(first: Sibling, other: Sibling, *, share_rows: bool) -> CheckpointDifferences:
     """Sort what differs between two checkpoints by whether they can be merged for all that."""
-    found = Differences([], [], [])
+    found = CheckpointDifferences([], [], [])
     for key, kind in _judge_keys(first, other).items():
         here, there = (each.config.get(key, "nothing") for each in (first, other))
         getattr(found, kind).append(f"config: {key} is {there!r} in {other.label}, {here!r} in {first.label}")
@@ -162,7 +162,7 @@ def find_differences(first: Sibling, other: Sibling, *, share_rows: bool) -> Dif
 
 
 def _judge_keys(first: Sibling, other: Sibling) -> dict[str, str]:
-    """Name the keys that differ, `model_type` first, each with the list of `Differences` that it belongs to."""
+    """Name the keys that differ, `model_type` first, each with its list of `CheckpointDifferences`."""
     keys = sorted(first.config.keys() | other.config.keys(), key=lambda key: (key != "model_type", key))
     differing = [key for key in keys if first.config.get(key) != other.config.get(key)]
     judged = {key: _judge_key(key, first, other) for key in differing}

@@ -6,6 +6,7 @@
 | `figures.py` | `figures/`: a box plot a metric; how all are saved           |
 | `lines.py`   | `figures/`: the spectra                                      |
 | `drawing.py`, `helpers.py` | which figures are drawn, and on which cores    |
+| `plotting.py` | what figures of several studies share                       |
 | `page.py`    | `report.html`: the one page that all studies have            |
 | `tables.py`  | its numbers, by what a row of the run is                     |
 | `explorer/`  | its interactive part, of one run or of several               |

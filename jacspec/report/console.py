@@ -11,7 +11,7 @@ from rich.text import Text
 
 from jacspec.errors import printable
 from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
-from jacspec.report.rows import shown_rows
+from jacspec.report.tables import shown_rows
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.files import REASON
 from jacspec.studies import study_of
@@ -55,7 +55,7 @@ def _wanted(run: Run) -> list[str]:
     return [name for name in named if name in run.metric_names] if named else list(run.metric_names)
 
 
-def print_collected(run: Run, console: Console) -> None:
+def print_findings(run: Run, console: Console) -> None:
     """Print which runs were looked at, and what was found of them in a sentence or a few."""
     console.print(Text(f"{model_name(run)}, task={study_of(run.provenance).name}", style="bold"), soft_wrap=True)
     for number, label in enumerate(run.provenance["labels"]):
@@ -76,7 +76,7 @@ BETWEEN = 3
 
 
 def print_cells(run: Run, console: Console) -> None:
-    """Print the table of a run over cells (of matrices: medians over layers)."""
+    """Print the table of a run over experiments (of matrices: medians over layers)."""
     keys, rows, note = shown_rows(run, over=("layer", "role"))
     console.print(Text(f"{model_name(run)}, task={study_of(run.provenance).name}", style="bold"), soft_wrap=True)
     table = Table(title=note or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -178,6 +178,6 @@ _PRINTERS: Mapping[str, Callable[[Run, Console], None]] = {
     "samples": print_summary,
     "matrices": print_matrices,
     "experiments": print_cells,
-    "runs": print_collected,
+    "runs": print_findings,
 }
 """What prints the summary of a run, by the kind of its rows."""

@@ -1,5 +1,6 @@
 """The words, symbols and digits that figures, page and console share."""
 
+import functools
 import math
 import re
 import textwrap
@@ -8,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jacspec.errors import printable
-from jacspec.quantities import Quantity
 from jacspec.runs import Run
 from jacspec.studies import study_of
-from jacspec.studies.study import load
+from jacspec.studies.study import Quantity
 
 COMPONENT_WORDS: Mapping[str, str] = {
     "path": "path",
@@ -38,7 +38,7 @@ MATHTEXT = {
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-MISSING = "–"
+NO_VALUE = "–"
 LONGEST_NAME = 48
 LETTERS_AN_INCH = 11
 
@@ -60,13 +60,20 @@ def words_of(run: Run, column: str) -> Quantity | None:
     """
     looked_at = {"task": run.provenance["of"]} if "of" in run.provenance else {}
     studies = (study_of(run.provenance), *([study_of(looked_at)] if looked_at else ()))
-    tables = (load(place) for study in studies for place in study.columns)
-    return next((as_quantity(table[column]) for table in tables if column in table), None)
+    for study in studies:
+        if column in study.columns:
+            return study.columns[column]
+        if "metrics" in study.reads and (found := words_of_metrics().get(column)):
+            return found
+    return None
 
 
-def as_quantity(row: Any) -> Quantity:
-    """Take what is said of a metric from its row of `METRICS`, which also computes it."""
-    return row if isinstance(row, Quantity) else Quantity(row.symbol, row.definition, row.source)
+@functools.cache
+def words_of_metrics() -> Mapping[str, Quantity]:
+    """Take what is said of metrics from `METRICS`, whose rows also compute them."""
+    from jacspec.spectra.metrics import METRICS  # not above: JAX is slow to import
+
+    return {name: Quantity(row.symbol, row.definition, row.source) for name, row in METRICS.items()}
 
 
 def metric_label(run: Run, metric: str) -> str:
@@ -153,4 +160,4 @@ def number_format(values: Iterable[float], digits: Sequence[int] = (4, 3)) -> Ca
 
 
 def _write(value: float, spec: str) -> str:
-    return format(value, spec) if math.isfinite(value) else MISSING
+    return format(value, spec) if math.isfinite(value) else NO_VALUE

@@ -110,7 +110,7 @@ def _reading(run: Run, page: Page) -> Markup:
 def _columns(run: Run) -> Sequence[str]:
     """List the columns to explain: the metrics, and of a run over runs those of its own tables."""
     own = study_of(run.provenance)
-    further = [name for place in own.columns for name in load(place)] if "of" in run.provenance else ()
+    further = own.columns if "of" in run.provenance else ()
     return (*run.metric_names, *further)
 
 

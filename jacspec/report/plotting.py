@@ -1,15 +1,22 @@
-"""What figures of several studies share: panels, colours with their order, roles of matrices, metrics with values."""
+"""What figures of several studies share: panels, colours with their order, levels of chance, metrics with values.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+Of profiles by index of the singular value, the level of chance and the spectrum inset; of experiments that remove
+singular values before or after training, lines, bands and the level of nothing removed.
+"""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jacspec.report.labels import model_name
 from jacspec.runs import Run
 
 if TYPE_CHECKING:
-    pass
+    import pandas
 
 COLUMNS = 3
 
@@ -50,3 +57,105 @@ def drawn_metrics(run: Run) -> list[str]:
     """List the metrics that have values."""
     known = run.metrics.groupby("metric")["n"].sum()
     return [name for name in run.metric_names if known.get(name, 0) > 0]
+
+
+MEAN, NULL = "black", "0.55"
+
+LEVELS, EDGES = {"overlap_null": "-", "overlap_null_99": "--"}, ("bulk_low", "bulk_high")
+
+
+def frame_overlap(panel: Axes, role: str, levels: Mapping[str, float]) -> Axes:
+    """Draw what stands around the overlaps of a role: the level of chance, and an inset with the edges of the bulk.
+
+    **Returns:** the inset, which spectra are drawn into.
+    """
+    for name, line in LEVELS.items():
+        panel.axhline(levels[name], color=NULL, linewidth=1, linestyle=line)
+    panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
+    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    panel.set_title(role, fontsize="medium", parse_math=False)
+    inset = panel.inset_axes((0.52, 0.66, 0.46, 0.32))
+    for name in EDGES:
+        if np.isfinite(levels[name]) and levels[name] > 0:
+            inset.axhline(levels[name], color=CHANCE, linewidth=0.8, linestyle="--")
+    inset.set_yscale("log")
+    inset.tick_params(labelsize="xx-small", length=2, pad=1)
+    inset.minorticks_off()
+    return inset
+
+
+def add_spectrum(inset: Axes, sigma: Float[np.ndarray, " k"], colour: Any) -> None:
+    """Draw the singular values that are more than rounding."""
+    visible = np.where(sigma > sigma[0] * 1e-7, sigma, np.nan)
+    inset.plot(np.arange(1, sigma.size + 1), visible, color=colour, linewidth=0.6)
+
+
+def label_overlap(figure: Figure, edges: str) -> None:
+    """Label the axes of a figure of overlaps; `edges` says which the inset has."""
+    figure.supxlabel(f"index $k$ of the singular value (inset: singular values, {edges})", fontsize="medium")
+    figure.supylabel(r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %)", fontsize="medium")
+
+
+ORDERS: Mapping[str, tuple[str, str, str, str]] = {
+    "before": ("removed before training", "#0072B2", "o", "-"),
+    "after": ("removed after training", "#D55E00", "s", "--"),
+    "both": ("removed after training, from $f_0$ too", "#009E73", "^", ":"),
+}
+"""By order: words, colour (Okabe & Ito), marker and line, so that they also differ in grey."""
+
+WHOLE = ("nothing removed", "0.25")
+
+CHANCE_LINE = ("chance", "0.55")
+
+
+def add_line(axes: Axes, rows: "pandas.DataFrame", key: str, name: str, order: str, *, shift: float = 0.0) -> None:
+    """Draw means over seeds with bars of one standard deviation (none, of a single seed)."""
+    words, colour, marker, line = ORDERS[order]
+    found = rows.groupby(key)[name].agg(["mean", "std"])
+    axes.errorbar(
+        found.index + shift,
+        found["mean"],
+        yerr=found["std"].fillna(0.0),
+        color=colour,
+        marker=marker,
+        markersize=5,
+        linestyle=line,
+        linewidth=1.4,
+        capsize=3,
+        label=words,
+    )
+
+
+def add_level(axes: Axes, values: "pandas.Series", groups: list[int]) -> None:
+    """Draw the level of what nothing was removed from: the mean over seeds, a band of one standard deviation."""
+    mean, spread = values.mean(), np.nan_to_num(values.std())
+    axes.axhspan(mean - spread, mean + spread, color=WHOLE[1], alpha=0.15, linewidth=0)
+    axes.axhline(mean, color=WHOLE[1], linewidth=1.1, label=WHOLE[0])
+
+
+def add_band(axes: Axes, found: "pandas.DataFrame") -> None:
+    """Draw means with a band of one standard deviation, of networks from which nothing was removed."""
+    spread = found["std"].fillna(0.0)
+    axes.fill_between(
+        found.index, found["mean"] - spread, found["mean"] + spread, color=WHOLE[1], alpha=0.15, linewidth=0
+    )
+    axes.plot(found.index, found["mean"], color=WHOLE[1], linewidth=1.1, label=WHOLE[0])
+
+
+def add_chance(axes: Axes, run: Run) -> None:
+    """Draw the level of chance."""
+    axes.axhline(
+        run.provenance["chance"], color=CHANCE_LINE[1], linewidth=1.1, linestyle=(0, (1, 2)), label=CHANCE_LINE[0]
+    )
+
+
+def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:
+    """Add grid, title and legend."""
+    for axes in panels:
+        axes.grid(color="0.92", linewidth=0.6)
+        axes.set_axisbelow(True)
+    seeds = run.metrics["seed"].nunique()
+    spread = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    figure.suptitle(f"{model_name(run)}: {spread}", fontsize="medium", parse_math=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")

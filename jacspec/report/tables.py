@@ -1,11 +1,10 @@
-"""The numbers of a page, by what a row of its run is."""
+"""The numbers of a page, by what a row of its run is, and the rows that page and console show."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from jacspec.report.labels import MISSING, component_words, metric_title, number_format
+from jacspec.report.labels import NO_VALUE, component_words, metric_title, number_format
 from jacspec.report.markup import Markup, element, section, together
-from jacspec.report.rows import shown_rows
 from jacspec.runs import QUANTILES, Run
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def _by_component(run: Run, metric: str) -> Markup:
         # An encoder and a decoder may differ in depth.
         row = rows.loc[(layer, component)] if (layer, component) in rows.index else None
         if row is None or not row["n"]:
-            return together((element("td", MISSING, class_="first"), element("td", MISSING)))
+            return together((element("td", NO_VALUE, class_="first"), element("td", NO_VALUE)))
         count = "" if row["n"] == len(run.samples) else f" (n = {row['n']:.0f})"
         quantiles = f"{write(row['median'])} [{write(row['q1'])}, {write(row['q3'])}]{count}"
         mean = f"{write(row['mean'])} ± {write_error(row['standard_error'])}"
@@ -121,3 +120,25 @@ NUMBERS: Mapping[str, Callable[[Run], Iterator[Markup]]] = {
     "runs": lambda run: iter(()),
 }
 """What shows the numbers of a run, by the kind of its rows; runs over runs show theirs as findings."""
+
+
+LAYER = "layer"
+
+
+class ShownRows(NamedTuple):
+    """A table to show: its key columns, its rows, and what they are where they are not those of `metrics.csv`."""
+
+    keys: list[str]
+    table: "pandas.DataFrame"
+    note: str
+
+
+def shown_rows(run: Run, *, over: tuple[str, ...]) -> ShownRows:
+    """Take every row; where a layer is among the keys, so that there are hundreds, medians over the keys `over`."""
+    keys = list(run.provenance["key_columns"])
+    if LAYER not in keys:
+        return ShownRows(keys, run.metrics, "")
+    kept = [key for key in keys if key not in over]
+    groups = run.metrics.groupby(kept, sort=False, dropna=False)
+    medians = groups[list(run.metric_names)].median().reset_index()
+    return ShownRows(kept, medians, f"medians over {' and '.join(f'{key}s' for key in over)}")

@@ -16,10 +16,8 @@
 | `folder.py`     | `Run`, a folder as it is read                             |
 | `tables.py`     | labelled arrays and distributions of a run over samples   |
 | `writing.py`    | where a run may write, how it begins, is resumed and ends |
-| `layers.py`     | a run over samples, written layer by layer                |
-| `parts.py`      | the files of `layers/`: whole layers, or shares of them   |
-| `processes.py`  | which of several processes of one run this is             |
-| `heartbeats.py` | signs of life of processes that share a run               |
+| `layers.py`     | a run over samples, written layer by layer or by shards   |
+| `workers.py`    | which of several processes this is, and their heartbeats  |
 | `matrices.py`   | a run over weight matrices, written batch by batch        |
 | `cells.py`      | a run over experiments, written one by one                |
 | `several.py`    | several finished runs at once, as one table               |

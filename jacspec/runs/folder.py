@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jacspec.errors import JacspecError, blaming, shortened
-from jacspec.reading import MAX_JSON_BYTES, parse_json, read_file
+from jacspec.files import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.runs.checks import check_file, check_provenance, check_table
 from jacspec.runs.files import RUN_FILE, SPECTRA
 

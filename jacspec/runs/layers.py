@@ -1,15 +1,28 @@
-"""A run over samples: written layer by layer so that a kill loses at most the layer in work, and resumed."""
+"""A run over samples: written layer by layer so that a kill loses at most the layer in work, and resumed.
+
+| file in `layers/`       | holds                                                          |
+|-------------------------|----------------------------------------------------------------|
+| `0003.npz`              | block 3, all samples                                           |
+| `0003.process1of4.npz`  | block 3, the shard of process 1 of four (0 to 3)               |
+
+Whoever resumes, alone or as another number of processes, resumes from all of them.
+"""
 
 import dataclasses
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jacspec.glossary import LayerResult
-from jacspec.runs.files import PARTS, REASON, SPECTRA, csv_text, write_atomically, write_csv
-from jacspec.runs.parts import collect_layers, read_shards, write_layer
+import numpy as np
+from jaxtyping import Int
+
+from jacspec.axes import LayerResult
+from jacspec.errors import JacspecError
+from jacspec.runs.files import PARTS, REASON, SPECTRA, csv_text, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
+from jacspec.runs.workers import Workers
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
 
@@ -100,3 +113,108 @@ def _metric_rows(result: LayerResult, names: Sequence[str], n_tokens: Sequence[i
 
 def _reasons(result: LayerResult, component: str, samples: int) -> Sequence[str]:
     return [str(reason) for reason in result.reasons.get(component, [""] * samples)]
+
+
+SAMPLES, AUDIT = "samples", "audit_deviation"
+"""The rows of a shard, and the one array of a layer that has not a row a sample."""
+
+
+class LayerShard(NamedTuple):
+    """What is known of one block: the rows of `result` are those of `samples`."""
+
+    samples: Int[np.ndarray, " sample"]
+    result: LayerResult
+
+
+def write_layer(folder: Path, result: LayerResult) -> None:
+    """Write a whole layer durably."""
+    _write(folder / f"{result.number:04d}.npz", result, {})
+
+
+def write_shard(folder: Path, shard: LayerShard, workers: Workers) -> None:
+    """Write this process's shard of a layer durably."""
+    file = folder / f"{shard.result.number:04d}.process{workers.index}of{workers.count}.npz"
+    _write(file, shard.result, {SAMPLES: shard.samples})
+
+
+def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[LayerShard]]:
+    """Read what is there of every block, by its number; raises `JacspecError` for a damaged file."""
+    found: dict[int, list[LayerShard]] = {}
+    for file in part_files(folder):
+        shard = _read(file, metric_names)
+        found.setdefault(shard.result.number, []).append(shard)
+    return found
+
+
+def collect_layers(held: Mapping[int, Sequence[LayerShard]], samples: Sequence[int]) -> dict[int, LayerResult]:
+    """Put together, by number, the blocks of which all `samples` are held, each sample in its place among these."""
+    found = {number: _collect(shards, np.asarray(samples)) for number, shards in held.items()}
+    return {number: result for number, result in found.items() if result is not None}
+
+
+def _collect(shards: Sequence[LayerShard], samples: Int[np.ndarray, " sample"]) -> LayerResult | None:
+    known, first = np.unique(np.concatenate([shard.samples for shard in shards]), return_index=True)
+    if not np.isin(samples, known).all():
+        return None
+    rows = first[np.searchsorted(known, samples)]
+    tables = [_flatten(shard.result) for shard in shards]
+    whole = {
+        key: np.concatenate([table[key] for table in tables if key in table])
+        for key in dict.fromkeys(key for table in tables for key in table)
+    }
+    in_order = {key: values if key.endswith(AUDIT) else values[rows] for key, values in whole.items()}
+    return _restore(shards[0].result.number, shards[0].result.layer, in_order)
+
+
+def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) -> None:
+    stream = io.BytesIO()
+    arrays = {"number": np.array(result.number), "layer": np.array(result.layer), **beside, **_flatten(result)}
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    write_atomically(file, stream.getvalue())
+
+
+def _read(file: Path, metric_names: Sequence[str]) -> LayerShard:
+    try:
+        # All is read, not only what is looked for: reading is what compares checksums and names.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        result = _restore(int(arrays["number"]), int(arrays["layer"]), arrays)
+        metrics = {
+            component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()
+        }
+        rows = len(next(iter(result.singular_values.values())))
+        return LayerShard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
+    except Exception as error:  # zipfile raises many types for a damaged file
+        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
+
+
+def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
+    """Name the arrays of a layer by component, kind and name."""
+    arrays: dict[str, np.ndarray] = {}
+    for component, sigma in result.singular_values.items():
+        arrays[f"{component}/singular_values"] = sigma
+        for kind, held in (
+            ("metric", result.metrics),
+            ("diagnostic", result.diagnostics),
+            ("vector", result.vectors),
+        ):
+            arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
+        if component in result.reasons:
+            arrays[f"{component}/{REASON}"] = result.reasons[component]
+    return arrays
+
+
+def _restore(number: int, layer: int, arrays: Mapping[str, np.ndarray]) -> LayerResult:
+    """Make a layer of its arrays by name."""
+    components = dict.fromkeys(key.partition("/")[0] for key in arrays if "/" in key)
+    metrics, diagnostics, vectors = (
+        {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
+        for kind in ("metric", "diagnostic", "vector")
+    )
+    sigma = {component: arrays[f"{component}/singular_values"] for component in components}
+    reasons = {component: arrays[name] for component in components if (name := f"{component}/{REASON}") in arrays}
+    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons)
+
+
+def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jacspec.axes import MatrixResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import MatrixResult
 from jacspec.runs.files import PARTS, REASON, SPECTRA, part_files, write_atomically, write_csv
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 from jacspec.runs.writing import RowWriter, make_folder, reopen_folder

@@ -153,7 +153,7 @@ def _words(key: str, config: Mapping[str, Any]) -> str:
     return str(value) if key in PLAIN else f"{key.removesuffix('.name').rpartition('.')[2]}={value}"
 
 
-def collect(run: Run, names: Sequence[str]) -> list[Layer]:
+def layers_of(run: Run, names: Sequence[str]) -> list[Layer]:
     """Collect the values of a run by component (or role) and layer; matrices outside the layers are left out."""
     table = run.metrics
     kind = "component" if "component" in table else "role"
@@ -182,7 +182,7 @@ def tidy_rows(runs: Sequence[LabelledRun], names: Sequence[str]) -> Iterator[tup
     for number, (label, run) in enumerate(runs):
         facts = describe(run)
         who = (number, label, facts["model"], facts["revision"], facts["seed"])
-        for found in collect(run, names):
+        for found in layers_of(run, names):
             for name, values in zip(names, found.values.T, strict=True):
                 where = (found.layer, found.depth, found.component, name)
                 yield (*who, *where, *summarise(values))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.glossary import LayerResult
+from jacspec.axes import LayerResult
 
 if TYPE_CHECKING:
     import xarray

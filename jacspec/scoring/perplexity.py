@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacspec.axes import PaddedBatch
 from jacspec.errors import JacspecError
-from jacspec.glossary import PaddedBatch
 from jacspec.jacobians.solvers import carry_bytes
 from jacspec.jacobians.streaming import carry
 from jacspec.models.block import Head

@@ -111,7 +111,7 @@ def _residual_gain(m: Measurement) -> Float[Array, ""]:
 
 
 PAPER = "Analyzing Spectral Information of Transformers"
-HEADS = "the study of per-head W_QK spectra"
+HEAD_STUDY = "the study of per-head W_QK spectra"
 
 METRICS: Mapping[str, Metric] = {
     "spectral_radius": Metric(
@@ -158,7 +158,7 @@ METRICS: Mapping[str, Metric] = {
         "spectrum",
         lambda k: (1, k),
         0,
-        HEADS,
+        HEAD_STUDY,
     ),
     "normalized_participation_ratio": Metric(
         lambda m: _participation_ratio(m) / m.structural_rank,
@@ -167,7 +167,7 @@ METRICS: Mapping[str, Metric] = {
         "spectrum",
         lambda k: (0, 1),
         0,
-        HEADS,
+        HEAD_STUDY,
     ),
     "sigma_participation_ratio": Metric(
         lambda m: jnp.square(jnp.sum(_relative(m))) / jnp.sum(jnp.square(_relative(m))),
@@ -194,7 +194,7 @@ METRICS: Mapping[str, Metric] = {
         "spectrum",
         lambda k: (0, math.log(k)),
         0,
-        HEADS,
+        HEAD_STUDY,
     ),
     "condition_number": Metric(
         _condition_number,
@@ -204,7 +204,7 @@ METRICS: Mapping[str, Metric] = {
         "spectrum",
         lambda k: (1, None),
         0,
-        HEADS,
+        HEAD_STUDY,
         with_=("numerical_rank",),
     ),
     "lambda_condition_number": Metric(
@@ -214,7 +214,7 @@ METRICS: Mapping[str, Metric] = {
         "spectrum",
         lambda k: (1, None),
         0,
-        HEADS,
+        HEAD_STUDY,
         with_=("numerical_rank",),
     ),
     "numerical_rank": Metric(

@@ -134,11 +134,6 @@ def tracy_widom_sf(x: float) -> float:
     return float(max(-np.expm1(np.log1p(-eigenvalues).sum()), 0.0))
 
 
-def tracy_widom_cdf(x: float) -> float:
-    """Compute the chance that a Tracy–Widom variable (β = 1) is at most x; as `tracy_widom_sf`."""
-    return 1 - tracy_widom_sf(x)
-
-
 def largest_p_value(sigma_max: float, shape: tuple[int, int], variance: float) -> float:
     """Compute the chance of a largest singular value of at least `sigma_max`, `variance` being that of the entries.
 

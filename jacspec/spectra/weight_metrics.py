@@ -1,4 +1,4 @@
-"""What is said of a weight matrix beyond `METRICS`: its tail, and its spectrum beside chance. One table, `STATIC`.
+"""What is said of a weight matrix beyond `METRICS`: its tail, and its spectrum beside chance.
 
 λ = σ² throughout, without a factor of 1/N: the convention of WeightWatcher's eigenvalues. Its `spectral_norm` is
 λ_max, its `log_norm` log10 ‖W‖_F².
@@ -50,13 +50,13 @@ def rescale(metrics: Mapping[str, float], exponent: int) -> tuple[dict[str, floa
     return found, lost
 
 
-def static_metrics(
+def compute_weight_metrics(
     sigma: Float[np.ndarray, "batch k"],
     shape: tuple[int, int],
     variances: Float[np.ndarray, " batch"],
     null: Float[np.ndarray, "batch k"] | None,
 ) -> dict[str, Float[np.ndarray, " batch"]]:
-    """Compute every row of `STATIC` for a batch of matrices of one shape, in float64.
+    """Compute every row of `WEIGHT_METRICS` for a batch of matrices of one shape, in float64.
 
     **Arguments:** `sigma`, singular values in descending order, rows of NaN for matrices without any; `variances`, of
     the entries about their mean; `null`, singular values of what the matrices are compared with.

@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from jacspec.backend import numerics, use_compilation_cache
+from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians.engine import count_samples
 from jacspec.jacobians.solvers import allowed_deviation
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.programs import compiling
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv
-from jacspec.runs.processes import Workers, join_workers, leave_workers
+from jacspec.runs.workers import Workers, join_workers, leave_workers
 from jacspec.runs.writing import releasing_folders
 from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
@@ -72,7 +71,7 @@ def run_layers(
                 opened = folder if config.resume is None else Path(config.resume)
                 with shown as advance:
                     contribute(workers, work, opened, provenance, advance, timeout=timeout)
-                console.print(f"process {workers.index}: its share is done; process 0 writes {opened}", soft_wrap=True)
+                console.print(f"process {workers.index}: its shard is done; process 0 writes {opened}", soft_wrap=True)
                 return
             writer = _open_folder(config, folder, provenance, sample, work.columns)
             if work.programs and any(number not in writer.done for number in work.numbers):
@@ -94,7 +93,7 @@ def run_layers(
 def _progress(
     workers: Workers, work: Work, console: Console
 ) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
-    """Show what of this process's share is done; say so where some processes have none."""
+    """Show what of this process's shard is done; say so where some processes have none."""
     if workers.count > len(work.batches):
         console.print(
             f"{workers.count} processes share {len(work.batches)} batches, so some have none; a lower engine.batch "

@@ -1,22 +1,28 @@
 """The one runner: open a run folder or resume one, stream results into it, write its tables, draw it, print it.
 
 `run_rows` does all of that for runs of matrices and of experiments; `over_samples.run_layers` and
-`over_runs.run_collected` open theirs in their own way and end as all do, by `finish_run`.
+`run_over_runs`, for tasks that look at finished runs alone, open theirs in their own way and end as all do, by
+`finish_run`.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
+from jacspec.errors import JacspecError
 from jacspec.progress import Stopwatch
 from jacspec.report import write_report
 from jacspec.report.console import print_files, print_report
-from jacspec.runs import Run
-from jacspec.runs.writing import Row, Writer, releasing_folders
-from jacspec.studies import find_study
+from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
+from jacspec.runs.folder import blaming_folders
+from jacspec.runs.several import LabelledRun, common_metrics, open_runs
+from jacspec.runs.writing import Row, Writer, make_folder, releasing_folders
+from jacspec.studies import find_study, study_of
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_run, now, say_notes
 from jacspec.studies.work import RowWork
@@ -61,3 +67,76 @@ def finish_run(config: Config, writer: Writer, console: Console, inputs: Inputs,
     writer.finish(seconds=watch.seconds)
     if inputs.page:
         print_files(run, console)
+
+
+class Findings(NamedTuple):
+    """What a task says of runs: how the page calls them, tables by file name, files by name, facts of `run.json`."""
+
+    name: str
+    tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[Any]]]]
+    files: Mapping[str, bytes]
+    facts: Mapping[str, Any]
+
+
+@releasing_folders()
+def run_over_runs(
+    config: Config,
+    folder: Path,
+    console: Console,
+    inputs: Inputs,
+    compute: Callable[[Config, Sequence[LabelledRun], Sequence[str]], Findings],
+) -> None:
+    """Open the runs that `config.runs` (or `config.run`) names and write what `compute` says of them into `folder`."""
+    if config.resume is not None:
+        raise JacspecError(f"task={config.task} takes seconds and cannot be resumed. Leave resume={config.resume} out.")
+    watch = Stopwatch()
+    with watch("read runs"):
+        runs, left_out = open_runs(_folders(config))
+        names = common_metrics([each.run for each in runs])
+        if not names:
+            raise JacspecError("The runs have no metric in common. Give runs of the same metrics.names.")
+    with watch("compare"), blaming_folders(*(each.run for each in runs)):
+        found = compute(config, runs, names)
+    identity = {
+        "checkpoint": {"name": found.name},
+        "runs": {each.label: hashlib.sha256((each.run.folder / RUN_FILE).read_bytes()).hexdigest() for each in runs},
+    }
+    described = describe_run(config, reads=find_study(config.task).reads, identity=identity)
+    facts = {
+        "of": study_of(runs[0].run.provenance).name,
+        "runs": [str(each.run.folder.resolve()) for each in runs],
+        "labels": [each.label for each in runs],
+        "runs_left_out": left_out,
+        "metrics": list(names),
+    }
+    writer = Writer(folder, make_folder(folder, described | facts | dict(found.facts)))
+    for name, (header, rows) in found.tables.items():
+        write_csv(folder / name, header, rows)
+    for name, content in found.files.items():
+        write_atomically(folder / name, content)
+    writer.record(seconds=watch.seconds, finished=now())
+    finish_run(config, writer, console, inputs, watch)
+
+
+def _folders(config: Config) -> list[str]:
+    """List the folders that were given: `runs` as a list or as one folder, else `run`."""
+    given = [config.runs] if isinstance(config.runs, str) else list(config.runs or ())
+    if wrong := [each for each in given if not isinstance(each, str)]:
+        raise JacspecError(
+            f"runs has {wrong[0]!r}, which is not a folder. Type runs=[FOLDER,FOLDER] or runs=MULTIRUN_FOLDER."
+        )
+    given += [config.run] if config.run else []
+    if not given:
+        raise JacspecError(f"task={config.task} needs finished runs: runs=[FOLDER,FOLDER] or runs=MULTIRUN_FOLDER.")
+    return given
+
+
+def run_report(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
+    """Write figures and `report.html` of the run in `config.run` anew, and print its summary."""
+    if config.run is None:
+        raise JacspecError("task=report needs a finished run: run=FOLDER.")
+    run = open_run(Path(config.run))
+    with blaming_folders(run):
+        print_report(run, console)
+        write_report(run, console, **vars(config.report))
+    print_files(run, console)

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.runs.files import PARTS, RUN_FILE, refuse_link
 from jacspec.runs.folder import read_run_file
-from jacspec.runs.heartbeats import DONE, forget_heartbeats, read_heartbeat, send_heartbeats, watch
-from jacspec.runs.layers import RunWriter
-from jacspec.runs.parts import Shard, collect_layers, read_shards, write_shard
-from jacspec.runs.processes import Workers, leave_workers
+from jacspec.runs.layers import LayerShard, RunWriter, collect_layers, read_shards, write_shard
+from jacspec.runs.workers import DONE, Workers, forget_heartbeats, leave_workers, read_heartbeat, send_heartbeats, watch
 from jacspec.runs.writing import read_same_run
 from jacspec.studies.work import Work
 
@@ -26,29 +24,29 @@ Advance = Callable[[int, int], None]
 def coordinate(
     workers: Workers, work: Work, writer: RunWriter, advance: Advance, *, timeout: float
 ) -> list[LayerResult]:
-    """Compute this process's share, process 0's, wait for the others', and put the layers together."""
-    parts = writer.folder / PARTS
-    forget_heartbeats(parts)
-    with send_heartbeats(parts, workers.index, every=timeout / 6):
+    """Compute this process's shard, process 0's, wait for the others', and put the layers together."""
+    layers = writer.folder / PARTS
+    forget_heartbeats(layers)
+    with send_heartbeats(layers, workers.index, every=timeout / 6):
         leave_workers(workers)
-        _compute_shard(workers, work, parts, advance)
+        _compute_shard(workers, work, layers, advance)
         others = range(1, workers.count)
 
         def all_done() -> bool:
-            signs = [read_heartbeat(parts, index) for index in others]
+            signs = [read_heartbeat(layers, index) for index in others]
             return all(sign is not None and sign.state == DONE for sign in signs)
 
-        watch(parts, others, until=all_done, timeout=timeout, ways_on=_ways_on(writer.folder))
-        whole = collect_layers(read_shards(parts, work.columns), range(len(writer.n_tokens)))
+        watch(layers, others, until=all_done, timeout=timeout, ways_on=_ways_on(writer.folder))
+        whole = collect_layers(read_shards(layers, work.columns), range(len(writer.n_tokens)))
     if missing := [number for number in work.numbers if number not in whole]:
-        raise JacspecError(f"Shares of the blocks {missing} are missing. {_ways_on(writer.folder)}")
+        raise JacspecError(f"Shards of the blocks {missing} are missing. {_ways_on(writer.folder)}")
     return [whole[number] for number in work.numbers]
 
 
 def contribute(
     workers: Workers, work: Work, folder: Path, provenance: Mapping[str, Any], advance: Advance, *, timeout: float
 ) -> None:
-    """Compute the share of a process other than 0 in the folder that process 0 opened, and wait for it to gather.
+    """Compute the shard of a process other than 0 in the folder that process 0 opened, and wait for it to gather.
 
     **Raises:** `JacspecError` where that folder is of another run, or process 0 is lost.
     """
@@ -57,29 +55,29 @@ def contribute(
         raise JacspecError(f"Process 0 did not open {folder}; it says why.")
     if read_same_run(folder, provenance)["status"] == "finished":
         return
-    parts = folder / PARTS
-    refuse_link(parts)
-    with send_heartbeats(parts, workers.index, every=timeout / 6):
-        _compute_shard(workers, work, parts, advance)
+    layers = folder / PARTS
+    refuse_link(layers)
+    with send_heartbeats(layers, workers.index, every=timeout / 6):
+        _compute_shard(workers, work, layers, advance)
 
     def gathered() -> bool:
-        sign = read_heartbeat(parts, 0)
+        sign = read_heartbeat(layers, 0)
         # The signs go when the run is finished.
         return sign.state == DONE if sign is not None else read_run_file(folder)["status"] == "finished"
 
-    watch(parts, [0], until=gathered, timeout=timeout, ways_on=_ways_on(folder))
+    watch(layers, [0], until=gathered, timeout=timeout, ways_on=_ways_on(folder))
 
 
-def _compute_shard(workers: Workers, work: Work, parts: Path, advance: Advance) -> None:
-    """Write this process's share of every layer that is not there yet."""
+def _compute_shard(workers: Workers, work: Work, layers: Path, advance: Advance) -> None:
+    """Write this process's shard of every layer that is not there yet."""
     mine = workers.shard(work.batches)
     if not mine:
         return
     samples = sorted(sample for padded in mine for sample in padded.samples)
-    done = collect_layers(read_shards(parts, work.columns), samples)
+    done = collect_layers(read_shards(layers, work.columns), samples)
     for result in work.stream(mine, done=done, advance=advance):
         if result.number not in done:
-            write_shard(parts, Shard(np.array(samples), result), workers)
+            write_shard(layers, LayerShard(np.array(samples), result), workers)
 
 
 def _ways_on(folder: Path) -> str:

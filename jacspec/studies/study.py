@@ -1,7 +1,7 @@
 """What there is to know of a study, as data: the one object that is asked for whatever depends on the study.
 
 What computes and what draws is named, as `module:name`, and imported when it is needed (`load`): a table of studies
-needs neither JAX nor Matplotlib.
+needs neither JAX nor Matplotlib, nor does what it says of options and columns.
 """
 
 import dataclasses
@@ -11,6 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MISSING: Any = "???"
+"""OmegaConf's own word for a value that the configuration has to give, without OmegaConf's time to import."""
+
+
+class Quantity(NamedTuple):
+    """What a column holds, so that console, page, figures and Python say the same.
+
+    `symbol` is mathtext, `unit` that of the values (`1` of a pure number).
+    """
+
+    symbol: str
+    definition: str
+    source: str
+    unit: str = "1"
 
 
 class Plot(NamedTuple):
@@ -48,6 +63,25 @@ MATRICES = Rows("matrices", "matrices", ("role", "layer", "name"))
 EXPERIMENTS = Rows("experiments", "experiments")
 RUNS = Rows("runs", "runs")
 
+TEXT_OPTIONS = ("samples", "split", "min_tokens", "max_tokens", "position", "decoder_input")
+ENGINE_OPTIONS = ("engine", "tolerance", "audit", "memory_gib", "devices", "batch", "precision", "seed")
+"""What studies of Jacobians take."""
+
+READ_SAMPLES = (
+    "A sample is one sentence (or line) of the corpus. For each sample, layer and component, the "
+    "Jacobian says how a small change of the residual stream at the last token changes the component's "
+    "output there; the other tokens are held fixed.",
+    "A box holds the middle half of the samples, the line in it is the median, the whiskers reach to "
+    "the last sample within 1.5 interquartile ranges of the box, and circles are the samples beyond.",
+    "The spectral radius ρ here is the largest singular value σ₁ of the Jacobian, as in the paper's eq. "
+    "7: a norm, the greatest gain that any small change can have. It is not an eigenvalue.",
+    "A small decay ratio δ = σ₂/σ₁ means concentration: one direction dominates the layer's response. "
+    "Near 1, at least two directions are passed on equally strongly.",
+    "A component that adds nothing, as one with a projection of zeros, has ρ = 0 and no ratios (–): the "
+    "last column of metrics.csv says why, and a distribution counts the samples that have a value.",
+)
+"""How to read metrics of Jacobians, a sample each."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Page:
@@ -76,8 +110,8 @@ class Study:
     of `model`, `text` and `runs`; `reads` the groups and keys of the configuration that its numbers depend on, and no
     others do: a run is resumed where these are the same. `takes` are the options that it shares with other studies.
 
-    **What it gives:** `rows`, what a row of `metrics.csv` is (None: it has no such table); `columns` name the tables
-    (name to `Quantity`) that say what is in its columns, its own first; `files`, words for further files; `console`,
+    **What it gives:** `rows`, what a row of `metrics.csv` is (None: it has no such table); `columns` say what is in its
+    columns, beside rows of `METRICS`; `files`, words for further files; `console`,
     which columns the terminal shows (empty: all); `figures`, a function of the run that gives its `Plot`s by name;
     `page`.
 
@@ -87,12 +121,12 @@ class Study:
 
     name: str
     run: str
-    options: str = ""
+    options: type | None = None
     inputs: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
     takes: tuple[str, ...] = ()
     rows: Rows | None = None
-    columns: tuple[str, ...] = ()
+    columns: Mapping[str, Quantity] = dataclasses.field(default_factory=dict)
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     console: tuple[str, ...] = ()
     figures: str = ""

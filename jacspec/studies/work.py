@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
-from jacspec.glossary import CellResult, LayerResult, MatrixResult, PaddedBatch
-from jacspec.programs import Program
+from jacspec.axes import CellResult, LayerResult, MatrixResult, PaddedBatch
+from jacspec.backend import Program
 from jacspec.progress import cell_progress, count_progress
 from jacspec.runs.cells import CellWriter, resume_cells, start_cells
 from jacspec.runs.matrices import MatrixWriter, resume_matrices, start_matrices

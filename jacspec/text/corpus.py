@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jacspec.cache import cache_folder, write_cached
+from jacspec.axes import Packed, Packing, PaddedBatch
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
-from jacspec.glossary import Packed, Packing, PaddedBatch
-from jacspec.reading import read_file
-from jacspec.text.sentences import DAMAGED, remembered_sentences
+from jacspec.files import cache_folder, read_file, write_cached
+from jacspec.text.sentences import DAMAGED, split_sentences
 
 TIMEOUT_SECONDS = 5.0
 MAX_TEXT_BYTES = 2**30
@@ -58,7 +57,7 @@ def load_corpus(data: DataConfig) -> Corpus:
     text = decode_text(raw, source)
     if data.split is Split.lines:
         return Corpus(split_lines(text), "lines", hashlib.sha256(raw).hexdigest(), source)
-    texts, splitter = remembered_sentences(text)
+    texts, splitter = split_sentences(text)
     return Corpus(texts, splitter, hashlib.sha256(raw).hexdigest(), source)
 
 
@@ -182,7 +181,7 @@ def _spread(lengths: Sequence[int], packs: int, slots: int) -> list[list[int]]:
 
 
 def _lay_out(tokens: Sequence[Sequence[int]], slots: int, longest: int, places: int) -> tuple[np.ndarray, ...]:
-    """Lay samples one behind the other: ids, lengths, places and rows as `glossary.Packing` has them."""
+    """Lay samples one behind the other: ids, lengths, places and rows as `axes.Packing` has them."""
     lengths = np.array([len(ids) for ids in tokens], np.int32)
     first = np.cumsum(lengths) - lengths
     position = np.arange(longest, dtype=np.int32)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jacspec.errors import JacspecError, suggest
-from jacspec.reading import parse_json, read_file
+from jacspec.files import parse_json, read_file
 from jacspec.text.corpus import CHARACTERS_A_TOKEN, MAX_TEXT_BYTES, decode_text, tokenize
 
 BOOLQ = ("question", "passage", "answer")

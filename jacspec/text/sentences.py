@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jacspec.cache import cache_folder, write_cached
+from jacspec.files import cache_folder, write_cached
 
 TRAINED_ON = 2**23
 """Characters that Punkt learns from at most: it takes 65 bytes of memory for each, and 5 seconds a million."""
@@ -32,8 +32,13 @@ ENGLISH_ENTRIES: Mapping[str, int] = {
 """What NLTK's English model holds; one that lacks a tenth of any was cut short."""
 
 
-def remembered_sentences(text: str) -> tuple[list[str], str]:
-    """Split as `split_sentences`, or read from the user's cache where the same text was split under the same NLTK."""
+def split_sentences(text: str) -> tuple[list[str], str]:
+    """Split with NLTK's Punkt, or read from the user's cache where the same text was split under the same NLTK.
+
+    Punkt takes its English model where that is installed whole, else one trained on the text itself.
+
+    **Returns:** the sentences, whitespace inside them as it stands, and the name of the splitter.
+    """
     file = _cache_file(text)
     if (found := _read_spans(file)) is None:
         import nltk
@@ -47,15 +52,6 @@ def remembered_sentences(text: str) -> tuple[list[str], str]:
                 write_cached(file, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     places, splitter = found
     return [text[start:end] for start, end in zip(places[::2], places[1::2], strict=True)], splitter
-
-
-def split_sentences(text: str) -> tuple[list[str], str]:
-    """Split with NLTK's Punkt: its English model where that is installed whole, else one trained on the text itself.
-
-    **Returns:** the sentences, whitespace inside them as it stands, and the name of the splitter.
-    """
-    spans, splitter = _sentence_spans(text)
-    return [text[start:end] for start, end in spans], splitter
 
 
 def _sentence_spans(text: str) -> tuple[list[tuple[int, int]], str]:

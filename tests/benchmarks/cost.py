@@ -29,12 +29,12 @@ from streaming import SIZES, write_checkpoint  # noqa: E402
 
 from jacspec.api import load_model  # noqa: E402
 from jacspec.backend import numerics  # noqa: E402
+from jacspec.files import sha256  # noqa: E402
 from jacspec.jacobians.branches import branch_points  # noqa: E402
 from jacspec.jacobians.lanczos import TOP, _top_of_bidiagonal, start_vectors  # noqa: E402
 from jacspec.jacobians.solvers import ENGINES, EXPECTED_STEPS  # noqa: E402
 from jacspec.models.checkpoint import open_checkpoint  # noqa: E402
-from jacspec.models.hashes import sha256  # noqa: E402
-from jacspec.studies.plan.cost import COMPONENTS, Machine, Work, count_parameters, estimate_seconds  # noqa: E402
+from jacspec.studies.plan.cost import COMPONENTS, Machine, Workload, count_parameters, estimate_seconds  # noqa: E402
 from jacspec.studies.provenance import versions  # noqa: E402
 
 GIGA, TRIES, SAMPLES = 1e9, 30, 32
@@ -128,7 +128,7 @@ def predict_paper(look: float) -> dict[str, float]:
         loading=np.inf,
         look=look,
     )
-    work = Work(600, 50.0, 32, "lanczos")
+    work = Workload(600, 50.0, 32, "lanczos")
     stages = estimate_seconds(model.spec, count_parameters(model), work, reached, devices=1, stored_bytes=4)
     paper = json.loads((HERE.parent / "paper.json").read_text())["decaying weights"]["seconds a stage"]
     return {"predicted seconds of spectra": sum(stages.values()), "recorded in paper.json": paper["spectra"]}

@@ -59,7 +59,7 @@ from jacspec.backend import numerics, use_compilation_cache
 from jacspec.runs.matrices import start_matrices
 from jacspec.spectra import random_matrix
 from jacspec.spectra.weight_metrics import gaussian_spectrum
-from jacspec.studies.weights.columns import STATIC
+from jacspec.studies.weights import WEIGHT_METRICS
 from jacspec.studies.weights.run import spectral_metrics
 from jacspec.studies.weights.measure import measure_all
 from jacspec.models.matrices import Choice, Matrix, stream_model
@@ -71,7 +71,7 @@ with numerics("float32"):
     for place in ("first", "second"):
         begun, cpu = time.perf_counter(), time.process_time()
         found = (each for each in stream_model(model, choice) if isinstance(each, Matrix))
-        writer = start_matrices(Path(sys.argv[2]) / place, {}, columns=(*names, *STATIC))
+        writer = start_matrices(Path(sys.argv[2]) / place, {}, columns=(*names, *WEIGHT_METRICS))
         options = {"precision": "float32", "top_k": 10, "null": "gaussian", "seed": 0, "memory_bytes": 2**30}
         for results in measure_all(enumerate(found), names, **options):
             writer.add(results)
@@ -87,7 +87,7 @@ import sys, time
 begin = time.perf_counter()
 from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
-from jacspec.studies.heads.products import head_products
+from jacspec.studies.heads.run import head_products
 use_compilation_cache()
 with numerics("float32"):
     model = load_model(sys.argv[1])

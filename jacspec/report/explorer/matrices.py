@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
+from jacspec.report.explorer.budget import Budget, finite_values, partly, short_decimals, spread
 from jacspec.report.labels import lookup
 from jacspec.report.plotting import styles_of
 from jacspec.runs import Run
@@ -26,10 +26,10 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
     return {name: {"words": name, "colour": colour, "dash": DASHES[line]} for name, (colour, line) in styles.items()}
 
 
-def matrix_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
+def matrix_data(run: Run, budget: Budget) -> tuple[dict[str, Any], list[str]]:
     """Collect what a page shows of a run over matrices or heads; as `samples.sample_data`, with a row a matrix."""
     layers = _layers(run)
-    shown = _choose(run, layers, room.spectra)
+    shown = _choose(run, layers, budget.spectra)
     rows = list(_rows(run, layers, shown))
     shapes = {(row["rows"], row["cols"]) for row in rows if "bulk_high" in row["values"]}
     data = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jacspec.report.explorer.room import Room, finite_values, partly, short_decimals, spread
+from jacspec.report.explorer.budget import Budget, finite_values, partly, short_decimals, spread
 from jacspec.report.figures import component_styles, has_spectra
 from jacspec.report.labels import component_words
 from jacspec.report.lines import visible_spectrum
@@ -24,19 +24,19 @@ def sample_styles(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     }
 
 
-def sample_data(run: Run, room: Room) -> tuple[dict[str, Any], list[str]]:
+def sample_data(run: Run, budget: Budget) -> tuple[dict[str, Any], list[str]]:
     """Collect what a page shows of a run over samples.
 
     **Returns:** the data, a group a (layer, component), and in words what the page holds in part only.
     """
     count, layers = len(run.samples), sorted(set(run.metrics["layer"].tolist()))
-    medians, samples = _choose(run, layers, room.spectra)
-    in_part = [] if room.samples else ["boxes without their samples"]
+    medians, samples = _choose(run, layers, budget.spectra)
+    in_part = [] if budget.samples else ["boxes without their samples"]
     if has_spectra(run):
         in_part += partly("median spectra", len(medians), len(layers), "layers")
         in_part += partly("spectra", len(samples), count, "samples")
     data = {
-        "groups": list(_groups(run, medians, samples, every=room.samples)),
+        "groups": list(_groups(run, medians, samples, every=budget.samples)),
         "tokens": run.samples["n_tokens"].tolist(),
         "texts": {str(sample): str(run.samples["text"].iloc[sample]) for sample in samples},
     }

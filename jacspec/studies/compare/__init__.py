@@ -1,16 +1,50 @@
 """Finished runs of one study beside each other, and how sure their differences are."""
 
-from jacspec.studies.study import RUNS, Page, Study
+import dataclasses
+
+from jacspec.studies.study import MISSING, RUNS, Page, Quantity, Study
+
+
+@dataclasses.dataclass
+class CompareOptions:
+    """Which run the others are held against, and how often it is drawn; see conf/task/compare.yaml."""
+
+    against: int = MISSING
+    draws: int = MISSING
+
+
+BOOTSTRAP = "Efron & Tibshirani 1993, An Introduction to the Bootstrap"
+
+COMPARED: dict[str, Quantity] = {
+    "difference": Quantity(
+        "difference of means", "mean over units of the run − that of the run it is held against", ""
+    ),
+    "low": Quantity("lower end", "2.5 % of the bootstrap over units", BOOTSTRAP),
+    "high": Quantity("upper end", "97.5 % of the bootstrap over units", BOOTSTRAP),
+    "p_value": Quantity("p", "twice the smaller share of draws on one side of zero", "Davison & Hinkley 1997, 4.2.3"),
+    "q_value": Quantity(
+        "q", "p adjusted for all tests of the table: the false discovery rate", "Benjamini & Hochberg 1995"
+    ),
+    "floor": Quantity(
+        "noise floor",
+        "what the means of two random halves of one run differ by, exceeded by 5 % of splits; the larger of both runs",
+        "this project",
+    ),
+}
+"""What the columns of `differences.csv` hold."""
+
+
+DIFFERENCES_FILE, RUNS_FILE = "differences.csv", "runs.csv"
 
 STUDY = Study(
     name="compare",
     run="jacspec.studies.compare.run:run_compare",
-    options="jacspec.studies.compare.options:CompareOptions",
+    options=CompareOptions,
     inputs=frozenset({"runs"}),
     reads=frozenset({"compare", "layers", "precision", "seed"}),
     takes=("seed",),
     rows=RUNS,
-    columns=("jacspec.studies.compare.columns:COMPARED",),
+    columns=COMPARED,
     files={
         "runs.csv": "the runs that are compared, and which each is compared with",
         "differences.csv": "differences by layer: interval, p-value, noise floor",
@@ -28,8 +62,8 @@ STUDY = Study(
             "The noise floor is what two random halves of one run differ by, exceeded by 5 % of splits: a "
             "difference within it says nothing. q is the p-value adjusted for all tests of the table.",
         ),
-        findings="jacspec.studies.compare.page:compare_findings",
-        sentences="jacspec.studies.compare.page:compare_sentences",
+        findings="jacspec.studies.compare.figures:compare_findings",
+        sentences="jacspec.studies.compare.figures:compare_sentences",
         picture_bytes=2500000,
     ),
     resumable=False,

@@ -1,35 +1,29 @@
 """`task=compare`: several runs of one task beside each other, and how sure their differences are."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, mismatches, tidy_rows
-from jacspec.spectra.bootstrap import check_draws
+from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
+from jacspec.spectra.bootstrap import adjust_for_many, check_draws, compare_means, split_half_floor
 from jacspec.studies import study_of
-from jacspec.studies.compare.differences import (
-    DIFFERENCE_COLUMNS,
-    DIFFERENCES_FILE,
-    RUN_COLUMNS,
-    RUNS_FILE,
-    difference_rows,
-    run_rows,
-)
-from jacspec.studies.compare.options import CompareOptions
+from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE, CompareOptions
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_runs import Collection, run_collected
+from jacspec.studies.run import Findings, run_over_runs
 
 
 def run_compare(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write the tidy table of all runs and their differences from one of them into `folder`."""
-    run_collected(config, folder, console, inputs, _collect)
+    run_over_runs(config, folder, console, inputs, _compare)
 
 
-def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Collection:
+def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Findings:
     options = config.own(CompareOptions)
     check_draws(options.draws, "compare.draws")
     if not 0 <= options.against < len(runs):
@@ -38,13 +32,104 @@ def _collect(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
     if len(runs) < 2:
         raise JacspecError(f"{runs[0].run.folder} alone compares with nothing. Give two runs or more.")
     differences = functools.partial(difference_rows, runs, names, options.against)
-    return Collection(
+    return Findings(
         f"{len(runs)} runs of task={study_of(runs[0].run.provenance).name}",
         {
-            RUNS_FILE: (RUN_COLUMNS, run_rows(runs, options.against)),
+            RUNS_FILE: (RUN_COLUMNS, compared_rows(runs, options.against)),
             "metrics.csv": (TIDY_COLUMNS, tidy_rows(runs, names)),
             DIFFERENCES_FILE: (DIFFERENCE_COLUMNS, differences(draws=options.draws, seed=config.seed)),
         },
         {},
         {"warning": " ".join(mismatches(runs))},
     )
+
+
+DIFFERENCE_COLUMNS = (
+    *("run", "against", "component", "layer", "against_layer", "depth", "metric", "paired", "n", "against_n"),
+    *("mean", "against_mean", "difference", "low", "high", "p_value", "q_value", "floor"),
+)
+
+RUN_COLUMNS = ("run", "label", "group", "against", "model", "revision", "seed", "precision", "corpus", "folder")
+
+
+def group_name(labelled: LabelledRun) -> str:
+    """Name what a run shares with those that differ from it by their seed alone: its label without the seed."""
+    parts = [part for part in labelled.label.split(", ") if not part.startswith("seed=")]
+    return ", ".join(parts) or str(describe(labelled.run)["model"])
+
+
+def references(runs: Sequence[LabelledRun], against: int) -> list[int]:
+    """Choose for each run the one it is compared with: of the group of run `against`, the one of its own seed.
+
+    Where that group has no other run of its seed, it is run `against`; that one's reference is itself.
+    """
+    groups, seeds = [group_name(run) for run in runs], [describe(each.run)["seed"] for each in runs]
+    chosen = []
+    for number, seed in enumerate(seeds):
+        same = [other for other, found in enumerate(seeds) if found == seed and groups[other] == groups[against]]
+        chosen.append(next((other for other in same if other != number and number != against), against))
+    return chosen
+
+
+def difference_rows(
+    runs: Sequence[LabelledRun], names: Sequence[str], against: int, *, draws: int, seed: int
+) -> list[tuple[Any, ...]]:
+    """Compare each run with its reference, a row a (run, component, layer, metric).
+
+    A layer is compared with the layer of the same component that is nearest in relative depth: the same one where both
+    models have as many.
+    """
+    layers = [layers_of(each.run, names) for each in runs]
+    rows: list[tuple[Any, ...]] = []
+    for number, other in enumerate(references(runs, against)):
+        if number != other:
+            paired = can_pair(runs[other], runs[number])
+            who = (number, other)
+            rows += _rows_of_pair(who, layers[other], layers[number], names, paired=paired, draws=draws, seed=seed)
+    place = DIFFERENCE_COLUMNS.index("q_value")
+    adjusted = adjust_for_many(np.array([row[place - 1] for row in rows], np.float64))
+    return [(*row[:place], float(q), *row[place:]) for row, q in zip(rows, adjusted, strict=True)]
+
+
+def _rows_of_pair(
+    who: tuple[int, int],
+    left: Sequence[Layer],
+    right: Sequence[Layer],
+    names: Sequence[str],
+    *,
+    paired: bool,
+    draws: int,
+    seed: int,
+) -> Iterator[tuple[Any, ...]]:
+    for found in right:
+        same = [layer for layer in left if layer.component == found.component]
+        if not same:
+            continue
+        other = min(same, key=lambda layer: (abs(layer.depth - found.depth), layer.layer))
+        together = paired and other.units == found.units
+        result = compare_means(other.values, found.values, paired=together, draws=draws, seed=seed)
+        floors = [split_half_floor(each.values, draws=draws, seed=seed) for each in (other, found)]
+        for place, name in enumerate(names):
+            values, others = (each.values[:, place][np.isfinite(each.values[:, place])] for each in (found, other))
+            yield (
+                *who,
+                found.component,
+                found.layer,
+                other.layer,
+                found.depth,
+                name,
+                int(together),
+                values.size,
+                others.size,
+                *(float(each.mean()) if each.size else float("nan") for each in (values, others)),
+                *(float(column[place]) for column in result),
+                float(np.fmax(floors[0][place], floors[1][place])),
+            )
+
+
+def compared_rows(runs: Sequence[LabelledRun], against: int) -> Iterator[tuple[Any, ...]]:
+    """Say which runs are compared, a row each."""
+    for number, (each, other) in enumerate(zip(runs, references(runs, against), strict=True)):
+        facts = describe(each.run)
+        columns = (facts[name] for name in ("model", "revision", "seed", "precision", "corpus"))
+        yield (number, each.label, group_name(each), other, *columns, str(each.run.folder))

@@ -34,7 +34,7 @@ import numpy as np
 from jax.lax.linalg import eigh
 from jaxtyping import Array, Float
 
-from jacspec.glossary import Prefix
+from jacspec.axes import Prefix
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.lanczos import Operator, Products, decompose, leading_vectors, start_vectors
 from jacspec.models.block import Block, Sublayer

@@ -1,4 +1,4 @@
-"""Figures of a run of static beside dynamic: factors, alignments, which layer reads which, kinds of token."""
+"""Figures of a run of weights beside Jacobians: factors, alignments, which layer reads which, kinds of token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,9 +22,7 @@ from jacspec.report.figures import (
 )
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
-from jacspec.studies.coupling.alignment import random_alignment
-from jacspec.studies.coupling.tables import BY_KIND, COUPLING_FILE
-from jacspec.studies.coupling.token_kinds import KINDS
+from jacspec.studies.coupling.tables import BY_KIND, COUPLING_FILE, KINDS, random_alignment
 from jacspec.studies.study import Plot
 
 FEWEST = 5

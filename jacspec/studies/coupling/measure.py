@@ -1,4 +1,4 @@
-"""Static beside dynamic, layer by layer: ρ of each component, the factors that bound it, and where it reads and writes.
+"""Weights beside Jacobians, by layer: ρ of each component, the factors that bound it, and where it reads and writes.
 
 Everything of J comes from products with it and its transpose (Lanczos); J is formed for audited samples only.
 """
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
 from jacspec.jacobians.devices import shard_like
@@ -35,9 +35,9 @@ from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.svd import lapack_threads
-from jacspec.studies.coupling.alignment import READS, WRITES, Place
-from jacspec.studies.coupling.columns import WEIGHTS
+from jacspec.studies.coupling import WEIGHTS
 from jacspec.studies.coupling.factors import PATHS, Lead, branch_slopes, leading_weights
+from jacspec.studies.coupling.tables import READS, WRITES, Site
 
 NAMES = ("spectral_radius", "decay_ratio")
 WAYS_ON = "precision=float64"
@@ -92,11 +92,11 @@ def _paths(block: BlockSpec, component: str) -> list[str]:
     return [path for path in PATHS[component] if path != "gate" or block.mlp.gated]
 
 
-def coupling_places(components: Sequence[str], spec: ModelSpec) -> dict[tuple[int, str], Place]:
+def coupling_places(components: Sequence[str], spec: ModelSpec) -> dict[tuple[int, str], Site]:
     """Say when each component of each layer acts: attention and MLP of a parallel block at the same step."""
     order = list(BRANCHES)
     return {
-        (spec.layer(number), full): Place(
+        (spec.layer(number), full): Site(
             spec.layer(number), full, block.stack, len(order) * number + (0 if block.parallel else order.index(own))
         )
         for number, block in enumerate(spec.blocks)

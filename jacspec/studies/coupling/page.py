@@ -8,9 +8,8 @@ from jacspec.report.labels import component_words, metric_symbol, metric_title, 
 from jacspec.report.markup import Markup, element, section
 from jacspec.report.tables import table
 from jacspec.runs import QUANTILES, Run
-from jacspec.studies.coupling.alignment import random_alignment
 from jacspec.studies.coupling.figures import FEWEST, coupling_table, shown_kinds
-from jacspec.studies.coupling.tables import BY_KIND, KINDS_FILE
+from jacspec.studies.coupling.tables import BY_KIND, KINDS_FILE, random_alignment
 
 STRONGEST = 8
 

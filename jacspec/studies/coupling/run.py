@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import LayerResult
 from jacspec.config import Config, DecoderInput
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult
 from jacspec.jacobians.branches import check_components
 from jacspec.jacobians.engine import prepare_batches, working_blocks
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.coupling import CouplingOptions, End
 from jacspec.studies.coupling.measure import (
     NAMES,
     CouplingPlan,
@@ -23,16 +24,16 @@ from jacspec.studies.coupling.measure import (
     coupling_places,
     stream_coupling,
 )
-from jacspec.studies.coupling.options import CouplingOptions, End
 from jacspec.studies.coupling.tables import (
     COUPLING_COLUMNS,
     COUPLING_FILE,
     KIND_COLUMNS,
     KINDS_FILE,
     coupling_rows,
+    find_mark,
     kind_rows,
+    last_token_kind,
 )
-from jacspec.studies.coupling.token_kinds import find_mark, last_token_kind
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Table, Work

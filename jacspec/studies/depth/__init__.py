@@ -1,47 +1,66 @@
 """The Jacobian of the last token through many layers: its top spectrum and Lyapunov exponents with depth."""
 
-from jacspec.studies.study import SAMPLES, Page, Study
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+
+from jacspec.studies.study import ENGINE_OPTIONS, MISSING, READ_SAMPLES, SAMPLES, TEXT_OPTIONS, Page, Quantity, Study
+
+
+@dataclasses.dataclass
+class DepthOptions:
+    """From the input of layer `first` to the output of layer `last`; see conf/task/depth.yaml."""
+
+    first: int = MISSING
+    last: int | None = MISSING
+    exponents: int = MISSING
+
+
+EXPONENT = re.compile(r"lyapunov_(\d+)")
+
+
+class _Exponents(Mapping[str, Quantity]):
+    """Every exponent `lyapunov_N`, N counted from 1."""
+
+    def __getitem__(self, name: str) -> Quantity:
+        found = EXPONENT.fullmatch(name)
+        if found is None:
+            raise KeyError(name)
+        number = found[1]
+        return Quantity(
+            rf"Lyapunov exponent $\mu_{{{number}}}$",
+            f"(1/t) Σ ln |R_{number},{number}| over the t layers so far, R from the QR decomposition of orthonormal "
+            "columns, random at first, after each block: the growth of a small change a layer, in nats. At finite "
+            "depth it depends on the columns drawn.",
+            "Benettin et al. 1980, Meccanica 15, 9",
+            "nats a layer",
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+DEPTH = _Exponents()
+"""Columns of `task=depth` beside `METRICS`: as many Lyapunov exponents as were asked for."""
+
 
 STUDY = Study(
     name="depth",
     run="jacspec.studies.depth.run:run_depth",
-    options="jacspec.studies.depth.options:DepthOptions",
+    options=DepthOptions,
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "depth"}),
-    takes=(
-        "metrics",
-        "samples",
-        "split",
-        "min_tokens",
-        "max_tokens",
-        "position",
-        "decoder_input",
-        "engine",
-        "tolerance",
-        "audit",
-        "memory_gib",
-        "devices",
-        "batch",
-        "precision",
-        "seed",
-    ),
+    takes=("metrics", *TEXT_OPTIONS, *ENGINE_OPTIONS),
     rows=SAMPLES,
-    columns=("jacspec.studies.depth.columns:DEPTH", "jacspec.spectra.metrics:METRICS"),
+    columns=DEPTH,
     figures="jacspec.studies.depth.figures:depth_figures",
     page=Page(
         title="Jacobians through many layers",
         reading=(
-            "A sample is one sentence (or line) of the corpus. For each sample, layer and component, the "
-            "Jacobian says how a small change of the residual stream at the last token changes the component's "
-            "output there; the other tokens are held fixed.",
-            "A box holds the middle half of the samples, the line in it is the median, the whiskers reach to "
-            "the last sample within 1.5 interquartile ranges of the box, and circles are the samples beyond.",
-            "The spectral radius ρ here is the largest singular value σ₁ of the Jacobian, as in the paper's eq. "
-            "7: a norm, the greatest gain that any small change can have. It is not an eigenvalue.",
-            "A small decay ratio δ = σ₂/σ₁ means concentration: one direction dominates the layer's response. "
-            "Near 1, at least two directions are passed on equally strongly.",
-            "A component that adds nothing, as one with a projection of zeros, has ρ = 0 and no ratios (–): the "
-            "last column of metrics.csv says why, and a distribution counts the samples that have a value.",
+            *READ_SAMPLES,
             "A path goes from the input of the first layer to the output of the layer named: the product of the "
             "Jacobians of all blocks in between, identity and norms included, each taken where the last token's "
             "own stream passes. Changes that other tokens would pick up in between and hand back are left out; "

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.figures import box_plots, list_words, spectra_plots
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
-from jacspec.studies.depth.columns import EXPONENT
+from jacspec.studies.depth import EXPONENT
 from jacspec.studies.study import Plot
 
 EXPONENTS = "lyapunov"

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.errors import JacspecError
-from jacspec.glossary import LayerResult, PaddedBatch
 from jacspec.jacobians import dense
 from jacspec.jacobians.branches import BRANCHES, Point
 from jacspec.jacobians.devices import replicate, shard_like
@@ -43,7 +43,7 @@ from jacspec.jacobians.undefined import undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_template
 
-PATH, EXPONENT = "path", "lyapunov_"
+PATH, PREFIX = "path", "lyapunov_"
 LOST_DIRECTIONS = "a direction that a block takes to zero: its exponent is −∞"
 
 
@@ -68,7 +68,7 @@ class DepthPlan(NamedTuple):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of all values a sample: the metrics of the spectrum, then the exponents."""
-        return (*self.metric_names, *(f"{EXPONENT}{number}" for number in range(1, self.exponents + 1)))
+        return (*self.metric_names, *(f"{PREFIX}{number}" for number in range(1, self.exponents + 1)))
 
 
 def choose_layers(first: int, last: int | None, exponents: int, spec: ModelSpec) -> tuple[int, int]:
@@ -102,7 +102,7 @@ def path_name(block: BlockSpec) -> str:
     return f"{block.stack}.{PATH}" if block.stack else PATH
 
 
-class _Journey(NamedTuple):
+class _State(NamedTuple):
     """A batch on its way from layer `first`: where each block on it is differentiated, by its number.
 
     `frame` are orthonormal columns carried through the product so far, `logs` the sums of what QR took out of them;
@@ -148,27 +148,27 @@ def stream_depth(
     checkpoint = _keeping_blocks(checkpoint, plan.memory_gib, batches[0])
     total = count_samples(batches)
     chosen = draw_samples(plan.audit, plan.samples or total, [plan.seed])
-    journeys: list[_Journey] = []
+    states: list[_State] = []
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
-        nonlocal journeys
+        nonlocal states
         if number not in working:
             return Visit(None)
         if spec.layer(number) == plan.first:
-            journeys = [_set_out(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
+            states = [_start(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
         left = []
         for place, stream in enumerate(streams):
             points, after = pass_through(block, stream, ("block",), last=number == working[-1])
-            journeys[place] = _go_on(journeys[place], number, block, points["block"], chosen)
+            states[place] = _advance(states[place], number, block, points["block"], chosen)
             left.append(after)
         place = working.index(number)
         if number in done:
             advance(place, total)
             return Visit(done[number], left)
         parts = []
-        for journey in journeys:
-            parts.append(_measure(checkpoint.block, journey, number, plan, path_name(block.spec), chosen))
-            advance(place, len(journey.padded.samples))
+        for state in states:
+            parts.append(_measure(checkpoint.block, state, number, plan, path_name(block.spec), chosen))
+            advance(place, len(state.padded.samples))
         return Visit(gather(number, spec.layer(number), batches, {path_name(block.spec): parts}), left)
 
     yield from walk(checkpoint, batches, visit, last=working[-1], decoder_input=plan.decoder_input)
@@ -188,12 +188,12 @@ def _keeping_blocks(checkpoint: Checkpoint, memory_gib: float, padded: PaddedBat
     )
 
 
-def _set_out(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPlan) -> _Journey:
+def _start(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPlan) -> _State:
     # The first start vector of a sample is Lanczos's: these are drawn apart.
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     frame = _draw_frames(key, padded.row_samples, plan.exponents, d_model, jnp.dtype(dtype))
     frame, logs = shard_like((frame, np.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
-    return _Journey(padded, {}, frame, logs, {})
+    return _State(padded, {}, frame, logs, {})
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -207,16 +207,16 @@ def _draw_frames(
     return jax.vmap(draw)(samples)
 
 
-def _go_on(journey: _Journey, number: int, block: Block, point: Point, chosen: set[int]) -> _Journey:
+def _advance(state: _State, number: int, block: Block, point: Point, chosen: set[int]) -> _State:
     """Take one block further."""
-    frame, logs = _carry(block, point, journey.frame, journey.logs)
+    frame, logs = _carry(block, point, state.frame, state.logs)
     products = {}
-    for row, sample in enumerate(journey.padded.samples):
+    for row, sample in enumerate(state.padded.samples):
         if sample in chosen:
             products[row] = dense.jacobian_at(block, point, np.asarray(row, np.int32), component="block")
-            if row in journey.products:
-                products[row] = _times(products[row], journey.products[row])
-    return _Journey(journey.padded, {**journey.points, number: point}, frame, logs, products)
+            if row in state.products:
+                products[row] = _times(products[row], state.products[row])
+    return _State(state.padded, {**state.points, number: point}, frame, logs, products)
 
 
 @jax.jit
@@ -234,20 +234,20 @@ def _carry(
 
 
 def _measure(
-    blocks: Callable[[int], Block], journey: _Journey, number: int, plan: DepthPlan, component: str, chosen: set[int]
+    blocks: Callable[[int], Block], state: _State, number: int, plan: DepthPlan, component: str, chosen: set[int]
 ) -> Part:
     """Compute the top of the spectrum of the product so far, and the exponents."""
-    padded, d_model = journey.padded, journey.frame.shape[2]
-    starts = shard_like(start_vectors(padded.row_samples, d_model, journey.frame.dtype, seed=plan.seed), journey.frame)
-    extend = functools.partial(_extend, blocks, journey.points)
+    padded, d_model = state.padded, state.frame.shape[2]
+    starts = shard_like(start_vectors(padded.row_samples, d_model, state.frame.dtype, seed=plan.seed), state.frame)
+    extend = functools.partial(_extend, blocks, state.points)
     spectra = top_spectra(decompose_by_steps(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
     values: dict[str, Any] = dict(measure(spectra, starts, plan.metric_names, top_k=TOP))
-    exponents = np.asarray(journey.logs) / len(journey.points)
+    exponents = np.asarray(state.logs) / len(state.points)
     values |= {name: exponents[:, index] for index, name in enumerate(plan.columns[len(plan.metric_names) :])}
     audited = [
         audit_top(
             np.asarray(spectra.singular_values[row]),
-            journey.products[row],
+            state.products[row],
             f"from layer {plan.first} through block {number}, component {component}, sample {padded.samples[row]}",
             plan.tolerance,
             ways_on="precision=float64",

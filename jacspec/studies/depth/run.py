@@ -10,7 +10,7 @@ from jacspec.errors import JacspecError
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, choose_metrics
-from jacspec.studies.depth.options import DepthOptions
+from jacspec.studies.depth import DepthOptions
 from jacspec.studies.depth.products import DepthPlan, choose_layers, path_blocks, path_name, stream_depth
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_samples import run_layers

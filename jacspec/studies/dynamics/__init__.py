@@ -1,16 +1,48 @@
 """The revisions of one training run, every value against the step, and what appears first."""
 
-from jacspec.studies.study import RUNS, Page, Study
+import dataclasses
+from collections.abc import Mapping
+
+from jacspec.studies.study import MISSING, RUNS, Page, Quantity, Study
+
+
+@dataclasses.dataclass
+class DynamicsOptions:
+    """Where training ended, and which change counts; see conf/task/dynamics.yaml."""
+
+    final_step: int | None = MISSING
+    least_change: float = MISSING
+    draws: int = MISSING
+
+
+DYNAMICS: Mapping[str, Quantity] = {
+    "onset": Quantity(
+        "onset",
+        "the first step from which half of the change from first to last step is there to the end",
+        "this project",
+    ),
+    "extreme_step": Quantity("extreme", "the step at which the value is farthest from its first", "this project"),
+    "appears": Quantity(
+        "appears",
+        "1 where the change is at least dynamics.least_change of the larger of first and last value and, where there "
+        "are enough units to tell, beyond the noise floor with q below 0.05",
+        "this project",
+    ),
+}
+"""What the columns of `onsets.csv` hold."""
+
+
+ONSETS_FILE = "onsets.csv"
 
 STUDY = Study(
     name="dynamics",
     run="jacspec.studies.dynamics.run:run_dynamics",
-    options="jacspec.studies.dynamics.options:DynamicsOptions",
+    options=DynamicsOptions,
     inputs=frozenset({"runs"}),
     reads=frozenset({"dynamics", "layers", "precision", "seed"}),
     takes=("seed",),
     rows=RUNS,
-    columns=("jacspec.studies.dynamics.columns:DYNAMICS",),
+    columns=DYNAMICS,
     files={
         "onsets.csv": "when each metric of each layer changes in training",
     },
@@ -26,7 +58,7 @@ STUDY = Study(
             "away and comes back has a late onset; onsets.csv has its extreme too.",
             "Steps between two revisions are not seen: an onset at a step means after the revision before it.",
         ),
-        findings="jacspec.studies.dynamics.page:dynamics_findings",
+        findings="jacspec.studies.dynamics.figures:dynamics_findings",
         sentences="jacspec.studies.dynamics.figures:onset_sentences",
         picture_bytes=2500000,
     ),

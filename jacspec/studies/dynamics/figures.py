@@ -1,4 +1,4 @@
-"""Figures of `task=dynamics`: metrics by training step, when each changes, what comes first."""
+"""What is drawn and said of `task=dynamics`: metrics by training step, when each changes, what comes first."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +13,11 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.lines import add_layer_key
-from jacspec.report.plotting import drawn_metrics, panels
-from jacspec.report.profiles import EDGES, add_spectrum, frame_overlap, label_overlap
+from jacspec.report.markup import Markup, element, section, together
+from jacspec.report.plotting import EDGES, add_spectrum, drawn_metrics, frame_overlap, label_overlap, panels
+from jacspec.report.tables import list_runs
 from jacspec.runs import Run
-from jacspec.studies.dynamics.tables import ONSETS_FILE
+from jacspec.studies.dynamics import ONSETS_FILE
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
@@ -186,3 +187,10 @@ def spans(layers: Sequence[int]) -> str:
             runs.append([layer, layer])
     words = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
     return f"layer{'s' * (len(layers) > 1)} {words}"
+
+
+def dynamics_findings(run: Run) -> Iterator[Markup]:
+    """List the runs, and what appears first."""
+    yield list_runs(run)
+    items = (element("li", sentence) for sentence in onset_sentences(run))
+    yield section("What appears first", element("ul", together(items, "\n")))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.labels import metric_label
-from jacspec.report.orders import add_chance, add_level, add_line, finish
+from jacspec.report.plotting import add_chance, add_level, add_line, finish_orders
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
@@ -46,5 +46,5 @@ def draw_groups(run: Run, name: str) -> Figure:
     axes.set_xlim(groups[0] - 0.5, groups[-1] + 0.5)
     axes.set_xlabel(f"group of singular values removed (1: largest, {groups[-1]}: smallest)")
     axes.set_ylabel(metric_label(run, name) + (", examples held out" if name == "accuracy" else ""))
-    finish(figure, run, axes)
+    finish_orders(figure, run, axes)
     return figure

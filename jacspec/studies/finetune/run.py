@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import Batch, CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError, suggest
-from jacspec.glossary import Batch, CellResult
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
-from jacspec.studies.finetune.columns import FINETUNE
-from jacspec.studies.finetune.options import FinetuneOptions, Layout
-from jacspec.studies.finetune.training import Labelled, Recipe, fine_tune, most_groups, remove_groups, score
+from jacspec.studies.finetune import FINETUNE, FinetuneOptions, TextLayout
+from jacspec.studies.finetune.training import Labelled, Training, fine_tune, most_groups, remove_groups, score
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
@@ -49,10 +48,10 @@ class Bench(NamedTuple):
     folder: Path
 
     @property
-    def recipe(self) -> Recipe:
+    def training(self) -> Training:
         """How each classifier is fine-tuned."""
         own = self.options
-        return Recipe(own.steps, own.batch, own.learning_rate, own.warmup, own.weight_decay)
+        return Training(own.steps, own.batch, own.learning_rate, own.warmup, own.weight_decay)
 
     def untrained(self, seed: int) -> Classifier:
         """Make the pretrained model with a new head."""
@@ -64,7 +63,7 @@ class Bench(NamedTuple):
 
     def tune(self, classifier: Classifier, seed: int) -> Classifier:
         """Fine-tune a classifier."""
-        return fine_tune(classifier, self.train, self.recipe, seed=seed)
+        return fine_tune(classifier, self.train, self.training, seed=seed)
 
 
 def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -168,7 +167,7 @@ def _read_text(config: Config, inputs: Inputs) -> LabelledText:
     if own.path is None:
         raw, source = inputs.text()
         return derive_labelled(decode_text(raw, source), source, holdout=own.holdout, seed=config.seed)
-    columns = Columns(*BOOLQ) if own.layout is Layout.boolq else Columns(own.text, own.second, own.label)
+    columns = Columns(*BOOLQ) if own.layout is TextLayout.boolq else Columns(own.text, own.second, own.label)
     return read_labelled(own.path, columns, held_out_path=own.held_out, holdout=own.holdout, seed=config.seed)
 
 

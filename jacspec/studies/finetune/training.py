@@ -11,12 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from jacspec.axes import Batch
 from jacspec.errors import JacspecError
-from jacspec.glossary import Batch
 from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
 from jacspec.models.matrices import ROLES
-from jacspec.spectra.truncation import equal_shares, factorise, group_of, remove_group
+from jacspec.spectra.subspaces import equal_ranges, factorise, group_of, remove_group
 
 LOOK = 16
 
@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
         return jax.tree.map(lambda array: array[rows], self)
 
 
-class Recipe(NamedTuple):
+class Training(NamedTuple):
     """How a classifier is fine-tuned: AdamW, linear warm-up over the share `warmup` of the steps, linear decay to 0."""
 
     steps: int
@@ -49,7 +49,7 @@ class Scores(NamedTuple):
     loss: float
 
 
-def fine_tune(classifier: Classifier, data: Labelled, recipe: Recipe, *, seed: int) -> Classifier:
+def fine_tune(classifier: Classifier, data: Labelled, training: Training, *, seed: int) -> Classifier:
     """Train all weights of a classifier, embeddings included, on the cross-entropy of its labels.
 
     **Arguments:** `data`, the samples to train on, padded to one length; `seed`, of the order in which they come:
@@ -59,26 +59,26 @@ def fine_tune(classifier: Classifier, data: Labelled, recipe: Recipe, *, seed: i
 
     **Raises:** `JacspecError` where the loss is not finite.
     """
-    optimizer = _optimizer(recipe)
+    optimizer = _optimizer(training)
     classifier = jax.tree.map(jnp.copy, classifier)  # the steps below write into their arguments' memory
     state = optimizer.init(classifier)
-    for step, rows in enumerate(draw_batches(len(data.labels), recipe, seed=seed)):
-        classifier, state, loss = _update(recipe, classifier, state, data.take(rows))
-        looked_at = step % LOOK == LOOK - 1 or step == recipe.steps - 1  # each look waits for the device
+    for step, rows in enumerate(draw_batches(len(data.labels), training, seed=seed)):
+        classifier, state, loss = _update(training, classifier, state, data.take(rows))
+        looked_at = step % LOOK == LOOK - 1 or step == training.steps - 1  # each look waits for the device
         if looked_at and not math.isfinite(float(loss)):
             raise JacspecError(f"The loss is not finite at step {step}; lower finetune.learning_rate.")
     return classifier
 
 
-def draw_batches(samples: int, recipe: Recipe, *, seed: int) -> Iterator[Int[np.ndarray, " batch"]]:
+def draw_batches(samples: int, training: Training, *, seed: int) -> Iterator[Int[np.ndarray, " batch"]]:
     """Draw the rows of each step's batch: one permutation of the samples after another, cut into equal parts."""
     rng = np.random.default_rng(seed)
     waiting = np.zeros(0, np.int64)
-    for _ in range(recipe.steps):
-        while len(waiting) < recipe.batch:
+    for _ in range(training.steps):
+        while len(waiting) < training.batch:
             waiting = np.concatenate([waiting, rng.permutation(samples)])
-        yield waiting[: recipe.batch]
-        waiting = waiting[recipe.batch :]
+        yield waiting[: training.batch]
+        waiting = waiting[training.batch :]
 
 
 def score(classifier: Classifier, data: Labelled, *, batch: int) -> Scores:
@@ -110,7 +110,7 @@ def remove_groups(
 
     **Returns:** the classifier without them, and Σ‖removed‖²_F / Σ‖W‖²_F over these matrices.
     """
-    share = equal_shares(groups)[group - 1]
+    ranks = equal_ranges(groups)[group - 1]
     removed, whole = 0.0, 0.0
     blocks = []
     for block in classifier.blocks:
@@ -119,9 +119,9 @@ def remove_groups(
             if ROLES.get(name) in roles:
                 factors = factorise(leaf)
                 squares = np.square(factors.sigma, dtype=np.float64)
-                removed += float(squares[group_of(share, squares.size)].sum())
+                removed += float(squares[group_of(ranks, squares.size)].sum())
                 whole += float(squares.sum())
-                leaf = remove_group(leaf, factors, share)
+                leaf = remove_group(leaf, factors, ranks)
             leaves.append(leaf)
         blocks.append(jax.tree.unflatten(jax.tree.structure(block), leaves))
     return classifier._replace(blocks=tuple(blocks)), removed / whole
@@ -137,24 +137,24 @@ def _named(block: Any) -> Iterator[tuple[str, Array]]:
     return zip(leaf_names(block), jax.tree.leaves(block), strict=True)
 
 
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    warm = round(recipe.warmup * recipe.steps)
+def _optimizer(training: Training) -> optax.GradientTransformation:
+    warm = round(training.warmup * training.steps)
     # The first step of a warm-up from zero would be lost: it begins one step in.
-    up = optax.linear_schedule(recipe.learning_rate / (warm + 1), recipe.learning_rate, warm)
-    down = optax.linear_schedule(recipe.learning_rate, 0.0, recipe.steps - warm)
+    up = optax.linear_schedule(training.learning_rate / (warm + 1), training.learning_rate, warm)
+    down = optax.linear_schedule(training.learning_rate, 0.0, training.steps - warm)
     decayed = functools.partial(jax.tree.map, lambda leaf: leaf.ndim == 2)
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(optax.join_schedules([up, down], [warm]), weight_decay=recipe.weight_decay, mask=decayed),
+        optax.adamw(optax.join_schedules([up, down], [warm]), weight_decay=training.weight_decay, mask=decayed),
     )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _update(recipe: Recipe, classifier: Classifier, state: Any, data: Labelled) -> tuple[Classifier, Any, Array]:
+def _update(training: Training, classifier: Classifier, state: Any, data: Labelled) -> tuple[Classifier, Any, Array]:
     def loss_of(classifier: Classifier) -> Array:
         logits = compute_logits(classifier, data.batch)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data.labels))
 
     loss, gradient = jax.value_and_grad(loss_of)(classifier)
-    updates, state = _optimizer(recipe).update(gradient, state, classifier)
+    updates, state = _optimizer(training).update(gradient, state, classifier)
     return optax.apply_updates(classifier, updates), state, loss

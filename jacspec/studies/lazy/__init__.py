@@ -1,15 +1,49 @@
 """Groups of singular values removed from small networks that learnt lazily or not."""
 
-from jacspec.studies.study import EXPERIMENTS, Page, Study
+import dataclasses
+from collections.abc import Mapping
+
+from jacspec.studies.study import EXPERIMENTS, MISSING, Page, Quantity, Study
+
+
+@dataclasses.dataclass
+class LazyOptions:
+    """A small network trained at several output scales, and what is removed from it; see conf/task/lazy.yaml."""
+
+    scales: list[float] = MISSING
+    inputs: int = MISSING
+    width: int = MISSING
+    samples: int = MISSING
+    steps: int = MISSING
+    learning_rate: float = MISSING
+    groups: int = MISSING
+    removed: list[int] = MISSING
+    seeds: int = MISSING
+
+
+CHIZAT = "Chizat, Oyallon & Bach 2019, On Lazy Training"
+
+LAZY: Mapping[str, Quantity] = {
+    "test_accuracy": Quantity("test accuracy", "share of test points whose output has the sign of the target", CHIZAT),
+    "test_loss": Quantity("test loss", "mean of (output − target)²/2 over test points, targets being ±1", CHIZAT),
+    "train_loss": Quantity("training loss", "the same over the points trained on", CHIZAT),
+    "movement": Quantity(
+        "relative movement of hidden weights",
+        "‖W − W₀‖_F / ‖W₀‖_F over both hidden weights together, W₀ being what training began from",
+        CHIZAT,
+    ),
+}
+"""Columns of `task=lazy`."""
+
 
 STUDY = Study(
     name="lazy",
     run="jacspec.studies.lazy.run:run_lazy",
-    options="jacspec.studies.lazy.options:LazyOptions",
+    options=LazyOptions,
     reads=frozenset({"lazy", "layers", "precision", "seed"}),
     takes=("precision", "seed"),
     rows=EXPERIMENTS,
-    columns=("jacspec.studies.lazy.columns:LAZY",),
+    columns=LAZY,
     figures="jacspec.studies.lazy.figures:lazy_figures",
     page=Page(
         title="singular values in the lazy and the rich regime",

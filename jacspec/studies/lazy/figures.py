@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from jacspec.report.labels import metric_label
-from jacspec.report.orders import CHANCE, add_band, add_chance, add_line, finish
+from jacspec.report.plotting import CHANCE_LINE, add_band, add_chance, add_line, finish_orders
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
@@ -61,7 +61,7 @@ def draw_scales(run: Run, name: str) -> Figure:
         axes.set_xscale("log")
         axes.set_xlabel(SCALE)
     panels[0].set_ylabel(metric_label(run, name))
-    finish(figure, run, *panels)
+    finish_orders(figure, run, *panels)
     return figure
 
 
@@ -78,10 +78,12 @@ def draw_movement(run: Run) -> Figure:
         label = f"group {group} removed before training"
         axes.plot(mean.index, mean, line, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
     lazy = whole["mean"].iloc[-1] * whole.index[-1] / whole.index
-    axes.plot(whole.index, lazy, color=CHANCE[1], linewidth=0.9, linestyle=(0, (1, 2)), label=r"$\propto 1/\alpha$")
+    axes.plot(
+        whole.index, lazy, color=CHANCE_LINE[1], linewidth=0.9, linestyle=(0, (1, 2)), label=r"$\propto 1/\alpha$"
+    )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(SCALE)
     axes.set_ylabel(metric_label(run, "movement"))
-    finish(figure, run, axes)
+    finish_orders(figure, run, axes)
     return figure

@@ -1,4 +1,9 @@
-"""`task=lazy`: groups of singular values removed from small networks that learnt lazily or not."""
+"""`task=lazy`: groups of singular values removed from small networks that learnt lazily or not.
+
+With f(x; w) the network and w₀ its initial weights, what is fitted is α (f(x; w) − f(x; w₀)), by gradient descent on
+1/α² times the squared loss (Chizat, Oyallon & Bach 2019, eq. 1 and 3). At large α the weights hardly move and the
+network is its linearisation (lazy); at small α they move far and features are learnt (rich).
+"""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -6,27 +11,123 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 from rich.console import Console
 
+from jacspec.axes import CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import CellResult
+from jacspec.spectra.subspaces import equal_ranges, factorise, remove_group
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.lazy.columns import LAZY
-from jacspec.studies.lazy.network import (
-    Network,
-    Points,
-    draw_network,
-    draw_points,
-    measure_output,
-    relative_movement,
-    remove_from,
-    train_network,
-)
-from jacspec.studies.lazy.options import LazyOptions
+from jacspec.studies.lazy import LAZY, LazyOptions
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import ExperimentWork
+
+TEACHER_UNITS = 4
+
+
+class Network(NamedTuple):
+    """`aᵀ relu(W₂ relu(W₁ x))`: two hidden layers without biases, weights (out, in)."""
+
+    hidden: tuple[Float[Array, "m n"], ...]
+    out: Float[Array, " m"]
+
+    def __call__(self, x: Float[Array, "sample n"]) -> Float[Array, " sample"]:
+        """Compute the output at every point."""
+        for weight in self.hidden:
+            x = jax.nn.relu(x @ weight.T)
+        return x @ self.out
+
+
+class Points(NamedTuple):
+    """Points and their targets, 1 or −1."""
+
+    x: Float[Array, "sample n"]
+    y: Float[Array, " sample"]
+
+
+def draw_network(key: Array, inputs: int, width: int) -> Network:
+    """Draw weights from N(0, 2/n_in) (He et al. 2015), those of the output from N(0, 1/n_in)."""
+    first, second, out = jax.random.split(key, 3)
+    hidden = (
+        jax.random.normal(first, (width, inputs)) * (2 / inputs) ** 0.5,
+        jax.random.normal(second, (width, width)) * (2 / width) ** 0.5,
+    )
+    return Network(hidden, jax.random.normal(out, (width,)) * width**-0.5)
+
+
+def draw_points(key: Array, inputs: int, samples: int) -> tuple[Points, Points]:
+    """Draw points to train on and as many to test, x from N(0, I), with the targets of a random teacher.
+
+    The teacher is Σ_j b_j φ(u_jᵀx), φ(z) = max(z, z/10), of four random unit vectors u_j with signs b_j = ±1, two of
+    each; the target is the sign of what it exceeds its median over all points by, so that both are equally frequent
+    and chance is one half. (With relu one point in sixteen would lie at the median itself.)
+    """
+    directions, inside = jax.random.split(key)
+    units = jax.random.normal(directions, (TEACHER_UNITS, inputs))
+    units = units / jnp.linalg.norm(units, axis=1, keepdims=True)
+    signs = jnp.where(jnp.arange(TEACHER_UNITS) % 2 == 0, 1.0, -1.0)
+    x = jax.random.normal(inside, (2 * samples, inputs))
+    taught = jax.nn.leaky_relu(x @ units.T, 0.1) @ signs
+    y = jnp.where(taught > jnp.median(taught), 1.0, -1.0)
+    return Points(x[:samples], y[:samples]), Points(x[samples:], y[samples:])
+
+
+def train_network(initial: Network, points: Points, *, scale: float, steps: int, learning_rate: float) -> Network:
+    """Descend the gradient of (1/α²) mean (α (f(x; w) − f(x; w₀)) − y)²/2 in all weights, over all points at once.
+
+    **Arguments:** `scale`, α; `learning_rate`, the same for every α: the factor 1/α² makes it so.
+
+    **Raises:** `JacspecError` where the loss at the end is not finite.
+    """
+    trained = _descend(initial, points, jnp.asarray(scale), jnp.asarray(learning_rate), steps)
+    if not np.isfinite(measure_output(trained, initial, points, scale)["loss"]):
+        raise JacspecError(
+            f"The loss at lazy.scales={scale:g} is not finite; lower lazy.learning_rate={learning_rate:g}."
+        )
+    return trained
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _descend(initial: Network, points: Points, scale: Array, learning_rate: Array, steps: int) -> Network:
+    begun = initial(points.x)
+
+    def loss_of(network: Network) -> Array:
+        return jnp.mean(jnp.square(scale * (network(points.x) - begun) - points.y)) / (2 * jnp.square(scale))
+
+    def step(network: Network, _: None) -> tuple[Network, None]:
+        gradient = jax.grad(loss_of)(network)
+        return jax.tree.map(lambda weight, slope: weight - learning_rate * slope, network, gradient), None
+
+    return jax.lax.scan(step, initial, length=steps)[0]
+
+
+def measure_output(network: Network, initial: Network, points: Points, scale: float) -> dict[str, float]:
+    """Measure α (f(x; w) − f(x; w₀)): the share of right signs, and the mean of (output − target)²/2."""
+    output = scale * np.asarray(network(points.x) - initial(points.x), np.float64)
+    y = np.asarray(points.y, np.float64)
+    return {"accuracy": float((output * y > 0).mean()), "loss": float(np.square(output - y).mean() / 2)}
+
+
+def relative_movement(network: Network, initial: Network) -> float:
+    """Return ‖W − W₀‖_F / ‖W₀‖_F over all hidden weights together."""
+
+    def norm(weights: list[np.ndarray]) -> float:
+        return float(np.sqrt(sum(np.square(weight).sum() for weight in weights)))
+
+    first = [np.asarray(weight, np.float64) for weight in initial.hidden]
+    last = [np.asarray(weight, np.float64) for weight in network.hidden]
+    return norm([after - before for after, before in zip(last, first, strict=True)]) / norm(first)
+
+
+def remove_from(network: Network, group: int, groups: int) -> Network:
+    """Remove one of `groups` groups of singular values (1: the largest) of every hidden weight."""
+    ranks = equal_ranges(groups)[group - 1]
+    return network._replace(hidden=tuple(remove_group(weight, factorise(weight), ranks) for weight in network.hidden))
+
 
 NONE, AFTER, BOTH, BEFORE = "none", "after", "both", "before"
 

@@ -1,15 +1,117 @@
 """How compatible checkpoints of one architecture are, and one merged from them in HF layout."""
 
-from jacspec.studies.study import Page, Rows, Study
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+from jacspec.studies.study import MISSING, Page, Quantity, Rows, Study
+
+
+class Resized(enum.Enum):
+    """What becomes of tables of tokens and positions that have more rows in one model than in another."""
+
+    shared = "shared"
+    first = "first"
+
+
+class MergeMethod(enum.Enum):
+    """How checkpoints are merged; `none` compares them only."""
+
+    average = "average"
+    arithmetic = "arithmetic"
+    star = "star"
+    none = "none"
+
+
+@dataclasses.dataclass
+class MergeOptions:
+    """Which checkpoints are compared and how they are merged; see conf/task/merge.yaml."""
+
+    models: list[str] = MISSING
+    base: str | None = MISSING
+    method: MergeMethod = MISSING
+    share: float = MISSING
+    coefficient: float | None = MISSING
+    weights: list[float] = MISSING
+    top_k: int = MISSING
+    include: list[str] = MISSING
+    exclude: list[str] = MISSING
+    embeddings: bool = MISSING
+    resized: Resized = MISSING
+    save: str | None = MISSING
+
+
+ROY = "Roy & Vetterli 2007"
+
+MIRSKY = "Mirsky 1960, Quart. J. Math. 11, 50"
+
+BJORCK = "Björck & Golub 1973, Math. Comp. 27, 579"
+
+ILHARCO = "Ilharco et al. 2023, Editing Models with Task Arithmetic"
+
+LEE = "Lee et al. 2025, STAR"
+
+LEADING = "leading subspaces (merge.top_k singular vectors, fewer where the rank is less)"
+
+COMPATIBILITY: Mapping[str, Quantity] = {
+    "cosine": Quantity("cosine", "⟨A, B⟩ / (‖A‖_F ‖B‖_F): 1 where one is a multiple of the other", ILHARCO),
+    "left_overlap": Quantity(
+        "left overlap", f"mean cos² of the principal angles between the left {LEADING}: what is written", BJORCK
+    ),
+    "right_overlap": Quantity("right overlap", f"the same of the right {LEADING}: what is read", BJORCK),
+    "effective_rank_distance": Quantity(
+        "effective rank distance", "|r_A − r_B| over the larger, r = exp(−Σ p ln p) with p = σ/Σσ", ROY
+    ),
+    "spectrum_distance": Quantity(
+        "spectrum distance",
+        "√Σ(σ_A,i − σ_B,i)² over √(‖A‖²_F + ‖B‖²_F): 0 to 1, and never above that of the matrices",
+        MIRSKY,
+    ),
+    "shape_distance": Quantity(
+        "shape distance",
+        "Jensen–Shannon distance (nats, square root) of σ_A/Σσ_A and σ_B/Σσ_B",
+        "Lin 1991, IEEE Trans. Inf. Theory 37, 145",
+    ),
+    "left_chance": Quantity("left chance", "what the left overlap of random subspaces is on average", BJORCK),
+    "right_chance": Quantity("right chance", "what the right overlap of random subspaces is on average", BJORCK),
+    "left_angle": Quantity(
+        "left angle", "largest principal angle between the left leading subspaces, in degrees", BJORCK
+    ),
+    "right_angle": Quantity(
+        "right angle", "largest principal angle between the right leading subspaces, in degrees", BJORCK
+    ),
+    "gap": Quantity(
+        "gap",
+        "(σ_r − σ_r+1) / σ_r behind the leading r values, the smaller of both: near 0 the leading subspace is one "
+        "choice among equals",
+        "Wedin 1972, BIT 12, 99",
+    ),
+    "norm_first": Quantity(r"$\|A\|_F$", "Frobenius norm of the first", "√Σσ²"),
+    "norm_second": Quantity(r"$\|B\|_F$", "Frobenius norm of the second", "√Σσ²"),
+    "effective_rank_first": Quantity("effective rank of the first", "exp(−Σ p ln p), p = σ/Σσ", ROY),
+    "effective_rank_second": Quantity("effective rank of the second", "exp(−Σ p ln p), p = σ/Σσ", ROY),
+    "kept_first": Quantity(
+        "values kept of the first", "least r with Σ_i≤r σ_i of at least merge.share of the nuclear norm Σσ", LEE
+    ),
+    "kept_second": Quantity("values kept of the second", "the same of the second", LEE),
+}
+"""Columns of `task=merge`."""
+
+ARRAYS = ("sigma_first", "sigma_second", "left_angles", "right_angles")
+"""What is kept of each comparison: singular values, principal angles in degrees, the smallest first."""
+
+WEIGHTS, TASKS, BASE = "weights", "tasks", "task-base"
+"""What is compared: weights of two models, task vectors of two models, a model's task vector and the base's weights."""
+
 
 STUDY = Study(
     name="merge",
     run="jacspec.studies.merge.run:run_merge",
-    options="jacspec.studies.merge.options:MergeOptions",
+    options=MergeOptions,
     reads=frozenset({"merge", "precision"}),
     takes=("memory_gib", "precision"),
     rows=Rows("experiments", "comparisons of a matrix"),
-    columns=("jacspec.studies.merge.columns:COMPATIBILITY",),
+    columns=COMPATIBILITY,
     figures="jacspec.studies.merge.figures:merge_figures",
     page=Page(
         title="spectral compatibility",

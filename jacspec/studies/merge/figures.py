@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from jacspec.report.labels import metric_label, model_name
 from jacspec.report.plotting import CHANCE, styles_of
 from jacspec.runs import Run
-from jacspec.studies.merge.columns import BASE, TASKS, WEIGHTS
+from jacspec.studies.merge import BASE, TASKS, WEIGHTS
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jacspec.errors import JacspecError
-from jacspec.spectra.truncation import factorise
+from jacspec.spectra.subspaces import factorise
 
 AVERAGE, ARITHMETIC, STAR = "average", "arithmetic", "star"
 COEFFICIENT = {ARITHMETIC: 0.4, STAR: 1.0}

@@ -9,21 +9,28 @@ import numpy as np
 from jaxtyping import Shaped
 from rich.console import Console
 
+from jacspec.axes import CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
+from jacspec.models.export import plan_shards
 from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix
 from jacspec.models.siblings import Sibling, open_siblings
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
-from jacspec.models.tensor_writer import plan_shards
 from jacspec.runs.files import MERGED
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.merge.columns import COMPATIBILITY
-from jacspec.studies.merge.compatibility import Comparison, compare, examine, list_comparisons, missing_reason
-from jacspec.studies.merge.matched import list_matrices, role_name, stream_matched
-from jacspec.studies.merge.options import MergeMethod, MergeOptions, Resized
+from jacspec.studies.merge import COMPATIBILITY, MergeMethod, MergeOptions, Resized
+from jacspec.studies.merge.compatibility import (
+    Comparison,
+    compare,
+    examine,
+    list_comparisons,
+    list_matrices,
+    missing_reason,
+    role_name,
+    stream_same_matrices,
+)
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
 from jacspec.studies.run import run_rows
@@ -185,7 +192,7 @@ def _stream(
     """Compare matrix after matrix, all models side by side, then write the merged checkpoint."""
     first = 0
     if any(number not in done for number in range(len(matrices) * len(comparisons))):
-        for own in stream_matched(family.siblings, family.choice):
+        for own in stream_same_matrices(family.siblings, family.choice):
             numbers = range(first, first + len(comparisons))
             first = numbers.stop
             if any(number not in done for number in numbers):

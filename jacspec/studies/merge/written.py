@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jacspec.errors import JacspecError, shortened
+from jacspec.models.export import Shard, shard_bytes, shard_index
 from jacspec.models.hf_config import read_json
 from jacspec.models.hub import SIDE_FILES
 from jacspec.models.tensor_files import StoredTensor
-from jacspec.models.tensor_writer import Shard, shard_bytes, shard_index
 from jacspec.runs.files import TEMPORARY, write_atomically, write_json
 from jacspec.runs.folder import differing_keys
 

@@ -1,26 +1,45 @@
 """Singular vectors of every weight matrix beside the activations that enter it."""
 
-from jacspec.studies.study import MATRICES, Page, Study
+from collections.abc import Mapping
+
+from jacspec.studies.study import MATRICES, TEXT_OPTIONS, Page, Quantity, Study
+
+SMALL = "Small Singular Values Matter"
+
+OVERLAP: Mapping[str, Quantity] = {
+    "tokens": Quantity("tokens", "tokens that the covariance was estimated from", SMALL),
+    "covariance_rank": Quantity("rank of the covariance", "principal directions above rounding", SMALL),
+    "input_participation_ratio": Quantity(
+        "participation ratio of the input", "participation ratio of the covariance's eigenvalues", SMALL
+    ),
+    "overlap_mean": Quantity("mean $O_k$", "mean of O_k = max_j |v_k · f_j| over all k", SMALL),
+    "overlap_top": Quantity("mean $O_k$, largest decile", "mean of O_k over the tenth of the largest σ", SMALL),
+    "overlap_bottom": Quantity("mean $O_k$, smallest decile", "mean of O_k over the tenth of the smallest σ", SMALL),
+    "overlap_above": Quantity("mean $O_k$ above the bulk", "mean of O_k over σ above the bulk's upper edge", SMALL),
+    "overlap_below": Quantity("mean $O_k$ below the bulk", "mean of O_k over σ below the bulk's lower edge", SMALL),
+    "overlap_null": Quantity("mean $O$ by chance", "mean of max_j |v · f_j| for a random direction v", SMALL),
+    "overlap_null_99": Quantity("chance, 99 %", "what 1 % of random directions exceed", SMALL),
+    "beyond_null": Quantity("share of $O_k$ beyond chance", "share of k with O_k above the 99 % level", SMALL),
+    "variance_top": Quantity(
+        "relative variance, largest decile", "mean of n v_kᵀ C v_k / tr C over the largest σ; 1 by chance", SMALL
+    ),
+    "variance_bottom": Quantity(
+        "relative variance, smallest decile", "the same over the tenth of the smallest σ", SMALL
+    ),
+    "bulk_low": Quantity(r"$\sigma_-^{\mathrm{bulk}}$", "lower Marchenko–Pastur edge of the fitted bulk", SMALL),
+    "bulk_high": Quantity(r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the fitted bulk", SMALL),
+}
+"""Columns of `task=overlap`."""
+
 
 STUDY = Study(
     name="overlap",
     run="jacspec.studies.overlap.run:run_overlap",
     inputs=frozenset({"model", "text"}),
     reads=frozenset({"model", "data", "engine", "layers", "precision", "seed"}),
-    takes=(
-        "layers",
-        "samples",
-        "split",
-        "min_tokens",
-        "max_tokens",
-        "position",
-        "decoder_input",
-        "memory_gib",
-        "precision",
-        "seed",
-    ),
+    takes=("layers", *TEXT_OPTIONS, "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns=("jacspec.studies.overlap.columns:OVERLAP",),
+    columns=OVERLAP,
     console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "variance_top"),
     figures="jacspec.studies.overlap.figures:overlap_figures",
     page=Page(

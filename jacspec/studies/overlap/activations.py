@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jacspec.axes import Memory, Packing, PaddedBatch
 from jacspec.backend import numerics
-from jacspec.glossary import Memory, Packing, PaddedBatch
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
@@ -64,7 +64,7 @@ def input_moments(block: Block, streams: Sequence[Stream], batches: Sequence[Pad
     return found
 
 
-SHARED = {"attn.k": "attn.q", "attn.v": "attn.q", "cross.v": "cross.k", "mlp.gate": "mlp.up"}
+SAME_INPUT = {"attn.k": "attn.q", "attn.v": "attn.q", "cross.v": "cross.k", "mlp.gate": "mlp.up"}
 """Places that read what another reads, whose moments serve them."""
 
 
@@ -73,7 +73,7 @@ def _inputs(
     block: Block, h: Float[Array, "pack place d_model"], packing: Packing, memory: Memory | None
 ) -> dict[str, Float[Array, "pack source width"]]:
     whole = jax.vmap(block.matrix_inputs)(h, packing, memory)
-    return {place: values for place, values in whole.items() if place not in SHARED}
+    return {place: values for place, values in whole.items() if place not in SAME_INPUT}
 
 
 def _nothing(n: int) -> Moments:

@@ -8,8 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from jacspec.report.labels import model_name
-from jacspec.report.plotting import panels, roles_of
-from jacspec.report.profiles import EDGES, LEVELS, MEAN, NULL, add_spectrum, frame_overlap, label_overlap
+from jacspec.report.plotting import (
+    EDGES,
+    LEVELS,
+    MEAN,
+    NULL,
+    add_spectrum,
+    frame_overlap,
+    label_overlap,
+    panels,
+    roles_of,
+)
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 

@@ -8,18 +8,19 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from jacspec.axes import MatrixResult, PaddedBatch
 from jacspec.backend import numerics
 from jacspec.config import Config
-from jacspec.glossary import MatrixResult, PaddedBatch
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
 from jacspec.models.matrices import block_roles
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.overlap import OVERLAP
 from jacspec.studies.overlap.activations import (
     ENOUGH,
-    SHARED,
+    SAME_INPUT,
     compute_profile,
     input_moments,
     missing_reason,
@@ -27,7 +28,6 @@ from jacspec.studies.overlap.activations import (
     principal_directions,
     summarise_profile,
 )
-from jacspec.studies.overlap.columns import OVERLAP
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import MatrixWork
@@ -109,7 +109,7 @@ def _measure(
     directions = {place: principal_directions(own) for place, own in moments.items()}
     for role, leaf in roles.items():
         place = leaf.removesuffix(".weight")
-        place = SHARED.get(place, place)
+        place = SAME_INPUT.get(place, place)
         eigenvalues, vectors, covariance = directions[place]
         weight = leaves[leaf]
         profile = compute_profile(weight, vectors, covariance)

@@ -26,7 +26,7 @@ COMPONENTS = 2
 """Attention and MLP, as the engines count their FLOPs."""
 
 
-class Work(NamedTuple):
+class Workload(NamedTuple):
     """A run over `samples` of `tokens` each, padding included, at most `batch` at once on a device, by `engine`."""
 
     samples: int
@@ -85,7 +85,7 @@ def carry_flops(block: BlockSpec, tokens: float) -> float:
     return tokens * (pass_flops(block) + 4.0 * own.heads * own.d_head * tokens + again)
 
 
-def spectra_bytes(block: BlockSpec, parameters: int, work: Work) -> float:
+def spectra_bytes(block: BlockSpec, parameters: int, work: Workload) -> float:
     """Count the bytes that the spectra of one batch move between a device's memory and its cores.
 
     `lanczos` reads the weights twice a step and its two bases four times each; an engine that forms J reads them once
@@ -98,14 +98,14 @@ def spectra_bytes(block: BlockSpec, parameters: int, work: Work) -> float:
     return EXPECTED_STEPS * ITEMSIZE * (2.0 * parameters + bases)
 
 
-def share_batches(work: Work, devices: int) -> tuple[Work, int]:
+def share_batches(work: Workload, devices: int) -> tuple[Workload, int]:
     """Make batches small enough that each device has one, and count those of the busiest device."""
     smaller = work._replace(batch=min(work.batch, math.ceil(work.samples / devices)))
     return smaller, math.ceil(math.ceil(work.samples / smaller.batch) / devices)
 
 
 def estimate_seconds(
-    spec: ModelSpec, sizes: Sizes, work: Work, machine: Machine, *, devices: int, stored_bytes: int
+    spec: ModelSpec, sizes: Sizes, work: Workload, machine: Machine, *, devices: int, stored_bytes: int
 ) -> dict[str, float]:
     """Estimate the seconds of each stage of a run with a process a device, each process going through all weights.
 
@@ -143,7 +143,7 @@ def estimate_seconds(
     }
 
 
-def device_bytes(spec: ModelSpec, sizes: Sizes, work: Work, *, devices: int) -> float:
+def device_bytes(spec: ModelSpec, sizes: Sizes, work: Workload, *, devices: int) -> float:
     """Estimate the memory that a device needs: a block, its samples' hidden states coming and going, work arrays."""
     work, batches = share_batches(work, devices)
     hidden = 2.0 * ITEMSIZE * batches * work.batch * work.tokens * spec.d_model

@@ -17,18 +17,18 @@ from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.plan import PlanOptions
 from jacspec.studies.plan.cost import (
     ITEMSIZE,
     Machine,
     Sizes,
-    Work,
+    Workload,
     carry_flops,
     count_parameters,
     device_bytes,
     estimate_seconds,
     share_batches,
 )
-from jacspec.studies.plan.options import PlanOptions
 
 GIGA, TERA = 1e9, 1e12
 STAGES = {
@@ -85,7 +85,7 @@ def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
     return rows
 
 
-def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
+def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Workload]:
     """Count what a run with this configuration takes."""
     options = config.own(PlanOptions)
     _check(options)
@@ -101,7 +101,7 @@ def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Work]:
         engine=engine,
     )
     batch = min(config.engine.batch or fitting, fitting, config.data.samples)
-    work = Work(config.data.samples, options.tokens, batch, engine)
+    work = Workload(config.data.samples, options.tokens, batch, engine)
     return checkpoint, count_parameters(checkpoint), work
 
 
@@ -118,7 +118,7 @@ def _check(plan: PlanOptions) -> None:
         )
 
 
-def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: Sizes, work: Work) -> None:
+def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: Sizes, work: Workload) -> None:
     options = config.own(PlanOptions)
     spec = model.spec
     carry = work.samples * sum(carry_flops(block, work.tokens) for block in spec.blocks[:-1])
@@ -151,7 +151,7 @@ def _print_figures(console: Console, plan: PlanOptions) -> None:
         console.print(f"  {origin}: {', '.join(figures)}", soft_wrap=True, highlight=False)
 
 
-def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work) -> Table:
+def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload) -> Table:
     """Lay the seconds out: a row a stage, a column a number of devices."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("devices", no_wrap=True)
@@ -163,7 +163,7 @@ def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work) -> Tabl
     return table
 
 
-def _column(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, devices: int) -> dict[str, str]:
+def _column(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload, devices: int) -> dict[str, str]:
     fast, slow = _seconds(plan, spec, sizes, work, devices)
     needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
     most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
@@ -177,7 +177,7 @@ def _column(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, device
 
 
 def _seconds(
-    plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Work, devices: int
+    plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload, devices: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Estimate the seconds of each stage at the highest and at the lowest share of the peaks."""
     fast, slow = (

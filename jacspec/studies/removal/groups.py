@@ -17,8 +17,8 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_template
 from jacspec.models.matrices import Matrix, block_roles, in_batches
+from jacspec.spectra.subspaces import Factors, RankRange, group_of, remove_group
 from jacspec.spectra.svd import right_vectors
-from jacspec.spectra.truncation import Factors, Share, group_of, remove_group
 
 Place = tuple[int, str]
 """Where a matrix is: the number of its block, and its role."""
@@ -27,14 +27,14 @@ Place = tuple[int, str]
 ALL_ZERO = "all zero: no share of squares"
 
 
-class Target(NamedTuple):
+class RemovalTarget(NamedTuple):
     """What loses a group at once: the matrices of one role in all layers, or of all roles in one layer."""
 
     name: str
     places: tuple[Place, ...]
 
 
-def choose_targets(spec: ModelSpec, *, by: str, roles: Sequence[str]) -> list[Target]:
+def choose_targets(spec: ModelSpec, *, by: str, roles: Sequence[str]) -> list[RemovalTarget]:
     """List what loses singular values in turn.
 
     **Arguments:** `by`, `role` or `layer`; `roles`, those taken, none meaning all that the model has.
@@ -49,11 +49,13 @@ def choose_targets(spec: ModelSpec, *, by: str, roles: Sequence[str]) -> list[Ta
     places = [(number, role) for number, leaves in there.items() for role in leaves if not roles or role in roles]
     if by == "role":
         kept = [role for role in known if not roles or role in roles]
-        return [Target(role, tuple(place for place in places if place[1] == role)) for role in kept]
-    return [Target(f"layer {number}", tuple(place for place in places if place[0] == number)) for number in there]
+        return [RemovalTarget(role, tuple(place for place in places if place[1] == role)) for role in kept]
+    return [
+        RemovalTarget(f"layer {number}", tuple(place for place in places if place[0] == number)) for number in there
+    ]
 
 
-def fewest_values(spec: ModelSpec, targets: Sequence[Target]) -> int:
+def fewest_values(spec: ModelSpec, targets: Sequence[RemovalTarget]) -> int:
     """Count the singular values of the smallest matrix of all targets."""
     leaves = block_roles(spec)
     shapes = {}
@@ -65,7 +67,7 @@ def fewest_values(spec: ModelSpec, targets: Sequence[Target]) -> int:
     return min(min(shapes[number][leaves[number][role]]) for target in targets for number, role in target.places)
 
 
-def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) -> dict[Place, Factors]:
+def decompose_target(checkpoint: Checkpoint, target: RemovalTarget, *, memory_bytes: float) -> dict[Place, Factors]:
     """Compute the SVD of every matrix of a target, once for all groups.
 
     Returned are k² + k numbers a matrix, k its shorter side: as much as the weights themselves where they are square,
@@ -90,7 +92,7 @@ def decompose(checkpoint: Checkpoint, target: Target, *, memory_bytes: float) ->
     return {place: found[index] for index, place in enumerate(target.places)}
 
 
-def without_group(checkpoint: Checkpoint, factors: Mapping[Place, Factors], share: Share) -> Checkpoint:
+def without_group(checkpoint: Checkpoint, factors: Mapping[Place, Factors], ranks: RankRange) -> Checkpoint:
     """Return the model with a group of singular values taken from each matrix that has `factors`."""
     leaves = block_roles(checkpoint.spec)
 
@@ -99,18 +101,18 @@ def without_group(checkpoint: Checkpoint, factors: Mapping[Place, Factors], shar
         values, tree = jax.tree.flatten(block)
         named = zip(leaf_names(block), values, strict=True)
         return jax.tree.unflatten(
-            tree, [remove_group(leaf, own[name], share) if name in own else leaf for name, leaf in named]
+            tree, [remove_group(leaf, own[name], ranks) if name in own else leaf for name, leaf in named]
         )
 
     return checkpoint.with_blocks(change)
 
 
-def count_removed(factors: Mapping[Place, Factors], share: Share) -> tuple[int, float]:
+def count_removed(factors: Mapping[Place, Factors], ranks: RankRange) -> tuple[int, float]:
     """Count the singular values of a group in all matrices, and their share of the variance, Σ_g σ² / Σ σ².
 
     Where all matrices are zero there is no share (NaN).
     """
-    groups = [np.square(found.sigma[group_of(share, len(found.sigma))], dtype=np.float64) for found in factors.values()]
+    groups = [np.square(found.sigma[group_of(ranks, len(found.sigma))], dtype=np.float64) for found in factors.values()]
     total = sum(float(np.square(found.sigma, dtype=np.float64).sum()) for found in factors.values())
     removed = sum(float(values.sum()) for values in groups)
     return sum(values.size for values in groups), removed / total if total else float("nan")

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from jacspec.axes import CellResult
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.glossary import CellResult
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.scoring.perplexity import (
@@ -26,21 +26,21 @@ from jacspec.scoring.perplexity import (
     sum_chunks,
 )
 from jacspec.scoring.windows import Passage, make_passage, model_kind
-from jacspec.spectra.truncation import Factors, Share, equal_shares
+from jacspec.spectra.subspaces import Factors, RankRange, equal_ranges
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
+from jacspec.studies.removal import RemovalOptions
 from jacspec.studies.removal.groups import (
     ALL_ZERO,
     Place,
-    Target,
+    RemovalTarget,
     choose_targets,
     count_removed,
-    decompose,
+    decompose_target,
     fewest_values,
     mean_spectrum,
     without_group,
 )
-from jacspec.studies.removal.options import RemovalOptions
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import ExperimentWork
 from jacspec.text.corpus import decode_text
@@ -55,8 +55,8 @@ class Experiment(NamedTuple):
     checkpoint: Checkpoint
     passage: Passage
     batches: Batches
-    targets: Sequence[Target]
-    shares: Sequence[Share]
+    targets: Sequence[RemovalTarget]
+    ranges: Sequence[RankRange]
     columns: tuple[str, ...]
     memory_bytes: float
 
@@ -74,7 +74,7 @@ def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
     checkpoint = inputs.checkpoint()
     masked = model_kind(checkpoint.spec) == "masked"
     targets = choose_targets(checkpoint.spec, by=options.by.value, roles=options.roles)
-    shares = choose_shares(options, most=fewest_values(checkpoint.spec, targets))
+    ranges = choose_ranges(options, most=fewest_values(checkpoint.spec, targets))
     raw, source = inputs.text()
     tokens = options.masked_tokens if masked else options.tokens
     passage = make_passage(
@@ -88,7 +88,7 @@ def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
     batches = prepare_passage(checkpoint, passage, memory_bytes=budget)
     name = "pseudo_perplexity" if masked else "perplexity"
     columns = (name, "perplexity_error", f"delta_{name}", "delta_error", "nll", "removed_values", "removed_share")
-    experiment = Experiment(checkpoint, passage, batches, targets, shares, columns, budget)
+    experiment = Experiment(checkpoint, passage, batches, targets, ranges, columns, budget)
     shapes = [list(padded.batch.tokens.shape) for padded in batches.windows]
     return ExperimentWork(
         keys=KEYS,
@@ -102,7 +102,7 @@ def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
         facts={
             "corpus": {"name": inputs.corpus_name, "source": source},
             "by": options.by.value,
-            "shares": [list(share) for share in shares],
+            "shares": [list(each) for each in ranges],
             "scored": {
                 "tokens": len(passage.chunks),
                 "window": passage.window,
@@ -110,12 +110,12 @@ def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
                 "chunks": int(passage.chunks[-1]) + 1,
             },
         },
-        total=1 + len(targets) * len(shares),
+        total=1 + len(targets) * len(ranges),
         stream=functools.partial(_stream, experiment),
     )
 
 
-def choose_shares(options: RemovalOptions, *, most: int) -> list[Share]:
+def choose_ranges(options: RemovalOptions, *, most: int) -> list[RankRange]:
     """Read which groups of singular values are removed, at most `most` of the same size, and refuse what is none."""
     for given in options.ranges:
         numbers = all(isinstance(end, int | float) for end in given)
@@ -131,7 +131,7 @@ def choose_shares(options: RemovalOptions, *, most: int) -> list[Share]:
             f"removal.groups={options.groups}: the smallest of the matrices has {most} singular values. "
             f"Accepted: 1 to {most}."
         )
-    return equal_shares(options.groups)
+    return equal_ranges(options.groups)
 
 
 def _stream(experiment: Experiment, done: Mapping[int, CellResult]) -> Iterator[CellResult]:
@@ -142,11 +142,11 @@ def _stream(experiment: Experiment, done: Mapping[int, CellResult]) -> Iterator[
         whole = _measure(experiment, experiment.checkpoint)
         yield _cell(experiment, 0, (NONE, 0), whole, whole, (0, 0.0), np.zeros(0))
     for place, target in enumerate(experiment.targets):
-        first = 1 + place * len(experiment.shares)
-        missing = [group for group in range(len(experiment.shares)) if first + group not in done]
+        first = 1 + place * len(experiment.ranges)
+        missing = [group for group in range(len(experiment.ranges)) if first + group not in done]
         if not missing:
             continue
-        factors = decompose(experiment.checkpoint, target, memory_bytes=experiment.memory_bytes)
+        factors = decompose_target(experiment.checkpoint, target, memory_bytes=experiment.memory_bytes)
         for group in missing:
             yield _remove(experiment, first + group, (target.name, group + 1), whole, factors)
 
@@ -154,12 +154,12 @@ def _stream(experiment: Experiment, done: Mapping[int, CellResult]) -> Iterator[
 def _remove(
     experiment: Experiment, number: int, key: tuple[str, int], whole: ChunkSums, factors: Mapping[Place, Factors]
 ) -> CellResult:
-    share = experiment.shares[key[1] - 1]
+    ranks = experiment.ranges[key[1] - 1]
     try:
-        sums = _measure(experiment, without_group(experiment.checkpoint, factors, share))
+        sums = _measure(experiment, without_group(experiment.checkpoint, factors, ranks))
     except JacspecError as error:
         raise JacspecError(f"Without group {key[1]} of {key[0]}: {error}") from error
-    return _cell(experiment, number, key, sums, whole, count_removed(factors, share), mean_spectrum(factors))
+    return _cell(experiment, number, key, sums, whole, count_removed(factors, ranks), mean_spectrum(factors))
 
 
 def _measure(experiment: Experiment, checkpoint: Checkpoint) -> ChunkSums:

@@ -4,7 +4,7 @@ from jacspec.studies.study import Study
 
 STUDY = Study(
     name="report",
-    run="jacspec.studies.report.run:run_report",
+    run="jacspec.studies.run:run_report",
     inputs=frozenset({"run"}),
     resumable=False,
     folder=False,

@@ -35,7 +35,7 @@ from jacspec.scoring.perplexity import prepare_passage, score_tokens
 from jacspec.scoring.windows import causal_passage
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import now, versions
-from jacspec.studies.train.options import TrainOptions
+from jacspec.studies.train import TrainOptions
 from jacspec.text.corpus import decode_text
 
 END_OF_TEXT = "<|endoftext|>"

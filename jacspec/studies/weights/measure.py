@@ -7,12 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
-from jacspec.glossary import MatrixResult
 from jacspec.models.matrices import Matrix, in_batches
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import singular_values
-from jacspec.spectra.weight_metrics import gaussian_spectrum, rescale, shuffled_spectra, static_metrics
+from jacspec.spectra.weight_metrics import compute_weight_metrics, gaussian_spectrum, rescale, shuffled_spectra
 
 UNSCALED = 32
 """Powers of two within which the largest entry of a matrix is left as it is: no real weights lie beyond."""
@@ -93,7 +93,7 @@ def measure_batch(
     elif null == "gaussian":
         drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), seed)
     found = {name: np.asarray(array, np.float64) for name, array in values.items()}
-    found |= static_metrics(spectra, (rows, cols), variances, drawn)
+    found |= compute_weight_metrics(spectra, (rows, cols), variances, drawn)
     results = []
     for row, (number, matrix) in enumerate(batch):
         metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}

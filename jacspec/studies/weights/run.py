@@ -8,20 +8,19 @@ from typing import Any
 
 from rich.console import Console
 
+from jacspec.axes import MatrixResult
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
-from jacspec.glossary import MatrixResult
+from jacspec.files import Hashes
 from jacspec.jacobians.engine import memory_budget
-from jacspec.models.hashes import Hashes
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.weights.columns import STATIC
+from jacspec.studies.weights import WEIGHT_METRICS, WeightsOptions
 from jacspec.studies.weights.measure import measure_all, within_range
-from jacspec.studies.weights.options import WeightsOptions
 from jacspec.studies.work import MatrixWork
 
 
@@ -72,7 +71,7 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWo
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    return MatrixWork((*names, *STATIC), {"checkpoint": identity}, facts, stream, left_out)
+    return MatrixWork((*names, *WEIGHT_METRICS), {"checkpoint": identity}, facts, stream, left_out)
 
 
 def _open(

@@ -12,7 +12,7 @@ A float32 number takes 6 bytes of the page, so that they take 1.2 and 1.8 MB bes
 """
 
 
-class Room(NamedTuple):
+class Budget(NamedTuple):
     """What there is room for of one run: so many singular values, and whether every sample's metrics."""
 
     spectra: int
