@@ -1,4 +1,4 @@
-"""What page and console show of a run over cells."""
+"""What page and console show of a run of experiments."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

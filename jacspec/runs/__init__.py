@@ -20,8 +20,7 @@
 | `parts.py`      | the files of `layers/`: whole layers, or shares of them   |
 | `processes.py`  | which of several processes of one run this is             |
 | `heartbeats.py` | signs of life of processes that share a run               |
-| `matrices.py`   | a run over weight matrices, written batch by batch        |
-| `cells.py`      | a run over experiments, written one by one                |
+| `rows.py`       | a run of matrices or experiments, written batch by batch  |
 | `several.py`    | several finished runs at once, as one table               |
 """
 

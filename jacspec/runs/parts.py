@@ -8,7 +8,6 @@
 Whoever goes on, alone or as another number of processes, goes on from all of them.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult
-from jacspec.runs.files import REASON, part_files, write_atomically
+from jacspec.runs.files import REASON, part_files, read_arrays, write_arrays
 from jacspec.runs.processes import Workers
 
 SAMPLES, AUDIT = "samples", "audit_deviation"
@@ -47,7 +45,7 @@ def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Sha
     """Read what is there of every block, by its number; raises `JacspecError` for a damaged file."""
     found: dict[int, list[Shard]] = {}
     for file in part_files(folder):
-        share = _read(file, metric_names)
+        share = read_arrays(file, lambda arrays: _restore_shard(arrays, metric_names))
         found.setdefault(share.result.number, []).append(share)
     return found
 
@@ -73,25 +71,15 @@ def _collect(shares: Sequence[Shard], samples: Int[np.ndarray, " sample"]) -> La
 
 
 def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) -> None:
-    stream = io.BytesIO()
-    arrays = {"number": np.array(result.number), "layer": np.array(result.layer), **beside, **_flatten(result)}
-    np.savez(stream, **arrays)  # type: ignore[arg-type]
-    write_atomically(file, stream.getvalue())
+    arrays = {"number": np.array(result.number), "layer": np.array(result.layer)}
+    write_arrays(file, {**arrays, **beside, **_flatten(result)})
 
 
-def _read(file: Path, metric_names: Sequence[str]) -> Shard:
-    try:
-        # All is read, not only what is looked for: reading is what compares checksums and names.
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
-            arrays = dict(stored)
-        result = _restore(int(arrays["number"]), int(arrays["layer"]), arrays)
-        metrics = {
-            component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()
-        }
-        rows = len(next(iter(result.singular_values.values())))
-        return Shard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
-    except Exception as error:  # zipfile raises many types for a damaged file
-        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
+def _restore_shard(arrays: Mapping[str, np.ndarray], metric_names: Sequence[str]) -> Shard:
+    result = _restore(int(arrays["number"]), int(arrays["layer"]), arrays)
+    metrics = {component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()}
+    rows = len(next(iter(result.singular_values.values())))
+    return Shard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
 
 
 def _flatten(result: LayerResult) -> dict[str, np.ndarray]:

@@ -11,10 +11,11 @@ from rich.console import Console
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
-from jacspec.glossary import MatrixResult
+from jacspec.glossary import Row
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.hashes import Hashes
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
+from jacspec.runs.rows import matrix_layout
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
@@ -22,7 +23,7 @@ from jacspec.studies.run import run_rows
 from jacspec.studies.weights.columns import STATIC
 from jacspec.studies.weights.measure import measure_all, within_range
 from jacspec.studies.weights.options import WeightsOptions
-from jacspec.studies.work import MatrixWork
+from jacspec.studies.work import RowWork
 
 
 def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -41,13 +42,13 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in chosen if name not in beyond)
 
 
-def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWork:
+def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     options = config.own(WeightsOptions)
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
     identity, facts, matrices = _open(config, inputs, choice)
     left_out: Counter[str] = Counter()
 
-    def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
+    def stream(done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
         counter = itertools.count()
 
         def wanted() -> Iterator[tuple[int, Matrix]]:
@@ -72,7 +73,8 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWo
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    return MatrixWork((*names, *STATIC), {"checkpoint": identity}, facts, stream, left_out)
+    layout = matrix_layout((*names, *STATIC))
+    return RowWork(layout, {"checkpoint": identity}, facts, stream, "matrices", learnt={"left_out": left_out})
 
 
 def _open(
