@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
-from jacspec.glossary import Row
+from jacspec.glossary import Key, Row
 from jacspec.studies.overlap import run as task
 from jacspec.studies.overlap.activations import (
     Moments,
@@ -105,16 +105,15 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
     base, (case, *_) = FAMILIES[family].base, FAMILIES[family].cases.values()
     hf = save_random(tmp_path, family, spread=0.1, **base | case)
     found = _measure(tmp_path, _tokens(), 4)
-    names = {
-        (role, layer): name.format(layer)
+    names: dict[Key, str] = {
+        (layer, role): name.format(layer)
         for role, name in MODULES[family].items()
         for layer in {row.key[0] for row in found}
     }
     entering = _inputs(hf, list(names.values()), _tokens())
     compared = 0
     for row in found:
-        layer, role = row.key[:2]
-        name = names.get((role, layer))
+        name = names.get(row.key[:2])
         if name is None:
             continue
         weight = hf.get_submodule(name).weight.detach().numpy()
@@ -126,7 +125,7 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
     assert compared == len(names)
     # The oracle sees one token more, and a weight that is transposed.
     name, x = next(iter(entering.items()))
-    first = next(row for row in found if names.get((row.key[1], row.key[0])) == name)
+    first = next(row for row in found if names.get(row.key[:2]) == name)
     weight = hf.get_submodule(name).weight.detach().numpy()
     padded = _expected(weight, np.concatenate([x, x[-1:]]))[1]
     assert np.abs(padded - first.arrays["relative_variance"]).max() > 1e-4
