@@ -22,6 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+Key = tuple[str | int | float | None, ...]
+"""Which row of a run it is, one value a key column."""
+
 
 class Batch(NamedTuple):
     """Samples padded to one length; `tokens` are ids, `lengths` how many of them count."""
@@ -126,35 +129,16 @@ class LayerResult(NamedTuple):
     reasons: Mapping[str, np.ndarray] = {}
 
 
-class MatrixResult(NamedTuple):
-    """What is known of one matrix: which it is, its singular values, its metrics.
+class Row(NamedTuple):
+    """What one matrix or experiment of a run gave: a row of `metrics.csv`, and the arrays behind it.
 
-    `number` is its place in the run; `layer` and `head` are None where it belongs to none. `reason` says why metrics
-    are missing (NaN), and is empty where none is. `profiles` are quantities a singular value, by name.
+    `number` is its place in the run, `key` which it is, one value a key column of the run, None where it has none;
+    `values` are its numbers, NaN where there is none; `arrays` have one axis each, and all rows of a run have the same
+    ones. `reason` says why values are missing, and is empty where none is.
     """
 
     number: int
-    layer: int | None
-    role: str
-    head: int | None
-    name: str
-    shape: tuple[int, int]
-    sigma: Float[np.ndarray, " k"]
-    metrics: Mapping[str, float]
-    reason: str = ""
-    profiles: Mapping[str, Float[np.ndarray, " k"]] = {}
-
-
-class CellResult(NamedTuple):
-    """What one experiment of a run gave: a row of `metrics.csv`, and the arrays behind it.
-
-    `number` is its place in the run, `key` which it is, one value a key column of the run; `values` its numbers, NaN
-    where there is none; `arrays` have one axis each, and all cells of a run have the same ones. `reason` says why
-    values are missing, and is empty where none is.
-    """
-
-    number: int
-    key: tuple[str | int | float, ...]
+    key: Key
     values: Mapping[str, float]
     arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
     reason: str = ""

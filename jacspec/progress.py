@@ -109,18 +109,13 @@ def layer_progress(console: Console, *, layers: int, samples: int) -> Iterator[C
 
 
 @contextlib.contextmanager
-def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None]]:
-    """Show how many things are done, where nobody knows how many there are; yields `advance(n)`."""
-    columns = (TextColumn("{task.completed:.0f} " + what), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda n: _advance(progress, bar, n)
+def row_progress(console: Console, unit: str, *, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many rows, or what else `unit` calls them, are done, and where their `total` is known the time left.
 
-
-@contextlib.contextmanager
-def cell_progress(console: Console, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar of experiments, or what else `unit` calls them, with the time left; yields `advance(n)`."""
-    with _bar(console, unit) as progress:
+    Yields `advance(n)`.
+    """
+    columns = (TextColumn("{task.completed:.0f} " + unit), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) if total is None else _bar(console, unit) as progress:
         bar = progress.add_task("", total=total)
         yield lambda n: _advance(progress, bar, n)
 

@@ -12,9 +12,9 @@ import pytest
 import xarray
 from test_report import make_run
 
-from jacspec.axes import MatrixResult
+from jacspec.axes import Row
 from jacspec.runs import Run, open_run
-from jacspec.runs.matrices import start_matrices
+from jacspec.runs.rows import matrix_layout, matrix_row, start_rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -43,22 +43,22 @@ def matrix_runs(folder: Path) -> list[tuple[str, Run]]:
             measured(rng, number, layer, role, f"{role} of {layer}", (12, 30) if role == "q" else (20, 20))
             for number, (layer, role) in enumerate(places)
         ]
-        columns = tuple(results[0].metrics)
-        blank = results[1]._replace(metrics=dict.fromkeys(columns, math.nan), reason="all zero")
+        columns = tuple(results[0].values)
+        blank = results[1]._replace(values=dict.fromkeys(columns, math.nan), reason="all zero")
         runs.append((label, write_matrices(folder / label, "weights", [results[0], blank, *results[2:]], columns)))
     return runs
 
 
 def measured(
     rng: np.random.Generator, number: int, layer: int | None, role: str, name: str, shape: tuple[int, int]
-) -> MatrixResult:
+) -> Row:
     scale = 10.0 ** rng.uniform(-2, 2)
     sigma = np.linalg.svd(rng.normal(size=shape) * scale, compute_uv=False).astype(np.float32)
     sigma[0] *= 3
     edges = [scale * abs(max(shape) ** 0.5 + sign * min(shape) ** 0.5) for sign in (-1, 1)]
     metrics = {"spectral_radius": float(sigma[0]), "bulk_low": edges[0], "bulk_high": edges[1]}
     metrics |= {"mp_low": 1.1 * edges[0], "mp_high": 1.1 * edges[1]}
-    return MatrixResult(number, layer, role, None, name, shape, sigma, metrics)
+    return matrix_row(number, (layer, role, None, name), shape, sigma, metrics)
 
 
 def head_runs(folder: Path) -> list[tuple[str, Run]]:
@@ -70,22 +70,21 @@ def head_runs(folder: Path) -> list[tuple[str, Run]]:
         for number, (layer, role, head) in enumerate(places):
             sigma = -np.sort(-rng.lognormal(0, 2, 5).astype(np.float32))
             values = {"lambda_0": float(sigma[0] ** 2), "kappa_sigma": math.nan if number == 1 else float(layer - head)}
-            results.append(
-                MatrixResult(number, layer, role, head, f"block {layer} head {head} {role}", (8, 8), sigma, values)
-            )
+            key = (layer, role, head, f"block {layer} head {head} {role}")
+            results.append(matrix_row(number, key, (8, 8), sigma, values))
         baseline = {"baseline": {"median sigma": [1.6, 1.2, 0.9, 0.5, 0.2]}}
-        runs.append((label, write_matrices(folder / label, "heads", results, tuple(results[0].metrics), baseline)))
+        runs.append((label, write_matrices(folder / label, "heads", results, tuple(results[0].values), baseline)))
     return runs
 
 
 def write_matrices(
     folder: Path,
     task: str,
-    results: Sequence[MatrixResult],
+    results: Sequence[Row],
     columns: tuple[str, ...],
     known: dict[str, Any] | None = None,
 ) -> Run:
-    writer = start_matrices(folder, {"task": task, "metrics": list(columns), **(known or {})}, columns=columns)
+    writer = start_rows(folder, {"task": task, "metrics": list(columns), **(known or {})}, matrix_layout(columns))
     writer.add(results)
     writer.write_tables()
     writer.finish()

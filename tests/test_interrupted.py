@@ -12,11 +12,10 @@ from small_runs import SMALL, arguments, make_small_model
 
 from jacspec.config import ASSETS
 from jacspec.runs import RunWriter
-from jacspec.runs.cells import CellWriter
-from jacspec.runs.matrices import MatrixWriter
+from jacspec.runs.rows import RowWriter
 from jacspec.studies import STUDIES
 
-WRITES = {"samples": (RunWriter, "add_layer"), "matrices": (MatrixWriter, "add"), "experiments": (CellWriter, "add")}
+WRITES = {"samples": (RunWriter, "add_layer"), "matrices": (RowWriter, "add"), "experiments": (RowWriter, "add")}
 """What writes a finished part durably, by the kind of rows."""
 
 QUICK = {

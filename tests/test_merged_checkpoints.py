@@ -22,7 +22,7 @@ from jacspec.models.siblings import open_siblings
 from jacspec.models.tensor_files import NUMPY_TYPES, TensorFiles, open_tensors
 from jacspec.runs import open_run
 from jacspec.runs.folder import Run
-from jacspec.studies import run as cells
+from jacspec.studies import run as runner
 from jacspec.studies.merge import run as task
 from jacspec.studies.merge.figures import draw_compatibility
 
@@ -43,7 +43,7 @@ def stored(folder: Path) -> dict[str, np.ndarray]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which is drawn elsewhere."""
-    monkeypatch.setattr(cells, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(runner, "write_report", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")

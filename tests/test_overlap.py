@@ -14,7 +14,7 @@ from servers import NANO, run_here
 from transformers import AutoModelForCausalLM
 
 from jacspec import load_model, open_run
-from jacspec.axes import MatrixResult
+from jacspec.axes import Key, Row
 from jacspec.backend import numerics
 from jacspec.studies.overlap import run as task
 from jacspec.studies.overlap.activations import (
@@ -88,7 +88,7 @@ def _expected(weight: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return overlap, relative
 
 
-def _measure(folder: Path, tokens: Sequence[Sequence[int]], size: int) -> list[MatrixResult]:
+def _measure(folder: Path, tokens: Sequence[Sequence[int]], size: int) -> list[Row]:
     with numerics("float64"):
         model = load_model(folder, precision="float64")
         batches = make_batches(tokens, size=size)
@@ -105,39 +105,38 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
     base, (case, *_) = FAMILIES[family].base, FAMILIES[family].cases.values()
     hf = save_random(tmp_path, family, spread=0.1, **base | case)
     found = _measure(tmp_path, _tokens(), 4)
-    names = {
-        (role, layer): name.format(layer)
+    names: dict[Key, str] = {
+        (layer, role): name.format(layer)
         for role, name in MODULES[family].items()
-        for layer in {result.layer for result in found}
+        for layer in {row.key[0] for row in found}
     }
     entering = _inputs(hf, list(names.values()), _tokens())
     compared = 0
-    for result in found:
-        assert result.layer is not None
-        name = names.get((result.role, result.layer))
+    for row in found:
+        name = names.get(row.key[:2])
         if name is None:
             continue
         weight = hf.get_submodule(name).weight.detach().numpy()
         overlap, relative = _expected(weight, entering[name])
-        np.testing.assert_allclose(result.profiles["relative_variance"], relative, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(result.profiles["overlap"], overlap, atol=1e-6)
-        assert result.metrics["tokens"] == len(entering[name])
+        np.testing.assert_allclose(row.arrays["relative_variance"], relative, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(row.arrays["overlap"], overlap, atol=1e-6)
+        assert row.values["tokens"] == len(entering[name])
         compared += 1
     assert compared == len(names)
     # The oracle sees one token more, and a weight that is transposed.
     name, x = next(iter(entering.items()))
-    first = next(result for result in found if names.get((result.role, result.layer or 0)) == name)
+    first = next(row for row in found if names.get(row.key[:2]) == name)
     weight = hf.get_submodule(name).weight.detach().numpy()
     padded = _expected(weight, np.concatenate([x, x[-1:]]))[1]
-    assert np.abs(padded - first.profiles["relative_variance"]).max() > 1e-4
+    assert np.abs(padded - first.arrays["relative_variance"]).max() > 1e-4
     if weight.shape[0] == weight.shape[1]:
-        assert np.abs(_expected(weight.T, x)[0] - first.profiles["overlap"]).max() > 1e-2
+        assert np.abs(_expected(weight.T, x)[0] - first.arrays["overlap"]).max() > 1e-2
 
 
 def test_company_in_a_batch_changes_nothing(tmp_path: Path) -> None:
     save_random(tmp_path, "llama", spread=0.1, **FAMILIES["llama"].base)
     for one, other in zip(_measure(tmp_path, _tokens(), 3), _measure(tmp_path, _tokens(), 17), strict=True):
-        np.testing.assert_allclose(one.profiles["relative_variance"], other.profiles["relative_variance"], rtol=1e-9)
+        np.testing.assert_allclose(one.arrays["relative_variance"], other.arrays["relative_variance"], rtol=1e-9)
 
 
 def test_moments_are_those_of_all_vectors_at_once() -> None:

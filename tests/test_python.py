@@ -378,7 +378,7 @@ def test_folder_keeps_and_resumes(tmp_path: Path, capfd: pytest.CaptureFixture[s
     def again(**options: Any) -> Any:
         return jacspec.heads(layers=0, folder=folder, silent=True, **options)
 
-    killed = mock.patch("jacspec.runs.matrices.MatrixWriter.write_tables", side_effect=[None, KeyboardInterrupt])
+    killed = mock.patch("jacspec.runs.rows.RowWriter.write_tables", side_effect=[None, KeyboardInterrupt])
     with killed, pytest.raises(KeyboardInterrupt):
         again(draws=2)
     with mock.patch("jacspec.report.write_report") as drawn:

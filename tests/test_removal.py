@@ -21,7 +21,7 @@ from jacspec import load_model
 from jacspec.backend import numerics
 from jacspec.jacobians.streaming import carry
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
-from jacspec.report.console import print_cells
+from jacspec.report.console import print_experiments
 from jacspec.runs import open_run
 from jacspec.scoring.perplexity import prepare_passage
 from jacspec.scoring.windows import Passage, causal_passage, masked_passage
@@ -256,7 +256,7 @@ def test_run(tmp_path: Path) -> None:
     assert "s.e. of change" in page
     assert "tokens 199, window 128, stride 64, chunks 4" in page
     narrow = Console(width=60, file=io.StringIO())
-    print_cells(run, narrow)
+    print_experiments(run, narrow)
     lines = narrow.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert "more columns in metrics.csv: delta_error, nll, removed_values, removed_share" in lines
     assert max(map(len, lines[:10])) <= 60

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jacspec.axes import LayerResult
+from jacspec.axes import LayerResult, Row
 from jacspec.errors import JacspecError
 from jacspec.runs import (
     SUMMARY_COLUMNS,
@@ -28,6 +28,8 @@ from jacspec.runs import (
     to_dataset,
     write_atomically,
 )
+from jacspec.runs.files import write_arrays
+from jacspec.runs.rows import experiment_layout, resume_rows, start_rows
 
 NAMES = ("spectral_radius", "decay_ratio")
 COMPONENTS = ("attn", "mlp")
@@ -265,6 +267,40 @@ def test_damaged_layer_is_named_or_harmless(tmp_path: Path) -> None:
             harmless += 1
     assert refused + harmless == len(cut) + len(flipped) + 1
     assert refused > len(flipped) / 2
+
+
+ROWS = experiment_layout(("layer", "scale", "name"), ("loss",), over="name")
+
+
+def test_rows_are_read_back_as_they_were(tmp_path: Path) -> None:
+    keys = [(None, 0.1, "ünï\0"), (-1, 1e300, "None"), (3, 2, "")]
+    rows = [Row(n, key, {"loss": n / 3}, {"a": np.arange(n)}, "why" * n) for n, key in enumerate(keys)]
+    writer = start_rows(tmp_path, PROVENANCE, ROWS)
+    writer.add(rows[:2])
+    writer.add(rows)  # two are done already: no row is written twice
+    found = resume_rows(tmp_path, PROVENANCE, ROWS).done
+    assert list(found) == [0, 1, 2]
+    for row, back in zip(rows, found.values(), strict=True):
+        assert [*map(type, row.key)] == [*map(type, back.key)]
+        assert row._replace(arrays={}) == back._replace(arrays={})
+        np.testing.assert_array_equal(row.arrays["a"], back.arrays["a"], strict=True)
+
+
+@pytest.mark.parametrize("names", [("number", "metrics", "sigma/0"), ("number", "values", "key/0", "reason")])
+def test_rows_of_an_older_version_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    start_rows(tmp_path, PROVENANCE, ROWS)
+    write_arrays(tmp_path / "layers" / "000000.npz", dict.fromkeys(names, np.zeros(1)))
+    with pytest.raises(JacspecError, match=r"begun by an older jacspec.*hydra.run.dir=OTHER"):
+        resume_rows(tmp_path, PROVENANCE, ROWS)
+
+
+def test_damaged_rows_are_named(tmp_path: Path) -> None:
+    writer = start_rows(tmp_path, PROVENANCE, ROWS)
+    writer.add([Row(0, (0, 1.0, "a"), {"loss": 1.0})])
+    file = tmp_path / "layers" / "000000.npz"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(JacspecError, match=r"000000.npz is damaged .* Delete it"):
+        resume_rows(tmp_path, PROVENANCE, ROWS)
 
 
 def test_differing_keys() -> None:

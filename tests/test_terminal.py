@@ -13,7 +13,7 @@ from servers import NANO, TINY, command_line, environment, run_command, run_here
 
 from jacspec import interrupts
 from jacspec.cli.terminal import PIPE_STATUS, Terminal, _spelled
-from jacspec.progress import cell_progress
+from jacspec.progress import row_progress
 
 SMALL = (*TINY, "components=[mlp]", "report.figures=none")
 
@@ -81,7 +81,7 @@ def test_interrupt_that_was_swallowed_is_raised_by_the_next_step() -> None:
     interrupts.forget_interrupts()
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with cell_progress(Terminal(), total=2, unit="rows") as advance:
+        with row_progress(Terminal(), "rows", total=2) as advance:
             advance(1)
             Dropped()  # Python prints what a destructor raises, and goes on
             with pytest.raises(interrupts.Terminated):

@@ -11,7 +11,7 @@ import safetensors.numpy
 from servers import run_here
 
 from jacspec import load_model, open_run
-from jacspec.axes import MatrixResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
@@ -247,12 +247,12 @@ def test_extreme_scales_change_metrics_by_their_laws_alone(dtype: str, exponent:
             for values in (plain, scaled)
         )
     expected = np.ldexp(np.linalg.svd(plain, compute_uv=False), exponent)
-    np.testing.assert_allclose(there.sigma.astype(np.float64), expected, rtol=1e-5)
-    assert there.metrics["frobenius_norm"] == pytest.approx(np.ldexp(np.linalg.norm(plain), exponent), rel=1e-6)
-    for name, value in here.metrics.items():
-        found = there.metrics[name]
+    np.testing.assert_allclose(there.arrays["singular_values"].astype(np.float64), expected, rtol=1e-5)
+    assert there.values["frobenius_norm"] == pytest.approx(np.ldexp(np.linalg.norm(plain), exponent), rel=1e-6)
+    for name, value in here.values.items():
+        found = there.values[name]
         if name in ("log_spectral_norm", "log_alpha_norm", "alpha_weighted"):
-            power = 1.0 if name == "log_spectral_norm" else here.metrics["alpha"]
+            power = 1.0 if name == "log_spectral_norm" else here.values["alpha"]
             assert found == pytest.approx(value + power * 2 * exponent * np.log10(2), rel=1e-9), name
             continue
         want = np.ldexp(value, exponent * SCALING.get(name, 0)) if abs(exponent) < 500 or name != "x_min" else np.nan
@@ -358,14 +358,14 @@ def test_reading_ahead_changes_nothing_and_hides_no_error() -> None:
     options: dict[str, Any] = {"top_k": 3, "null": "gaussian", "seed": 0}
     names = ("spectral_radius", "stable_rank")
 
-    def measured(matrices: Any) -> Iterator[list[MatrixResult]]:
+    def measured(matrices: Any) -> Iterator[list[Row]]:
         return measure_all(matrices, names, precision="float32", memory_bytes=1.0, **options)
 
     for (result,), each in zip(measured(iter(listed)), listed, strict=True):
         (alone,) = measure_batch([each], names, **options)
         assert result.number == alone.number == each[0]
-        np.testing.assert_array_equal(result.sigma, alone.sigma)
-        assert result.metrics == pytest.approx(alone.metrics, rel=0, abs=0, nan_ok=True)
+        np.testing.assert_array_equal(result.arrays["singular_values"], alone.arrays["singular_values"])
+        assert result.values == pytest.approx(alone.values, rel=0, abs=0, nan_ok=True)
 
     def broken() -> Iterator[tuple[int, Matrix]]:
         yield from listed[:2]

@@ -75,8 +75,8 @@ BETWEEN = 3
 """Columns of the terminal between two of a table."""
 
 
-def print_cells(run: Run, console: Console) -> None:
-    """Print the table of a run over experiments (of matrices: medians over layers)."""
+def print_experiments(run: Run, console: Console) -> None:
+    """Print the table of a run of experiments (of those on matrices: medians over layers)."""
     keys, rows, note = shown_rows(run, over=("layer", "role"))
     console.print(Text(f"{model_name(run)}, task={study_of(run.provenance).name}", style="bold"), soft_wrap=True)
     table = Table(title=note or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -177,7 +177,7 @@ def _print_line(console: Console, label: str, text: str) -> None:
 _PRINTERS: Mapping[str, Callable[[Run, Console], None]] = {
     "samples": print_summary,
     "matrices": print_matrices,
-    "experiments": print_cells,
+    "experiments": print_experiments,
     "runs": print_findings,
 }
 """What prints the summary of a run, by the kind of its rows."""

@@ -17,9 +17,10 @@
 | `tables.py`     | labelled arrays and distributions of a run over samples   |
 | `writing.py`    | where a run may write, how it begins, is resumed and ends |
 | `layers.py`     | a run over samples, written layer by layer or by shards   |
+| `rows.py`       | a run of matrices or experiments, written batch by batch  |
+| `checks.py`     | whether a folder holds what its run wrote                 |
 | `workers.py`    | which of several processes this is, and their heartbeats  |
-| `matrices.py`   | a run over weight matrices, written batch by batch        |
-| `cells.py`      | a run over experiments, written one by one                |
+| `rendezvous.py` | how these processes meet at an address                    |
 | `several.py`    | several finished runs at once, as one table               |
 """
 

@@ -13,9 +13,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from jacspec.errors import JacspecError
 
@@ -33,6 +35,8 @@ TEMPORARY = ".jacspec-"
 
 _PART = re.compile(r"\d{4,}(\.process\d+of\d+)?\.npz")
 _SIGN = re.compile(r"process\d+\.json")
+
+Restored = TypeVar("Restored")
 
 
 def write_atomically(file: Path, content: bytes | Iterable[bytes]) -> None:
@@ -102,6 +106,25 @@ def make_subfolder(folder: Path, name: str) -> Path:
 def part_files(parts: Path) -> list[Path]:
     """List the files of `layers/` that hold results, in their order."""
     return sorted(file for file in parts.glob("*.npz") if _PART.fullmatch(file.name))
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file of `layers/` atomically: named arrays, as `.npz`."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    write_atomically(file, stream.getvalue())
+
+
+def read_arrays(file: Path, restore: Callable[[dict[str, np.ndarray]], Restored]) -> Restored:
+    """Read a file of `layers/` and restore what its arrays stand for; raises `JacspecError` for a damaged one."""
+    try:
+        # All is read, not only what is looked for: reading is what compares checksums and names.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            return restore(dict(stored))
+    except JacspecError:
+        raise
+    except Exception as error:  # zipfile raises many types for a damaged file
+        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes it again.") from error
 
 
 def heartbeat_files(parts: Path) -> list[Path]:

@@ -9,7 +9,6 @@ Whoever resumes, alone or as another number of processes, resumes from all of th
 """
 
 import dataclasses
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,17 @@ import numpy as np
 from jaxtyping import Int
 
 from jacspec.axes import LayerResult
-from jacspec.errors import JacspecError
-from jacspec.runs.files import PARTS, REASON, SPECTRA, csv_text, part_files, write_atomically, write_csv
+from jacspec.runs.files import (
+    PARTS,
+    REASON,
+    SPECTRA,
+    csv_text,
+    part_files,
+    read_arrays,
+    write_arrays,
+    write_atomically,
+    write_csv,
+)
 from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
 from jacspec.runs.workers import Workers
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
@@ -141,7 +149,7 @@ def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Lay
     """Read what is there of every block, by its number; raises `JacspecError` for a damaged file."""
     found: dict[int, list[LayerShard]] = {}
     for file in part_files(folder):
-        shard = _read(file, metric_names)
+        shard = read_arrays(file, lambda arrays: _restore_shard(arrays, metric_names))
         found.setdefault(shard.result.number, []).append(shard)
     return found
 
@@ -167,25 +175,15 @@ def _collect(shards: Sequence[LayerShard], samples: Int[np.ndarray, " sample"]) 
 
 
 def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) -> None:
-    stream = io.BytesIO()
-    arrays = {"number": np.array(result.number), "layer": np.array(result.layer), **beside, **_flatten(result)}
-    np.savez(stream, **arrays)  # type: ignore[arg-type]
-    write_atomically(file, stream.getvalue())
+    arrays = {"number": np.array(result.number), "layer": np.array(result.layer)}
+    write_arrays(file, {**arrays, **beside, **_flatten(result)})
 
 
-def _read(file: Path, metric_names: Sequence[str]) -> LayerShard:
-    try:
-        # All is read, not only what is looked for: reading is what compares checksums and names.
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
-            arrays = dict(stored)
-        result = _restore(int(arrays["number"]), int(arrays["layer"]), arrays)
-        metrics = {
-            component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()
-        }
-        rows = len(next(iter(result.singular_values.values())))
-        return LayerShard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
-    except Exception as error:  # zipfile raises many types for a damaged file
-        raise JacspecError(f"{file} is damaged ({error}). Delete it: resuming computes that layer again.") from error
+def _restore_shard(arrays: Mapping[str, np.ndarray], metric_names: Sequence[str]) -> LayerShard:
+    result = _restore(int(arrays["number"]), int(arrays["layer"]), arrays)
+    metrics = {component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()}
+    rows = len(next(iter(result.singular_values.values())))
+    return LayerShard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
 
 
 def _flatten(result: LayerResult) -> dict[str, np.ndarray]:

@@ -13,9 +13,9 @@ import contextlib
 import dataclasses
 import errno
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -40,8 +40,6 @@ HYDRAS = (".hydra", "jacspec.log")
 """What Hydra writes into a new run's folder before the run does, where it is told to."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-
-Row = TypeVar("Row")
 
 _claims: dict[Path, FileLock] = {}
 """The folders that this process writes."""
@@ -70,21 +68,6 @@ class Writer:
         # Who claims the folder in between reads that it is finished.
         release_folder(self.folder)
         remove_parts(self.folder / PARTS)
-
-
-@dataclasses.dataclass
-class RowWriter(Writer, Generic[Row]):
-    """A run of numbered rows being written; `done` maps the numbers of those that are done to their results."""
-
-    done: dict[int, Row]
-
-    def add(self, results: Sequence[Row]) -> None:
-        """Write finished rows durably; those that are done already stay as they are."""
-        raise NotImplementedError
-
-    def write_tables(self) -> None:
-        """Write the tables from the rows that are done."""
-        raise NotImplementedError
 
 
 def make_folder(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from rich.console import Console
 from jacspec.backend import use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.progress import Stopwatch
+from jacspec.progress import Stopwatch, row_progress
 from jacspec.report import write_report
 from jacspec.report.console import print_files, print_report
 from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
 from jacspec.runs.folder import blaming_folders
+from jacspec.runs.rows import resume_rows, start_rows
 from jacspec.runs.several import LabelledRun, common_metrics, open_runs
-from jacspec.runs.writing import Row, Writer, make_folder, releasing_folders
+from jacspec.runs.writing import Writer, make_folder, releasing_folders
 from jacspec.studies import find_study, study_of
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_run, now, say_notes
@@ -34,7 +35,7 @@ def run_rows(
     folder: Path,
     console: Console,
     inputs: Inputs,
-    prepare: Callable[[], RowWork[Row]],
+    prepare: Callable[[], RowWork],
 ) -> None:
     """Compute what `prepare` asks for into `folder`, or resume what `config.resume` holds."""
     watch = Stopwatch()
@@ -42,18 +43,24 @@ def run_rows(
     with watch("open model and data"):
         work = prepare()
     say_notes(work.identity, console)
-    described = describe_run(config, reads=find_study(config.task).reads, identity=work.identity)
-    resumed = None if config.resume is None else Path(config.resume)
-    writer = work.open(folder, described | {"metrics": list(work.columns), **work.facts}, resumed)
+    study, layout = find_study(config.task), work.layout
+    described = describe_run(config, reads=study.reads, identity=work.identity)
+    if not (study.rows and study.rows.keys):
+        described = {"key_columns": list(layout.keys), **described}
+    described |= {"metrics": list(layout.columns), **work.facts}
+    if config.resume is None:
+        writer = start_rows(folder, described, layout)
+    else:
+        writer = resume_rows(Path(config.resume), described, layout)
     if writer.provenance["status"] != "finished":
-        with watch("spectra"), work.progress(console) as advance:
+        with watch("spectra"), row_progress(console, work.unit, total=work.total) as advance:
             advance(len(writer.done))
-            for results in work.batches(dict(writer.done)):
-                writer.add(results)
-                advance(len(results))
+            for rows in work.stream(dict(writer.done)):
+                writer.add(rows)
+                advance(len(rows))
         with watch("tables"):
             writer.write_tables()
-        writer.record(seconds=watch.seconds, finished=now(), **work.learnt())
+        writer.record(seconds=watch.seconds, finished=now(), **work.learnt)
     finish_run(config, writer, console, inputs, watch)
 
 

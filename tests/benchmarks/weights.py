@@ -56,7 +56,7 @@ begin = time.perf_counter()
 from pathlib import Path
 from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
-from jacspec.runs.matrices import start_matrices
+from jacspec.runs.rows import matrix_layout, start_rows
 from jacspec.spectra import random_matrix
 from jacspec.spectra.weight_metrics import gaussian_spectrum
 from jacspec.studies.weights import WEIGHT_METRICS
@@ -71,7 +71,7 @@ with numerics("float32"):
     for place in ("first", "second"):
         begun, cpu = time.perf_counter(), time.process_time()
         found = (each for each in stream_model(model, choice) if isinstance(each, Matrix))
-        writer = start_matrices(Path(sys.argv[2]) / place, {}, columns=(*names, *WEIGHT_METRICS))
+        writer = start_rows(Path(sys.argv[2]) / place, {}, matrix_layout((*names, *WEIGHT_METRICS)))
         options = {"precision": "float32", "top_k": 10, "null": "gaussian", "seed": 0, "memory_bytes": 2**30}
         for results in measure_all(enumerate(found), names, **options):
             writer.add(results)

@@ -8,19 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from jacspec.axes import Batch, CellResult
+from jacspec.axes import Batch, Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
+from jacspec.runs.rows import experiment_layout
 from jacspec.studies.finetune import FINETUNE, FinetuneOptions, TextLayout
 from jacspec.studies.finetune.training import Labelled, Training, fine_tune, most_groups, remove_groups, score
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import ExperimentWork
+from jacspec.studies.work import RowWork
 from jacspec.text.corpus import check_tokens, decode_text
 from jacspec.text.labelled import BOOLQ, Columns, Example, LabelledText, derive_labelled, encode_examples, read_labelled
 
@@ -75,7 +76,7 @@ def run_finetune(config: Config, folder: Path, console: Console, inputs: Inputs)
         run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs, folder / MODELS))
 
 
-def _prepare(config: Config, inputs: Inputs, folder: Path) -> ExperimentWork:
+def _prepare(config: Config, inputs: Inputs, folder: Path) -> RowWork:
     options = config.own(FinetuneOptions)
     checkpoint = inputs.checkpoint()
     text = _read_text(config, inputs)
@@ -92,13 +93,14 @@ def _prepare(config: Config, inputs: Inputs, folder: Path) -> ExperimentWork:
     facts = {"chance": text.chance, "labels": list(text.labels), "corpus": {"source": text.source, **counts}}
     identity = {"checkpoint": describe_checkpoint(checkpoint), "corpus": {"sha256": text.sha256, **counts}}
 
-    def stream(done: Mapping[int, CellResult]) -> Iterator[CellResult]:
+    def stream(done: Mapping[int, Row]) -> Iterator[list[Row]]:
         tuned = functools.lru_cache(maxsize=1)(functools.partial(tuned_classifier, bench))
         for number, key in enumerate(keys):
             if number not in done:
-                yield CellResult(number, tuple(key), measure(bench, key, tuned))
+                yield [Row(number, tuple(key), measure(bench, key, tuned))]
 
-    return ExperimentWork(Key._fields, tuple(FINETUNE), "seed", identity, facts, len(keys), stream)
+    layout = experiment_layout(Key._fields, tuple(FINETUNE), over="seed")
+    return RowWork(layout, identity, facts, stream, total=len(keys))
 
 
 def list_keys(first: int, seeds: int, groups: int) -> list[Key]:

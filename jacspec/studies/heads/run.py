@@ -15,19 +15,20 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from jacspec.axes import MatrixResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.runs.rows import matrix_layout, matrix_row
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import singular_values
 from jacspec.studies.heads import HEADS, HeadsOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import MatrixWork
+from jacspec.studies.work import RowWork
 
 ROW_BLOCK = 128
 """Rows of a product that are in memory at once for its moments."""
@@ -189,7 +190,7 @@ def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) ->
         run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
-def _prepare(config: Config, inputs: Inputs) -> MatrixWork:
+def _prepare(config: Config, inputs: Inputs) -> RowWork:
     options = config.own(HeadsOptions)
     checkpoint = inputs.checkpoint()
     chosen = inputs.layers(checkpoint.spec)
@@ -201,7 +202,7 @@ def _prepare(config: Config, inputs: Inputs) -> MatrixWork:
         )
     baseline = _baseline(checkpoint.spec.d_model, own.d_head, options.draws, config.seed)
 
-    def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
+    def stream(done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
         number = 0
         for place, spec in enumerate(checkpoint.spec.blocks):
             numbers = range(number, number + 2 * spec.attention.heads)
@@ -210,10 +211,11 @@ def _prepare(config: Config, inputs: Inputs) -> MatrixWork:
             if wanted and not all(each in done for each in numbers):
                 yield list(_results(checkpoint, place, numbers))
 
-    return MatrixWork(tuple(HEADS), {"checkpoint": describe_checkpoint(checkpoint)}, {"baseline": baseline}, stream, {})
+    identity, layout = {"checkpoint": describe_checkpoint(checkpoint)}, matrix_layout(tuple(HEADS))
+    return RowWork(layout, identity, {"baseline": baseline}, stream, "matrices", learnt={"left_out": {}})
 
 
-def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int]) -> Iterator[MatrixResult]:
+def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int]) -> Iterator[Row]:
     """Make the rows of one block: its heads' W_QK, then their W_OV."""
     stack = checkpoint.spec.blocks[place].stack
     layer, d_model = checkpoint.spec.layer(place), checkpoint.spec.d_model
@@ -228,7 +230,7 @@ def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int]) -> Iter
             if not reason and not np.isfinite(metrics["kappa_sigma"]):
                 reason = "below full rank: no condition number"
             name = f"block {place} head {head} {kind}"
-            yield MatrixResult(next(free), layer, role, head, name, (d_model, d_model), sigma, metrics, reason)
+            yield matrix_row(next(free), (layer, role, head, name), (d_model, d_model), sigma, metrics, reason)
 
 
 def _columns(products: HeadProducts) -> dict[str, np.ndarray]:

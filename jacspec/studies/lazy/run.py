@@ -16,15 +16,16 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from jacspec.axes import CellResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.runs.rows import experiment_layout
 from jacspec.spectra.subspaces import equal_ranges, factorise, remove_group
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.lazy import LAZY, LazyOptions
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import ExperimentWork
+from jacspec.studies.work import RowWork
 
 TEACHER_UNITS = 4
 
@@ -162,20 +163,21 @@ def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
         run_rows(config, folder, console, inputs, lambda: _prepare(config))
 
 
-def _prepare(config: Config) -> ExperimentWork:
+def _prepare(config: Config) -> RowWork:
     options = config.own(LazyOptions)
     keys = list_keys(options, config.seed)
 
-    def stream(done: Mapping[int, CellResult]) -> Iterator[CellResult]:
+    def stream(done: Mapping[int, Row]) -> Iterator[list[Row]]:
         whole = functools.lru_cache(maxsize=1)(functools.partial(train_whole, options))
         for number, key in enumerate(keys):
             if number not in done:
-                yield CellResult(number, tuple(key), measure(options, key, whole(key.scale, key.seed)))
+                yield [Row(number, tuple(key), measure(options, key, whole(key.scale, key.seed)))]
 
     # What the page calls the model.
     name = f"MLP {options.inputs}–{options.width}–{options.width}–1"
     facts = {"chance": 0.5, "corpus": {"source": "points from N(0, I), signs of a random teacher"}}
-    return ExperimentWork(Key._fields, tuple(LAZY), "seed", {"checkpoint": {"name": name}}, facts, len(keys), stream)
+    layout = experiment_layout(Key._fields, tuple(LAZY), over="seed")
+    return RowWork(layout, {"checkpoint": {"name": name}}, facts, stream, total=len(keys))
 
 
 def list_keys(options: LazyOptions, first: int) -> list[Key]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 from rich.console import Console
 
-from jacspec.axes import CellResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
@@ -19,6 +19,7 @@ from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix
 from jacspec.models.siblings import Sibling, open_siblings
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
 from jacspec.runs.files import MERGED
+from jacspec.runs.rows import experiment_layout
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.merge import COMPATIBILITY, MergeMethod, MergeOptions, Resized
 from jacspec.studies.merge.compatibility import (
@@ -34,7 +35,7 @@ from jacspec.studies.merge.compatibility import (
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import ExperimentWork
+from jacspec.studies.work import RowWork
 
 KEYS = ("layer", "role", "compared", "first", "second")
 OUTSIDE = -1
@@ -88,7 +89,7 @@ def _check(options: MergeOptions) -> None:
         raise JacspecError(f"merge.top_k={options.top_k} is less than 1. Type merge.top_k=8.")
 
 
-def _prepare(config: Config, folder: Path, console: Console) -> ExperimentWork:
+def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
     options, precision = config.own(MergeOptions), config.precision.value
     recipe = _choose_recipe(options)
     has_base = options.base is not None
@@ -111,15 +112,13 @@ def _prepare(config: Config, folder: Path, console: Console) -> ExperimentWork:
     budget = memory_budget(config.engine.memory_gib)
     family = Family(siblings, has_base, options, choice, precision, budget, merge, console)
     comparisons = list_comparisons(len(siblings), has_base=has_base)
-    return ExperimentWork(
-        keys=KEYS,
-        columns=tuple(COMPATIBILITY),
-        over="layer",
+    return RowWork(
+        layout=experiment_layout(KEYS, tuple(COMPATIBILITY), over="layer"),
         identity={"checkpoint": _identify(siblings, has_base)},
         facts=_facts(family, left_out),
-        total=len(matrices) * len(comparisons),
         stream=lambda done: _stream(family, matrices, comparisons, done),
         unit="comparisons",
+        total=len(matrices) * len(comparisons),
     )
 
 
@@ -187,8 +186,8 @@ def _say_differences(siblings: Sequence[Sibling], console: Console) -> None:
 
 
 def _stream(
-    family: Family, matrices: Sequence[Listed], comparisons: Sequence[Comparison], done: Mapping[int, CellResult]
-) -> Iterator[CellResult]:
+    family: Family, matrices: Sequence[Listed], comparisons: Sequence[Comparison], done: Mapping[int, Row]
+) -> Iterator[list[Row]]:
     """Compare matrix after matrix, all models side by side, then write the merged checkpoint."""
     first = 0
     if any(number not in done for number in range(len(matrices) * len(comparisons))):
@@ -203,8 +202,8 @@ def _stream(
 
 
 def _compare(
-    family: Family, own: Sequence[Matrix], numbered: Iterator[tuple[int, Comparison]], done: Mapping[int, CellResult]
-) -> Iterator[CellResult]:
+    family: Family, own: Sequence[Matrix], numbered: Iterator[tuple[int, Comparison]], done: Mapping[int, Row]
+) -> Iterator[list[Row]]:
     """Make the comparisons of one matrix that are not done."""
     options, labels = family.options, family.labels
     rows, cols = np.min([each.values.shape for each in own], axis=0)  # tables may have more rows in one than in another
@@ -221,7 +220,7 @@ def _compare(
             first, second = comparison.first, comparison.second
             key = (layer, role_name(own[0]), comparison.compared, labels[first], labels[second])
             found = compare(subjects[first], subjects[second], share=options.share)
-            yield CellResult(number, key, *found, missing_reason(found[0]))
+            yield [Row(number, key, *found, missing_reason(found[0]))]
 
 
 def _merge(

@@ -1,14 +1,15 @@
 """`task=overlap`: singular vectors of every weight matrix beside the activations that enter it."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
 
-from jacspec.axes import MatrixResult, PaddedBatch
+from jacspec.axes import PaddedBatch, Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.jacobians.engine import prepare_batches
@@ -16,6 +17,7 @@ from jacspec.jacobians.streaming import Stream, Visit, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
 from jacspec.models.matrices import block_roles
+from jacspec.runs.rows import MatrixKey, matrix_layout, matrix_row
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.overlap import OVERLAP
 from jacspec.studies.overlap.activations import (
@@ -30,7 +32,15 @@ from jacspec.studies.overlap.activations import (
 )
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import MatrixWork
+from jacspec.studies.work import RowWork
+
+
+class BlockMatrix(NamedTuple):
+    """A matrix of a block: its row's number, its leaf, and its row's layer, role, head (none) and name."""
+
+    number: int
+    leaf: str
+    key: MatrixKey
 
 
 def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -39,7 +49,7 @@ def run_overlap(config: Config, folder: Path, console: Console, inputs: Inputs) 
         run_rows(config, folder, console, inputs, lambda: _prepare(config, console, inputs))
 
 
-def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:
+def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
     checkpoint = inputs.checkpoint()
     corpus, sample = inputs.corpus, inputs.sample(checkpoint)
     batches = prepare_batches(checkpoint, sample.tokens, memory_gib=config.engine.memory_gib)
@@ -61,53 +71,44 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> MatrixWork:
     facts = {"tokens": tokens, "warning": warning, "corpus": source}
     chosen = inputs.layers(checkpoint.spec)
     stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen)
-    return MatrixWork(tuple(OVERLAP), identity, facts, stream, {})
+    return RowWork(matrix_layout(tuple(OVERLAP)), identity, facts, stream, "matrices", learnt={"left_out": {}})
 
 
 def _stream(
     checkpoint: Checkpoint,
     batches: Sequence[PaddedBatch],
     decoder_input: str,
-    done: Mapping[int, MatrixResult],
+    done: Mapping[int, Row],
     *,
     chosen: frozenset[int] | None = None,
-) -> Iterator[Sequence[MatrixResult]]:
+) -> Iterator[Sequence[Row]]:
     """Yield the matrices of each block in turn; a block that is done is carried through."""
-    roles = block_roles(checkpoint.spec)
-    first = 0
-    numbers: dict[int, range] = {}
-    for number, own in roles.items():
-        numbers[number] = range(first, first + len(own))
-        first += len(own)
+    spec, free = checkpoint.spec, itertools.count()
+    listed: dict[int, list[BlockMatrix]] = {}
+    for number, roles in block_roles(spec).items():
+        layer, stack = spec.layer(number), spec.blocks[number].stack
+        listed[number] = [
+            BlockMatrix(next(free), leaf, (layer, f"{stack}.{role}" if stack else role, None, f"block {number} {leaf}"))
+            for role, leaf in roles.items()
+        ]
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
-        unwanted = chosen is not None and checkpoint.spec.layer(number) not in chosen
-        if unwanted or all(each in done for each in numbers[number]):
+        unwanted = chosen is not None and spec.layer(number) not in chosen
+        if unwanted or all(each.number in done for each in listed[number]):
             return Visit(None)
-        found = _measure(block, roles[number], streams, batches)
-        stack = f"{block.spec.stack}." if block.spec.stack else ""
-        layer = checkpoint.spec.layer(number)
-        return Visit(
-            [
-                result._replace(
-                    number=place, layer=layer, role=stack + result.role, name=f"block {number} {result.name}"
-                )
-                for place, result in zip(numbers[number], found, strict=True)
-            ]
-        )
+        return Visit(list(_measure(block, listed[number], streams, batches)))
 
-    last = len(checkpoint.spec.blocks) - 1
-    yield from walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)
+    yield from walk(checkpoint, batches, visit, last=len(spec.blocks) - 1, decoder_input=decoder_input)
 
 
 def _measure(
-    block: Block, roles: Mapping[str, str], streams: Sequence[Stream], batches: Sequence[PaddedBatch]
-) -> Iterator[MatrixResult]:
+    block: Block, listed: Sequence[BlockMatrix], streams: Sequence[Stream], batches: Sequence[PaddedBatch]
+) -> Iterator[Row]:
     """Measure every matrix of a block against the covariance of its inputs, computed once for those that share it."""
     moments = input_moments(block, streams, batches)
     leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
     directions = {place: principal_directions(own) for place, own in moments.items()}
-    for role, leaf in roles.items():
+    for number, leaf, key in listed:
         place = leaf.removesuffix(".weight")
         place = SAME_INPUT.get(place, place)
         eigenvalues, vectors, covariance = directions[place]
@@ -117,6 +118,5 @@ def _measure(
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null)
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
-        yield MatrixResult(
-            -1, None, role, None, leaf, shape, profile.sigma, metrics, missing_reason(profile.sigma, metrics), profiles
-        )
+        reason = missing_reason(profile.sigma, metrics)
+        yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)

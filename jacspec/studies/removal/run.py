@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from jacspec.axes import CellResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.runs.rows import experiment_layout
 from jacspec.scoring.perplexity import (
     Batches,
     ChunkSums,
@@ -42,7 +43,7 @@ from jacspec.studies.removal.groups import (
     without_group,
 )
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import ExperimentWork
+from jacspec.studies.work import RowWork
 from jacspec.text.corpus import decode_text
 
 KEYS = ("target", "group")
@@ -67,7 +68,7 @@ def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) 
         run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs))
 
 
-def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
+def _prepare(config: Config, inputs: Inputs) -> RowWork:
     options = config.own(RemovalOptions)
     if config.engine.memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={config.engine.memory_gib} leaves no memory. Type engine.memory_gib=1.")
@@ -90,10 +91,8 @@ def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
     columns = (name, "perplexity_error", f"delta_{name}", "delta_error", "nll", "removed_values", "removed_share")
     experiment = Experiment(checkpoint, passage, batches, targets, ranges, columns, budget)
     shapes = [list(padded.batch.tokens.shape) for padded in batches.windows]
-    return ExperimentWork(
-        keys=KEYS,
-        columns=columns,
-        over=None,
+    return RowWork(
+        layout=experiment_layout(KEYS, columns),
         identity={
             "checkpoint": describe_checkpoint(checkpoint),
             "corpus": {"sha256": hashlib.sha256(raw).hexdigest()},
@@ -110,8 +109,8 @@ def _prepare(config: Config, inputs: Inputs) -> ExperimentWork:
                 "chunks": int(passage.chunks[-1]) + 1,
             },
         },
-        total=1 + len(targets) * len(ranges),
         stream=functools.partial(_stream, experiment),
+        total=1 + len(targets) * len(ranges),
     )
 
 
@@ -134,13 +133,13 @@ def choose_ranges(options: RemovalOptions, *, most: int) -> list[RankRange]:
     return equal_ranges(options.groups)
 
 
-def _stream(experiment: Experiment, done: Mapping[int, CellResult]) -> Iterator[CellResult]:
+def _stream(experiment: Experiment, done: Mapping[int, Row]) -> Iterator[list[Row]]:
     """Measure the unmodified model, then each target without each group; what is done is left out."""
     if 0 in done:
         whole = ChunkSums(done[0].arrays["chunk_nats"], done[0].arrays["chunk_tokens"])
     else:
         whole = _measure(experiment, experiment.checkpoint)
-        yield _cell(experiment, 0, (NONE, 0), whole, whole, (0, 0.0), np.zeros(0))
+        yield [_row(experiment, 0, (NONE, 0), whole, whole, (0, 0.0), np.zeros(0))]
     for place, target in enumerate(experiment.targets):
         first = 1 + place * len(experiment.ranges)
         missing = [group for group in range(len(experiment.ranges)) if first + group not in done]
@@ -148,18 +147,18 @@ def _stream(experiment: Experiment, done: Mapping[int, CellResult]) -> Iterator[
             continue
         factors = decompose_target(experiment.checkpoint, target, memory_bytes=experiment.memory_bytes)
         for group in missing:
-            yield _remove(experiment, first + group, (target.name, group + 1), whole, factors)
+            yield [_remove(experiment, first + group, (target.name, group + 1), whole, factors)]
 
 
 def _remove(
     experiment: Experiment, number: int, key: tuple[str, int], whole: ChunkSums, factors: Mapping[Place, Factors]
-) -> CellResult:
+) -> Row:
     ranks = experiment.ranges[key[1] - 1]
     try:
         sums = _measure(experiment, without_group(experiment.checkpoint, factors, ranks))
     except JacspecError as error:
         raise JacspecError(f"Without group {key[1]} of {key[0]}: {error}") from error
-    return _cell(experiment, number, key, sums, whole, count_removed(factors, ranks), mean_spectrum(factors))
+    return _row(experiment, number, key, sums, whole, count_removed(factors, ranks), mean_spectrum(factors))
 
 
 def _measure(experiment: Experiment, checkpoint: Checkpoint) -> ChunkSums:
@@ -167,7 +166,7 @@ def _measure(experiment: Experiment, checkpoint: Checkpoint) -> ChunkSums:
     return sum_chunks(nats, experiment.passage.chunks)
 
 
-def _cell(
+def _row(
     experiment: Experiment,
     number: int,
     key: tuple[str, int],
@@ -175,11 +174,11 @@ def _cell(
     whole: ChunkSums,
     removed: tuple[int, float],
     spectrum: np.ndarray,
-) -> CellResult:
+) -> Row:
     values: tuple[Any, ...] = (*perplexity(sums), *perplexity_change(sums, whole), mean_nats(sums), *removed)
     arrays = {"chunk_nats": sums.nats, "chunk_tokens": sums.tokens, "mean_spectrum": spectrum.astype(np.float64)}
     named = {name: float(value) for name, value in zip(experiment.columns, values, strict=True)}
-    return CellResult(number, key, named, arrays, _reason(named, len(sums.tokens)))
+    return Row(number, key, named, arrays, _reason(named, len(sums.tokens)))
 
 
 def _reason(values: Mapping[str, float], chunks: int) -> str:

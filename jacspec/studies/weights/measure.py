@@ -7,9 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jacspec.axes import MatrixResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.models.matrices import Matrix, in_batches
+from jacspec.runs.rows import matrix_row
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import singular_values
 from jacspec.spectra.weight_metrics import compute_weight_metrics, gaussian_spectrum, rescale, shuffled_spectra
@@ -41,17 +42,17 @@ def measure_all(
     null: str,
     seed: int,
     memory_bytes: float,
-) -> Iterator[list[MatrixResult]]:
+) -> Iterator[list[Row]]:
     """Measure numbered matrices batch by batch, as `measure_batch`; while one is measured the next is read.
 
     **Arguments:** `memory_bytes`, for two batches, and of one its draw of chance and LAPACK's copies.
     """
 
-    def measure(batch: Sequence[tuple[int, Matrix]]) -> list[MatrixResult]:
+    def measure(batch: Sequence[tuple[int, Matrix]]) -> list[Row]:
         with numerics(precision):  # each thread has its own
             return measure_batch(batch, metric_names, top_k=top_k, null=null, seed=seed)
 
-    running: Future[list[MatrixResult]] | None = None
+    running: Future[list[Row]] | None = None
     with ThreadPoolExecutor(1) as worker:
         for batch in in_batches(matrices, memory_bytes=memory_bytes / 5):
             following = worker.submit(measure, batch)
@@ -64,7 +65,7 @@ def measure_all(
 
 def measure_batch(
     batch: Sequence[tuple[int, Matrix]], metric_names: Sequence[str], *, top_k: int, null: str, seed: int
-) -> list[MatrixResult]:
+) -> list[Row]:
     """Compute the spectra of matrices of one shape (some perhaps transposed), and all that is said of them.
 
     What has a power of two set apart is computed without it, and has it in the result.
@@ -104,9 +105,8 @@ def measure_batch(
             metrics, lost = rescale(metrics, matrix.exponent)
             reason = "; ".join(filter(None, [reason, *(f"{name} is beyond what float64 holds" for name in lost)]))
         shape = (int(matrix.values.shape[0]), int(matrix.values.shape[1]))
-        results.append(
-            MatrixResult(number, matrix.layer, matrix.role, None, matrix.name, shape, values, metrics, reason)
-        )
+        key = (matrix.layer, matrix.role, None, matrix.name)
+        results.append(matrix_row(number, key, shape, values, metrics, reason))
     return results
 
 

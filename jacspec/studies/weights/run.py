@@ -8,20 +8,21 @@ from typing import Any
 
 from rich.console import Console
 
-from jacspec.axes import MatrixResult
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.files import Hashes
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
+from jacspec.runs.rows import matrix_layout
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
 from jacspec.studies.weights import WEIGHT_METRICS, WeightsOptions
 from jacspec.studies.weights.measure import measure_all, within_range
-from jacspec.studies.work import MatrixWork
+from jacspec.studies.work import RowWork
 
 
 def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -40,13 +41,13 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in chosen if name not in beyond)
 
 
-def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWork:
+def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     options = config.own(WeightsOptions)
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
     identity, facts, matrices = _open(config, inputs, choice)
     left_out: Counter[str] = Counter()
 
-    def stream(done: Mapping[int, MatrixResult]) -> Iterator[Sequence[MatrixResult]]:
+    def stream(done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
         counter = itertools.count()
 
         def wanted() -> Iterator[tuple[int, Matrix]]:
@@ -71,7 +72,8 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> MatrixWo
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    return MatrixWork((*names, *WEIGHT_METRICS), {"checkpoint": identity}, facts, stream, left_out)
+    layout = matrix_layout((*names, *WEIGHT_METRICS))
+    return RowWork(layout, {"checkpoint": identity}, facts, stream, "matrices", learnt={"left_out": left_out})
 
 
 def _open(
