@@ -13,8 +13,8 @@ from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.glossary import LayerResult, PaddedBatch
+from jacspec.jacobians.audit import allowed_deviation
 from jacspec.jacobians.engine import count_samples
-from jacspec.jacobians.solvers import allowed_deviation
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.programs import compiling
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
