@@ -9,7 +9,7 @@ import numpy as np
 from oracles import Seen, deviation
 
 from jacspec.axes import Batch, Memory
-from jacspec.jacobians.branches import BRANCHES, Point, branch_points
+from jacspec.jacobians.branches import Branch, Point, bind, bind_samples
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 
@@ -36,11 +36,10 @@ def through(block: Block, h: Any, lengths: Any, memory: Any) -> tuple[dict[str, 
         return found | {"mlp{} in": h, "mlp{}": block.mlp_branch(h)}
 
     found = jax.vmap(one)(h, lengths, memory)
-    points = branch_points(block, h, lengths, memory)
-    for component, point in points.items():
-        branch = functools.partial(BRANCHES[component], block)
-        found[f"last {component}{{}}"] = jax.vmap(branch)(point.context, point.x)
-    return found, points
+    branches = bind_samples(block, h, lengths, memory)
+    for component, branch in branches.items():
+        found[f"last {component}{{}}"] = jax.vmap(branch.f)(*branch.point)
+    return found, {component: branch.point for component, branch in branches.items()}
 
 
 @quick_jit
@@ -52,7 +51,7 @@ class Forward(NamedTuple):
     """Arrays by the names that `oracles.watch` gives them, and where each branch is differentiated."""
 
     arrays: dict[str, np.ndarray]
-    points: dict[tuple[str, str, int], tuple[Block, Point]]
+    branches: dict[tuple[str, str, int], Branch]
 
 
 def forward(checkpoint: Checkpoint, batch: Batch) -> Forward:
@@ -72,7 +71,7 @@ def forward(checkpoint: Checkpoint, batch: Batch) -> Forward:
         found, points = through(block, h, jnp.asarray(batch.lengths), memory)
         seen.arrays.update({stack + name.format(layer): np.asarray(value) for name, value in found.items()})
         for component, point in points.items():
-            seen.points[stack, component, layer] = (block, point)
+            seen.branches[stack, component, layer] = bind(block, component, point)
         h = found["block{}"]
     if checkpoint.has_head:
         seen.arrays["logits"] = np.asarray(_apply(checkpoint.head(), h))

@@ -17,7 +17,7 @@ from test_ready_made import PARAMETERS
 from jacspec.api import load_model
 from jacspec.config import Init, ModelConfig, config_folder
 from jacspec.jacobians import dense
-from jacspec.jacobians.branches import branch_points
+from jacspec.jacobians.branches import bind_samples
 from jacspec.jacobians.solvers import ENGINES, pass_flops, svd_flops
 from jacspec.jacobians.streaming import _step
 from jacspec.models.checkpoint import Checkpoint
@@ -85,16 +85,13 @@ def test_flops_are_those_that_xla_counts(name: str) -> None:
 
     (padded,) = make_batches([[0] * tokens] * samples, size=samples)
     carry = counted(_step, block, h.reshape(1, -1, 256), padded.batch, None)
-    carry += counted(branch_points, block, h, lengths)
+    carry += counted(jax.jit(bind_samples), block, h, lengths)
     # The last token goes through attention once more to find where the MLP is differentiated.
     expected = samples * carry_flops(block.spec, float(tokens))
     assert expected == pytest.approx(carry, rel=0.15)
     assert pass_flops(block.spec) * samples * tokens * 0.8 < expected, "products with weights are most of it"
-    points = branch_points(block, h, lengths)
-    found = sum(
-        counted(dense.jacobians, block, points[part].context, points[part].x, component=part)
-        for part in ("attn", "mlp")
-    )
+    branches = bind_samples(block, h, lengths)
+    found = sum(counted(dense.jacobians, branches[part]) for part in ("attn", "mlp"))
     products = ENGINES["jacfwd"].flops(block.spec) - svd_flops(block.spec)
     assert samples * products == pytest.approx(found, rel=0.25)
     assert samples * products != pytest.approx(2 * found, rel=0.25)

@@ -74,7 +74,8 @@ def _points(checkpoint: Checkpoint) -> list[tuple[Block, list[dict[str, Point]]]
         found: dict[int, dict[str, Point]] = {}
         for padded, stream in zip(batches, streams, strict=True):
             components = [name for name in ("attn", "cross", "mlp") if name != "cross" or block.cross is not None]
-            points, _ = pass_through(block, stream, components, last=True)
+            branches, _ = pass_through(block, stream, components, last=True)
+            points = {name: branch.point for name, branch in branches.items()}
             for row, sample in enumerate(padded.samples):
                 found[sample] = jax.tree.map(lambda leaf, row=row: leaf[row], points)
         return Visit((block, [found[sample] for sample in sorted(found)]))

@@ -43,7 +43,7 @@ def collectives() -> dict[str, Any]:
     from jacspec.jacobians import analytic, dense
     from jacspec.jacobians.devices import mesh_of, replicate, shard_like
     from jacspec.jacobians.engine import prepare_batches
-    from jacspec.jacobians.lanczos import _branch_products, _start, start_vectors
+    from jacspec.jacobians.lanczos import _start, start_vectors
     from jacspec.jacobians.streaming import _enter, _pass_through, _step, pass_through
     from jacspec.spectra.svd import Way, _values
 
@@ -62,16 +62,16 @@ def collectives() -> dict[str, Any]:
         block = replicate(model.block(0), stream.hidden)
         look("step", _step, block, *stream)
         look("pass", _pass_through, block, *stream, np.asarray(True), components=("attn", "mlp"))
-        point = pass_through(block, stream, ["mlp"], last=True)[0]["mlp"]
-        look("jacfwd", dense.jacobians, block, point.context, point.x, component="mlp")
-        look("analytic", analytic.jacobians, block, point.context, point.x, component="mlp")
-        jacobians = analytic.jacobians(block, point.context, point.x, component="mlp")
+        branch = pass_through(block, stream, ["mlp"], last=True)[0]["mlp"]
+        look("jacfwd", dense.jacobians, branch)
+        look("analytic", analytic.jacobians, branch)
+        jacobians = analytic.jacobians(branch)
         for way in (Way.gram, Way.qr):
             with jax.enable_x64(True):
                 look(f"svd by {way.value}", _values, jacobians, way, len(jacobians))
-        starts = shard_like(start_vectors(padded.row_samples, 96, point.x.dtype, seed=0), point.x)
-        kind = {"make": _branch_products, "kind": "mlp", "top": 2, "capacity": 64, "mesh": mesh_of(starts)}
-        look("lanczos", _start, (block, point), starts, np.asarray(1e-5, np.float32), **kind)
+        starts = shard_like(start_vectors(padded.row_samples, 96, jacobians.dtype, seed=0), branch.point.x)
+        static = {"top": 2, "capacity": 64, "mesh": mesh_of(starts)}
+        look("lanczos", _start, branch, starts, np.asarray(1e-5, np.float32), **static)
     return found
 
 

@@ -1,7 +1,6 @@
 """Every family against HF's PyTorch: embedding, branches, blocks, Jacobians, logits; and sabotaged twins."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from oracles import Seen, branch_jacobian, deviation, save_random, watch
 from parity import LENGTHS, Forward, forward, quick_jit, samples, through, worst_deviation
 
 from jacspec.backend import numerics
-from jacspec.jacobians.analytic import CLOSED_FORMS
+from jacspec.jacobians import analytic
+from jacspec.jacobians.branches import bind
 from jacspec.jacobians.dense import jacobians
 from jacspec.models.checkpoint import leaf_names, open_checkpoint
 from jacspec.models.families import ARCHITECTURES
@@ -55,22 +55,20 @@ def _worst_jacobians(found: Forward, expected: list[Seen]) -> tuple[float, float
 
     `jacfwd` of whole blocks is compared with it in `test_engines_equal_jacfwd_on_every_family_and_component`.
     """
-    last = {(stack, component): layer for stack, component, layer in sorted(found.points)}
+    last = {(stack, component): layer for stack, component, layer in sorted(found.branches)}
     jacfwd, closed_form = [0.0], [0.0]
     with numerics("float64"):
         for (stack, component), layer in last.items():
-            block, point = found.points[stack, component, layer]
+            branch = found.branches[stack, component, layer]
             theirs = [branch_jacobian(seen.calls[stack, component, layer]) for seen in expected]
             if component == "block":
-                closed_form += map(deviation, _closed_form(block, *point), theirs)
+                closed_form += map(deviation, _closed_form(branch), theirs)
             else:
-                jacfwd += map(deviation, jacobians(block, *point, component=component), theirs)
+                jacfwd += map(deviation, jacobians(branch), theirs)
     return max(jacfwd), max(closed_form)
 
 
-@quick_jit
-def _closed_form(block: Any, context: Any, x: Any) -> Any:
-    return jax.vmap(functools.partial(CLOSED_FORMS["block"], block))(context, x)
+_closed_form = quick_jit(analytic.jacobians.__wrapped__)
 
 
 def test_every_family_has_cases() -> None:
@@ -168,8 +166,7 @@ def test_oracle_catches_sabotage(name: str, tmp_path: Path) -> None:
         stream = jnp.zeros((*batch.tokens.shape, block.spec.d_model))
         h = stream.at[-1, : len(tokens)].set(seen.arrays[f"{stack}embedding"])
         found, points = through(block, h, jnp.asarray(batch.lengths), None)
-        context, x = points[component]
-        matrix = jacobians(block, context, x, component=component)[-1]
+        matrix = jacobians(bind(block, component, points[component]))[-1]
     assert deviation(found["block{}"][-1, : len(tokens)], seen.arrays[f"{stack}block0"]) > 1e-3
     caught = deviation(matrix, branch_jacobian(seen.calls[stack, component, 0])) > 1e-3
     assert caught != (name in UNSEEN_BY_THE_LAST_TOKEN)

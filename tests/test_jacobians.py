@@ -1,5 +1,6 @@
 """Jacobians against torch.func on HF's sublayers over the whole sequence, and against central differences."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -7,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import FAMILIES, GPT2
+from jax.tree_util import Partial
 from oracles import branch_jacobian, deviation, save_random, watch
 
 from jacspec import JacspecError, compute_spectra, load_model
 from jacspec.axes import LayerResult
 from jacspec.backend import numerics
-from jacspec.jacobians.branches import BRANCHES, branch_points, choose_components
+from jacspec.jacobians.branches import Branch, Point, bind_samples, choose_components
 from jacspec.jacobians.dense import jacobians
-from jacspec.jacobians.engine import Plan, batch_size, largest_batch, prepare_batches, stream_layers
+from jacspec.jacobians.devices import largest_batch
+from jacspec.jacobians.engine import Plan, batch_size, prepare_batches, stream_layers
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS
@@ -24,9 +27,8 @@ JACOBIAN_TOLERANCE = 1e-9
 
 def our_jacobian(block: Block, h: np.ndarray, component: str, *, length: int | None = None) -> np.ndarray:
     """Compute one Jacobian at the last token of one sample whose stream before the block is `h`."""
-    points = branch_points(block, jnp.asarray(h)[None], jnp.asarray([length or len(h)]))
-    point = points[component]
-    return np.asarray(jacobians(block, point.context, point.x, component=component)[0])
+    branches = bind_samples(block, jnp.asarray(h)[None], jnp.asarray([length or len(h)]))
+    return np.asarray(jacobians(branches[component])[0])
 
 
 @pytest.mark.parametrize("component", ["attn", "mlp"])
@@ -35,21 +37,19 @@ def test_jacobian_equals_central_differences(tmp_path: Path, component: str) -> 
     with numerics("float64"):
         block = load_model(tmp_path, precision="float64").block(0)
         h = jax.random.normal(jax.random.key(0), (5, 24), jnp.float64)
-        context, x = branch_points(block, h[None], jnp.asarray([5]))[component]
-        one = jax.tree.map(lambda leaf: leaf[0], context)
+        branch = bind_samples(block, h[None], jnp.asarray([5]))[component]
+        context, x = jax.tree.map(lambda leaf: leaf[0], branch.point)
         step = 1e-6 * jnp.eye(24)
-        f = jax.vmap(lambda moved: BRANCHES[component](block, one, moved))
+        f = jax.vmap(functools.partial(branch.f, context))
         centre = jnp.broadcast_to(x, step.shape)
         expected = ((f(centre + step) - f(centre - step)) / 2e-6).T
-        found = jacobians(block, context, x, component=component)[0]
+        found = jacobians(branch)[0]
         assert deviation(found, expected) < 1e-7
 
 
-def test_rows_are_outputs_and_columns_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_outputs_and_columns_inputs() -> None:
     matrix = jnp.arange(9.0).reshape(3, 3)
-    monkeypatch.setitem(BRANCHES, "given", lambda block, context, x: matrix @ x)
-    block = load_model("nano").block(0)
-    found = jacobians(block, None, jnp.ones((2, 3)), component="given")
+    found = jacobians(Branch(Partial(lambda context, x: matrix @ x), Point(None, jnp.ones((2, 3)))))
     np.testing.assert_array_equal(found, jnp.stack([matrix, matrix]))
 
 

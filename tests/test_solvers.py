@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import FAMILIES
+from jax.tree_util import Partial
 from oracles import deviation, raw_config
 from servers import TINY, run_here
 
@@ -15,10 +16,10 @@ from jacspec import JacspecError, compute_spectra, load_model, open_run
 from jacspec.axes import Memory
 from jacspec.backend import numerics
 from jacspec.jacobians import analytic, lanczos
-from jacspec.jacobians.branches import BRANCHES, Point, branch_points, choose_components
+from jacspec.jacobians.branches import BRANCHES, Branch, Point, bind_samples, choose_components
 from jacspec.jacobians.dense import jacobians
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
-from jacspec.jacobians.lanczos import top_singular_values
+from jacspec.jacobians.lanczos import TopValues, decompose
 from jacspec.jacobians.solvers import ENGINES, choose_engine
 from jacspec.models.checkpoint import random_checkpoint
 
@@ -41,23 +42,19 @@ def _with_spectrum(sigma: np.ndarray, seed: int) -> np.ndarray:
     return left @ np.diag(sigma) @ right.T
 
 
-def _top_of(matrices: np.ndarray, monkeypatch: pytest.MonkeyPatch, precision: str, **options: Any) -> Any:
+def _top_of(matrices: np.ndarray, precision: str) -> TopValues:
     """Run Lanczos on a branch whose Jacobian is each of the given matrices."""
-    name = f"given {len(matrices)} {precision}"
-    monkeypatch.setitem(BRANCHES, name, lambda block, context, x: context @ x)
     point = Point(jnp.asarray(matrices, precision), jnp.ones((len(matrices), N), precision))
     starts = jax.random.normal(jax.random.key(1), (len(matrices), N), precision)
-    return top_singular_values(
-        load_model("nano").block(0), point, name, starts, **{"k": 2, "tolerance": 1e-5} | options
-    )
+    return decompose(Branch(Partial(jnp.matmul), point), starts, k=2, tolerance=1e-5)[0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.filterwarnings("ignore:.*will be truncated to dtype")
-def test_lanczos_finds_prescribed_spectra(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanczos_finds_prescribed_spectra(precision: str) -> None:
     matrices = np.stack([_with_spectrum(sigma, seed) for seed, sigma in enumerate(SPECTRA.values())])
     with numerics(precision):
-        found = _top_of(matrices, monkeypatch, precision)
+        found = _top_of(matrices, precision)
     rounding = {"float32": 2e-6, "float64": 1e-14}[precision]
     for row, (name, sigma) in enumerate(SPECTRA.items()):
         assert found.converged[row], name
@@ -67,7 +64,7 @@ def test_lanczos_finds_prescribed_spectra(precision: str, monkeypatch: pytest.Mo
             assert (error <= found.bounds[row] + rounding * sigma[0]).all(), name
 
 
-def test_bounds_hold_where_the_second_and_third_value_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_hold_where_the_second_and_third_value_are_close() -> None:
     """Until they part, a mixture of both looks like one value with a wide gap around it."""
     matrices = []
     for seed in range(96):
@@ -76,18 +73,18 @@ def test_bounds_hold_where_the_second_and_third_value_are_close(monkeypatch: pyt
         matrices.append(_with_spectrum(sigma, seed))
     exact = np.linalg.svd(np.stack(matrices), compute_uv=False)[:, :2]
     with numerics("float64"):
-        found = _top_of(np.stack(matrices), monkeypatch, "float64")
+        found = _top_of(np.stack(matrices), "float64")
     assert found.converged.all()
     error = np.abs(found.singular_values - exact)
     assert (error <= found.bounds + 1e-13).all()
     assert (error <= 1e-5 * exact).all()
 
 
-def test_twins_are_found_where_rounding_or_more_steps_part_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twins_are_found_where_rounding_or_more_steps_part_them() -> None:
     """A limit of the method that the module's words and the audit own up to: exact twins look like one value."""
     matrix = _with_spectrum(SPECTRA["twin"], 2)
     with numerics("float64"):
-        found = _top_of(matrix[None], monkeypatch, "float64")
+        found = _top_of(matrix[None], "float64")
     assert found.singular_values[0, 0] == pytest.approx(3, rel=1e-9)
     second = found.singular_values[0, 1]
     assert second == pytest.approx(3, rel=1e-5) or second == pytest.approx(1, rel=1e-5)
@@ -97,17 +94,17 @@ def test_sample_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(lanczos, "MAX_STEPS", 8)
     matrices = np.stack([_with_spectrum(SPECTRA[name], 0) for name in ("rank one", "flat")])
     with numerics("float64"):
-        found = _top_of(matrices, monkeypatch, "float64")
+        found = _top_of(matrices, "float64")
     assert found.converged.tolist() == [True, False]
     assert found.steps.tolist() == [8, 8]
     assert np.abs(found.singular_values[1] - SPECTRA["flat"][:2]).max() <= found.bounds[1].max()
 
 
-def test_company_in_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_company_in_a_batch_changes_nothing() -> None:
     matrices = np.stack([_with_spectrum(SPECTRA[name], 0) for name in ("power law", "flat")])
     with numerics("float64"):
-        together = _top_of(matrices, monkeypatch, "float64")
-        alone = _top_of(matrices[:1], monkeypatch, "float64")
+        together = _top_of(matrices, "float64")
+        alone = _top_of(matrices[:1], "float64")
     assert together.steps[0] == alone.steps[0] < together.steps[1]
     np.testing.assert_allclose(together.singular_values[0], alone.singular_values[0], rtol=1e-12)
 
@@ -125,15 +122,14 @@ def test_engines_equal_jacfwd_on_every_family_and_component(family: str, tmp_pat
         h, start = jnp.asarray(rng.normal(size=(2, 9, d_model))), jnp.asarray(rng.normal(size=(2, d_model)))
         lengths = jnp.asarray([9, 4])
         memory = Memory(jnp.asarray(rng.normal(size=(2, 7, d_model))), jnp.asarray([7, 3])) if block.cross else None
-        points = branch_points(block, h, lengths, memory)
-        assert points.keys() == BRANCHES.keys() - ({"cross"} if memory is None else set())
-        for component, point in points.items():
-            matrices = jacobians(block, point.context, point.x, component=component)
-            closed = analytic.jacobians(block, point.context, point.x, component=component)
-            assert deviation(closed, matrices) < 1e-10
+        branches = bind_samples(block, h, lengths, memory)
+        assert branches.keys() == BRANCHES.keys() - ({"cross"} if memory is None else set())
+        for component, branch in branches.items():
+            matrices = jacobians(branch)
+            assert deviation(analytic.jacobians(branch), matrices) < 1e-10
             if component != "block" and family not in ("gpt2", "t5"):
                 continue
-            found = top_singular_values(block, point, component, start, k=2, tolerance=1e-9)
+            found, _ = decompose(branch, start, k=2, tolerance=1e-9)
             sigma = np.linalg.svd(np.asarray(matrices), compute_uv=False)[:, :2]
             assert found.converged.all()
             assert deviation(found.singular_values, sigma) < 1e-9

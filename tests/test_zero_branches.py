@@ -21,9 +21,10 @@ from jacspec import JacspecError, load_model, open_run
 from jacspec.axes import LayerResult
 from jacspec.backend import numerics
 from jacspec.jacobians import dense
-from jacspec.jacobians.branches import branch_points
+from jacspec.jacobians.audit import audit_pair, audit_top, rounding
+from jacspec.jacobians.branches import bind_samples
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
-from jacspec.jacobians.solvers import ENGINES, audit_pair, audit_top, rounding
+from jacspec.jacobians.solvers import ENGINES
 from jacspec.jacobians.undefined import ZERO_JACOBIAN
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.runs.layers import collect_layers, read_shards, write_layer
@@ -300,9 +301,8 @@ def test_ordinary_jacobians_are_not_rounding() -> None:
         model.block(0),
         jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, model.spec.d_model)), jnp.float32),
     )
-    point = branch_points(block, streams, jnp.asarray([5]))["attn"]
-    exact = dense.jacobian_at(block, point, np.asarray(0, np.int32), component="attn")
-    assert rounding(block, point, "attn", 0, exact) == 0
+    branch = bind_samples(block, streams, jnp.asarray([5]))["attn"]
+    assert rounding(branch, 0, dense.jacobian_at(branch, np.asarray(0, np.int32))) == 0
 
 
 def test_zero_weights_have_no_share_to_remove() -> None:

@@ -23,23 +23,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jacspec.axes import Prefix
+from jacspec.jacobians.branches import BRANCHES, Branch
 from jacspec.models.block import Block, BlockSpec, Sublayer
 from jacspec.models.layers import ACTIVATIONS, MLP, Attention, LayerNorm, Linear, RMSNorm
 from jacspec.models.positions import rotate
 
 
-@functools.partial(jax.jit, static_argnames="component")
-def jacobians(
-    block: Block, context: Any, x: Float[Array, "sample d_model"], *, component: str
-) -> Float[Array, "sample d_model d_model"]:
-    r"""Compute $J_{ij} = \partial f_i / \partial x_j$ of one component at every sample, in closed form.
+@jax.jit
+def jacobians(branch: Branch) -> Float[Array, "sample d_model d_model"]:
+    r"""Compute $J_{ij} = \partial f_i / \partial x_j$ of a branch at every sample, in closed form.
 
     FLOPs a sample: 2·d_model²·d_ff for an MLP (twice that if gated), 2·d_model·heads·d_head·(d_model + d_head) for
     attention, their sum and 2·d_model³ more for a sequential block; `work_bytes` of memory.
-
-    **Arguments:** `context` and `x` as `branches.branch_points` gives them; `component`, a name in `CLOSED_FORMS`.
     """
-    return jax.vmap(functools.partial(CLOSED_FORMS[component], block))(context, x)
+    return jax.vmap(functools.partial(CLOSED_FORMS[branch.f.func], *branch.f.args))(*branch.point)
 
 
 def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
@@ -95,13 +92,13 @@ def _block(
     return _summed(block.mlp_norms, x + block.mlp_branch(x), jacobian)[1]
 
 
-CLOSED_FORMS: dict[str, Callable[[Block, Any, Array], Array]] = {
-    "attn": _attn,
-    "cross": _cross,
-    "mlp": _mlp,
-    "block": _block,
+CLOSED_FORMS: dict[Callable[..., Array], Callable[[Block, Any, Array], Array]] = {
+    BRANCHES["attn"]: _attn,
+    BRANCHES["cross"]: _cross,
+    BRANCHES["mlp"]: _mlp,
+    BRANCHES["block"]: _block,
 }
-"""The Jacobian of each function in `branches.BRANCHES`, for one sample."""
+"""The Jacobian of each function in `BRANCHES`, for one sample."""
 
 
 def _branch(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jacspec.axes import Memory, Packing, Prefix
@@ -17,9 +19,7 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.layers import KeyValue
 
-Branch = Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]
-
-BRANCHES: Mapping[str, Branch] = {
+BRANCHES: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]] = {
     "attn": lambda block, context, x: block.attn_branch(x, context),
     "cross": lambda block, context, x: block.cross_branch(x, context),
     "mlp": lambda block, context, x: block.mlp_branch(x),
@@ -35,23 +35,60 @@ class Point(NamedTuple):
     x: Float[Array, "*sample d_model"]
 
 
-@jax.jit
-def branch_points(
+Vectors = Float[Array, "*sample d_model"]
+Products = tuple[Callable[[Vectors], Vectors], Callable[[Vectors], Vectors]]
+"""Multiply a vector a sample with that sample's matrix, and with its transpose."""
+
+
+class Branch(NamedTuple):
+    """A component of a block, bound to where it is differentiated: `f(context, x)`, the operator that engines take.
+
+    `f` holds the block, which all samples share; `point` is of one sample, or has a leading sample axis. The function
+    of a `Partial` is part of its structure as a pytree: a program is compiled once for all blocks of one shape.
+    """
+
+    f: Partial
+    point: Point
+
+    def products(self) -> Products:
+        """Return what multiplies with the Jacobian, and with its transpose."""
+        context, x = self.point
+        # Samples do not depend on each other: the Jacobian of the batch has theirs on its diagonal.
+        f = self.f if x.ndim == 1 else jax.vmap(self.f)
+        _, forward = jax.linearize(functools.partial(f, context), x)
+        backward = jax.linear_transpose(forward, x)
+        return forward, lambda vectors: backward(vectors)[0]
+
+    def only(self, row: Int[Array | np.ndarray, ""]) -> "Branch":
+        """Return the branch at one row of a batch, as a batch of one."""
+        return Branch(self.f, jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1), self.point))
+
+
+def bind(block: Block, component: str, point: Point) -> Branch:
+    """Bind a component, a name in `BRANCHES`, to a block and a point; all may be of shapes."""
+    return Branch(Partial(BRANCHES[component], block), point)
+
+
+def bind_samples(
     block: Block,
     h: Float[Array, "sample token d_model"],
     lengths: Int[Array, " sample"],
     memory: Memory | None = None,
-) -> dict[str, Point]:
-    """Find where each component of a block is differentiated, for samples with residual streams `h`.
+) -> dict[str, Branch]:
+    """Bind each component of a block to where it is differentiated, for samples with residual streams `h`.
 
     Attention is differentiated at the stream that enters the block, the MLP at the stream after attention, or in
     parallel blocks at the same.
 
     **Arguments:** `memory`, the encoder's output with a leading sample axis, for blocks with cross attention.
 
-    **Returns:** a `Point` a component, with a leading sample axis on every leaf.
+    **Returns:** a `Branch` a component, with a leading sample axis on every leaf of its point.
     """
+    return {component: bind(block, component, point) for component, point in _points(block, h, lengths, memory).items()}
 
+
+@jax.jit
+def _points(block: Block, h: Array, lengths: Array, memory: Memory | None) -> dict[str, Point]:
     def point(h: Array, length: Array, memory: Any) -> dict[str, Point]:
         read = None if block.cross is None or memory is None else block.cross.memory_prefix(memory)
         return _sample_points(block, h[length - 1], block.prefix(h, length), read)
@@ -62,7 +99,7 @@ def branch_points(
 def pack_points(
     block: Block, h: Float[Array, "place d_model"], packing: Packing, memory: Memory | None, seen: KeyValue
 ) -> dict[str, Point]:
-    """Find the points of every sample of a pack, as `branch_points` does; `seen` as `block.key_value` gives it."""
+    """Find the points of every sample of a pack, as `bind_samples` does; `seen` as `block.key_value` gives it."""
     read = None if block.cross is None or memory is None else block.cross.memory_prefix(memory)
     x, prefix = packing.last(h), block.prefix(h, packing, seen)
     return jax.vmap(functools.partial(_sample_points, block))(x, prefix, read)

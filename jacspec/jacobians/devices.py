@@ -4,6 +4,7 @@ Only where batches begin and where blocks are read is anything placed: what is c
 samples do not depend on each other no device waits for another.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from jacspec.errors import JacspecError
 Tree = TypeVar("Tree")
 
 AUTO = "auto"
+CPU_BATCH = 32
+"""Samples in one compiled step of a CPU at most: beyond it only memory grows, and progress comes in larger steps."""
 
 
 def count_devices(choice: str) -> int:
@@ -36,6 +39,15 @@ def count_devices(choice: str) -> int:
             f"({local[0].device_kind}). Type engine.devices=auto."
         )
     return int(choice)
+
+
+def largest_batch(choice: int | None) -> float:
+    """Resolve `engine.batch`; raises `JacspecError` for less than 1."""
+    if choice is None:
+        return float(CPU_BATCH) if jax.default_backend() == "cpu" else math.inf
+    if choice < 1:
+        raise JacspecError(f"engine.batch={choice} is less than 1. Type engine.batch=N with N of 1 or more.")
+    return float(choice)
 
 
 def spread_samples(batches: Sequence[PaddedBatch], devices: int) -> list[PaddedBatch]:

@@ -1,37 +1,26 @@
 """From a checkpoint and batches of tokens to the spectra of every layer: one block in memory at a time."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.axes import LayerResult, Memory, Packed, PaddedBatch
-from jacspec.backend import Program, shapes_of
+from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.backend import Program
 from jacspec.errors import JacspecError
-from jacspec.jacobians.branches import Point, components_of
-from jacspec.jacobians.devices import count_devices, spread_samples
-from jacspec.jacobians.solvers import ENGINES, BranchSpectra, audit, audit_programs, carry_bytes
-from jacspec.jacobians.streaming import (
-    Stream,
-    Visit,
-    embedding_program,
-    norm_program,
-    pass_through,
-    passing_program,
-    walk,
-)
+from jacspec.jacobians.audit import audit, audit_programs, draw_samples, rows_to_audit
+from jacspec.jacobians.branches import Branch, components_of
+from jacspec.jacobians.devices import count_devices, largest_batch, spread_samples
+from jacspec.jacobians.solvers import ENGINES, BranchSpectra, carry_bytes
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, stream_programs, walk
 from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, compute_metrics
-from jacspec.text.corpus import check_tokens, decoder_batch, make_batches
-
-CPU_BATCH = 32
-"""Samples in one compiled step of a CPU at most: beyond it only memory grows, and progress comes in larger steps."""
+from jacspec.text.corpus import check_tokens, make_batches
 
 SIGMA = "singular values"
 
@@ -67,15 +56,6 @@ def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: flo
     return int(max(memory_bytes // each, 1))
 
 
-def largest_batch(choice: int | None) -> float:
-    """Resolve `engine.batch`; raises `JacspecError` for less than 1."""
-    if choice is None:
-        return float(CPU_BATCH) if jax.default_backend() == "cpu" else math.inf
-    if choice < 1:
-        raise JacspecError(f"engine.batch={choice} is less than 1. Type engine.batch=N with N of 1 or more.")
-    return float(choice)
-
-
 def memory_budget(memory_gib: float) -> float:
     """Return the bytes that work arrays may take: half of what the device says is free, else `memory_gib`.
 
@@ -99,7 +79,7 @@ def prepare_batches(
     """Check token ids against the model and put them into batches that fit the memory budget.
 
     **Arguments:** `devices`, as `devices.count_devices` reads it, over which each batch is spread; `largest`, how many
-    samples a batch holds at most, a device, None for what memory holds, on a CPU `CPU_BATCH`.
+    samples a batch holds at most, a device, as `devices.largest_batch` reads it.
     """
     if memory_gib <= 0:
         raise JacspecError(f"engine.memory_gib={memory_gib} leaves no memory. Type engine.memory_gib=N with N above 0.")
@@ -193,45 +173,12 @@ def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: 
     if len(batches[0].batch.tokens) > 1:
         return []
 
-    def solving(block: Any, point: Point, component: str) -> list[Program]:
-        audit = plan.audit and plan.engine != "jacfwd"
-        own = ENGINES[plan.engine].programs(block, point, component)
-        return own + (audit_programs(block, point, component) if audit else [])
+    def solving(branch: Branch) -> list[Program]:
+        audited = plan.audit and plan.engine != "jacfwd"
+        return ENGINES[plan.engine].programs(branch) + (audit_programs(branch) if audited else [])
 
     last = working_blocks(checkpoint.spec, plan.components, plan.layers)[-1]
     return stream_programs(checkpoint, batches[0].batch, plan.components, plan.decoder_input, solving, last=last)
-
-
-def stream_programs(
-    checkpoint: Checkpoint,
-    batch: Packed,
-    components: Sequence[str],
-    decoder_input: str,
-    solving: Callable[[Any, Point, str], list[Program]],
-    *,
-    last: int,
-) -> list[Program]:
-    """Say what carrying a batch through blocks 0 to `last` compiles, and `solving(block, point, component)` there."""
-    spec, found, memory, hidden = checkpoint.spec, list[Program](), None, None
-    kinds = dict.fromkeys(spec.blocks[: last + 1])
-    stack = None
-    for kind in kinds:
-        if kind.stack != stack:
-            if stack is not None:
-                assert spec.decoder_start is not None
-                norm = norm_program(checkpoint.shapes("encoder_norm", 0), hidden)
-                memory = Memory(norm.result(), shapes_of(batch.packing))
-                batch = decoder_batch(batch, start=spec.decoder_start, kind=decoder_input)
-                found.append(norm)
-            embedding = embedding_program(checkpoint.shapes("embedding", 0), batch)
-            hidden, stack = embedding.result(), kind.stack
-            found.append(embedding)
-        block = checkpoint.shapes("block", spec.blocks.index(kind))
-        own = components_of(kind, components)
-        passing = passing_program(block, hidden, batch, memory, list(own.values()))
-        points = passing.result()[0]
-        found += [passing, *(program for name in own.values() for program in solving(block, points[name], name))]
-    return found
 
 
 class Part(NamedTuple):
@@ -264,49 +211,30 @@ def _measure_block(
     last: int,
 ) -> Measured:
     components = components_of(block.spec, plan.components)
-    measured = Measured({full: [] for full in components}, [])
-    chosen = _audited(plan, number, plan.samples or count_samples(batches))
+    measured, engine = Measured({full: [] for full in components}, []), ENGINES[plan.engine]
+    count = 0 if plan.engine == "jacfwd" else plan.audit  # the reference itself is not audited
+    chosen = draw_samples(count, plan.samples or count_samples(batches), [plan.seed, number])
     for padded, stream in zip(batches, streams, strict=True):
-        points, left = pass_through(block, stream, list(components.values()), last=number == last)
+        branches, left = pass_through(block, stream, list(components.values()), last=number == last)
         measured.left.append(left)
         for full, component in components.items():
-            point = points[component]
-            spectra = ENGINES[plan.engine].solve(block, point, component, padded.row_samples, plan.tolerance, plan.seed)
+            branch, where = branches[component], f"block {number}, component {full}, sample"
+            spectra = engine.solve(branch, padded.row_samples, plan.tolerance, plan.seed)
             audited = [
-                audit(block, point, component, row, spectra, _where(number, full, padded.samples[row]), plan.tolerance)
+                audit(branch, row, spectra, f"{where} {padded.samples[row]}", plan.tolerance)
                 for row in rows_to_audit(padded, chosen, spectra)
             ]
-            values = measure(spectra, point.x, plan.metric_names, top_k=plan.top_k)
-            undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, point.x)))
+            x = branch.point.x
+            values = measure(spectra, x, plan.metric_names, top_k=plan.top_k)
+            undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, x)))
             measured.parts[full].append(make_part(padded, spectra, values, audited, undefined))
         report(len(padded.samples))
     return measured
 
 
-def _where(number: int, full: str, sample: int) -> str:
-    return f"block {number}, component {full}, sample {sample}"
-
-
-def _audited(plan: Plan, number: int, samples: int) -> set[int]:
-    """Draw the samples of a block that are recomputed; none where the engine is the reference itself."""
-    return set() if plan.engine == "jacfwd" else draw_samples(plan.audit, samples, [plan.seed, number])
-
-
 def count_samples(batches: Sequence[PaddedBatch]) -> int:
     """Count the samples of batches, their padding left out."""
     return sum(len(padded.samples) for padded in batches)
-
-
-def draw_samples(count: int, samples: int, seed: Sequence[int]) -> set[int]:
-    """Draw the samples that an audit recomputes."""
-    drawn = np.random.default_rng(seed).choice(samples, min(count, samples), replace=False)
-    return set(drawn.tolist())
-
-
-def rows_to_audit(padded: PaddedBatch, chosen: set[int], spectra: BranchSpectra) -> list[int]:
-    """List the rows of a batch that an audit recomputes: chosen ones that converged."""
-    converged = spectra.diagnostics.get("converged", np.ones(len(padded.samples), bool))
-    return [row for row, sample in enumerate(padded.samples) if sample in chosen and converged[row]]
 
 
 def make_part(

@@ -1,6 +1,5 @@
 """One Jacobian as a linear operator of SciPy's protocol: products with it and its transpose, formed only when asked."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,8 +11,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError, suggest
-from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
-from jacspec.jacobians.lanczos import branch_operator, decompose, start_vectors
+from jacspec.jacobians.branches import Branch, choose_components, components_of
+from jacspec.jacobians.lanczos import decompose, start_vectors
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
@@ -41,16 +40,14 @@ class Jacobian(LinearOperator):
     the model was opened with. `facts` say of what it is: model, layer, component, tokens.
     """
 
-    def __init__(self, block: Block, point: Point, component: str, facts: Mapping[str, Any]) -> None:
-        x = np.asarray(point.x)[0]
-        super().__init__(x.dtype, (x.size, x.size))
-        self.facts = dict(facts)
-        self._block, self._point, self._component = block, point, component
+    def __init__(self, branch: Branch, facts: Mapping[str, Any]) -> None:
+        self._branch, self.facts = branch, dict(facts)
+        super().__init__(self.x.dtype, (self.x.size, self.x.size))
 
     @property
     def x(self) -> Float[np.ndarray, " d_model"]:
         """The residual stream at which the branch is differentiated."""
-        return np.asarray(self._point.x)[0]
+        return np.asarray(self._branch.point.x)[0]
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
         return self._matmat(np.reshape(vector, (-1, 1)))[:, 0]
@@ -69,12 +66,12 @@ class Jacobian(LinearOperator):
         columns = np.asarray(columns)
         if np.iscomplexobj(columns):
             return self._apply(product, columns.real) + 1j * self._apply(product, columns.imag)
-        alone: Any = jax.tree.map(lambda leaf: leaf[0], self._point)
+        alone = self._branch._replace(point=jax.tree.map(lambda leaf: leaf[0], self._branch.point))
         parts = []
         with numerics(str(self.dtype)):
             for start in range(0, columns.shape[1], AT_ONCE):
                 part = jnp.asarray(columns[:, start : start + AT_ONCE], self.dtype)
-                parts.append(np.asarray(product(self._block, alone.context, alone.x, part, component=self._component)))
+                parts.append(np.asarray(product(alone, part)))
         return np.concatenate(parts, axis=1) if parts else np.zeros(columns.shape, self.dtype)
 
     def dense(self) -> Float[np.ndarray, "d_model d_model"]:
@@ -102,8 +99,7 @@ class Jacobian(LinearOperator):
         """Take Lanczos steps until the `k` values have converged; None where they do not."""
         with numerics(str(self.dtype)):
             starts = start_vectors(np.zeros(1, int), self.shape[0], jnp.dtype(self.dtype), seed=seed)
-            operator = branch_operator(self._block, self._point, self._component)
-            found, bases = decompose(operator, starts, k=k, tolerance=tolerance)
+            found, bases = decompose(self._branch, starts, k=k, tolerance=tolerance)
         if not found.converged.all():
             return None
         steps = int(found.steps[0])
@@ -125,19 +121,16 @@ class Jacobian(LinearOperator):
         return f"<jacspec.Jacobian {self.shape[0]} × {self.shape[1]} {np.dtype(self.dtype).name}: {said}>"
 
 
-@functools.partial(jax.jit, static_argnames="component")
-def _push(block: Block, context: Any, x: Array, columns: Float[Array, "n k"], *, component: str) -> Float[Array, "m k"]:
+@jax.jit
+def _push(branch: Branch, columns: Float[Array, "n k"]) -> Float[Array, "m k"]:
     """Multiply J with columns: forward-mode products."""
-    _, forward = jax.linearize(lambda moved: BRANCHES[component](block, context, moved), x)
-    return jax.vmap(forward, in_axes=1, out_axes=1)(columns)
+    return jax.vmap(branch.products()[0], in_axes=1, out_axes=1)(columns)
 
 
-@functools.partial(jax.jit, static_argnames="component")
-def _pull(block: Block, context: Any, x: Array, columns: Float[Array, "m k"], *, component: str) -> Float[Array, "n k"]:
+@jax.jit
+def _pull(branch: Branch, columns: Float[Array, "m k"]) -> Float[Array, "n k"]:
     """Multiply Jᵀ with columns: the transposed linear map."""
-    _, forward = jax.linearize(lambda moved: BRANCHES[component](block, context, moved), x)
-    backward = jax.linear_transpose(forward, x)
-    return jax.vmap(lambda column: backward(column)[0], in_axes=1, out_axes=1)(columns)
+    return jax.vmap(branch.products()[1], in_axes=1, out_axes=1)(columns)
 
 
 def jacobian_operator(
@@ -166,12 +159,10 @@ def jacobian_operator(
         if place != number:
             return Visit(None)
         (stream,) = streams
-        points, _ = pass_through(block, stream, [own], last=True)
-        return Visit((block, points[own]))
+        branches, _ = pass_through(block, stream, [own], last=True)
+        return Visit(branches[own])
 
     with numerics(checkpoint.dtype.name):
-        ((block, point),) = walk(
-            checkpoint, make_batches([tokens], size=1), visit, last=number, decoder_input=decoder_input
-        )
+        (branch,) = walk(checkpoint, make_batches([tokens], size=1), visit, last=number, decoder_input=decoder_input)
     facts = {"model": checkpoint.name, "layer": spec.layer(number), "component": full, "tokens": len(tokens)}
-    return Jacobian(block, point, own, facts)
+    return Jacobian(branch, facts)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jacspec.axes import Memory, Packed, PaddedBatch
 from jacspec.backend import Program, shapes_of
-from jacspec.jacobians.branches import Point, pack_points
+from jacspec.jacobians.branches import Branch, Point, bind, components_of, pack_points
 from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
@@ -82,13 +82,14 @@ def step(block: Block, stream: Stream) -> Stream:
 
 def pass_through(
     block: Block, stream: Stream, components: Sequence[str], *, last: bool
-) -> tuple[dict[str, Point], Stream]:
-    """Find where components are differentiated at each row of a batch, and carry it through the block unless `last`.
+) -> tuple[dict[str, Branch], Stream]:
+    """Bind components to where they are differentiated at each row of a batch, and carry it on unless `last`.
 
     One program, in which keys and values are computed once.
     """
     found, hidden = _pass_through(block, *stream, np.asarray(not last), components=tuple(components))
-    return found, stream._replace(hidden=hidden)
+    branches = {component: bind(block, component, point) for component, point in found.items()}
+    return branches, stream._replace(hidden=hidden)
 
 
 def _enter(checkpoint: Checkpoint, batches: Sequence[Packed], memories: Sequence[Memory] | None) -> list[Stream]:
@@ -112,20 +113,37 @@ def _enter_decoder(checkpoint: Checkpoint, streams: Sequence[Stream], decoder_in
     return _enter(checkpoint, batches, memories)
 
 
-def embedding_program(embedding: Any, batch: Packed) -> Program:
-    """Say what embeds a batch, given the shapes of the module."""
-    return Program(_embed, (embedding, shapes_of(batch)), {})
-
-
-def passing_program(block: Any, hidden: Any, batch: Packed, memory: Any, components: Sequence[str]) -> Program:
-    """Say what `pass_through` compiles, given shapes."""
-    onward = jax.ShapeDtypeStruct((), np.bool_)
-    return Program(_pass_through, (block, hidden, shapes_of(batch), memory, onward), {"components": tuple(components)})
-
-
-def norm_program(norm: Any, hidden: Any) -> Program:
-    """Say what ends an encoder, given shapes."""
-    return Program(_normed, (norm, hidden), {})
+def stream_programs(
+    checkpoint: Checkpoint,
+    batch: Packed,
+    components: Sequence[str],
+    decoder_input: str,
+    solving: Callable[[Branch], list[Program]],
+    *,
+    last: int,
+) -> list[Program]:
+    """Say what carrying a batch through blocks 0 to `last` compiles, and `solving(branch)` there, given shapes."""
+    spec, found, memory, hidden = checkpoint.spec, list[Program](), None, None
+    kinds = dict.fromkeys(spec.blocks[: last + 1])
+    stack = None
+    for kind in kinds:
+        if kind.stack != stack:
+            if stack is not None:
+                assert spec.decoder_start is not None
+                norm = Program(_normed, (checkpoint.shapes("encoder_norm", 0), hidden), {})
+                memory = Memory(norm.result(), shapes_of(batch.packing))
+                batch = decoder_batch(batch, start=spec.decoder_start, kind=decoder_input)
+                found.append(norm)
+            embedding = Program(_embed, (checkpoint.shapes("embedding", 0), shapes_of(batch)), {})
+            hidden, stack = embedding.result(), kind.stack
+            found.append(embedding)
+        block = checkpoint.shapes("block", spec.blocks.index(kind))
+        own = tuple(components_of(kind, components).values())
+        onward = jax.ShapeDtypeStruct((), np.bool_)
+        passing = Program(_pass_through, (block, hidden, shapes_of(batch), memory, onward), {"components": own})
+        points = passing.result()[0]
+        found += [passing, *(program for name in own for program in solving(bind(block, name, points[name])))]
+    return found
 
 
 @jax.jit

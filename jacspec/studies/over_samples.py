@@ -13,8 +13,8 @@ from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.jacobians.audit import allowed_deviation
 from jacspec.jacobians.engine import count_samples
-from jacspec.jacobians.solvers import allowed_deviation
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv

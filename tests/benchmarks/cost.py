@@ -30,8 +30,9 @@ from streaming import SIZES, write_checkpoint  # noqa: E402
 from jacspec.api import load_model  # noqa: E402
 from jacspec.backend import numerics  # noqa: E402
 from jacspec.files import sha256  # noqa: E402
-from jacspec.jacobians.branches import branch_points  # noqa: E402
-from jacspec.jacobians.lanczos import TOP, _top_of_bidiagonal, start_vectors  # noqa: E402
+from jacspec.jacobians.bounds import _top_of_bidiagonal  # noqa: E402
+from jacspec.jacobians.branches import bind_samples  # noqa: E402
+from jacspec.jacobians.lanczos import TOP, decompose, start_vectors  # noqa: E402
 from jacspec.jacobians.solvers import ENGINES, EXPECTED_STEPS  # noqa: E402
 from jacspec.models.checkpoint import open_checkpoint  # noqa: E402
 from jacspec.studies.plan.cost import COMPONENTS, Machine, Workload, count_parameters, estimate_seconds  # noqa: E402
@@ -88,19 +89,19 @@ def measure_efficiency(products: float) -> dict[str, float]:
     model = load_model("gpt2", init="random")
     block = model.block(0)
     h = jax.random.normal(jax.random.key(0), (SAMPLES, 32, 768))
-    points = branch_points(block, h, np.full(SAMPLES, 32))
+    branches = bind_samples(block, h, np.full(SAMPLES, 32))
     starts = start_vectors(np.arange(SAMPLES), 768, jnp.dtype("float32"), seed=0)
 
     steps: list[int] = []
 
     def lanczos() -> None:
         for name in ("attn", "mlp"):
-            found, _ = decompose(branch_operator(block, points[name], name), starts, k=TOP, tolerance=1e-5)
+            found, _ = decompose(branches[name], starts, k=TOP, tolerance=1e-5)
             steps.append(int(found.steps.max()))
 
     def analytic() -> None:
         for name in ("attn", "mlp"):
-            ENGINES["analytic"].solve(block, points[name], name, np.arange(SAMPLES), 1e-5, 0)
+            ENGINES["analytic"].solve(branches[name], np.arange(SAMPLES), 1e-5, 0)
 
     seconds: dict[str, float] = {"lanczos": best(lanczos, 5), "analytic": best(analytic, 5)}
     # Random weights take more steps than trained ones.

@@ -33,7 +33,7 @@ from oracles import deviation, save_random
 from jacspec import load_model
 from jacspec.backend import numerics
 from jacspec.config import EngineConfig
-from jacspec.jacobians.branches import branch_points
+from jacspec.jacobians.branches import bind_samples
 from jacspec.jacobians.engine import batch_size
 from jacspec.jacobians.solvers import ENGINES
 from jacspec.spectra.svd import singular_values
@@ -102,8 +102,8 @@ def compare(engine: str, decay: bool) -> dict[str, Any]:
         """As `engine.stream_layers` does, in batches of the size that the memory budget gives."""
         solve, found = ENGINES[engine].solve, []
         for samples in np.array_split(np.arange(SAMPLES), -(-SAMPLES // size)):
-            points = branch_points(ours, jnp.asarray(h.numpy()[samples]), jnp.full(len(samples), TOKENS))
-            spectra = [solve(ours, points[name], name, samples, 1e-5, 0) for name in ("attn", "mlp")]
+            branches = bind_samples(ours, jnp.asarray(h.numpy()[samples]), jnp.full(len(samples), TOKENS))
+            spectra = [solve(branches[name], samples, 1e-5, 0) for name in ("attn", "mlp")]
             found.append([np.asarray(each.singular_values) for each in spectra])
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
@@ -155,11 +155,11 @@ def time_large_block() -> dict[str, Any]:
     d_model = block.spec.d_model
     h = jax.random.normal(jax.random.key(0), (1, TOKENS, d_model))
     found: dict[str, Any] = {"d_model": d_model, "d_ff": block.spec.mlp.d_ff}
-    points = branch_points(block, h, jnp.asarray([TOKENS]))
+    branches = bind_samples(block, h, jnp.asarray([TOKENS]))
     for name in ("attn", "mlp"):
 
         def run(name: str = name) -> Any:
-            return ENGINES["lanczos"].solve(block, points[name], name, np.arange(1), 1e-5, 0)
+            return ENGINES["lanczos"].solve(branches[name], np.arange(1), 1e-5, 0)
 
         run()
         begin = time.perf_counter()

@@ -25,7 +25,7 @@ from jacspec.api import PAPER_METRICS
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import ASSETS
 from jacspec.jacobians import analytic, dense
-from jacspec.jacobians.branches import Point, branch_points
+from jacspec.jacobians.branches import Branch, bind_samples
 from jacspec.jacobians.solvers import ENGINES
 from jacspec.models.block import Block
 from jacspec.spectra.metrics import compute_metrics
@@ -218,13 +218,13 @@ def measure_engines(sizes: Sizes) -> Measured:
     spectra: list[np.ndarray] = []
     for count in sizes.samples:
         h = jax.random.normal(jax.random.key(0), (count, sizes.tokens, sizes.width))
-        points = branch_points(block, h, jnp.full(count, sizes.tokens), None)
+        branches = bind_samples(block, h, jnp.full(count, sizes.tokens), None)
         for name, form in (("analytic", analytic.jacobians), ("jacfwd", dense.jacobians)):
-            yield f"{name}, {count} samples", guarded(functools.partial(time_jacobians, block, points, form))
-        yield f"lanczos, {count} samples", guarded(functools.partial(time_lanczos, block, points, count))
+            yield f"{name}, {count} samples", guarded(functools.partial(time_jacobians, branches, form))
+        yield f"lanczos, {count} samples", guarded(functools.partial(time_lanczos, branches, count))
         if not spectra:
             here = h
-            made = (analytic.jacobians(block, points[part].context, points[part].x, component=part) for part in BOTH)
+            made = (analytic.jacobians(branches[part]) for part in BOTH)
             spectra = [np.asarray(singular_values(matrices)) for matrices in made]
     yield from time_torch(block, np.asarray(here), spectra)
 
@@ -244,13 +244,13 @@ def random_block(name: str, **config: int) -> Block:
     return jax.block_until_ready(model.block(0))
 
 
-def time_jacobians(block: Block, points: dict[str, Point], form: Callable[..., Any]) -> dict[str, float]:
+def time_jacobians(branches: dict[str, Branch], form: Callable[..., Any]) -> dict[str, float]:
     """Time the Jacobians of both branches, and with their singular values."""
 
     def jacobians() -> list[Any]:
-        return [form(block, points[part].context, points[part].x, component=part) for part in BOTH]
+        return [form(branches[part]) for part in BOTH]
 
-    count = len(points["mlp"].x)
+    count = len(branches["mlp"].point.x)
     first, seconds, _ = timed(jacobians)
     _, both, _ = timed(lambda: [singular_values(matrices) for matrices in jacobians()])
     return {
@@ -260,12 +260,12 @@ def time_jacobians(block: Block, points: dict[str, Point], form: Callable[..., A
     }
 
 
-def time_lanczos(block: Block, points: dict[str, Point], count: int) -> dict[str, Any]:
+def time_lanczos(branches: dict[str, Branch], count: int) -> dict[str, Any]:
     """Time the top two values of both branches."""
     samples = np.arange(count)
 
     def solve() -> list[Any]:
-        return [ENGINES["lanczos"].solve(block, points[part], part, samples, 1e-5, 0) for part in BOTH]
+        return [ENGINES["lanczos"].solve(branches[part], samples, 1e-5, 0) for part in BOTH]
 
     first, seconds, found = timed(solve, 1)
     return {
@@ -352,9 +352,9 @@ def measure_large(sizes: Sizes) -> Measured:
     for count in sizes.large:
         h = jax.random.normal(jax.random.key(0), (count, sizes.tokens, spec.d_model))
         lengths = jnp.full(count, sizes.tokens)
-        _, seconds, points = timed(functools.partial(branch_points, block, h, lengths, None))
+        _, seconds, branches = timed(functools.partial(bind_samples, block, h, lengths, None))
         yield f"points, {count} samples", {"ms a sample": 1e3 * seconds / count}
-        found = guarded(functools.partial(time_lanczos, block, points, count))
+        found = guarded(functools.partial(time_lanczos, branches, count))
         yield f"top two, {count} samples", found
         if "top two, ms a sample" in found:
             seconds = found["top two, ms a sample"] / 1e3 * 600 * 32

@@ -36,7 +36,8 @@ from jaxtyping import Array, Float
 
 from jacspec.axes import Prefix
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
-from jacspec.jacobians.lanczos import Operator, Products, decompose, leading_vectors, start_vectors
+from jacspec.jacobians.branches import Branch, Products
+from jacspec.jacobians.lanczos import decompose, leading_vectors, start_vectors
 from jacspec.models.block import Block, Sublayer
 from jacspec.models.layers import MLP, Attention, LayerNorm, Linear, RMSNorm
 from jacspec.spectra.svd import eigensolver
@@ -78,16 +79,14 @@ def leading_weights(block: Block, component: str) -> tuple[dict[str, Lead], Lead
 
 
 @functools.partial(jax.jit, static_argnames="component")
-def branch_slopes(
-    block: Block, context: Any, x: Float[Array, "sample d_model"], *, component: str
-) -> dict[str, Float[Array, " sample"]]:
+def branch_slopes(branch: Branch, *, component: str) -> dict[str, Float[Array, " sample"]]:
     """Compute what of the bound changes with the sample: `norm_gain` σ₁(N), `output_norm_gain` σ₁(O), slopes by path.
 
-    **Arguments:** `context` and `x` as `branches.branch_points` gives them; `component`, a key of `PATHS`.
+    **Arguments:** `component`, the branch's own, a key of `PATHS`.
 
     **Returns:** slopes under `slope_` and the name of the path.
     """
-    module, _, norms = _parts(block, component)
+    module, _, norms = _parts(*branch.f.args, component)
 
     def one(context: Any, x: Array) -> dict[str, Array]:
         u = norms.enter(x)
@@ -106,7 +105,7 @@ def branch_slopes(
         }
         return gains | {f"slope_{name}": slope for name, slope in slopes.items()}
 
-    return jax.vmap(one)(context, x)
+    return jax.vmap(one)(*branch.point)
 
 
 def norm_gain(norm: LayerNorm | RMSNorm, x: Float[Array, " size"]) -> Float[Array, ""]:
@@ -199,7 +198,7 @@ def _lead(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -
     """Find the `Lead` of a weight whose columns stand for the stream's coordinates."""
     pair = _fold(weight, norm)
     starts = start_vectors(np.arange(2), weight.shape[1], weight.dtype, seed=0)
-    found, bases = decompose(Operator(_gram_products, None, (pair,)), starts, k=1, tolerance=0.0)
+    found, bases = decompose(_Gram(pair), starts, k=1, tolerance=0.0)
     sigma, directions = np.sqrt(found.singular_values[0, 0]), np.asarray(leading_vectors(found, bases)[0])
     return Lead(jnp.asarray(sigma), jnp.asarray(directions[1]))
 
@@ -215,10 +214,13 @@ def _fold(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -
     return jnp.stack([weight, folded])
 
 
-def _gram_products(kind: None, pair: Float[Array, "pair m n"]) -> Products:
-    """Multiply with the Gram matrix of each of a pair of weights, which is never formed."""
+class _Gram(NamedTuple):
+    """The Gram matrix of each of a pair of weights, which is never formed."""
 
-    def forward(vectors: Float[Array, "pair n"]) -> Float[Array, "pair n"]:
-        return jnp.einsum("pmn,pm->pn", pair, jnp.einsum("pmn,pn->pm", pair, vectors))
+    pair: Float[Array, "pair m n"]
 
-    return forward, forward
+    def products(self) -> Products:
+        def forward(vectors: Float[Array, "pair n"]) -> Float[Array, "pair n"]:
+            return jnp.einsum("pmn,pm->pn", self.pair, jnp.einsum("pmn,pn->pm", self.pair, vectors))
+
+        return forward, forward

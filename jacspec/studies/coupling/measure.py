@@ -14,22 +14,13 @@ from jaxtyping import Array, Float
 
 from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.errors import JacspecError
-from jacspec.jacobians import dense
-from jacspec.jacobians.branches import BRANCHES, Point, choose_components, components_of
+from jacspec.jacobians.audit import audit_pair, audit_top, draw_samples, rounding, rows_to_audit
+from jacspec.jacobians.branches import BRANCHES, Branch, choose_components, components_of
+from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.devices import shard_like
-from jacspec.jacobians.engine import (
-    Measured,
-    Part,
-    count_samples,
-    draw_samples,
-    make_part,
-    measure,
-    rows_to_audit,
-    stream_blocks,
-    working_blocks,
-)
-from jacspec.jacobians.lanczos import TOP, branch_operator, decompose, leading_vectors, start_vectors
-from jacspec.jacobians.solvers import audit_pair, audit_top, rounding, top_spectra
+from jacspec.jacobians.engine import Measured, Part, count_samples, make_part, measure, stream_blocks, working_blocks
+from jacspec.jacobians.lanczos import TOP, decompose, leading_vectors, start_vectors
+from jacspec.jacobians.solvers import top_spectra
 from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -157,20 +148,18 @@ def _measure_block(
     measured = Measured({full: [] for full in components}, [])
     chosen = draw_samples(plan.audit, plan.samples or count_samples(batches), [plan.seed, number])
     for padded, stream in zip(batches, streams, strict=True):
-        points, left = pass_through(block, stream, list(components.values()), last=number == last)
+        branches, left = pass_through(block, stream, list(components.values()), last=number == last)
         measured.left.append(left)
         for full, component in components.items():
             where = f"block {number}, component {full}"
-            point = points[component]
-            part = _measure(block, point, component, weights[component], padded, chosen, where, plan)
+            part = _measure(branches[component], component, weights[component], padded, chosen, where, plan)
             measured.parts[full].append(part)
         report(len(padded.samples))
     return measured
 
 
 def _measure(
-    block: Block,
-    point: Point,
+    branch: Branch,
     component: str,
     weights: Any,
     padded: PaddedBatch,
@@ -179,30 +168,26 @@ def _measure(
     plan: CouplingPlan,
 ) -> Part:
     """Compute all of one component at the samples of one batch."""
-    d_model = point.x.shape[1]
-    starts = shard_like(start_vectors(padded.row_samples, d_model, point.x.dtype, seed=plan.seed), point.x)
-    operator = branch_operator(block, point, component)
-    found, bases = decompose(operator, starts, k=min(TOP, d_model), tolerance=plan.tolerance)
+    x = branch.point.x
+    starts = shard_like(start_vectors(padded.row_samples, x.shape[1], x.dtype, seed=plan.seed), x)
+    found, bases = decompose(branch, starts, k=min(TOP, x.shape[1]), tolerance=plan.tolerance)
     vectors = leading_vectors(found, bases)
     reads, writes = map(_directions, vectors)
     spectra = top_spectra(found)
-    values = measure(spectra, point.x, NAMES, top_k=TOP)
+    values = measure(spectra, x, NAMES, top_k=TOP)
     with lapack_threads():
-        slopes = jax.block_until_ready(branch_slopes(block, point.context, point.x, component=component))
-    values |= {"residual_gain": residual_gain(block, point.context, point.x, component=component), **slopes}
+        slopes = jax.block_until_ready(branch_slopes(branch, component=component))
+    values |= {"residual_gain": residual_gain(branch), **slopes}
     values |= _bound(values, *weights)
     values |= _alignments(reads, writes, *map(_blank_directions, weights))
     values |= {READS: reads, WRITES: writes}  # type: ignore[dict-item]
-    undefined = _undefined(values, weights, *map(np.asarray, (spectra.singular_values, point.x)))
+    undefined = _undefined(values, weights, *map(np.asarray, (spectra.singular_values, x)))
     audited = []
     for row in rows_to_audit(padded, chosen, spectra):
-        exact = dense.jacobian_at(block, point, np.asarray(row, np.int32), component=component)
+        exact = jacobian_at(branch, np.asarray(row, np.int32))
         here = f"{where}, sample {padded.samples[row]}"
         given = np.asarray(spectra.singular_values)[row]
-        judge: dict[str, Any] = {
-            "ways_on": WAYS_ON,
-            "floor": functools.partial(rounding, block, point, component, row, exact),
-        }
+        judge: dict[str, Any] = {"ways_on": WAYS_ON, "floor": functools.partial(rounding, branch, row, exact)}
         audit_pair(exact, vectors[0][row], vectors[1][row], here, plan.tolerance, **judge)
         audited.append(audit_top(given, exact, here, plan.tolerance, **judge))
     return make_part(padded, spectra, values, audited, undefined)
@@ -228,17 +213,15 @@ def _undefined(
     return undefined_metrics((*NAMES, "residual_gain"), sigma, x) | {"bound_share": share} | vectors | alignments
 
 
-@functools.partial(jax.jit, static_argnames="component")
-def residual_gain(
-    block: Block, context: Any, x: Float[Array, "sample d_model"], *, component: str
-) -> Float[Array, " sample"]:
+@jax.jit
+def residual_gain(branch: Branch) -> Float[Array, " sample"]:
     """Compute ‖J x̂‖ of every sample by one product with J; see `METRICS`."""
 
     def gain(context: Any, x: Array) -> Array:
         direction = x / jnp.linalg.norm(x)
-        return jnp.linalg.norm(jax.jvp(lambda moved: BRANCHES[component](block, context, moved), (x,), (direction,))[1])
+        return jnp.linalg.norm(jax.jvp(functools.partial(branch.f, context), (x,), (direction,))[1])
 
-    return jax.vmap(gain)(context, x)
+    return jax.vmap(gain)(*branch.point)
 
 
 @jax.jit

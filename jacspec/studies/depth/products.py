@@ -23,21 +23,14 @@ from jaxtyping import Array, Float, Int
 
 from jacspec.axes import LayerResult, PaddedBatch
 from jacspec.errors import JacspecError
-from jacspec.jacobians import dense
-from jacspec.jacobians.branches import BRANCHES, Point
+from jacspec.jacobians.audit import audit_top, draw_samples, rows_to_audit
+from jacspec.jacobians.bounds import Bases
+from jacspec.jacobians.branches import Branch, Point, bind
+from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.devices import replicate, shard_like
-from jacspec.jacobians.engine import (
-    Part,
-    count_samples,
-    draw_samples,
-    gather,
-    make_part,
-    measure,
-    memory_budget,
-    rows_to_audit,
-)
-from jacspec.jacobians.lanczos import TOP, Bases, decompose_by_steps, grow_left, grow_right, start_vectors
-from jacspec.jacobians.solvers import audit_top, top_spectra
+from jacspec.jacobians.engine import Part, count_samples, gather, make_part, measure, memory_budget
+from jacspec.jacobians.lanczos import TOP, decompose_by_steps, grow_left, grow_right, start_vectors
+from jacspec.jacobians.solvers import top_spectra
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.jacobians.undefined import undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
@@ -158,8 +151,8 @@ def stream_depth(
             states = [_start(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
         left = []
         for place, stream in enumerate(streams):
-            points, after = pass_through(block, stream, ("block",), last=number == working[-1])
-            states[place] = _advance(states[place], number, block, points["block"], chosen)
+            branches, after = pass_through(block, stream, ("block",), last=number == working[-1])
+            states[place] = _advance(states[place], number, branches["block"], chosen)
             left.append(after)
         place = working.index(number)
         if number in done:
@@ -207,16 +200,16 @@ def _draw_frames(
     return jax.vmap(draw)(samples)
 
 
-def _advance(state: _State, number: int, block: Block, point: Point, chosen: set[int]) -> _State:
+def _advance(state: _State, number: int, branch: Branch, chosen: set[int]) -> _State:
     """Take one block further."""
-    frame, logs = _carry(block, point, state.frame, state.logs)
+    frame, logs = _carry(branch, state.frame, state.logs)
     products = {}
     for row, sample in enumerate(state.padded.samples):
         if sample in chosen:
-            products[row] = dense.jacobian_at(block, point, np.asarray(row, np.int32), component="block")
+            products[row] = jacobian_at(branch, np.asarray(row, np.int32))
             if row in state.products:
                 products[row] = _times(products[row], state.products[row])
-    return _State(state.padded, {**state.points, number: point}, frame, logs, products)
+    return _State(state.padded, {**state.points, number: branch.point}, frame, logs, products)
 
 
 @jax.jit
@@ -226,10 +219,10 @@ def _times(left: Float[Array, "1 m n"], right: Float[Array, "1 n k"]) -> Float[A
 
 @jax.jit
 def _carry(
-    block: Block, point: Point, frame: Float[Array, "row exponent d_model"], logs: Float[Array, "row exponent"]
+    branch: Branch, frame: Float[Array, "row exponent d_model"], logs: Float[Array, "row exponent"]
 ) -> tuple[Float[Array, "row exponent d_model"], Float[Array, "row exponent"]]:
     """Multiply the columns by a block's Jacobian, make them orthonormal again, and add up the logarithms."""
-    q, r = jnp.linalg.qr(jnp.swapaxes(_pushed(block, point, frame), 1, 2))
+    q, r = jnp.linalg.qr(jnp.swapaxes(_pushed(branch, frame), 1, 2))
     return jnp.swapaxes(q, 1, 2), logs + jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
 
 
@@ -267,11 +260,11 @@ def _extend(blocks: Callable[[int], Block], points: Mapping[int, Point], bases: 
     for index in range(begin, end):
         vectors = _row(bases.right, index)
         for number, point in points.items():
-            vectors = _push(blocks(number), point, vectors)
+            vectors = _push(bind(blocks(number), "block", point), vectors)
         bases = _grow_left(bases, vectors, index)
         vectors = _row(bases.left, index)
         for number, point in reversed(list(points.items())):
-            vectors = _pull(blocks(number), point, vectors)
+            vectors = _pull(bind(blocks(number), "block", point), vectors)
         bases = _grow_right(bases, vectors, index)
     return bases
 
@@ -292,27 +285,19 @@ def _grow_right(bases: Bases, images: Float[Array, "row d_model"], index: Array 
 
 
 @jax.jit
-def _push(block: Block, point: Point, vectors: Float[Array, "row d_model"]) -> Float[Array, "row d_model"]:
+def _push(branch: Branch, vectors: Float[Array, "row d_model"]) -> Float[Array, "row d_model"]:
     """Multiply a vector a sample by a block's Jacobian."""
-    return _pushed(block, point, vectors[:, None])[:, 0]
+    return _pushed(branch, vectors[:, None])[:, 0]
 
 
-def _pushed(
-    block: Block, point: Point, vectors: Float[Array, "row column d_model"]
-) -> Float[Array, "row column d_model"]:
-    def push(context: Any, x: Array, vectors: Array) -> Array:
-        _, forward = jax.linearize(lambda moved: BRANCHES["block"](block, context, moved), x)
-        return jax.vmap(forward)(vectors)
+def _pushed(branch: Branch, vectors: Float[Array, "row column d_model"]) -> Float[Array, "row column d_model"]:
+    def push(point: Point, vectors: Array) -> Array:
+        return jax.vmap(Branch(branch.f, point).products()[0])(vectors)
 
-    return jax.vmap(push)(point.context, point.x, vectors)
+    return jax.vmap(push)(branch.point, vectors)
 
 
 @jax.jit
-def _pull(block: Block, point: Point, vectors: Float[Array, "row d_model"]) -> Float[Array, "row d_model"]:
+def _pull(branch: Branch, vectors: Float[Array, "row d_model"]) -> Float[Array, "row d_model"]:
     """Multiply a vector a sample by the transpose of a block's Jacobian."""
-
-    def pull(context: Any, x: Array, vector: Array) -> Array:
-        _, backward = jax.vjp(lambda moved: BRANCHES["block"](block, context, moved), x)
-        return backward(vector)[0]
-
-    return jax.vmap(pull)(point.context, point.x, vectors)
+    return branch.products()[1](vectors)
