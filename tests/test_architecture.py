@@ -26,8 +26,8 @@ ROOMS = {
     "report": ("runs", "spectra"),
     "studies": ("models", "spectra", "text", "jacobians", "scoring", "runs", "report"),
     "api": ("models", "spectra", "text", "jacobians", "runs", "report", "studies"),
-    "cli": ("runs", "studies"),
-    "face": ("api", "cli", "studies", "runs", "report"),
+    "cli": ("runs", "report", "studies"),
+    "face": ("api", "cli"),
 }
 """The rooms from below, and those that each may import beside itself and the ground: the modules at top level."""
 
