@@ -146,7 +146,7 @@ def test_audit_catches_a_wrong_transpose(small: Path, monkeypatch: pytest.Monkey
         model = open_checkpoint(small, dtype="float32")
         honest = _results(model, DepthPlan(NAMES, 0, 1, 2, audit=2))
         assert honest[-1].diagnostics["path"]["audit_deviation"].max() < 1e-5
-        monkeypatch.setattr(depth, "_pull", lambda block, point, vectors: 1.01 * real(block, point, vectors))
+        monkeypatch.setattr(depth, "_pull", lambda branch, vectors: 1.01 * real(branch, vectors))
         with pytest.raises(JacspecError, match=r"Audit failed: from layer 0 through block 0, component path, sample"):
             _results(model, DepthPlan(NAMES, 0, 1, 2, audit=2))
 
