@@ -16,7 +16,7 @@ last two are the last token's own key and value, which cross attention has not.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def _block(
     return _summed(block.mlp_norms, x + block.mlp_branch(x), jacobian)[1]
 
 
-CLOSED_FORMS: dict[Callable[..., Array], Callable[[Block, Any, Array], Array]] = {
+CLOSED_FORMS: dict[Callable[..., Array], Callable[..., Array]] = {
     BRANCHES["attn"]: _attn,
     BRANCHES["cross"]: _cross,
     BRANCHES["mlp"]: _mlp,

@@ -89,7 +89,7 @@ def measure_efficiency(products: float) -> dict[str, float]:
     model = load_model("gpt2", init="random")
     block = model.block(0)
     h = jax.random.normal(jax.random.key(0), (SAMPLES, 32, 768))
-    branches = bind_samples(block, h, np.full(SAMPLES, 32))
+    branches = bind_samples(block, h, jnp.full(SAMPLES, 32))
     starts = start_vectors(np.arange(SAMPLES), 768, jnp.dtype("float32"), seed=0)
 
     steps: list[int] = []

@@ -86,7 +86,8 @@ def branch_slopes(branch: Branch, *, component: str) -> dict[str, Float[Array, "
 
     **Returns:** slopes under `slope_` and the name of the path.
     """
-    module, _, norms = _parts(*branch.f.args, component)
+    (block,) = branch.f.args
+    module, _, norms = _parts(block, component)
 
     def one(context: Any, x: Array) -> dict[str, Array]:
         u = norms.enter(x)
