@@ -37,7 +37,7 @@ SHAPE: Mapping[str, Any] = {
     "token_kinds": {"": [str]},
     "chance": float,
     "steps": [float],
-    "shares": [float],
+    "shares": [[float]],
     "files": {"": {"sha256": str, "rows": int}},
     "config": {"model": dict, "data": dict, "weights": dict},
     "corpus": {"drawn": [int], "candidates": int},
