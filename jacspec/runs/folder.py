@@ -89,14 +89,9 @@ class Run:
 
 
 def blaming_folders(*runs: Run) -> contextlib.AbstractContextManager[None]:
-    """Say of whatever fails inside that the folder is damaged, if a run is of a version that recorded no hashes.
-
-    With hashes what fails is ours, and is shown as it is.
-    """
-    unchecked = [str(run.folder) for run in runs if "files" not in run.provenance]
-    return (
-        blaming(f"{shortened(unchecked)} is damaged or of another version") if unchecked else contextlib.nullcontext()
-    )
+    """Say of whatever fails inside that a folder is damaged: tables have hashes, but `run.json` itself may be edited."""
+    folders = shortened(str(run.folder) for run in runs)
+    return blaming(f"{folders} is damaged or of another version (JACSPEC_TRACEBACK=1 says where it fails)")
 
 
 def open_run(folder: Path | str) -> Run:
