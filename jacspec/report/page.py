@@ -19,6 +19,7 @@ from jacspec.report.markup import STYLE, Markup, element, section, together
 from jacspec.report.tables import NUMBERS
 from jacspec.runs import RUN_FILE, Run, open_run, write_atomically
 from jacspec.runs import SPECTRA as SPECTRA_FILE
+from jacspec.runs.folder import blaming_folders
 from jacspec.studies import study_of
 from jacspec.studies.study import Page, Plot, Study, load
 
@@ -129,9 +130,10 @@ def _explore(run: Run) -> Markup:
         return explore([(model_name(run), run)])
     try:
         found = [open_run(folder) for folder in run.provenance["runs"]]
+        with blaming_folders(*found):
+            return explore(list(zip(run.provenance["labels"], found, strict=True)))
     except JacspecError as error:
         return element("p", f"The runs cannot be explored here: {error}", class_="quiet")
-    return explore(list(zip(run.provenance["labels"], found, strict=True)))
 
 
 def image_file(run: Run, name: str, kind: str = "png") -> Path:

@@ -89,7 +89,7 @@ class Run:
 
 
 def blaming_folders(*runs: Run) -> contextlib.AbstractContextManager[None]:
-    """Say of whatever fails inside that a folder is damaged: tables have hashes, but `run.json` itself may be edited."""
+    """Say of whatever fails inside that a folder is damaged: tables have hashes, `run.json` itself has none."""
     folders = shortened(str(run.folder) for run in runs)
     return blaming(f"{folders} is damaged or of another version (JACSPEC_TRACEBACK=1 says where it fails)")
 
