@@ -104,9 +104,7 @@ def check_table(table: "pandas.DataFrame", file: Path, provenance: Mapping[str, 
         column = table[name]
         if column.dtype.kind not in "if" or (column.abs() > LARGEST).any():
             raise JacspecError(f"{file} is damaged: its column {printable(name)} holds what is no number of a run.")
-        least = (
-            -1 if kind == "experiments" and name == "layer" else 0
-        )  # a merge says -1 of what lies outside all layers
+        least = -1 if kind == "experiments" and name == "layer" else 0  # -1: outside all layers
         if name in WHOLE and ((column < least) | (column % 1 != 0) & column.notna() | (column > 2**53)).any():
             raise JacspecError(f"{file} is damaged: its column {name} holds what is no number from 0.")
     if "layer" in table and (table["layer"] > MOST_LAYERS).any():
