@@ -353,8 +353,9 @@ FIGURES = ("factors", "bound_share", "alignment", "coupling", "kinds")
 
 def test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables, and from the folder alone figures and page."""
-    monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
-    done = run_here(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
+        done = run_here(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "share of the bound ρ / bound" in done.out
     assert "audit: 24 Jacobians" in done.out
