@@ -19,14 +19,19 @@ SMALL = (*TINY, "components=[mlp]", "report.figures=none")
 
 
 def start(*arguments: str, cwd: Path, **changes: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command_line(*arguments),
-        cwd=cwd,
-        env=environment(**changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # What is ignored here, as in the background of a script, a process of ours would ignore too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command_line(*arguments),
+            cwd=cwd,
+            env=environment(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
