@@ -62,26 +62,33 @@ def open_runs(folders: Sequence[str | Path]) -> tuple[list[LabelledRun], dict[st
     """
     runs: dict[Path, Run] = {}
     left_out: dict[str, str] = {}
-    for folder in map(Path, folders):
-        for found in find_run_folders(folder.expanduser()):
-            try:
-                run = open_run(found)
-                run.check()
-                runs.setdefault(found.resolve(), run)
-            except JacspecError as error:
-                if found == folder.expanduser():
-                    raise
-                left_out[str(found)] = str(error)
-    if not runs:
-        reasons = "; ".join(left_out.values())
-        raise JacspecError(f"No finished run in {', '.join(map(str, folders)) or 'runs=[]'}. {reasons}".strip())
+    named = {folder.expanduser().resolve() for folder in map(Path, folders)}
+
+    def leave_out(folder: Path, error: JacspecError) -> None:
+        if folder.resolve() in named:
+            raise error
+        runs.pop(folder.resolve(), None)
+        left_out[str(folder)] = str(error)
+
+    for found in (found for folder in map(Path, folders) for found in find_run_folders(folder.expanduser())):
+        try:
+            runs.setdefault(found.resolve(), open_run(found))
+        except JacspecError as error:
+            leave_out(found, error)
     tasks = sorted({study_of(run.provenance).name for run in runs.values()})
     if len(tasks) > 1:
         raise JacspecError(f"The runs are of different tasks ({', '.join(tasks)}). Give runs of one task.")
-    rows = study_of(next(iter(runs.values())).provenance).rows
-    if rows is None or not rows.by_layer:
+    if tasks and not ((rows := STUDIES[tasks[0]].rows) and rows.by_layer):
         accepted = [name for name, study in STUDIES.items() if study.rows and study.rows.by_layer]
         raise JacspecError(f"Runs of task={tasks[0]} have no values by layer. Accepted: {', '.join(accepted)}.")
+    for run in list(runs.values()):
+        try:
+            run.check()
+        except JacspecError as error:
+            leave_out(run.folder, error)
+    if not runs:
+        reasons = "; ".join(left_out.values())
+        raise JacspecError(f"No finished run in {', '.join(map(str, folders)) or 'runs=[]'}. {reasons}".strip())
     return _label(list(runs.values())), left_out
 
 
