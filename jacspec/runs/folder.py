@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +88,21 @@ class Run:
         return self.folder / name
 
 
-def blaming_folders(*runs: Run) -> contextlib.AbstractContextManager[None]:
-    """Say of whatever fails inside that a folder is damaged: tables have hashes, `run.json` itself has none."""
-    folders = shortened(str(run.folder) for run in runs)
-    return blaming(f"{folders} is damaged or of another version (JACSPEC_TRACEBACK=1 says where it fails)")
+@contextlib.contextmanager
+def blaming_folders(*runs: Run) -> Iterator[None]:
+    """Say of whatever fails inside that a folder is damaged: tables have hashes, `run.json` itself has none.
+
+    A disk that is full or may not be written is no fault of the folder's content.
+    """
+    try:
+        yield
+    except (JacspecError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        folders = shortened(str(run.folder) for run in runs)
+        raise JacspecError(
+            f"{folders} is damaged or of another version (JACSPEC_TRACEBACK=1 says where it fails): {error}"
+        ) from error
 
 
 def open_run(folder: Path | str) -> Run:
