@@ -164,7 +164,7 @@ def run_damage(folder: Path) -> Iterator[dict[str, Any]]:
             except Exception as error:  # a user would see a traceback
                 tracebacks.append(f"{task} {number}: {type(error).__name__}: {error}"[:300])
         tried = sum(found.values()) + len(tracebacks)
-        yield {"studies": len(SMALL), "tried": tried, **found, "tracebacks": tracebacks}
+        yield {"studies": tried // DAMAGES, "tried": tried, **found, "tracebacks": tracebacks}
 
 
 def run_signals(folder: Path) -> Iterator[dict[str, Any]]:
