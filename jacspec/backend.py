@@ -12,11 +12,13 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax._src import compilation_cache
 
 from jacspec.files import cache_folder
@@ -45,6 +47,20 @@ def _choose_gpu_products() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if TRITON not in flags and any(importlib.util.find_spec(plugin) for plugin in PLUGINS):
         os.environ["XLA_FLAGS"] = f"{flags} {TRITON}=false".strip()
+
+
+def open_devices() -> None:
+    """Begin to open the devices in the background, which takes CUDA seconds; a failure is for whom it concerns first.
+
+    The interpreter waits for the thread at its end: it would not survive that, being in CUDA.
+    """
+
+    def touch() -> None:
+        with contextlib.suppress(Exception):
+            jax.device_put(np.zeros(1, np.float32), jax.local_devices()[0]).block_until_ready()
+
+    _choose_gpu_products()
+    threading.Thread(target=touch).start()
 
 
 def use_compilation_cache() -> None:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from oracles import Seen, deviation
 
-from jacspec.axes import Batch, Memory
 from jacspec.jacobians.branches import Branch, Point, bind, bind_samples
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.samples import Batch, Memory
 
 LENGTHS = (1, 2, 17)
 

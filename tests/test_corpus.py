@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jacspec.axes import Packed
 from jacspec.config import ASSETS, DataConfig, Split
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import load_tokenizer
+from jacspec.samples import Packed
 from jacspec.text import corpus as corpus_module
 from jacspec.text import sentences as sentences_module
 from jacspec.text.corpus import (

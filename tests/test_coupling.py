@@ -19,7 +19,7 @@ from servers import TINY, files_below, run_here
 from small_runs import make_small_model
 
 from jacspec import JacspecError, open_run
-from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.axes import LayerResult
 from jacspec.backend import numerics
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.branches import Point
@@ -28,6 +28,7 @@ from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.layers import LayerNorm, NormSpec, make_norm
+from jacspec.samples import PaddedBatch
 from jacspec.studies.coupling import factors
 from jacspec.studies.coupling import measure as coupling
 from jacspec.studies.coupling.factors import norm_gain

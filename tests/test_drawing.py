@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def helper() -> Iterator["subprocess.Popen[str]"]:
     """One helper, as a command would start it."""
-    helpers.start_helpers(1)
+    helpers.start_helpers(count=1)
     yield helpers._processes[0]
     helpers.stop_helpers()
 
@@ -131,7 +131,7 @@ def test_what_a_helper_leaves_is_drawn_here(run: Run, monkeypatch: pytest.Monkey
     program = f"import sys\nprint('ready', flush=True)\nfor _ in sys.stdin: {answer}"
     monkeypatch.setattr(helpers, "_PROGRAM", program)
     monkeypatch.setattr(drawing, "PATIENCE_SECONDS", 0.5)
-    helpers.start_helpers(1)
+    helpers.start_helpers(count=1)
     own: list[str] = []
 
     def take_back() -> helpers.Drawing | None:
@@ -153,7 +153,7 @@ def test_what_a_helper_leaves_is_drawn_here(run: Run, monkeypatch: pytest.Monkey
 def test_helper_ends_with_its_parent(tmp_path: Path) -> None:
     """A helper of a process that is killed finds its pipe ended."""
     program = (
-        "from jacspec.report import helpers; import time; helpers.start_helpers(1); "
+        "from jacspec.report import helpers; import time; helpers.start_helpers(count=1); "
         "print(helpers._processes[0].pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

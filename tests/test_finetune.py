@@ -16,11 +16,11 @@ from servers import NANO, assert_refused, run_here
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from jacspec import open_run
-from jacspec.axes import Batch
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, write_classifier
+from jacspec.samples import Batch
 from jacspec.studies.finetune.training import (
     Labelled,
     Training,

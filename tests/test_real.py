@@ -17,8 +17,8 @@ from servers import NANO, files_below, run_here
 from transformers import AutoModel, AutoModelForCausalLM
 
 from jacspec import load_model, open_run
-from jacspec.axes import Batch
 from jacspec.backend import numerics
+from jacspec.samples import Batch
 
 SHAKESPEARE = ["data=shakespeare", "data.min_tokens=5"]
 

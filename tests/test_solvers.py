@@ -13,7 +13,6 @@ from oracles import deviation, raw_config
 from servers import TINY, run_here
 
 from jacspec import JacspecError, compute_spectra, load_model, open_run
-from jacspec.axes import Memory
 from jacspec.backend import numerics
 from jacspec.jacobians import analytic, lanczos
 from jacspec.jacobians.branches import BRANCHES, Branch, Point, bind_samples, choose_components
@@ -22,6 +21,7 @@ from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
 from jacspec.jacobians.lanczos import TopValues, decompose
 from jacspec.jacobians.solvers import ENGINES, choose_engine
 from jacspec.models.checkpoint import random_checkpoint
+from jacspec.samples import Memory
 
 N = 60
 SPECTRA = {

@@ -89,7 +89,11 @@ def _hydra_main(config: DictConfig) -> str | None:
         study = find_study(typed.task)
         draws = study.page is not None or "run" in study.inputs
         if _own_process and draws and typed.report.figures != "none":
-            start_helpers()
+            start_helpers(study.figures)
+        if "model" in study.inputs and typed.distributed.coordinator is None:
+            from jacspec.backend import open_devices
+
+            open_devices()
         run_study = load(study.run)
         gc.enable()
         run_study(typed, folder, Terminal(), Inputs(typed))

@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jacspec.axes import Prefix
 from jacspec.jacobians.branches import BRANCHES, Branch
 from jacspec.models.block import Block, BlockSpec, Sublayer
 from jacspec.models.layers import ACTIVATIONS, MLP, Attention, LayerNorm, Linear, RMSNorm
 from jacspec.models.positions import rotate
+from jacspec.samples import Prefix
 
 
 @jax.jit

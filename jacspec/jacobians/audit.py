@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jacspec.axes import PaddedBatch
 from jacspec.backend import Program
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import Branch
 from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.solvers import BranchSpectra
+from jacspec.samples import PaddedBatch
 from jacspec.spectra.svd import singular_values
 
 ROUNDED, CANCELLING, NOTHING_ELSE = 512, 0.01, 0.25

@@ -14,10 +14,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from jacspec.axes import Memory, Packing, Prefix
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.layers import KeyValue
+from jacspec.samples import Memory, Packing, Prefix
 
 BRANCHES: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]] = {
     "attn": lambda block, context, x: block.attn_branch(x, context),

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jacspec.axes import PaddedBatch
 from jacspec.errors import JacspecError
+from jacspec.samples import PaddedBatch
 
 Tree = TypeVar("Tree")
 

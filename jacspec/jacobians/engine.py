@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.axes import LayerResult
 from jacspec.backend import Program
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit, audit_programs, draw_samples, rows_to_audit
@@ -19,6 +19,7 @@ from jacspec.jacobians.streaming import Stream, Visit, pass_through, stream_prog
 from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.samples import PaddedBatch
 from jacspec.spectra.metrics import METRICS, compute_metrics
 from jacspec.text.corpus import check_tokens, make_batches
 

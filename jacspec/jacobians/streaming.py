@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jacspec.axes import Memory, Packed, PaddedBatch
 from jacspec.backend import Program, shapes_of
 from jacspec.jacobians.branches import Branch, Point, bind, components_of, pack_points
 from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.models.block import Block, Embedding
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.samples import Memory, Packed, PaddedBatch
 from jacspec.text.corpus import decoder_batch
 
 Result = TypeVar("Result")

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jacspec.axes import Memory, Packing, Prefix
 from jacspec.models.layers import (
     ACTIVATIONS,
     MLP,
@@ -28,6 +27,7 @@ from jacspec.models.layers import (
     draw_normal,
     make_norm,
 )
+from jacspec.samples import Memory, Packing, Prefix
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jacspec.axes import Memory, Packing, Prefix
 from jacspec.models.positions import RelativeBiasSpec, RotarySpec, distance_buckets, rotate, rotation
+from jacspec.samples import Memory, Packing, Prefix
 
 _GELU = functools.partial(jax.nn.gelu, approximate=False)
 _GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)

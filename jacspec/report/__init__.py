@@ -18,6 +18,7 @@ What differs from study to study its `STUDY` says. The model and the corpus are 
 again by a newer version.
 """
 
+import threading
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,12 @@ def write_report(
     **Raises:** `JacspecError` for formats and figures that there are not.
     """
     from jacspec.report.drawing import draw_figures
+    from jacspec.report.explorer.embedding import packed_plotly
 
+    packing = threading.Thread(target=packed_plotly)
+    packing.start()
     draw_figures(run, console, formats=formats, wanted=figures)
     from jacspec.report.page import write_page
 
+    packing.join()
     write_page(run)

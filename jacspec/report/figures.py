@@ -246,7 +246,7 @@ def _lacking_glyphs() -> Iterator[None]:
         yield
 
 
-def _render_png(figure: Figure) -> bytes:
+def render_png(figure: Figure) -> bytes:
     """Draw once, where `savefig` draws twice to lay out; its pixels are the same, but for an alpha that is 1."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
@@ -266,4 +266,4 @@ def _render_pdf(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-_RENDER = {"png": _render_png, "pdf": _render_pdf}
+_RENDER = {"png": render_png, "pdf": _render_pdf}

@@ -37,13 +37,16 @@ _waiting: "queue.SimpleQueue[Drawing]" = queue.SimpleQueue()
 _processes: list[subprocess.Popen[str]] = []
 
 
-def start_helpers(count: int | None = None) -> None:
-    """Start helpers in the background, by default one fewer than there are cores; those that are there stay."""
+def start_helpers(figures: str = "", count: int | None = None) -> None:
+    """Start helpers in the background, by default one fewer than there are cores; those that are there stay.
+
+    **Arguments:** `figures`, which the run will have, as `Study.figures` names them: imported while it computes.
+    """
     wanted = min(_cores() - 1, MOST_HELPERS) if count is None else count
     for _ in range(wanted - len(_processes)):
         # A Ctrl-C at the terminal is for the run; what a helper says of its own failures is said here by drawing anew.
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
+            [sys.executable, "-c", _PROGRAM, figures],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -89,6 +92,7 @@ def serve() -> None:
     from jacspec.report.figures import save_figure
     from jacspec.runs import Run
 
+    _get_ready(sys.argv[-1])
     runs: dict[str, Run] = {}
     print(READY, flush=True)
     for line in sys.stdin:
@@ -101,6 +105,24 @@ def serve() -> None:
             print(FAILED, flush=True)
         else:
             print(DRAWN, flush=True)
+
+
+def _get_ready(figures: str) -> None:
+    """Import what reading a run and drawing `figures` takes, and load the fonts."""
+    import pandas  # noqa: F401
+    import xarray  # noqa: F401
+    from matplotlib.figure import Figure
+
+    from jacspec.report.figures import render_png
+    from jacspec.report.labels import words_of_metrics
+    from jacspec.studies.study import load
+
+    if figures:
+        load(figures)
+    words_of_metrics()
+    figure = Figure()
+    figure.add_subplot().set_title(r"$\sigma_1$, median")
+    render_png(figure)
 
 
 def _pass_on(process: subprocess.Popen[str], waiting: "queue.SimpleQueue[Drawing]") -> None:

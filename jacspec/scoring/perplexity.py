@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jacspec.axes import PaddedBatch
 from jacspec.errors import JacspecError
 from jacspec.jacobians.solvers import carry_bytes
 from jacspec.jacobians.streaming import carry
 from jacspec.models.block import Head
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.samples import PaddedBatch
 from jacspec.scoring.windows import Passage
 from jacspec.text.corpus import check_tokens, make_batches
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.axes import LayerResult
 from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
@@ -20,6 +20,7 @@ from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv
 from jacspec.runs.workers import Workers, join_workers, leave_workers
 from jacspec.runs.writing import releasing_folders
+from jacspec.samples import PaddedBatch
 from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus, describe_run, now, say_notes

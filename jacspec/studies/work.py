@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jacspec.axes import LayerResult, PaddedBatch, Row
+from jacspec.axes import LayerResult, Row
 from jacspec.backend import Program
 from jacspec.runs.rows import RowLayout
+from jacspec.samples import PaddedBatch
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 """A header and rows."""

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jacspec.axes import Packed, Packing, PaddedBatch
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
 from jacspec.files import cache_folder, read_file, write_cached
+from jacspec.samples import Packed, Packing, PaddedBatch
 from jacspec.text.sentences import DAMAGED, split_sentences
 
 TIMEOUT_SECONDS = 5.0

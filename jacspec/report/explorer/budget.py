@@ -32,8 +32,8 @@ def partly(what: str, shown: int, of: int, units: str) -> list[str]:
 
 def short_decimals(values: Float[np.ndarray, " value"]) -> list[float | None]:
     """Write singular values with the fewest digits that tell float32 values apart; `None` where one is missing."""
-    texts = values.astype(np.float32).astype(str)
-    return [float(text) if finite else None for text, finite in zip(texts, np.isfinite(values), strict=True)]
+    texts = values.astype(np.float32).astype(str).tolist()
+    return [float(text) if finite else None for text, finite in zip(texts, np.isfinite(values).tolist(), strict=True)]
 
 
 def finite_values(values: Float[np.ndarray, " value"]) -> list[float | None]:

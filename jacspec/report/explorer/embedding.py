@@ -32,7 +32,7 @@ def embed(data: Mapping[str, Any]) -> Markup:
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return element(
         "div",
-        element("script", _packed_plotly(), type="application/gzip", id="explorer-plotly"),
+        element("script", packed_plotly(), type="application/gzip", id="explorer-plotly"),
         "\n",
         element("script", _pack(text), type="application/gzip", id="explorer-data"),
         "\n",
@@ -63,7 +63,8 @@ def _own_script() -> str:
 
 
 @functools.cache
-def _packed_plotly() -> Markup:
+def packed_plotly() -> Markup:
+    """Return Plotly as it lies in a page; it is packed once a process, without holding the interpreter."""
     return _pack(_plotly())
 
 

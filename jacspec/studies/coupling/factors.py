@@ -34,12 +34,12 @@ import numpy as np
 from jax.lax.linalg import eigh
 from jaxtyping import Array, Float
 
-from jacspec.axes import Prefix
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.branches import Branch, Products
 from jacspec.jacobians.lanczos import decompose, leading_vectors, start_vectors
 from jacspec.models.block import Block, Sublayer
 from jacspec.models.layers import MLP, Attention, LayerNorm, Linear, RMSNorm
+from jacspec.samples import Prefix
 from jacspec.spectra.svd import eigensolver
 
 PATHS: Mapping[str, tuple[str, ...]] = {"attn": ("v", "q", "k"), "cross": ("q",), "mlp": ("up", "gate")}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit_pair, audit_top, draw_samples, rounding, rows_to_audit
 from jacspec.jacobians.branches import BRANCHES, Branch, choose_components, components_of
@@ -25,6 +25,7 @@ from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.samples import PaddedBatch
 from jacspec.spectra.svd import lapack_threads
 from jacspec.studies.coupling import WEIGHTS
 from jacspec.studies.coupling.factors import PATHS, Lead, branch_slopes, leading_weights

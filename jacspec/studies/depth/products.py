@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jacspec.axes import LayerResult, PaddedBatch
+from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit_top, draw_samples, rows_to_audit
 from jacspec.jacobians.bounds import Bases
@@ -35,6 +35,7 @@ from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.jacobians.undefined import undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_template
+from jacspec.samples import PaddedBatch
 
 PATH, PREFIX = "path", "lyapunov_"
 LOST_DIRECTIONS = "a direction that a block takes to zero: its exponent is −∞"

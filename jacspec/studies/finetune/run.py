@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from jacspec.axes import Batch, Row
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.errors import JacspecError, suggest
@@ -16,6 +16,7 @@ from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
 from jacspec.runs.rows import experiment_layout
+from jacspec.samples import Batch
 from jacspec.studies.finetune import FINETUNE, FinetuneOptions, TextLayout
 from jacspec.studies.finetune.training import Labelled, Training, fine_tune, most_groups, remove_groups, score
 from jacspec.studies.inputs import Inputs

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jacspec.axes import Batch
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
 from jacspec.models.matrices import ROLES
+from jacspec.samples import Batch
 from jacspec.spectra.subspaces import equal_ranges, factorise, group_of, remove_group
 
 LOOK = 16

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jacspec.axes import Memory, Packing, PaddedBatch
 from jacspec.backend import numerics
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
+from jacspec.samples import Memory, Packing, PaddedBatch
 from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
 from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
 

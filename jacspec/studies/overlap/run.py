@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from jacspec.axes import PaddedBatch, Row
+from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
 from jacspec.jacobians.engine import prepare_batches
@@ -18,6 +18,7 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, leaf_names
 from jacspec.models.matrices import block_roles
 from jacspec.runs.rows import MatrixKey, matrix_layout, matrix_row
+from jacspec.samples import PaddedBatch
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.overlap import OVERLAP
 from jacspec.studies.overlap.activations import (
