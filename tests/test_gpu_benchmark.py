@@ -153,4 +153,4 @@ def test_sections_beyond_the_time_are_named(tmp_path: Path) -> None:
 def test_unknown_sections_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main([str(tmp_path / "gpu.json"), "--sections", "kernels"])
-    assert "there are runs, kernel" in capsys.readouterr().err
+    assert "there are runs, full" in capsys.readouterr().err
