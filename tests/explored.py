@@ -190,7 +190,7 @@ def check_boxes(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
 
 
 def check_scale(shown: Shown, values: Sequence[float]) -> None:
-    wide = bool(values) and min(values) > 0 and max(values) > 100 * min(values)
+    wide = bool(values) and min(values) > 0 and max(values) > (10 if max(values) > 1 else 100) * min(values)
     assert shown.scale == {"auto": "log" if wide else "linear", "log": "log", "linear": "linear"}[shown.choice["scale"]]
 
 
@@ -302,7 +302,7 @@ def check_map(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
     assert list(shown_values) == list(expected)
     same(list(shown_values.values()), list(expected.values()))
     values = [value for value in expected.values() if math.isfinite(value)]
-    wide = min(values) > 0 and max(values) > 100 * min(values)
+    wide = min(values) > 0 and max(values) > (10 if max(values) > 1 else 100) * min(values)
     assert log is {"auto": wide, "log": True, "linear": False}[choice["scale"]]
     hidden = sum(value <= 0 for value in values) if log else 0
     assert (f" {hidden} values of 0 or below are not on the" in shown.says) is (hidden > 0)

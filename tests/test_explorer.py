@@ -259,6 +259,7 @@ def test_figures_stand_where_the_script_does_not_run(
     words = "needs a browser with JavaScript" if lack == "scripts" else "could not start"
     page.wait_for_selector(f"#explorer-state:has-text('{words}')")
     assert page.locator("figure img").count() == 3
+    page.get_by_text("The same as pictures").click()
     assert page.locator("figure img").first.is_visible()
     context.close()
 

@@ -59,9 +59,10 @@ def what_was_run(run: Run) -> Markup:
     ]
     config = run.provenance.get("config") or lookup(run.provenance, "identity.config")
     files = lookup(run.provenance, "identity.checkpoint.files")
+    table = element("div", element("table", element("tbody", together(rows, "\n")), class_="facts"), class_="scroll")
     return section(
         "What was run",
-        element("div", element("table", element("tbody", together(rows, "\n")), class_="facts"), class_="scroll"),
+        element("details", element("summary", "Model, text, device, seconds, versions"), table),
         _details("The whole configuration", config),
         _details("SHA-256 of the checkpoint's files", files),
     )

@@ -34,7 +34,6 @@ SPECTRA_CAPTION = (
 )
 DPI, COMPRESSION = 200, 3
 """Of PNG files; more than level 3 takes twice as long for a tenth less."""
-LOG_SPAN = 100.0
 MARGIN_INCHES, BOX_INCHES, WIDEST_BOX, TICK_INCHES = 1.0, 0.23, 0.4, 0.3
 
 
@@ -69,6 +68,7 @@ def box_plots(run: Run, metrics: Sequence[str]) -> dict[str, Plot]:
             functools.partial(draw_boxes, run, metric),
             f"{metric_title(run, metric)} {of}",
             functools.partial(_box_words, run, metric),
+            explored=True,
         )
         for metric in metrics
     }
@@ -79,7 +79,7 @@ def spectra_plots(run: Run) -> dict[str, Plot]:
     if not has_spectra(run):
         return {}
     words = f"Line plots of the singular values of each layer, a panel each for {list_words(run.components)}."
-    return {SPECTRA: Plot(functools.partial(draw_spectra, run), SPECTRA_CAPTION, lambda: words)}
+    return {SPECTRA: Plot(functools.partial(draw_spectra, run), SPECTRA_CAPTION, lambda: words, explored=True)}
 
 
 def has_spectra(run: Run) -> bool:
@@ -140,9 +140,9 @@ def figure_width(layers: int, components: int) -> float:
 
 
 def uses_log_axis(values: Float[np.ndarray, " value"]) -> bool:
-    """Decide for a logarithmic axis: where the positive values span more than two decades."""
+    """Decide for a logarithmic axis: where positive values span a decade; two where none is above 1, as of shares."""
     positive = values[np.isfinite(values) & (values > 0)]
-    return bool(positive.size) and bool(positive.max() > LOG_SPAN * positive.min())
+    return bool(positive.size) and bool(positive.max() > (10 if positive.max() > 1 else 100) * positive.min())
 
 
 def component_styles(components: Sequence[str]) -> dict[str, Style]:

@@ -1,5 +1,6 @@
 """HTML that cannot be broken from inside: text is escaped unless it is `Markup`, which only `element` makes."""
 
+import re
 from collections.abc import Iterable
 from html import escape
 
@@ -26,8 +27,24 @@ def together(children: Iterable[object], between: str = "") -> Markup:
 
 
 def section(title: str, *children: object) -> Markup:
-    """Write a part of the page under its heading."""
-    return element("section", element("h2", title), "\n", together(children, "\n"))
+    """Write a part of the page under its heading, which can be linked."""
+    return element("section", element("h2", title), "\n", together(children, "\n"), id=anchor(title))
+
+
+def anchor(title: str) -> str:
+    """Make the name of a part in a link from its heading."""
+    return "-".join(re.findall(r"\w+", title.lower()))
+
+
+def fold(content: Markup, rows: int, what: str) -> Markup:
+    """Put a long table behind a click that says how long it is."""
+    if rows <= LONGEST_OPEN:
+        return content
+    return element("details", element("summary", f"{rows} {what}"), content)
+
+
+LONGEST_OPEN = 12
+"""Rows of a table that is shown at once."""
 
 
 STYLE = Markup("""
@@ -40,7 +57,13 @@ h3 { font-size: 1rem; margin: 1.5rem 0 0.5rem; }
 p, ul, ol, dl { max-width: 46rem; }
 a { color: #005a8f; }
 .quiet, figcaption { color: var(--quiet); font-size: 0.9rem; }
-.scroll { overflow-x: auto; margin: 0.75rem 0; }
+nav { margin: 0.75rem 0; }
+nav a { margin-right: 1.1rem; white-space: nowrap; }
+.scroll { overflow-x: auto; margin: 0.75rem 0; background: linear-gradient(to right, #fff 2rem, transparent) left,
+  linear-gradient(to left, #fff 2rem, transparent) right, linear-gradient(to right, #0003, transparent) left,
+  linear-gradient(to left, #0003, transparent) right;
+  background-size: 4rem 100%, 4rem 100%, 0.7rem 100%, 0.7rem 100%; background-repeat: no-repeat;
+  background-attachment: local, local, scroll, scroll; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { padding: 0.2rem 0.8rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; }
 .facts th { font-weight: 600; white-space: nowrap; padding-right: 1.5rem; }
@@ -65,7 +88,9 @@ blockquote { margin: 0.5rem 0; padding-left: 0.8rem; border-left: 3px solid var(
   figure, tr, blockquote { break-inside: avoid; }
   img { max-height: 9.5cm; width: auto; }
   thead { display: table-header-group; }
-  .scroll { overflow-x: visible; }
+  .scroll { overflow-x: visible; background: none; }
+  nav { display: none; }
+  details:not(.again)::details-content { content-visibility: visible; }
   .numbers { font-size: 8pt; }
   .numbers th, .numbers td { padding: 0.1rem 0.35rem; white-space: normal; }
 }

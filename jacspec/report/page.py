@@ -6,6 +6,7 @@ a row of the run is.
 
 import base64
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,13 +25,25 @@ from jacspec.studies import study_of
 from jacspec.studies.study import Page, Plot, Study, load
 
 FILES = {
-    "metrics.csv": "one row a layer, component and sample, a column a metric",
-    "summary.csv": "mean, standard error, median, quartiles and whiskers by layer and component",
     "samples.csv": "the samples: number, tokens, text",
-    SPECTRA_FILE: "the singular values as a labelled array (xarray, netCDF)",
+    SPECTRA_FILE: "the singular values, and what other arrays there are, labelled (xarray, netCDF)",
     RUN_FILE: "where the numbers come from: configuration, versions, hashes, seconds",
 }
 """Files that runs of most studies have."""
+
+TABLES = {
+    "samples": {
+        "metrics.csv": "one row a layer, component and sample, a column a metric",
+        "summary.csv": "mean, standard error, median, quartiles and whiskers by layer and component",
+    },
+    "matrices": {
+        "metrics.csv": "one row a matrix, a column a metric",
+        "summary.csv": "mean, standard error, median, quartiles and whiskers by role, in each layer and over all",
+    },
+    "experiments": {"metrics.csv": "one row an experiment: which it is, then what it gave"},
+    "runs": {"metrics.csv": "one row a run, layer, component and metric: mean, standard error, number"},
+}
+"""Tables of a run, by the kind of its rows."""
 
 SHOWN_SAMPLES = 6
 PIXELS_AN_INCH = 110
@@ -45,19 +58,19 @@ def write_page(run: Run) -> Path:
     figures = list_figures(run)
     title = page_title(run)
     numbers = load(page.numbers) if page.numbers else NUMBERS[study.rows.kind if study.rows else "samples"]
-    sections = (
-        _heading(run, study, title),
-        _warning(run),
-        what_was_run(run),
-        _reading(run, page),
+    explored = _explore(run)
+    parts = (
+        _findings(run, page),
+        explored,
         *(load(page.findings)(run) if page.findings else ()),
-        _explore(run),
-        _figures(run, figures, page.picture_bytes),
+        _figures(run, figures, page.picture_bytes, explored=bool(explored)),
         *numbers(run),
+        _reading(run, page),
         *([quote_samples(run)] if (run.folder / "samples.csv").is_file() else ()),
         list_files(run, study),
+        what_was_run(run),
     )
-    return write_sections(run, title, sections)
+    return write_sections(run, title, (_heading(run, study, title), _warning(run), _contents(parts), *parts))
 
 
 def write_sections(run: Run, title: str, sections: Sequence[Markup]) -> Path:
@@ -77,6 +90,25 @@ def write_sections(run: Run, title: str, sections: Sequence[Markup]) -> Path:
     # A name out of JSON may hold half a surrogate pair, which UTF-8 cannot carry.
     write_atomically(file, page.encode("utf-8", "xmlcharrefreplace"))
     return file
+
+
+HEADING = re.compile(r'<section id="([^"]*)"><h2>(.*?)</h2>')
+
+
+def _contents(parts: Sequence[Markup]) -> Markup:
+    """Link the parts of the page; what a heading holds is markup already."""
+    links = (element("a", Markup(words), href=f"#{name}") for part in parts for name, words in HEADING.findall(part))
+    return element("nav", together(links, "\n"), aria_label="Contents")
+
+
+def _findings(run: Run, page: Page) -> Markup:
+    """Say in a few sentences what was found, and of what the numbers say nothing."""
+    sentences = list(load(page.sentences)(run)) if page.sentences else []
+    if not sentences:
+        return Markup("")
+    items = element("ul", together((element("li", sentence) for sentence in sentences), "\n"))
+    caution = [element("p", page.caution, class_="quiet")] if page.caution else []
+    return section("What was found", items, *caution)
 
 
 def page_title(run: Run) -> str:
@@ -141,15 +173,35 @@ def image_file(run: Run, name: str, kind: str = "png") -> Path:
     return run.folder / "figures" / f"{name}.{kind}"
 
 
-def _figures(run: Run, figures: Mapping[str, Plot], most_bytes: int | None) -> Markup:
-    """Put figures on the page as long as there is room, link the rest, and say what to type where none was drawn."""
+def _figures(run: Run, figures: Mapping[str, Plot], most_bytes: int | None, *, explored: bool) -> Markup:
+    """Put figures on the page as long as there is room, link the rest, and say what to type where none was drawn.
+
+    What the interactive part shows is linked, and behind a click, for where there is no JavaScript.
+    """
+    above = {name: plot for name, plot in figures.items() if explored and plot.explored}
+    figures = {name: plot for name, plot in figures.items() if name not in above}
+    if above and (linked := [*_link_explored(run, above)]):
+        return section("Figures", *_show(run, figures, most_bytes), *linked)
+    none = f"None was drawn. python -m jacspec task=report run={run.folder} draws them."
+    return section("Figures", *(_show(run, figures, most_bytes) or [element("p", none)]))
+
+
+def _link_explored(run: Run, figures: Mapping[str, Plot]) -> Iterator[Markup]:
+    there = [(name, kind) for name in figures for kind in ("png", "pdf") if image_file(run, name, kind).is_file()]
+    if not there:
+        return
+    links = (element("a", f"{name}.{kind}", href=f"figures/{name}.{kind}") for name, kind in there)
+    yield element("p", "What can be explored above, as files: ", together(links, ", "), ".")
+    pictures = (show_figure(run, name, plot) for name, plot in figures.items())
+    yield element("details", element("summary", "The same as pictures"), *pictures, class_="again")
+
+
+def _show(run: Run, figures: Mapping[str, Plot], most_bytes: int | None) -> list[Markup]:
     drawn = [name for name in figures if image_file(run, name).is_file()]
     sizes = itertools.accumulate(image_file(run, name).stat().st_size for name in drawn)
     linked = [] if most_bytes is None else drawn[sum(size <= most_bytes for size in sizes) :]
     shown = [show_figure(run, name, plot) for name, plot in figures.items() if name not in linked]
-    found = [*filter(None, shown), *_link(run, linked)]
-    none = f"None was drawn. python -m jacspec task=report run={run.folder} draws them."
-    return section("Figures", *(found or [element("p", none)]))
+    return [*filter(None, shown), *_link(run, linked)]
 
 
 def _link(run: Run, names: Sequence[str]) -> Iterator[Markup]:
@@ -188,6 +240,8 @@ def quote_samples(run: Run) -> Markup:
 
 def list_files(run: Run, study: Study) -> Markup:
     """Link the tables of a run."""
-    there = {name: words for name, words in {**FILES, **study.files}.items() if (run.folder / name).is_file()}
+    tables = TABLES[study.rows.kind] if study.rows else {}
+    words_by_file = {**tables, **FILES, **study.files}
+    there = {name: words for name, words in words_by_file.items() if (run.folder / name).is_file()}
     items = (element("li", element("a", name, href=name), f": {words}") for name, words in there.items())
     return section("Files of this run", element("ul", together(items, "\n")))

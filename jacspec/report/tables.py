@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jacspec.report.labels import NO_VALUE, component_words, metric_title, number_format
-from jacspec.report.markup import Markup, element, section, together
+from jacspec.report.markup import Markup, element, fold, section, together
 from jacspec.runs import QUANTILES, Run
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _by_component(run: Run, metric: str) -> Markup:
         "\n",
     )
     whole = element("table", _component_head(run.components), "\n", element("tbody", body), class_="numbers")
-    return element("div", whole, class_="scroll")
+    return fold(element("div", whole, class_="scroll"), len(layers), "layers")
 
 
 def _component_head(components: Sequence[str]) -> Markup:
@@ -104,7 +104,7 @@ def experiment_numbers(run: Run) -> Iterator[Markup]:
     )
     said = [element("p", f"{note.capitalize()}; metrics.csv has every row.")] if note else []
     head = (*keys, *(metric_title(run, name) for name in columns))
-    yield section("Numbers", *said, table(head, body, keys=len(keys)))
+    yield section("Numbers", *said, fold(table(head, body, keys=len(keys)), len(rows), "rows"))
 
 
 def list_runs(run: Run) -> Markup:

@@ -31,12 +31,14 @@ class Quantity(NamedTuple):
 class Plot(NamedTuple):
     """A figure of a run: what draws it, what its caption says, and what those are told who do not see it.
 
-    Without a `description` that is the caption.
+    Without a `description` that is the caption. What the page's interactive part shows too is `explored`: the page
+    then links the file, and has it behind a click.
     """
 
     draw: "Callable[[], Figure]"
     caption: str
     description: Callable[[], str] | None = None
+    explored: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,11 @@ READ_SAMPLES = (
 )
 """How to read metrics of Jacobians, a sample each."""
 
+SAMPLE_CAUTION = (
+    "In brackets, intervals of 95 % over the samples of this text in this one trained model; they say nothing of "
+    "another text or another training seed."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Page:
@@ -89,13 +96,14 @@ class Page:
 
     `title` says in a few words what was measured, `reading` how to read it. `findings` names a function that writes
     sections before the figures, `numbers` one for the tables behind them (else those of its kind of rows), `sentences`
-    one that says in a few lines what was found. `picture_bytes` is how much of the pictures the page holds; the others
-    are linked.
+    one that says in a few lines what was found, and `caution` what they do not say. `picture_bytes` is how much of
+    the pictures the page holds; the others are linked.
     """
 
     title: str
     reading: tuple[str, ...]
     findings: str = ""
+    caution: str = ""
     numbers: str = ""
     sentences: str = ""
     picture_bytes: int | None = None

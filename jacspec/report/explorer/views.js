@@ -41,10 +41,11 @@ function hiddenWords(values, type) {
 const spanOf = (values) =>
   values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
-/** A logarithmic scale where it is asked for, or, left to the page, where positive values span two decades. */
+/** A logarithmic scale where it is asked for, or, left to the page, as `uses_log_axis` decides for figures. */
 function scaleOf(values, choice) {
   const [low, high] = spanOf(values.filter(there));
-  return choice.scale === "log" || (choice.scale === "auto" && low > 0 && high > 100 * low) ? "log" : "linear";
+  const wide = low > 0 && high > (high > 1 ? 10 : 100) * low;
+  return choice.scale === "log" || (choice.scale === "auto" && wide) ? "log" : "linear";
 }
 
 /** An axis of whole numbers, a tick for each where these are few: a span of millions would freeze the page. */

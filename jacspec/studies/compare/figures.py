@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name, number_format
-from jacspec.report.markup import Markup, element, section
+from jacspec.report.markup import Markup, section
 from jacspec.report.plotting import drawn_metrics, panels, styles_of
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
@@ -98,7 +99,7 @@ def _over_seeds(rows: "pandas.DataFrame") -> "pandas.DataFrame":
 
 def _scale(panel: Axes, values: np.ndarray) -> None:
     finite = values[np.isfinite(values)]
-    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
+    if finite.size and finite.min() > 0 and uses_log_axis(finite):
         panel.set_yscale("log")
 
 
@@ -153,7 +154,7 @@ def _add_legend(figure: Figure, panel: Axes) -> None:
 
 
 def compare_findings(run: Run) -> Iterator[Markup]:
-    """Write the means over layers of every run, and how many differences are more than noise."""
+    """List the runs, and write the means over layers of each."""
     rows = run.metrics[run.metrics["n"] > 0]
     means = rows.groupby(["metric", "component", "run"], sort=False)["mean"].mean().unstack("run")
 
@@ -164,7 +165,7 @@ def compare_findings(run: Run) -> Iterator[Markup]:
 
     head = ("mean over layers", *(f"run {number}" for number in means.columns))
     yield list_runs(run)
-    yield section("Numbers", element("p", count_sure(run)), table(head, lines()))
+    yield section("Numbers", table(head, lines()))
 
 
 def count_sure(run: Run) -> str:

@@ -19,6 +19,7 @@ from jacspec.report.figures import (
     draw_boxes,
     label_layers,
     scale_values,
+    uses_log_axis,
 )
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
@@ -28,7 +29,6 @@ from jacspec.studies.study import Plot
 FEWEST = 5
 """Samples of a kind below which its distribution is not drawn."""
 
-LOG_SPAN = 10.0
 """Kinds are compared within a layer: one layer's scale must not flatten another's boxes."""
 
 BLACK, CHANCE = "black", "0.55"
@@ -179,7 +179,7 @@ def draw_kinds(run: Run) -> Figure:
                 drawn += list(samples.values())
             values = np.concatenate(drawn) if drawn else np.zeros(0)
             scale_values(axes, values)
-            if values.size and values.min() > 0 and values.max() > LOG_SPAN * values.min():
+            if values.size and values.min() > 0 and uses_log_axis(values):
                 axes.set_yscale("log")
             label_layers(axes, layers, pitch)
             axes.set_ylabel(metric_label(run, metric))

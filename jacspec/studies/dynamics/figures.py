@@ -11,9 +11,10 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.lines import add_layer_key
-from jacspec.report.markup import Markup, element, section, together
+from jacspec.report.markup import Markup
 from jacspec.report.plotting import EDGES, add_spectrum, drawn_metrics, frame_overlap, label_overlap, panels
 from jacspec.report.tables import list_runs
 from jacspec.runs import Run
@@ -64,7 +65,7 @@ def draw_steps(run: Run, metric: str) -> Figure:
                 *(rows["step"], rows["mean"]), "o-", color=colour, markersize=3, linewidth=1.1, label=f"layer {layer}"
             )
         values = own["mean"].to_numpy(float)
-        if values.min() > 0 and values.max() > 100 * values.min():
+        if values.min() > 0 and uses_log_axis(values):
             panel.set_yscale("log")
         scale_steps(panel, run.provenance["steps"])
         panel.set_title(component_words(component), fontsize="medium", parse_math=False)
@@ -190,7 +191,5 @@ def spans(layers: Sequence[int]) -> str:
 
 
 def dynamics_findings(run: Run) -> Iterator[Markup]:
-    """List the runs, and what appears first."""
+    """List the runs."""
     yield list_runs(run)
-    items = (element("li", sentence) for sentence in onset_sentences(run))
-    yield section("What appears first", element("ul", together(items, "\n")))

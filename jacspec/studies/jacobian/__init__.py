@@ -1,6 +1,6 @@
 """Spectra of every layer's Jacobians, one component at a time."""
 
-from jacspec.studies.study import ENGINE_OPTIONS, READ_SAMPLES, SAMPLES, TEXT_OPTIONS, Page, Study
+from jacspec.studies.study import ENGINE_OPTIONS, READ_SAMPLES, SAMPLE_CAUTION, SAMPLES, TEXT_OPTIONS, Page, Study
 
 STUDY = Study(
     name="jacobian",
@@ -13,6 +13,8 @@ STUDY = Study(
     page=Page(
         title="spectra of Jacobians",
         reading=READ_SAMPLES,
+        sentences="jacspec.report.findings:sample_findings",
+        caution=SAMPLE_CAUTION,
     ),
     shareable=True,
 )

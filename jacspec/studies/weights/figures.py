@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of, styles_of
 from jacspec.runs import Run
@@ -36,7 +37,7 @@ def matrix_figures(run: Run) -> dict[str, Plot]:
     drawn = [name for name in run.metric_names if run.metrics[name].notna().any()]
     pages = [drawn[start : start + PANELS_A_FIGURE] for start in range(0, len(drawn), PANELS_A_FIGURE)]
     figures = {
-        f"metrics_{number}": Plot(functools.partial(_draw_metrics, run, names), CAPTIONS["metrics"])
+        f"metrics_{number}": Plot(functools.partial(_draw_metrics, run, names), CAPTIONS["metrics"], explored=True)
         for number, names in enumerate(pages, 1)
     }
     layer = shown_layer(run)
@@ -76,7 +77,7 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
             )
         values = table[name].to_numpy(float)
         positive = values[np.isfinite(values) & (values > 0)]
-        if positive.size == np.isfinite(values).sum() and positive.max() > 100 * positive.min():
+        if positive.size == np.isfinite(values).sum() and uses_log_axis(values):
             panel.set_yscale("log")
         panel.set_ylabel(metric_label(run, name), fontsize="small")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))

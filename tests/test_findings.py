@@ -1,0 +1,100 @@
+"""What a page says first: intervals beside SciPy's, sentences of planted runs, and none of a run without structure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jacspec.axes import LayerResult
+from jacspec.report.findings import median_interval, ratio_interval, sample_findings
+from jacspec.runs import Run, open_run, start_run
+
+METRICS = ("spectral_radius", "decay_ratio")
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 41, 200, 1001])
+def test_interval_of_a_median_is_that_of_scipy(n: int) -> None:
+    values = np.random.default_rng(n).lognormal(size=n)
+    expected = stats.quantile_test(values, q=np.median(values), p=0.5).confidence_interval(0.95)
+    found = median_interval(values)
+    assert found.value == np.median(values)
+    assert (found.low, found.high) == (expected.low, expected.high)
+
+
+def test_interval_of_a_median_holds_it_in_95_of_100_draws() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.lognormal(size=12)) for _ in range(2000)]
+    inside = np.mean([each.low <= 1 <= each.high for each in intervals])
+    assert inside >= 0.95 - 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize("values", [[], [1.0, 2.0], [np.nan] * 10])
+def test_few_samples_have_no_interval(values: list[float]) -> None:
+    assert np.isnan(median_interval(np.array(values)).low)
+    assert np.isnan(ratio_interval(np.array(values)).low)
+
+
+def test_interval_of_a_ratio_is_that_of_scipy() -> None:
+    logarithms = np.random.default_rng(1).normal(0.3, 1, 40)
+    expected = stats.ttest_1samp(logarithms, 0).confidence_interval(0.95)
+    found = ratio_interval(logarithms)
+    np.testing.assert_allclose(found, np.exp([logarithms.mean(), expected.low, expected.high]), rtol=1e-12)
+
+
+def write_run(folder: Path, gains: Mapping[str, np.ndarray], ratios: Mapping[str, np.ndarray]) -> Run:
+    """Write a run with these values, (layer, sample) a component."""
+    layers, samples = next(iter(gains.values())).shape
+    rows = [(sample, 5, f"text {sample}") for sample in range(samples)]
+    known = {"metrics": list(METRICS), "components": list(gains)}
+    writer = start_run(folder, known, metric_names=METRICS, samples=rows)
+    for layer in range(layers):
+        sigma = {name: np.stack([gains[name][layer], gains[name][layer] * ratios[name][layer]], 1) for name in gains}
+        values = {name: dict(zip(METRICS, (gains[name][layer], ratios[name][layer]), strict=True)) for name in gains}
+        writer.add_layer(LayerResult(layer, layer, sigma, values))
+    writer.write_tables()
+    writer.finish()
+    return open_run(folder)
+
+
+def draw(rng: np.random.Generator, medians: list[float], spread: float = 0.1) -> np.ndarray:
+    return np.array(medians)[:, None] * rng.lognormal(0, spread, (len(medians), 50))
+
+
+def test_planted_structure_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    gains = {"attn": draw(rng, [2, 2, 2, 2, 2, 2]), "mlp": draw(rng, [8, 6, 0.5, 0.5, 4, 4])}
+    ratios = {name: np.full((6, 50), 0.5) * rng.uniform(0.9, 1.1, (6, 50)) for name in gains}
+    ratios["attn"][3] /= 4
+    said = sample_findings(write_run(tmp_path / "run", gains, ratios))
+    top = median_interval(gains["mlp"][0])
+    assert said[0].startswith(f"The gain ρ is largest in the MLP of layer 0, median {top}")
+    assert "smallest in the MLP of layer" in said[0]
+    assert said[1].startswith("Of 12 components of layers 10 amplify")
+    assert "2 shrink" in said[1]
+    assert "gain of the MLP is" in said[2]
+    assert said[3].startswith("Over depth the gain of MLP differs")
+    assert "stands out most in the attention of layer 3" in said[-1]
+    assert not any("Over depth the gain of attention" in sentence for sentence in said)
+
+
+def test_runs_without_structure_claim_none(tmp_path: Path) -> None:
+    """Of 40 runs whose layers and branches are alike, the sentences that claim a difference appear at their level."""
+    claims = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        gains = {name: draw(rng, [1.0] * 6, 0.5) for name in ("attn", "mlp")}
+        ratios = {name: rng.uniform(0.2, 0.9, (6, 50)) for name in gains}
+        said = sample_findings(write_run(tmp_path / str(seed), gains, ratios))
+        claims += sum("Over all layers" in sentence for sentence in said)
+    assert claims <= stats.binom.ppf(0.999, 40, 0.05)
+
+
+def test_gains_of_zero_are_no_ratios(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    gains = {"attn": draw(rng, [1.0] * 6), "mlp": np.zeros((6, 50))}
+    ratios = {name: np.full((6, 50), np.nan) for name in gains}
+    said = sample_findings(write_run(tmp_path / "run", gains, ratios))
+    assert said[0].endswith("smallest in the MLP of layer 5, 0 (0 to 0).")
+    assert not any("Over all layers" in sentence for sentence in said)
