@@ -83,6 +83,7 @@ SANDWICH = _decoder(
     ("input_layernorm", "self_attn", "post_attention_layernorm"),
     ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
 )
+OUTPUT = _decoder("model.layers", ("self_attn", "post_attention_layernorm"), ("mlp", "post_feedforward_layernorm"))
 ROBERTA = Family(
     _decoder("roberta.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")),
     {**BERT, "pad_token_id": 1},
@@ -242,16 +243,42 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "olmo2": Family(
-        _decoder(
-            "model.layers",
-            ("self_attn", "post_attention_layernorm"),
-            ("mlp", "post_feedforward_layernorm"),
-        ),
+        OUTPUT,
         {**LLAMA, "pad_token_id": None},
         {
             "grouped": {},
             "full": {**FULL, "attention_bias": True},
             "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
+        },
+    ),
+    "olmo": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "grouped clipped": {"clip_qkv": 1.0},
+            "full": {**FULL, "attention_bias": True},
+            "multi-query clipped": {
+                "num_key_value_heads": 1,
+                "hidden_size": 40,
+                "intermediate_size": 13,
+                "vocab_size": 11,
+                "clip_qkv": 0.5,
+            },
+        },
+    ),
+    "olmo3": Family(
+        OUTPUT,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "grouped windows": {
+                **ALTERNATING,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                    "full_attention": YARN["rope_parameters"],
+                },
+            },
+            "full": {**FULL, "attention_bias": True, "num_hidden_layers": 1},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
         },
     ),
     "phi3": Family(

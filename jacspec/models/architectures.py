@@ -6,6 +6,7 @@ reason. `tests/test_config_keys.py` derives which keys HF reads from its source,
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jacspec.errors import JacspecError
-from jacspec.models.block import ModelSpec
+from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.positions import ROTARY_KINDS, RotarySpec
 
 Tensor = Shaped[np.ndarray, "..."]
@@ -146,11 +147,13 @@ def fused_by_head(name: str, *leaves: str) -> TensorRule:
     return TensorRule(name, leaves, load, save)
 
 
-def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial: bool = False) -> RotarySpec:
+def read_rotary(
+    given: Mapping[str, Any], d_head: int, longest: int, *, partial: bool = False, interleaved: bool = False
+) -> RotarySpec:
     """Read HF's `rope_parameters`; raises `JacspecError` for a kind that jacspec does not know.
 
     **Arguments:** `longest`, the tokens of the longest sample, by the config; `partial`, whether HF's code for the
-    family turns a fraction of a head where `partial_rotary_factor` says so.
+    family turns a fraction of a head where `partial_rotary_factor` says so; `interleaved`, whether it turns neighbours.
     """
     kind = given.get("rope_type", "default")
     if kind not in ROTARY_KINDS:
@@ -174,6 +177,7 @@ def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial:
     return RotarySpec(
         dim=int(d_head * fraction),
         theta=float(given["rope_theta"]),
+        interleaved=interleaved,
         kind=kind,
         factor=float(factor or 1.0),
         parameters=tuple(
@@ -183,6 +187,16 @@ def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial:
         ),
         longest=limit,
     )
+
+
+def with_blocks(spec: ModelSpec, *, attention: Config = {}, mlp: Config = {}, **own: Any) -> ModelSpec:
+    """Change fields of every block, of its attention and of its MLP: what a relative does differently."""
+
+    def changed(block: BlockSpec) -> BlockSpec:
+        parts = {"attention": replace(block.attention, **attention), "mlp": replace(block.mlp, **mlp)}
+        return replace(block, **parts, **own)
+
+    return replace(spec, blocks=tuple(map(changed, spec.blocks)))
 
 
 def require(config: Config, key: str, accepted: Any, nearest: str) -> None:

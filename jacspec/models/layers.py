@@ -41,11 +41,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-    """`kind` is `layernorm` or `rmsnorm`; with `unit_offset` (Gemma) the stored weight is what is added to 1."""
+    """`kind` is `layernorm` or `rmsnorm`; with `unit_offset` (Gemma) the stored weight is what is added to 1.
+
+    A LayerNorm may lack its `bias`, or its `weight` too (OLMo).
+    """
 
     kind: str
     eps: float
     unit_offset: bool = False
+    weight: bool = True
+    bias: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,8 @@ class AttentionSpec:
 
     `scale` multiplies the scores; `softcap` then squashes them to ±softcap (Gemma 2). `window` tokens, the
     attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3) or
-    over the `full` projection (OLMo 2). `cross` attention reads the encoder's output and has no own token.
+    over the `full` projection (OLMo 2). Queries, keys and values are then cut off at ±`clip` (OLMo). `cross`
+    attention reads the encoder's output and has no own token.
     """
 
     heads: int
@@ -70,6 +76,7 @@ class AttentionSpec:
     rotary: RotarySpec | None = None
     relative: RelativeBiasSpec | None = None
     qk_norm: str | None = None
+    clip: float | None = None
 
     @property
     def group(self) -> int:
@@ -126,15 +133,14 @@ class LayerNorm(nnx.Module):
     give relative errors up to 1e-2 on trained checkpoints.
     """
 
-    def __init__(self, size: int, *, eps: float, dtype: jnp.dtype):
-        self.weight = nnx.Param(jnp.ones(size, dtype))
-        self.bias = nnx.Param(jnp.zeros(size, dtype))
-        self.eps = eps
+    def __init__(self, size: int, *, eps: float, weight: bool, bias: bool, dtype: jnp.dtype):
+        self.weight = nnx.Param(jnp.ones(size, dtype)) if weight else None
+        self.bias = nnx.Param(jnp.zeros(size, dtype)) if bias else None
+        self.eps, self.size = eps, size
 
-    @property
-    def gain(self) -> Float[Array, " size"]:
-        """What each coordinate is multiplied by after it is standardised."""
-        return self.weight[...]
+    def gain(self, dtype: jnp.dtype) -> Float[Array, " size"]:
+        """Return what each coordinate is multiplied by after it is standardised; `dtype`, where that is 1."""
+        return jnp.ones(self.size, dtype) if self.weight is None else self.weight[...]
 
     def standardise(self, x: Float[Array, "*axes size"]) -> tuple[Float[Array, "*axes size"], Float[Array, "*axes 1"]]:
         """Return vectors of mean zero and unit variance, and the √(variance + eps) that they were divided by."""
@@ -144,8 +150,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
-        gain, bias = (jnp.broadcast_to(leaf, x.shape) for leaf in (self.gain, self.bias[...]))
-        return self.standardise(x)[0] * gain + bias
+        y = self.standardise(x)[0]
+        y = y if self.weight is None else y * jnp.broadcast_to(self.weight[...], x.shape)
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias[...], x.shape)
 
 
 class RMSNorm(nnx.Module):
@@ -155,9 +162,8 @@ class RMSNorm(nnx.Module):
         self.weight = nnx.Param(jnp.full(size, 1.0 - offset, dtype))
         self.eps, self.offset = eps, offset
 
-    @property
-    def gain(self) -> Float[Array, " size"]:
-        """What each coordinate is multiplied by after it is standardised."""
+    def gain(self, dtype: jnp.dtype) -> Float[Array, " size"]:
+        """Return what each coordinate is multiplied by after it is standardised; as LayerNorm's."""
         return self.weight[...] + self.offset
 
     def standardise(self, x: Float[Array, "*axes size"]) -> tuple[Float[Array, "*axes size"], Float[Array, "*axes 1"]]:
@@ -167,13 +173,13 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
-        return self.standardise(x)[0] * jnp.broadcast_to(self.gain, x.shape)
+        return self.standardise(x)[0] * jnp.broadcast_to(self.gain(x.dtype), x.shape)
 
 
 def make_norm(spec: NormSpec, size: int, dtype: jnp.dtype) -> LayerNorm | RMSNorm:
     """Make the norm that a spec asks for, over vectors of `size`."""
     if spec.kind == "layernorm":
-        return LayerNorm(size, eps=spec.eps, dtype=dtype)
+        return LayerNorm(size, eps=spec.eps, weight=spec.weight, bias=spec.bias, dtype=dtype)
     return RMSNorm(size, eps=spec.eps, offset=1.0 if spec.unit_offset else 0.0, dtype=dtype)
 
 
@@ -231,7 +237,11 @@ class Attention(nnx.Module):
         if norm is not None and self.spec.qk_norm == "full":
             projected, norm = norm(projected), None
         split = projected.reshape(*projected.shape[:-1], *heads, self.spec.d_head)
-        return split if norm is None else norm(split)
+        return self.cut(split if norm is None else norm(split))
+
+    def cut(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+        """Cut off queries, keys or values at ±clip, where the family does."""
+        return x if self.spec.clip is None else jnp.clip(x, -self.spec.clip, self.spec.clip)
 
     def visible(self, tokens: int, length: Int[Array, ""]) -> Bool[Array, "token token"]:
         """Say which tokens (columns) each token (row) attends to; padding is seen by none that counts."""

@@ -5,7 +5,20 @@ from collections.abc import Mapping
 from jacspec.models.architectures import Architecture
 from jacspec.models.families.bert import BERT, CAMEMBERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from jacspec.models.families.gpt import GPT2, GPT_NEOX, GPTJ, OPT
-from jacspec.models.families.llama import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, OLMO2, PHI3, QWEN2, QWEN3
+from jacspec.models.families.llama import (
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    GEMMA3_TEXT,
+    LLAMA,
+    MISTRAL,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    PHI3,
+    QWEN2,
+    QWEN3,
+)
 from jacspec.models.families.t5 import MT5, T5
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -24,7 +37,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         GEMMA2,
         GEMMA3_TEXT,
         GEMMA3,
+        OLMO,
         OLMO2,
+        OLMO3,
         PHI3,
         OPT,
         ROBERTA,

@@ -17,6 +17,7 @@ from jacspec.models.architectures import (
     read_rotary,
     require,
     same,
+    with_blocks,
 )
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
 from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
@@ -35,24 +36,28 @@ def _spec(
     softcap: float | None = None,
     windows: bool = True,
     partial: bool = False,
+    interleaved: bool = False,
+    norm: NormSpec | None = None,
 ) -> ModelSpec:
     """Read what all of these families have in common.
 
     **Arguments:** `qkv_bias`, where the family fixes it, else `attention_bias` of the config is for all four
     projections; `gemma`, the generation of a Gemma, for unit-offset norms and scaled embeddings, and from the second
     on capped logits and the scale of queries; `softcap`, of the attention scores; `windows`, whether the family has
-    sliding windows at all; `partial`, whether it may turn a fraction of a head.
+    sliding windows at all; `partial`, whether it may turn a fraction of a head; `interleaved`, whether it turns
+    neighbours; `norm`, where it is not an RMSNorm.
     """
     d_model, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
     kv_heads = config["num_key_value_heads"] or heads
     d_head = config.get("head_dim") or d_model // heads
-    std, eps = config["initializer_range"], config["rms_norm_eps"]
+    std = config["initializer_range"]
     out_bias = bool(config.get("attention_bias", False)) if qkv_bias is None else False
-    norm = NormSpec("rmsnorm", eps, unit_offset=gemma > 0)
+    norm = norm or NormSpec("rmsnorm", config["rms_norm_eps"], unit_offset=gemma > 0)
     activation = config["hidden_activation"] if gemma > 1 else config["hidden_act"]
     window, types = _windows(config, layers) if windows else (None, ("full_attention",) * layers)
     rope, longest = config["rope_parameters"], config["max_position_embeddings"]
-    rotary = {kind: read_rotary(rope.get(kind, rope), d_head, longest, partial=partial) for kind in sorted({*types})}
+    read = functools.partial(read_rotary, d_head=d_head, longest=longest, partial=partial, interleaved=interleaved)
+    rotary = {kind: read(rope.get(kind, rope)) for kind in sorted({*types})}
 
     def block(layer: int) -> BlockSpec:
         return BlockSpec(
@@ -66,7 +71,7 @@ def _spec(
                 out_bias=out_bias,
                 window=window if types[layer] == SLIDING else None,
                 softcap=softcap,
-                # Gemma 3 gives rotary parameters by the type of layer.
+                # Gemma 3 and OLMo 3 give rotary parameters by the type of layer.
                 rotary=rotary[types[layer]],
                 qk_norm=qk_norm,
             ),
@@ -172,6 +177,17 @@ OLMO2 = _row(
     spec=functools.partial(_spec, place="output", qk_norm="full", windows=False),
     blocks={"": (*OUTPUT, *ATTENTION, *MLP)},
 )
+OLMO3 = OLMO2._replace(
+    model_type="olmo3", spec=functools.partial(_spec, place="output", qk_norm="full"), ignored=WINDOW_TYPES
+)
+
+
+def _olmo_spec(config: Config) -> ModelSpec:
+    norm = NormSpec("layernorm", 1e-5, weight=False, bias=False)  # of HF's code; the config has no key for it
+    return with_blocks(_spec(config, windows=False, norm=norm), attention={"clip": config["clip_qkv"]})
+
+
+OLMO = _row(model_type="olmo", spec=_olmo_spec)
 IMAGES = (
     "boi_token_index",
     "eoi_token_index",

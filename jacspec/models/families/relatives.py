@@ -66,8 +66,6 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "mpt": ("its ALiBi positions have no counterpart here", "gpt2"),
     "nemotron": ("its norms have no row here", "llama"),
     "nomic_bert": ("a rotary encoder with gated MLPs", "bert"),
-    "olmo": ("its norms without weights have no counterpart here", "llama"),
-    "olmo3": ("its windows have no row here", "olmo2"),
     "olmoe": ("a mixture of experts", "olmo2"),
     "openai-gpt": ("its norms stand after the addition", "gpt2"),
     "pegasus": ("an encoder-decoder with sinusoidal positions", "t5"),

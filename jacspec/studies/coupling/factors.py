@@ -121,8 +121,9 @@ def norm_gain(norm: LayerNorm | RMSNorm, x: Float[Array, " size"]) -> Float[Arra
     with n₊ the number of positive eigenvalues; the least λ with none above is found by bisection from 0 to max g².
     """
     unit, scale = norm.standardise(x)
-    largest = jnp.max(jnp.abs(norm.gain))
-    gain = norm.gain / jnp.where(largest > 0, largest, 1)
+    own = norm.gain(x.dtype)
+    largest = jnp.max(jnp.abs(own))
+    gain = own / jnp.where(largest > 0, largest, 1)
     seen = jnp.mean(jnp.square(unit))  # var / (var + eps): what is left of 1
     along = gain * unit * jnp.sqrt((2 - seen) / x.size)
     across = gain / x.size**0.5 if isinstance(norm, LayerNorm) else jnp.zeros_like(gain)
@@ -209,7 +210,7 @@ def _fold(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -
     """Stack a weight as it is, and with the gain of a norm and its centring folded in."""
     folded = weight
     if norm is not None:
-        folded = weight * norm.gain[None]
+        folded = weight * norm.gain(weight.dtype)[None]
         if isinstance(norm, LayerNorm):
             folded -= jnp.mean(folded, axis=1, keepdims=True)
     return jnp.stack([weight, folded])
