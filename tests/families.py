@@ -123,6 +123,36 @@ FAMILIES: dict[str, Family] = {
             "scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
         },
     ),
+    "gpt_bigcode": Family(
+        _decoder("transformer.h", ("ln_1", "attn"), ("ln_2", "mlp")),
+        GPT2,
+        {
+            "multi-query": {"n_inner": 13},
+            "full": {"multi_query": False, "tie_word_embeddings": False, "scale_attn_weights": False},
+        },
+    ),
+    "gpt_neo": Family(
+        _decoder("transformer.h", ("ln_1", "attn"), ("ln_2", "mlp")),
+        {
+            "vocab_size": 37,
+            "max_position_embeddings": 24,
+            "hidden_size": 24,
+            "num_heads": 4,
+            "num_layers": 2,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 5,
+        },
+        {
+            "local": {},
+            "untied": {
+                "tie_word_embeddings": False,
+                "attention_types": [[["local"], 2]],
+                "window_size": 1,
+                "intermediate_size": 13,
+                "num_heads": 3,
+            },
+        },
+    ),
     "gptj": Family(
         _decoder("transformer.h", ("ln_1", "attn"), ("ln_1", "mlp")),
         {**GPT2, "rotary_dim": 4},
@@ -281,6 +311,98 @@ FAMILIES: dict[str, Family] = {
             "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
         },
     ),
+    "smollm3": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "rotated, not rotated": {"no_rope_layers": [1, 0], "tie_word_embeddings": False},
+            "windows": {
+                **FULL,
+                "no_rope_layer_interval": 2,
+                "use_sliding_window": True,
+                "sliding_window": 5,
+                "attention_bias": True,
+                "mlp_bias": True,
+            },
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
+        },
+    ),
+    "granite": Family(
+        PRE,
+        {
+            **LLAMA,
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+        },
+        {
+            "grouped": {},
+            "full": {**FULL, "attention_bias": True, "mlp_bias": True},
+            "multi-query": {
+                "num_key_value_heads": 1,
+                "hidden_size": 40,
+                "intermediate_size": 13,
+                "residual_multiplier": 1.5,
+            },
+        },
+    ),
+    "ministral": Family(
+        PRE,
+        {**LLAMA, **HEAD},
+        {"grouped windows": ALTERNATING, "multi-query": {**MULTI_QUERY, "sliding_window": 3}},
+    ),
+    "helium": Family(
+        PRE,
+        {**LLAMA, **HEAD, "pad_token_id": None},
+        {"grouped": {}, "full": {**FULL, "hidden_size": 40, "head_dim": 10, "mlp_bias": True, "attention_bias": True}},
+    ),
+    "glm": Family(
+        PRE,
+        {**LLAMA, "head_dim": 8, "pad_token_id": None},
+        {"grouped": {}, "multi-query": {**MULTI_QUERY, "head_dim": 12, "attention_bias": False}},
+    ),
+    "glm4": Family(
+        _decoder(
+            "model.layers",
+            ("input_layernorm", "self_attn", "post_self_attn_layernorm"),
+            ("post_attention_layernorm", "mlp", "post_mlp_layernorm"),
+        ),
+        {**LLAMA, "head_dim": 8, "pad_token_id": None},
+        {"grouped": {}, "multi-query": {**MULTI_QUERY, "head_dim": 12, "attention_bias": False}},
+    ),
+    "starcoder2": Family(
+        PRE,
+        LLAMA,
+        {
+            "grouped window": {"sliding_window": 5},
+            "full": {"num_key_value_heads": 4, "tie_word_embeddings": False, "use_bias": False},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
+        },
+    ),
+    "stablelm": Family(
+        PRE,
+        {**LLAMA, "hidden_size": 32},
+        {
+            "grouped": {"use_qkv_bias": True},
+            "parallel": {**FULL, "use_parallel_residual": True},
+            "multi-query": {
+                "num_key_value_heads": 1,
+                "hidden_size": 48,
+                "intermediate_size": 13,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            },
+        },
+    ),
+    "phi": Family(
+        _decoder("model.layers", ("input_layernorm", "self_attn"), ("input_layernorm", "mlp")),
+        {**LLAMA, "hidden_size": 32},
+        {
+            "full": FULL | {"tie_word_embeddings": False},
+            "grouped, normed": {"qk_layernorm": True, "tie_word_embeddings": True},
+            "multi-query": {"num_key_value_heads": 1, "intermediate_size": 13, "vocab_size": 11},
+        },
+    ),
     "phi3": Family(
         PRE,
         {**LLAMA, "pad_token_id": None},
@@ -369,8 +491,13 @@ CASES = {f"{name}: {case}": (name, case) for name, family in FAMILIES.items() fo
 
 
 def layout_of(name: str, config: dict[str, Any]) -> Layout:
-    """Return where the HF modules are; OPT's norms leave the branches where they stand after the addition."""
-    layout = FAMILIES[name].layout
+    """Return where the HF modules are; OPT's norms leave the branches where they stand after the addition.
+
+    A StableLM with parallel branches has one norm for both.
+    """
+    layout = FAMILIES[name].layout._replace(scale=config.get("residual_multiplier", 1.0))
+    if name == "stablelm" and config.get("use_parallel_residual"):
+        return layout._replace(chains={**layout.chains, "mlp": ("input_layernorm", "mlp")})
     if config.get("do_layer_norm_before", True):
         return layout
     return layout._replace(chains={key: chain[1:] for key, chain in layout.chains.items()})

@@ -1,7 +1,7 @@
 """Hugging Face's PyTorch models as an oracle: random checkpoints, their branches, their Jacobians."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,20 @@ torch.set_num_threads(1)  # threads that wait for each other on a shared machine
 
 
 class Layout(NamedTuple):
-    """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn."""
+    """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn.
+
+    `scale` is what HF's block multiplies the last of them by, outside of any module.
+    """
 
     stacks: Mapping[str, str]
     chains: Mapping[str, tuple[str, ...]]
+    scale: float = 1.0
 
 
 class Call(NamedTuple):
     """One call of a module that was seen: its first input, and what else it was given."""
 
-    module: torch.nn.Module
+    module: Callable[..., Any]
     x: torch.Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -141,7 +145,8 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
             if position == 0:
                 arrays[f"{stack}{component}{layer} in"] = flat(_input(args, kwargs))
             if position == size - 1:
-                arrays[f"{stack}{component}{layer}"] = flat(_first(output))
+                arrays[f"{stack}{component}{layer}"] = layout.scale * flat(_first(output))
+                calls[stack, component, layer].append(Call(lambda x: layout.scale * x, output, (output,), {}))
 
         return hook
 

@@ -12,7 +12,7 @@ $$\frac{\partial o}{\partial x} =
 
 with rotations, and the Jacobians of norms of queries and keys, between the two factors of the first two terms. The
 last two are the last token's own key and value, which cross attention has not. Where queries, keys and values are cut
-off at ±clip, the rows of those that are cut off are zero.
+off at ±clip, the rows of those that are cut off are zero. Granite multiplies every branch by a number.
 """
 
 import functools
@@ -113,6 +113,7 @@ def _branch(
     jacobian = inside(u)
     if norms.output_norm is not None:
         jacobian = _norm_times(norms.output_norm, branch(u), jacobian)
+    jacobian = jacobian if norms.scale == 1 else norms.scale * jacobian
     return jacobian if norms.norm is None else _times_norm(jacobian, norms.norm, x)
 
 

@@ -22,10 +22,13 @@ Config = Mapping[str, Any]
 
 
 class Target(NamedTuple):
-    """What a rule fills: the shapes of its leaves, and how many heads the block's attention has."""
+    """What a rule fills: the shapes of its leaves, and how many key and value heads the block's attention has."""
 
     shapes: tuple[tuple[int, ...], ...]
-    heads: int
+    kv_heads: int
+
+
+PARALLEL = "parallel"
 
 
 class TensorRule(NamedTuple):
@@ -33,7 +36,7 @@ class TensorRule(NamedTuple):
 
     `load` turns the tensor into the leaves, in order; `save` turns the leaves back into the tensor. A rule whose
     leaves the module lacks (a bias in a model without biases) does not apply; nor does one whose leaf `given` it
-    lacks, or whose leaf `unless` it has.
+    lacks, or whose leaf `unless` it has; `PARALLEL` counts as a leaf of a block with parallel branches.
     """
 
     name: str
@@ -134,15 +137,20 @@ def fused(name: str, *leaves: str, transpose: bool = False) -> TensorRule:
 
 
 def fused_by_head(name: str, *leaves: str) -> TensorRule:
-    """Make a rule for a tensor that holds, head after head, that head's rows of each leaf (GPT-NeoX)."""
+    """Make a rule for a tensor that holds, for one key head after the other, the rows that it takes of each leaf.
+
+    In GPT-NeoX those are one query, key and value head; with a single key head (GPT-BigCode) all queries stand first.
+    """
 
     def load(tensor: Tensor, target: Target) -> Sequence[Tensor]:
-        by_head = tensor.reshape(target.heads, len(leaves), -1, *tensor.shape[1:])
-        return [by_head[:, number].reshape(shape) for number, shape in enumerate(target.shapes)]
+        by_head = tensor.reshape(target.kv_heads, -1, *tensor.shape[1:])
+        ends = np.cumsum([shape[0] // target.kv_heads for shape in target.shapes])
+        parts = np.split(by_head, ends[:-1].tolist(), axis=1)
+        return [part.reshape(shape) for part, shape in zip(parts, target.shapes, strict=True)]
 
     def save(parts: Sequence[Any], target: Target) -> Any:
-        by_head = [part.reshape(target.heads, -1, *part.shape[1:]) for part in parts]
-        return jnp.stack(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
+        by_head = [part.reshape(target.kv_heads, -1, *part.shape[1:]) for part in parts]
+        return jnp.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
 
     return TensorRule(name, leaves, load, save)
 
@@ -189,11 +197,13 @@ def read_rotary(
     )
 
 
-def with_blocks(spec: ModelSpec, *, attention: Config = {}, mlp: Config = {}, **own: Any) -> ModelSpec:
+def with_blocks(
+    spec: ModelSpec, *, attention: Config | None = None, mlp: Config | None = None, **own: Any
+) -> ModelSpec:
     """Change fields of every block, of its attention and of its MLP: what a relative does differently."""
 
     def changed(block: BlockSpec) -> BlockSpec:
-        parts = {"attention": replace(block.attention, **attention), "mlp": replace(block.mlp, **mlp)}
+        parts = {"attention": replace(block.attention, **attention or {}), "mlp": replace(block.mlp, **mlp or {})}
         return replace(block, **parts, **own)
 
     return replace(spec, blocks=tuple(map(changed, spec.blocks)))

@@ -36,8 +36,8 @@ class BlockSpec:
 
     `place` says where norms stand: on the branch's input (`pre`), after the addition (`post`, BERT), on the
     branch's output (`output`, OLMo 2) or on its input and output (`sandwich`, Gemma 2). With `parallel` the MLP
-    reads what attention reads (GPT-J, Pythia). `cross` is the attention of a decoder to its encoder. `stack` is
-    `encoder` or `decoder` in models that have both, else empty.
+    reads what attention reads (GPT-J, Pythia). `scale` multiplies what every branch adds (Granite). `cross` is the
+    attention of a decoder to its encoder. `stack` is `encoder` or `decoder` in models that have both, else empty.
     """
 
     d_model: int
@@ -47,6 +47,7 @@ class BlockSpec:
     std: Spread
     place: str = "pre"
     parallel: bool = False
+    scale: float = 1.0
     cross: AttentionSpec | None = None
     stack: str = ""
 
@@ -119,21 +120,23 @@ class ModelSpec:
 
 
 class Sublayer(nnx.Module):
-    """The norms of one branch: `h ← sum_norm(h + output_norm(branch(norm(h))))`, each of them optional."""
+    """The norms of one branch: `h ← sum_norm(h + scale · output_norm(branch(norm(h))))`, each of them optional."""
 
     def __init__(self, spec: BlockSpec, dtype: jnp.dtype):
         norm = functools.partial(make_norm, spec.norm, spec.d_model, dtype)
         self.norm: LayerNorm | RMSNorm | None = norm() if spec.place in ("pre", "sandwich") else None
         self.output_norm: LayerNorm | RMSNorm | None = norm() if spec.place in ("output", "sandwich") else None
         self.sum_norm: LayerNorm | RMSNorm | None = norm() if spec.place == "post" else None
+        self.scale = spec.scale
 
     def enter(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
         """Norm what the branch reads."""
         return x if self.norm is None else self.norm(x)
 
     def leave(self, branch: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
-        """Norm what the branch adds."""
-        return branch if self.output_norm is None else self.output_norm(branch)
+        """Norm and scale what the branch adds."""
+        branch = branch if self.output_norm is None else self.output_norm(branch)
+        return branch if self.scale == 1 else self.scale * branch
 
     def add(
         self, x: Float[Array, "*token d_model"], branch: Float[Array, "*token d_model"]

@@ -6,6 +6,7 @@ import functools
 from jacspec.errors import JacspecError
 from jacspec.models.architectures import (
     FREQUENCIES,
+    PARALLEL,
     ROTARY_KEYS,
     TRAINING,
     VISION,
@@ -188,6 +189,150 @@ def _olmo_spec(config: Config) -> ModelSpec:
 
 
 OLMO = _row(model_type="olmo", spec=_olmo_spec)
+
+
+def _smollm3_spec(config: Config) -> ModelSpec:
+    spec, turned = _spec(config), config["no_rope_layers"]
+    if len(turned) < len(spec.blocks):
+        raise JacspecError(f"no_rope_layers has {len(turned)} layers of {len(spec.blocks)}.")
+    still = with_blocks(spec, attention={"rotary": None}).blocks
+    return dataclasses.replace(
+        spec, blocks=tuple(map(lambda turn, *kinds: kinds[not turn], turned, spec.blocks, still))
+    )
+
+
+def _granite_spec(config: Config) -> ModelSpec:
+    spec = with_blocks(
+        _spec(config, windows=False),
+        attention={"scale": float(config["attention_multiplier"])},
+        scale=float(config["residual_multiplier"]),
+    )
+    return dataclasses.replace(
+        spec,
+        embedding=dataclasses.replace(spec.embedding, scale=float(config["embedding_multiplier"])),
+        head=dataclasses.replace(spec.head, scale=1 / config["logits_scaling"]),
+    )
+
+
+SMOLLM3 = _row(
+    model_type="smollm3",
+    spec=_smollm3_spec,
+    ignored={**WINDOW_TYPES, "no_rope_layer_interval": "no_rope_layers says which layers are not rotated"},
+)
+GRANITE = _row(model_type="granite", spec=_granite_spec)
+MINISTRAL = MISTRAL._replace(model_type="ministral")
+HELIUM = _row(
+    model_type="helium",
+    spec=lambda config: _spec(config, qkv_bias=config["attention_bias"], windows=False, interleaved=True),
+)
+
+
+def _glm_spec(config: Config, place: str) -> ModelSpec:
+    bias = config["attention_bias"]
+    return _spec(config, place=place, qkv_bias=bias, windows=False, partial=True, interleaved=True)
+
+
+GLM_PARTS = (
+    *ATTENTION,
+    fused("layers.{layer}.mlp.gate_up_proj.weight", "mlp.gate.weight", "mlp.up.weight"),
+    *linear("layers.{layer}.mlp.down_proj", "mlp.down"),
+)
+GLM = _row(model_type="glm", spec=functools.partial(_glm_spec, place="pre"), blocks={"": (*PRE, *GLM_PARTS)})
+GLM4 = _row(
+    model_type="glm4",
+    spec=functools.partial(_glm_spec, place="sandwich"),
+    blocks={
+        "": (
+            *_norms("input_layernorm", "post_self_attn_layernorm", "attn"),
+            *_norms("post_attention_layernorm", "post_mlp_layernorm", "mlp"),
+            *GLM_PARTS,
+        )
+    },
+)
+HEAD = (*linear("norm", "norm"), same("lm_head.weight", "unembed.weight"))
+
+
+def _starcoder2_spec(config: Config) -> ModelSpec:
+    bias = config["use_bias"]
+    return with_blocks(
+        _spec(config, norm=NormSpec("layernorm", config["norm_epsilon"])),
+        attention={"qkv_bias": bias, "out_bias": bias},
+        mlp={"gated": False, "bias": bias},
+    )
+
+
+def _stablelm_spec(config: Config) -> ModelSpec:
+    require(config, "qk_layernorm", False, "a StableLM without norms of queries and keys")
+    norm = NormSpec("layernorm", config["layer_norm_eps"])
+    spec = _spec(config, qkv_bias=config["use_qkv_bias"], windows=False, partial=True, norm=norm)
+    return with_blocks(spec, parallel=config["use_parallel_residual"])
+
+
+def _phi_spec(config: Config) -> ModelSpec:
+    norm = NormSpec("layernorm", config["layer_norm_eps"])
+    qk_norm = "head" if config["qk_layernorm"] else None
+    spec = with_blocks(
+        _spec(config, qkv_bias=True, qk_norm=qk_norm, windows=False, partial=True, norm=norm),
+        attention={"out_bias": True},
+        mlp={"gated": False, "bias": True},
+        parallel=True,
+    )
+    return dataclasses.replace(spec, head=dataclasses.replace(spec.head, bias=True))
+
+
+# One norm serves both branches.
+ONE_NORM = tuple(
+    same(f"layers.{{layer}}.input_layernorm.{kind}", f"attn_norms.norm.{kind}", f"mlp_norms.norm.{kind}")
+    for kind in ("weight", "bias")
+)
+TWO_NORMS = (
+    *linear("layers.{layer}.input_layernorm", "attn_norms.norm"),
+    *linear("layers.{layer}.post_attention_layernorm", "mlp_norms.norm"),
+)
+STARCODER2 = _row(
+    model_type="starcoder2",
+    spec=_starcoder2_spec,
+    blocks={
+        "": (
+            *TWO_NORMS,
+            *ATTENTION,
+            *linear("layers.{layer}.mlp.c_fc", "mlp.up"),
+            *linear("layers.{layer}.mlp.c_proj", "mlp.down"),
+        )
+    },
+    head=HEAD,
+    ignored={**ROTARY_KEYS, "embedding_dropout": TRAINING, "residual_dropout": TRAINING},
+)
+STABLELM = _row(
+    model_type="stablelm",
+    spec=_stablelm_spec,
+    blocks={
+        "": (
+            *(rule._replace(given=PARALLEL) for rule in ONE_NORM),
+            *(rule._replace(unless=PARALLEL) for rule in TWO_NORMS),
+            *ATTENTION,
+            *MLP,
+        )
+    },
+    head=HEAD,
+)
+PHI = _row(
+    model_type="phi",
+    spec=_phi_spec,
+    blocks={
+        "": (
+            *ONE_NORM,
+            *ATTENTION[:6],
+            *linear("layers.{layer}.self_attn.dense", "attn.o"),
+            *linear("layers.{layer}.self_attn.q_layernorm", "attn.q_norm"),
+            *linear("layers.{layer}.self_attn.k_layernorm", "attn.k_norm"),
+            *linear("layers.{layer}.mlp.fc1", "mlp.up"),
+            *linear("layers.{layer}.mlp.fc2", "mlp.down"),
+        )
+    },
+    head=(*linear("final_layernorm", "norm"), *linear("lm_head", "unembed")),
+    ignored={**ROTARY_KEYS, "embd_pdrop": TRAINING, "resid_pdrop": TRAINING},
+)
 IMAGES = (
     "boi_token_index",
     "eoi_token_index",
