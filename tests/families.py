@@ -315,7 +315,7 @@ FAMILIES: dict[str, Family] = {
         PRE,
         {**LLAMA, "pad_token_id": None},
         {
-            "rotated, not rotated": {"no_rope_layers": [1, 0], "tie_word_embeddings": False},
+            "not rotated": {"no_rope_layers": [0, 1], "tie_word_embeddings": False},
             "windows": {
                 **FULL,
                 "no_rope_layer_interval": 2,
@@ -420,6 +420,18 @@ FAMILIES: dict[str, Family] = {
                     "long_factor": [1.0, 2.0, 4.0, 8.0],
                 },
             },
+            "longrope beyond": {
+                "hidden_size": 32,
+                "num_key_value_heads": 1,
+                "max_position_embeddings": 256,
+                "original_max_position_embeddings": 8,
+                "partial_rotary_factor": 0.75,
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0, 1.1, 1.2],
+                    "long_factor": [1.0, 2.0, 4.0],
+                },
+            },
             "full partial": {
                 **FULL,
                 "hidden_size": 32,
@@ -435,6 +447,30 @@ FAMILIES: dict[str, Family] = {
             "tied": {},
             "untied relu": {"tie_word_embeddings": False, "hidden_act": "relu"},
             "awkward": {**AWKWARD_BERT, "type_vocab_size": 3, "layer_norm_eps": 1e-3},
+        },
+    ),
+    "electra": Family(
+        _decoder(
+            "electra.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")
+        ),
+        {**BERT, "embedding_size": 10},
+        {
+            "tied": {},
+            "untied relu": {"tie_word_embeddings": False, "hidden_act": "relu"},
+            "awkward": {**AWKWARD_BERT, "embedding_size": 35, "type_vocab_size": 3, "layer_norm_eps": 1e-3},
+        },
+    ),
+    "albert": Family(
+        Layout(
+            {"": "albert.encoder.albert_layer_groups.0.albert_layers"},
+            {"attn": ("attention",), "mlp": ("ffn", "activation", "ffn_output")},
+            summed="attn",
+        ),
+        {**BERT, "embedding_size": 10},
+        {
+            "tied": {},
+            "untied": {"tie_word_embeddings": False, "num_hidden_layers": 3},
+            "awkward": {**AWKWARD_BERT, "embedding_size": 35, "type_vocab_size": 3, "hidden_act": "relu"},
         },
     ),
     "roberta": ROBERTA,
@@ -460,6 +496,14 @@ FAMILIES: dict[str, Family] = {
         T5,
         T5_SIZES,
         {"gated": {}, "awkward": {"d_model": 25, "d_kv": 7, "d_ff": 13, "num_heads": 3, "feed_forward_proj": "relu"}},
+    ),
+    "umt5": Family(
+        T5,
+        T5_SIZES,
+        {
+            "gated": {},
+            "unscaled": {"tie_word_embeddings": False, "feed_forward_proj": "relu", "num_decoder_layers": 1},
+        },
     ),
     "t5": Family(
         T5,

@@ -176,12 +176,10 @@ def read_rotary(
             )
         fraction = 1.0  # HF's code for the family does not read it
     plain = ("rope_type", "rope_theta", "factor", "partial_rotary_factor", "type")
-    factor, limit = given.get("factor"), None
-    if kind == "dynamic":
-        limit = longest
+    factor, context = given.get("factor"), None
     if kind == "longrope":
-        limit = int(given["original_max_position_embeddings"])
-        factor = factor or longest / limit
+        context = int(given["original_max_position_embeddings"])
+        factor = factor or longest / context
     return RotarySpec(
         dim=int(d_head * fraction),
         theta=float(given["rope_theta"]),
@@ -193,7 +191,7 @@ def read_rotary(
             for key, value in sorted(given.items())
             if key not in plain
         ),
-        longest=limit,
+        context=context,
     )
 
 
@@ -218,6 +216,17 @@ def require(config: Config, key: str, accepted: Any, nearest: str) -> None:
 GENERATION = "concerns text generation, not the forward pass"
 TRAINING = "acts in training only"
 LABELS = "concerns a classification head"
+SUMMARY = dict.fromkeys(
+    (
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_last_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ),
+    LABELS,
+)
 MASK = "a causal mask"
 FREQUENCIES = "rotary frequencies, which the config gives"
 VISION = "concerns images"

@@ -218,6 +218,7 @@ def random_checkpoint(
     architecture, config, spec, unread = read_config(raw_config, f"the config of {name}")
 
     def make(part: str, number: int) -> Any:
+        number = 0 if part == "block" and spec.shared else number
         # One stream of keys a module, so that a block can be made without those before it.
         stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
         numbers = np.asarray(seed % 2**32, np.uint32), np.asarray(stream, np.uint32)

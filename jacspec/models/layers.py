@@ -286,7 +286,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "token inner"]:
         tokens = query.shape[0]
         if self.spec.rotary is not None:
-            turn = rotation(self.spec.rotary, tokens, query.dtype)
+            turn = rotation(self.spec.rotary, tokens, length, query.dtype)
             query, key = rotate(self.spec.rotary, query, turn), rotate(self.spec.rotary, key, turn)
         bias = None
         if self.spec.relative is not None:
@@ -370,7 +370,7 @@ class Attention(nnx.Module):
         tokens, last = key.shape[0], length - 1
         turn = bias = None
         if self.spec.rotary is not None:
-            turns = rotation(self.spec.rotary, tokens, key.dtype)
+            turns = rotation(self.spec.rotary, tokens, length, key.dtype)
             key, turn = rotate(self.spec.rotary, key, turns), turns[:, last]
         place = jnp.arange(tokens, dtype=length.dtype)
         if self.spec.relative is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from jacspec.models.architectures import Architecture
-from jacspec.models.families.bert import BERT, CAMEMBERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from jacspec.models.families.bert import ALBERT, BERT, CAMEMBERT, DISTILBERT, ELECTRA, ROBERTA, XLM_ROBERTA
 from jacspec.models.families.gpt import GPT2, GPT_BIGCODE, GPT_NEO, GPT_NEOX, GPTJ, OPT
 from jacspec.models.families.llama import (
     GEMMA,
@@ -28,7 +28,7 @@ from jacspec.models.families.llama import (
     STABLELM,
     STARCODER2,
 )
-from jacspec.models.families.t5 import MT5, T5
+from jacspec.models.families.t5 import MT5, T5, UMT5
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     row.model_type: row
@@ -37,6 +37,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         BERT,
         T5,
         MT5,
+        UMT5,
         GPT_NEOX,
         LLAMA,
         MISTRAL,
@@ -66,6 +67,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         XLM_ROBERTA,
         CAMEMBERT,
         DISTILBERT,
+        ELECTRA,
+        ALBERT,
         GPTJ,
     )
 }

@@ -4,9 +4,9 @@ import functools
 
 from jacspec.models.architectures import (
     FREQUENCIES,
-    LABELS,
     MASK,
     ROTARY_KEYS,
+    SUMMARY,
     TRAINING,
     Architecture,
     Config,
@@ -55,15 +55,6 @@ def _gpt2_spec(config: Config, *, bigcode: bool = False) -> ModelSpec:
         tied=config["tie_word_embeddings"],
     )
 
-
-SUMMARY = {
-    "summary_activation": LABELS,
-    "summary_first_dropout": LABELS,
-    "summary_last_dropout": LABELS,
-    "summary_proj_to_labels": LABELS,
-    "summary_type": LABELS,
-    "summary_use_proj": LABELS,
-}
 
 GPT2 = Architecture(
     model_type="gpt2",
@@ -271,7 +262,7 @@ def _neox_spec(config: Config) -> ModelSpec:
     )
     return ModelSpec(
         vocab=config["vocab_size"],
-        positions=rotary.longest or longest,
+        positions=longest,
         blocks=(block,) * config["num_hidden_layers"],
         embedding=EmbeddingSpec(d_model, std),
         head=HeadSpec(d_model, std, norm),

@@ -84,7 +84,7 @@ def _spec(
 
     return ModelSpec(
         vocab=config["vocab_size"],
-        positions=min([longest, *(each.longest for each in rotary.values() if each.longest)]),
+        positions=longest,
         blocks=tuple(block(layer) for layer in range(layers)),
         embedding=EmbeddingSpec(d_model, std, scale=d_model**0.5 if gemma else 1.0),
         head=HeadSpec(d_model, std, norm, softcap=config["final_logit_softcapping"] if gemma > 1 else None),

@@ -12,7 +12,6 @@ _NO_ATTENTION = "there is no attention to differentiate"
 _OTHER_TOWERS = "it holds towers for images or sound"
 
 NEAREST: Mapping[str, tuple[str, str]] = {
-    "albert": ("its layers share one block over a factored embedding", "bert"),
     "baichuan": ("its fused attention has no row here", "llama"),
     "bart": ("an encoder-decoder with learned positions", "t5"),
     "big_bird": ("its attention is sparse", "bert"),
@@ -28,7 +27,6 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "deepseek": ("a mixture of experts", "llama"),
     "deepseek_v2": ("a mixture of experts with latent attention", "llama"),
     "deepseek_v3": ("a mixture of experts with latent attention", "llama"),
-    "electra": ("its discriminator has no row here", "bert"),
     "ernie": ("its task embeddings have no row here", "bert"),
     "exaone4": ("its norms and windows have no row here", "olmo2"),
     "falcon": ("its fused attention has no counterpart here", "gpt_neox"),
@@ -76,7 +74,6 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "rwkv": (f"a recurrent model: {_NO_ATTENTION}", "gpt_neox"),
     "rwkv5": (f"a recurrent model: {_NO_ATTENTION}", "gpt_neox"),
     "switch_transformers": ("a mixture of experts", "t5"),
-    "umt5": ("its relative biases are the layer's own", "mt5"),
     "xglm": ("its sinusoidal positions have no row here", "opt"),
     "xlm": ("its language embeddings have no row here", "bert"),
     "xlm-roberta-xl": ("its norms stand before the branches", "xlm-roberta"),
