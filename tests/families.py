@@ -385,7 +385,12 @@ FAMILIES: dict[str, Family] = {
         {**LLAMA, "hidden_size": 32},
         {
             "grouped": {"use_qkv_bias": True},
-            "parallel": {**FULL, "use_parallel_residual": True},
+            "parallel, normed": {
+                "use_parallel_residual": True,
+                "qk_layernorm": True,
+                "tie_word_embeddings": True,
+            },
+            "full": {**FULL, "use_parallel_residual": True},
             "multi-query": {
                 "num_key_value_heads": 1,
                 "hidden_size": 48,

@@ -153,6 +153,11 @@ SABOTAGE: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "branch not scaled": ("granite: grouped", "mlp", _unscaled),
     "rotated where it is not": ("smollm3: not rotated", "attn", _respecified("attn", rotary=RotarySpec(6, 2e6))),
     "bias of another layer": ("umt5: gated", "attn", _changed("attn.relative_bias", lambda bias: bias[::-1])),
+    "heads' norms exchanged": (
+        "stablelm: parallel, normed",
+        "attn",
+        _changed("attn.q_norm.weight", lambda weight: weight[::-1]),
+    ),
     "query norm dropped": ("qwen3: grouped", "attn", _changed("attn.q_norm.weight", jnp.ones_like)),
 }
 UNSEEN_BY_THE_LAST_TOKEN = ("causal BERT",)

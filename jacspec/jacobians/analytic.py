@@ -221,13 +221,15 @@ def _projection(
     kind, weight, projected = attention.spec.qk_norm, linear.weight[...], linear(u)
     if norm is not None and kind == "full":
         weight, projected = _norm_times(norm, projected, weight), norm(projected)
-    split, projected = weight.reshape(*heads, -1, u.size), projected.reshape(*heads, -1)
+    d_head = attention.spec.d_head
+    split, projected = weight.reshape(-1, d_head, u.size), projected.reshape(-1, d_head)
     if norm is not None and kind != "full":
-        through = functools.partial(_norm_times, norm)
-        for _ in heads:
-            through = jax.vmap(through)
-        split, projected = through(projected, split), norm(projected)
-    return split if attention.spec.clip is None else _slope(attention.cut, projected)[..., None] * split
+        # The weights of `each` head are its own.
+        through = jax.vmap(_norm_times, in_axes=(0 if kind == "each" else None, 0, 0))
+        split, projected = through(norm, projected, split), norm(projected)
+    if attention.spec.clip is not None:
+        split = _slope(attention.cut, projected)[..., None] * split
+    return split.reshape(*heads, d_head, u.size)
 
 
 def _turned_back(

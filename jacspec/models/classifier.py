@@ -193,8 +193,8 @@ def _sequence_head(checkpoint: Checkpoint) -> SequenceHead:
     model_type = checkpoint.architecture.model_type
     if model_type not in SEQUENCE_HEADS:
         raise JacspecError(
-            f"{checkpoint.name} is a {model_type}: encoder-decoders, models of several towers, models whose layers share "
-            "weights and Granite have no classification head here. "
+            f"{checkpoint.name} is a {model_type}: encoder-decoders, models of several towers, models whose layers "
+            "share weights and Granite have no classification head here. "
             f"Accepted: {', '.join(sorted(SEQUENCE_HEADS))}. Type model=nano, gpt2 or bert-base."
         )
     return SEQUENCE_HEADS[model_type]

@@ -58,9 +58,10 @@ class AttentionSpec:
     """What makes attention: `heads / kv_heads` query heads share a key and value head.
 
     `scale` multiplies the scores; `softcap` then squashes them to ±softcap (Gemma 2). `window` tokens, the
-    attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3) or
-    over the `full` projection (OLMo 2). Queries, keys and values are then cut off at ±`clip` (OLMo). `cross`
-    attention reads the encoder's output and has no own token.
+    attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3), with
+    weights that `each` head has for itself and no bias (StableLM), or over the `full` projection (OLMo 2). Queries,
+    keys and values are then cut off at ±`clip` (OLMo). `cross` attention reads the encoder's output and has no own
+    token.
     """
 
     heads: int
@@ -133,7 +134,7 @@ class LayerNorm(nnx.Module):
     give relative errors up to 1e-2 on trained checkpoints.
     """
 
-    def __init__(self, size: int, *, eps: float, weight: bool, bias: bool, dtype: jnp.dtype):
+    def __init__(self, size: int | tuple[int, ...], *, eps: float, weight: bool, bias: bool, dtype: jnp.dtype):
         self.weight = nnx.Param(jnp.ones(size, dtype)) if weight else None
         self.bias = nnx.Param(jnp.zeros(size, dtype)) if bias else None
         self.eps, self.size = eps, size
@@ -158,7 +159,7 @@ class LayerNorm(nnx.Module):
 class RMSNorm(nnx.Module):
     """`x / √(mean(x²) + eps) · weight` over the last axis (Zhang & Sennrich 2019); `offset` is added to the weight."""
 
-    def __init__(self, size: int, *, eps: float, offset: float, dtype: jnp.dtype):
+    def __init__(self, size: int | tuple[int, ...], *, eps: float, offset: float, dtype: jnp.dtype):
         self.weight = nnx.Param(jnp.full(size, 1.0 - offset, dtype))
         self.eps, self.offset = eps, offset
 
@@ -176,8 +177,8 @@ class RMSNorm(nnx.Module):
         return self.standardise(x)[0] * jnp.broadcast_to(self.gain(x.dtype), x.shape)
 
 
-def make_norm(spec: NormSpec, size: int, dtype: jnp.dtype) -> LayerNorm | RMSNorm:
-    """Make the norm that a spec asks for, over vectors of `size`."""
+def make_norm(spec: NormSpec, size: int | tuple[int, ...], dtype: jnp.dtype) -> LayerNorm | RMSNorm:
+    """Make the norm that a spec asks for, over vectors of `size`, the last of several."""
     if spec.kind == "layernorm":
         return LayerNorm(size, eps=spec.eps, weight=spec.weight, bias=spec.bias, dtype=dtype)
     return RMSNorm(size, eps=spec.eps, offset=1.0 if spec.unit_offset else 0.0, dtype=dtype)
@@ -211,7 +212,9 @@ class Attention(nnx.Module):
         self.k = linear(d_model, kv_inner, std=std.k, bias=spec.qkv_bias)
         self.v = linear(d_model, kv_inner, std=std.v, bias=spec.qkv_bias)
         self.o = linear(inner, d_model, std=std.o, bias=spec.out_bias)
-        sizes = {None: (), "head": (spec.d_head, spec.d_head), "full": (inner, kv_inner)}[spec.qk_norm]
+        d_head, each = spec.d_head, ((spec.heads, spec.d_head), (spec.kv_heads, spec.d_head))
+        sizes = {None: (), "head": (d_head, d_head), "each": each, "full": (inner, kv_inner)}[spec.qk_norm]
+        norm = dataclasses.replace(norm, bias=norm.bias and spec.qk_norm != "each")
         norms = [make_norm(norm, size, dtype) for size in sizes]
         self.q_norm = norms[0] if norms else None
         self.k_norm = norms[1] if norms else None
@@ -236,8 +239,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "..."]:
         if norm is not None and self.spec.qk_norm == "full":
             projected, norm = norm(projected), None
-        split = projected.reshape(*projected.shape[:-1], *heads, self.spec.d_head)
-        return self.cut(split if norm is None else norm(split))
+        split = projected.reshape(*projected.shape[:-1], -1, self.spec.d_head)
+        split = split if norm is None else norm(split)
+        return self.cut(split.reshape(*split.shape[:-2], *heads, self.spec.d_head))
 
     def cut(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
         """Cut off queries, keys or values at ±clip, where the family does."""

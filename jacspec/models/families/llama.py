@@ -262,9 +262,9 @@ def _starcoder2_spec(config: Config) -> ModelSpec:
 
 
 def _stablelm_spec(config: Config) -> ModelSpec:
-    require(config, "qk_layernorm", False, "a StableLM without norms of queries and keys")
-    norm = NormSpec("layernorm", config["layer_norm_eps"])
-    spec = _spec(config, qkv_bias=config["use_qkv_bias"], windows=False, partial=True, norm=norm)
+    norm, qk_norm = NormSpec("layernorm", config["layer_norm_eps"]), "each" if config["qk_layernorm"] else None
+    bias = config["use_qkv_bias"]
+    spec = _spec(config, qkv_bias=bias, qk_norm=qk_norm, windows=False, partial=True, norm=norm)
     return with_blocks(spec, parallel=config["use_parallel_residual"])
 
 
@@ -310,7 +310,9 @@ STABLELM = _row(
         "": (
             *(rule._replace(given=PARALLEL) for rule in ONE_NORM),
             *(rule._replace(unless=PARALLEL) for rule in TWO_NORMS),
-            *ATTENTION,
+            *ATTENTION[:-2],
+            same("layers.{layer}.self_attn.q_layernorm.norms.*.weight", "attn.q_norm.weight"),
+            same("layers.{layer}.self_attn.k_layernorm.norms.*.weight", "attn.k_norm.weight"),
             *MLP,
         )
     },

@@ -183,7 +183,8 @@ def _projection_gains(
     if kind == "full":
         return jnp.broadcast_to(norm_gain(norm, projected), heads)
     split = projected.reshape(-1, projected.size // math.prod(heads))
-    return jax.vmap(functools.partial(norm_gain, norm))(split).reshape(heads)
+    # The weights of `each` head are its own.
+    return jax.vmap(norm_gain, in_axes=(0 if kind == "each" else None, 0))(norm, split).reshape(heads)
 
 
 def _largest(matrices: Float[Array, "*axes m n"]) -> Float[Array, "*axes"]:
