@@ -207,7 +207,10 @@ def with_blocks(
     """Change fields of every block, of its attention and of its MLP: what a relative does differently."""
 
     def changed(block: BlockSpec) -> BlockSpec:
-        parts = {"attention": replace(block.attention, **attention or {}), "mlp": replace(block.mlp, **mlp or {})}
+        parts: dict[str, Any] = {
+            "attention": replace(block.attention, **attention or {}),
+            "mlp": replace(block.mlp, **mlp or {}),
+        }
         return replace(block, **parts, **own)
 
     return replace(spec, blocks=tuple(map(changed, spec.blocks)))

@@ -213,9 +213,14 @@ class Attention(nnx.Module):
         self.v = linear(d_model, kv_inner, std=std.v, bias=spec.qkv_bias)
         self.o = linear(inner, d_model, std=std.o, bias=spec.out_bias)
         d_head, each = spec.d_head, ((spec.heads, spec.d_head), (spec.kv_heads, spec.d_head))
-        sizes = {None: (), "head": (d_head, d_head), "each": each, "full": (inner, kv_inner)}[spec.qk_norm]
+        by_kind: dict[str | None, tuple[Any, ...]] = {
+            None: (),
+            "head": (d_head, d_head),
+            "each": each,
+            "full": (inner, kv_inner),
+        }
         norm = dataclasses.replace(norm, bias=norm.bias and spec.qk_norm != "each")
-        norms = [make_norm(norm, size, dtype) for size in sizes]
+        norms = [make_norm(norm, size, dtype) for size in by_kind[spec.qk_norm]]
         self.q_norm = norms[0] if norms else None
         self.k_norm = norms[1] if norms else None
         if spec.relative is None:
