@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt
 from jacspec.backend import shapes_of
 from jacspec.errors import JacspecError, shortened
 from jacspec.files import Hashes
-from jacspec.models.architectures import Architecture, Target, TensorRule
+from jacspec.models.architectures import PARALLEL, Architecture, Target, TensorRule, piece_names
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
@@ -218,6 +218,7 @@ def random_checkpoint(
     architecture, config, spec, unread = read_config(raw_config, f"the config of {name}")
 
     def make(part: str, number: int) -> Any:
+        number = 0 if part == "block" and spec.shared else number
         # One stream of keys a module, so that a block can be made without those before it.
         stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
         numbers = np.asarray(seed % 2**32, np.uint32), np.asarray(stream, np.uint32)
@@ -282,18 +283,20 @@ def module_rules(
     shapes = {name: leaf.shape for name, leaf in zip(leaf_names(module), jax.tree.leaves(module), strict=True)}
     block = spec.blocks[number]
     layer = spec.layer(number) if part == "block" else 0
+    has = {*shapes, PARALLEL} if part == "block" and block.parallel else {*shapes}
     for rule in architecture.rules(part, block.stack):
-        if rule.applies(shapes):
-            target = Target(tuple(shapes[leaf] for leaf in rule.leaves), block.attention.heads)
+        if rule.applies(has):
+            target = Target(tuple(shapes[leaf] for leaf in rule.leaves), block.attention.kv_heads)
             yield rule.name.format(layer=layer), rule, target
 
 
 def _table_names(architecture: Architecture, spec: ModelSpec) -> frozenset[str]:
     """Collect the names of all tensors that a model of this spec may have."""
     return frozenset(
-        name
+        piece
         for part, number in module_parts(spec)
-        for name, *_ in module_rules(architecture, spec, part, number, module_template(spec, part, number))
+        for name, _, target in module_rules(architecture, spec, part, number, module_template(spec, part, number))
+        for piece in piece_names(name, target)
     )
 
 
@@ -312,11 +315,14 @@ def _check_tensors(
         leaves = {*leaf_names(template)}
         filled: list[str] = []
         missing: list[str] = []
-        for name, rule, target in module_rules(architecture, spec, part, number, template):
+        pieces = []
+        for whole, rule, target in module_rules(architecture, spec, part, number, template):
             filled += rule.leaves
+            shape = _stored_shape(rule, target)
+            pieces += [(name, shape[1:] if "*" in whole else shape) for name in piece_names(whole, target)]
+        for name, shape in pieces:
             expected.add(name)
             stored = tensors.index.get(_serving(architecture, spec, tensors, name))
-            shape = _stored_shape(rule, target)
             if stored is None:
                 missing.append(f"missing: {name} {list(shape)}")
             elif stored.shape != shape:
@@ -405,7 +411,11 @@ def _read_leaves(
     for name, rule, target in module_rules(architecture, spec, part, number, module_template(spec, part, number)):
 
         def read(name: str = name, rule: TensorRule = rule, target: Target = target) -> dict[str, Any]:
-            tensor = tensors.read(_serving(architecture, spec, tensors, name), finite=finite)
+            pieces = [
+                tensors.read(_serving(architecture, spec, tensors, piece), finite=finite)
+                for piece in piece_names(name, target)
+            ]
+            tensor = np.stack(pieces) if "*" in name else pieces[0]
             return dict(zip(rule.leaves, rule.load(tensor, target), strict=True))
 
         yield name, read
