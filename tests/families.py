@@ -279,6 +279,40 @@ FAMILIES: dict[str, Family] = {
             "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
         },
     ),
+    "mixtral": Family(
+        PRE,
+        {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {
+            "grouped": {},
+            "full window, one chosen": {**FULL, "num_experts_per_tok": 1, "sliding_window": 5},
+            "multi-query, all chosen": {**MULTI_QUERY, "num_local_experts": 3, "num_experts_per_tok": 3},
+        },
+    ),
+    "qwen3_moe": Family(
+        PRE,
+        {**LLAMA, **HEAD, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
+        {
+            "grouped": {},
+            "normalised, one layer dense": {
+                **FULL,
+                "norm_topk_prob": True,
+                "mlp_only_layers": [0],
+                "sliding_window": 5,
+                "use_sliding_window": True,
+                "attention_bias": True,
+            },
+            "multi-query, every other layer": {**MULTI_QUERY, "decoder_sparse_step": 2, "num_hidden_layers": 3},
+        },
+    ),
+    "olmoe": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None, "num_experts": 4, "num_experts_per_tok": 2},
+        {
+            "grouped": {},
+            "full, normalised": {**FULL, "norm_topk_prob": True, "attention_bias": True},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "num_experts": 5},
+        },
+    ),
     "bert": Family(
         _decoder("bert.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")),
         BERT,

@@ -89,6 +89,7 @@ def save_random(folder: Path, model_type: str, *, seed: int = 0, spread: float =
         hf_config = CONFIG_MAPPING[model_type](**raw_config(model_type, config))
         hf_config._attn_implementation = "eager"
         hf_config.dtype = torch.float64  # not that of the file: Gemma's scale of embeddings would be rounded to it
+        hf_config._experts_implementation = "eager"
         model = auto_class(model_type).from_config(hf_config, attn_implementation="eager").double().eval()
         with torch.no_grad():
             for parameter in model.parameters():

@@ -30,6 +30,7 @@ class Target(NamedTuple):
 class TensorRule(NamedTuple):
     """One HF tensor and the module leaves it fills; `{layer}` in `name` stands for the layer in its stack.
 
+    With `*` in `name` it lies in pieces, a tensor for each row of its leading axis: an expert each.
     `load` turns the tensor into the leaves, in order; `save` turns the leaves back into the tensor. A rule whose
     leaves the module lacks (a bias in a model without biases) does not apply; nor does one whose leaf `given` it
     lacks, or whose leaf `unless` it has.
@@ -49,6 +50,11 @@ class TensorRule(NamedTuple):
 
 
 Rules = tuple[TensorRule, ...]
+
+
+def piece_names(name: str, target: Target) -> list[str]:
+    """Name the tensors that a tensor lies in: itself, or of one in pieces those of all experts."""
+    return [name.replace("*", str(number)) for number in range(target.shapes[0][0])] if "*" in name else [name]
 
 
 class Architecture(NamedTuple):

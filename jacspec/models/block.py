@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jacspec.axes import Memory, Packing, Prefix
+from jacspec.models.experts import Experts, ExpertsSpec
 from jacspec.models.layers import (
     ACTIVATIONS,
     MLP,
@@ -153,7 +154,12 @@ class Block(nnx.Module):
         self.attn_norms = Sublayer(spec, dtype)
         self.cross = None if spec.cross is None else attention(spec.cross)
         self.cross_norms = None if spec.cross is None else Sublayer(spec, dtype)
-        self.mlp = MLP(spec.mlp, spec.d_model, std=spec.std, dtype=dtype, rngs=rngs)
+        around = {"std": spec.std, "dtype": dtype, "rngs": rngs}
+        self.mlp: MLP | Experts = (
+            Experts(spec.mlp, spec.d_model, **around)
+            if isinstance(spec.mlp, ExpertsSpec)
+            else MLP(spec.mlp, spec.d_model, **around)
+        )
         self.mlp_norms = Sublayer(spec, dtype)
         self.spec = spec
 
@@ -242,6 +248,8 @@ class Block(nnx.Module):
             }
             h = self.cross_norms.add(h, self.cross_branches(h, memory, packing))
         u = self.mlp_norms.enter(h)
+        if isinstance(self.mlp, Experts):  # each expert sees tokens of its own
+            return {**found, "mlp.router": u}
         gate = {} if self.mlp.gate is None else {"mlp.gate": u}
         return {**found, "mlp.up": u, **gate, "mlp.down": self.mlp.hidden(u)}
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt
 from jacspec.backend import shapes_of
 from jacspec.errors import JacspecError, shortened
 from jacspec.files import Hashes
-from jacspec.models.architectures import Architecture, Target, TensorRule
+from jacspec.models.architectures import Architecture, Target, TensorRule, piece_names
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
@@ -291,9 +291,10 @@ def module_rules(
 def _table_names(architecture: Architecture, spec: ModelSpec) -> frozenset[str]:
     """Collect the names of all tensors that a model of this spec may have."""
     return frozenset(
-        name
+        piece
         for part, number in module_parts(spec)
-        for name, *_ in module_rules(architecture, spec, part, number, module_template(spec, part, number))
+        for name, _, target in module_rules(architecture, spec, part, number, module_template(spec, part, number))
+        for piece in piece_names(name, target)
     )
 
 
@@ -312,11 +313,14 @@ def _check_tensors(
         leaves = {*leaf_names(template)}
         filled: list[str] = []
         missing: list[str] = []
-        for name, rule, target in module_rules(architecture, spec, part, number, template):
+        pieces = []
+        for whole, rule, target in module_rules(architecture, spec, part, number, template):
             filled += rule.leaves
+            shape = _stored_shape(rule, target)
+            pieces += [(name, shape[1:] if "*" in whole else shape) for name in piece_names(whole, target)]
+        for name, shape in pieces:
             expected.add(name)
             stored = tensors.index.get(_serving(architecture, spec, tensors, name))
-            shape = _stored_shape(rule, target)
             if stored is None:
                 missing.append(f"missing: {name} {list(shape)}")
             elif stored.shape != shape:
@@ -405,7 +409,11 @@ def _read_leaves(
     for name, rule, target in module_rules(architecture, spec, part, number, module_template(spec, part, number)):
 
         def read(name: str = name, rule: TensorRule = rule, target: Target = target) -> dict[str, Any]:
-            tensor = tensors.read(_serving(architecture, spec, tensors, name), finite=finite)
+            pieces = [
+                tensors.read(_serving(architecture, spec, tensors, piece), finite=finite)
+                for piece in piece_names(name, target)
+            ]
+            tensor = np.stack(pieces) if "*" in name else pieces[0]
             return dict(zip(rule.leaves, rule.load(tensor, target), strict=True))
 
         yield name, read

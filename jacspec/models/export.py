@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from safetensors.numpy import save_file
 
 from jacspec.errors import blaming
-from jacspec.models.architectures import Architecture
+from jacspec.models.architectures import Architecture, piece_names
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import leaf_names, module_rules
 from jacspec.models.tensor_files import INDEX, NUMPY_TYPES, WEIGHTS, StoredTensor, TensorFiles
@@ -71,7 +71,8 @@ def hf_tensors(
                 continue
             prefix = "" if name.startswith(architecture.language_model) else architecture.prefixes[0]
             written.add(name)
-            yield prefix + name, tensor
+            pieces = tensor if "*" in name else [tensor]
+            yield from ((prefix + each, piece) for each, piece in zip(piece_names(name, target), pieces, strict=True))
     # A tied tensor is written under the name it is tied to, if no other rule did.
     yield from ((name, tensor) for name, tensor in tied.items() if name not in written)
 

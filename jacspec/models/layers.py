@@ -86,6 +86,16 @@ class MLPSpec:
     gated: bool
     bias: bool
 
+    @property
+    def active(self) -> int:
+        """Hidden units that one token uses."""
+        return self.d_ff
+
+    @property
+    def gathered(self) -> int:
+        """Rows of d_model weights that are copied for one sample: none, as all samples use the same."""
+        return 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:

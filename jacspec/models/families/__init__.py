@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from jacspec.models.architectures import Architecture
 from jacspec.models.families.bert import BERT, CAMEMBERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from jacspec.models.families.experts import MIXTRAL, OLMOE, QWEN3_MOE
 from jacspec.models.families.gpt import GPT2, GPT_NEOX, GPTJ, OPT
 from jacspec.models.families.llama import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, OLMO2, PHI3, QWEN2, QWEN3
 from jacspec.models.families.t5 import MT5, T5
@@ -32,6 +33,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         CAMEMBERT,
         DISTILBERT,
         GPTJ,
+        MIXTRAL,
+        QWEN3_MOE,
+        OLMOE,
     )
 }
 """Supported families by HF `model_type`."""
