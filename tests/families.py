@@ -83,6 +83,7 @@ SANDWICH = _decoder(
     ("input_layernorm", "self_attn", "post_attention_layernorm"),
     ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
 )
+OUTPUT = _decoder("model.layers", ("self_attn", "post_attention_layernorm"), ("mlp", "post_feedforward_layernorm"))
 ROBERTA = Family(
     _decoder("roberta.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")),
     {**BERT, "pad_token_id": 1},
@@ -120,6 +121,36 @@ FAMILIES: dict[str, Family] = {
             "awkward": {"n_embd": 35, "n_head": 5, "n_inner": 13, "vocab_size": 11, "activation_function": "silu"},
             "relu unscaled": {"activation_function": "relu", "scale_attn_weights": False},
             "scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
+        },
+    ),
+    "gpt_bigcode": Family(
+        _decoder("transformer.h", ("ln_1", "attn"), ("ln_2", "mlp")),
+        GPT2,
+        {
+            "multi-query": {"n_inner": 13},
+            "full": {"multi_query": False, "tie_word_embeddings": False, "scale_attn_weights": False},
+        },
+    ),
+    "gpt_neo": Family(
+        _decoder("transformer.h", ("ln_1", "attn"), ("ln_2", "mlp")),
+        {
+            "vocab_size": 37,
+            "max_position_embeddings": 24,
+            "hidden_size": 24,
+            "num_heads": 4,
+            "num_layers": 2,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 5,
+        },
+        {
+            "local": {},
+            "untied": {
+                "tie_word_embeddings": False,
+                "attention_types": [[["local"], 2]],
+                "window_size": 1,
+                "intermediate_size": 13,
+                "num_heads": 3,
+            },
         },
     ),
     "gptj": Family(
@@ -242,16 +273,139 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "olmo2": Family(
-        _decoder(
-            "model.layers",
-            ("self_attn", "post_attention_layernorm"),
-            ("mlp", "post_feedforward_layernorm"),
-        ),
+        OUTPUT,
         {**LLAMA, "pad_token_id": None},
         {
             "grouped": {},
             "full": {**FULL, "attention_bias": True},
             "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
+        },
+    ),
+    "olmo": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "grouped clipped": {"clip_qkv": 1.0},
+            "full": {**FULL, "attention_bias": True},
+            "multi-query clipped": {
+                "num_key_value_heads": 1,
+                "hidden_size": 40,
+                "intermediate_size": 13,
+                "vocab_size": 11,
+                "clip_qkv": 0.5,
+            },
+        },
+    ),
+    "olmo3": Family(
+        OUTPUT,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "grouped windows": {
+                **ALTERNATING,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                    "full_attention": YARN["rope_parameters"],
+                },
+            },
+            "full": {**FULL, "attention_bias": True, "num_hidden_layers": 1},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
+        },
+    ),
+    "smollm3": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None},
+        {
+            "not rotated": {"no_rope_layers": [0, 1], "tie_word_embeddings": False},
+            "windows": {
+                **FULL,
+                "no_rope_layer_interval": 2,
+                "use_sliding_window": True,
+                "sliding_window": 5,
+                "attention_bias": True,
+                "mlp_bias": True,
+            },
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
+        },
+    ),
+    "granite": Family(
+        PRE,
+        {
+            **LLAMA,
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+        },
+        {
+            "grouped": {},
+            "full": {**FULL, "attention_bias": True, "mlp_bias": True},
+            "multi-query": {
+                "num_key_value_heads": 1,
+                "hidden_size": 40,
+                "intermediate_size": 13,
+                "residual_multiplier": 1.5,
+            },
+        },
+    ),
+    "ministral": Family(
+        PRE,
+        {**LLAMA, **HEAD},
+        {"grouped windows": ALTERNATING, "multi-query": {**MULTI_QUERY, "sliding_window": 3}},
+    ),
+    "helium": Family(
+        PRE,
+        {**LLAMA, **HEAD, "pad_token_id": None},
+        {"grouped": {}, "full": {**FULL, "hidden_size": 40, "head_dim": 10, "mlp_bias": True, "attention_bias": True}},
+    ),
+    "glm": Family(
+        PRE,
+        {**LLAMA, "head_dim": 8, "pad_token_id": None},
+        {"grouped": {}, "multi-query": {**MULTI_QUERY, "head_dim": 12, "attention_bias": False}},
+    ),
+    "glm4": Family(
+        _decoder(
+            "model.layers",
+            ("input_layernorm", "self_attn", "post_self_attn_layernorm"),
+            ("post_attention_layernorm", "mlp", "post_mlp_layernorm"),
+        ),
+        {**LLAMA, "head_dim": 8, "pad_token_id": None},
+        {"grouped": {}, "multi-query": {**MULTI_QUERY, "head_dim": 12, "attention_bias": False}},
+    ),
+    "starcoder2": Family(
+        PRE,
+        LLAMA,
+        {
+            "grouped window": {"sliding_window": 5},
+            "full": {"num_key_value_heads": 4, "tie_word_embeddings": False, "use_bias": False},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "vocab_size": 11},
+        },
+    ),
+    "stablelm": Family(
+        PRE,
+        {**LLAMA, "hidden_size": 32},
+        {
+            "grouped": {"use_qkv_bias": True},
+            "parallel, normed": {
+                "use_parallel_residual": True,
+                "qk_layernorm": True,
+                "tie_word_embeddings": True,
+            },
+            "full": {**FULL, "use_parallel_residual": True},
+            "multi-query": {
+                "num_key_value_heads": 1,
+                "hidden_size": 48,
+                "intermediate_size": 13,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            },
+        },
+    ),
+    "phi": Family(
+        _decoder("model.layers", ("input_layernorm", "self_attn"), ("input_layernorm", "mlp")),
+        {**LLAMA, "hidden_size": 32},
+        {
+            "full": FULL | {"tie_word_embeddings": False},
+            "grouped, normed": {"qk_layernorm": True, "tie_word_embeddings": True},
+            "multi-query": {"num_key_value_heads": 1, "intermediate_size": 13, "vocab_size": 11},
         },
     ),
     "phi3": Family(
@@ -269,6 +423,18 @@ FAMILIES: dict[str, Family] = {
                     "rope_theta": 1e4,
                     "short_factor": [1.0, 1.1, 1.2, 1.5],
                     "long_factor": [1.0, 2.0, 4.0, 8.0],
+                },
+            },
+            "longrope beyond": {
+                "hidden_size": 32,
+                "num_key_value_heads": 1,
+                "max_position_embeddings": 256,
+                "original_max_position_embeddings": 8,
+                "partial_rotary_factor": 0.75,
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0, 1.1, 1.2],
+                    "long_factor": [1.0, 2.0, 4.0],
                 },
             },
             "full partial": {
@@ -322,6 +488,30 @@ FAMILIES: dict[str, Family] = {
             "awkward": {**AWKWARD_BERT, "type_vocab_size": 3, "layer_norm_eps": 1e-3},
         },
     ),
+    "electra": Family(
+        _decoder(
+            "electra.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")
+        ),
+        {**BERT, "embedding_size": 10},
+        {
+            "tied": {},
+            "untied relu": {"tie_word_embeddings": False, "hidden_act": "relu"},
+            "awkward": {**AWKWARD_BERT, "embedding_size": 35, "type_vocab_size": 3, "layer_norm_eps": 1e-3},
+        },
+    ),
+    "albert": Family(
+        Layout(
+            {"": "albert.encoder.albert_layer_groups.0.albert_layers"},
+            {"attn": ("attention",), "mlp": ("ffn", "activation", "ffn_output")},
+            summed="attn",
+        ),
+        {**BERT, "embedding_size": 10},
+        {
+            "tied": {},
+            "untied": {"tie_word_embeddings": False, "num_hidden_layers": 3},
+            "awkward": {**AWKWARD_BERT, "embedding_size": 35, "type_vocab_size": 3, "hidden_act": "relu"},
+        },
+    ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA._replace(cases={"tied": {}, "awkward": AWKWARD_BERT}),
     "camembert": ROBERTA._replace(cases={"tied": {}, "awkward": {**AWKWARD_BERT, "type_vocab_size": 1}}),
@@ -345,6 +535,14 @@ FAMILIES: dict[str, Family] = {
         T5,
         T5_SIZES,
         {"gated": {}, "awkward": {"d_model": 25, "d_kv": 7, "d_ff": 13, "num_heads": 3, "feed_forward_proj": "relu"}},
+    ),
+    "umt5": Family(
+        T5,
+        T5_SIZES,
+        {
+            "gated": {},
+            "unscaled": {"tie_word_embeddings": False, "feed_forward_proj": "relu", "num_decoder_layers": 1},
+        },
     ),
     "t5": Family(
         T5,
@@ -376,8 +574,13 @@ CASES = {f"{name}: {case}": (name, case) for name, family in FAMILIES.items() fo
 
 
 def layout_of(name: str, config: dict[str, Any]) -> Layout:
-    """Return where the HF modules are; OPT's norms leave the branches where they stand after the addition."""
-    layout = FAMILIES[name].layout
+    """Return where the HF modules are; OPT's norms leave the branches where they stand after the addition.
+
+    A StableLM with parallel branches has one norm for both.
+    """
+    layout = FAMILIES[name].layout._replace(scale=config.get("residual_multiplier", 1.0))
+    if name == "stablelm" and config.get("use_parallel_residual"):
+        return layout._replace(chains={**layout.chains, "mlp": ("input_layernorm", "mlp")})
     if config.get("do_layer_norm_before", True):
         return layout
     return layout._replace(chains={key: chain[1:] for key, chain in layout.chains.items()})

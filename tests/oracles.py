@@ -1,7 +1,8 @@
 """Hugging Face's PyTorch models as an oracle: random checkpoints, their branches, their Jacobians."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +16,22 @@ torch.set_num_threads(1)  # threads that wait for each other on a shared machine
 
 
 class Layout(NamedTuple):
-    """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn."""
+    """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn.
+
+    `scale` is what HF's block multiplies the last of them by, outside of any module; `summed`, the component whose
+    only module adds the stream and norms the sum too. A stack may run through its modules several times (ALBERT).
+    """
 
     stacks: Mapping[str, str]
     chains: Mapping[str, tuple[str, ...]]
+    scale: float = 1.0
+    summed: str = ""
 
 
 class Call(NamedTuple):
     """One call of a module that was seen: its first input, and what else it was given."""
 
-    module: torch.nn.Module
+    module: Callable[..., Any]
     x: torch.Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -62,9 +69,9 @@ def float64_throughout() -> Iterator[None]:
 
 def auto_class(model_type: str) -> Any:
     """Find HF's class of a family with its language-model head."""
-    if model_type in ("t5", "mt5"):
+    if model_type in ("t5", "mt5", "umt5"):
         return AutoModelForSeq2SeqLM
-    return AutoModelForMaskedLM if "bert" in model_type else AutoModelForCausalLM
+    return AutoModelForMaskedLM if "bert" in model_type or model_type == "electra" else AutoModelForCausalLM
 
 
 def raw_config(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +134,12 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
     def flat(value: torch.Tensor) -> np.ndarray:
         return value.detach().numpy().reshape(-1, value.shape[-1])
 
-    def on_block(stack: str, layer: int) -> Any:
+    depth: dict[str, int] = dict.fromkeys(layout.stacks, 0)
+
+    def on_block(stack: str) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            layer = depth[stack]
+            depth[stack] += 1
             if layer == 0:
                 arrays[f"{stack}embedding"] = flat(_input(args, kwargs))
             arrays[f"{stack}block{layer}"] = flat(_first(output))
@@ -136,25 +147,30 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
 
         return hook
 
-    def on_branch(stack: str, component: str, layer: int, position: int, size: int) -> Any:
+    def on_branch(stack: str, component: str, position: int, size: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            layer = depth[stack]
+            if component == layout.summed:
+                module = functools.partial(_without_sum, module)
+                output = module(*args, **kwargs)
             calls.setdefault((stack, component, layer), []).append(Call(module, _input(args, kwargs), args, kwargs))
             if position == 0:
                 arrays[f"{stack}{component}{layer} in"] = flat(_input(args, kwargs))
             if position == size - 1:
-                arrays[f"{stack}{component}{layer}"] = flat(_first(output))
+                arrays[f"{stack}{component}{layer}"] = layout.scale * flat(_first(output))
+                calls[stack, component, layer].append(Call(lambda x: layout.scale * x, output, (output,), {}))
 
         return hook
 
     for stack, path in layout.stacks.items():
-        for layer, block in enumerate(model.get_submodule(path)):
-            handles.append(block.register_forward_hook(on_block(stack, layer), with_kwargs=True))
+        for block in model.get_submodule(path):
+            handles.append(block.register_forward_hook(on_block(stack), with_kwargs=True))
             for component, chain in layout.chains.items():
                 own = component.removeprefix(f"{stack}.") if stack else component
                 if stack and not component.startswith(f"{stack}."):
                     continue
                 for position, name in enumerate(chain):
-                    hook = on_branch(stack, own, layer, position, len(chain))
+                    hook = on_branch(stack, own, position, len(chain))
                     handles.append(block.get_submodule(name).register_forward_hook(hook, with_kwargs=True))
     ids = torch.as_tensor(tokens)[None]
     inputs = {} if start is None else {"decoder_input_ids": torch.cat([torch.tensor([[start]]), ids[:, :-1]], dim=1)}
@@ -165,6 +181,15 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
     for handle in handles:
         handle.remove()
     return Seen(arrays, calls)
+
+
+def _without_sum(module: torch.nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Run a module that ends with `LayerNorm(x + branch)` without the norm, and take `x` away."""
+    norm, module.LayerNorm = module.LayerNorm, torch.nn.Identity()
+    try:
+        return _first(module.forward(x, *args, **kwargs)) - x
+    finally:
+        module.LayerNorm = norm
 
 
 def branch_jacobian(calls: list[Call]) -> np.ndarray:

@@ -139,8 +139,8 @@ def test_old_spellings_are_read_as_hf_reads_them(name: str) -> None:
 
 STRANGERS = {
     "mpnet": ("relative position biases", "bert"),
-    "stablelm": ("LayerNorms", "llama"),
-    "phi": ("parallel branches", "gptj"),
+    "nemotron": ("norms", "llama"),
+    "persimmon": ("norms of queries and keys", "gpt_neox"),
     "openai-gpt": ("after the addition", "gpt2"),
     "blenderbot": ("no row here", "t5"),
     "roformer": ("no row here", "bert"),

@@ -123,6 +123,12 @@ def _respecified(module: str, **changes: Any) -> Callable[[Any], Any]:
     return sabotage
 
 
+def _unscaled(block: Any) -> Any:
+    """Add the MLP's branch as it is."""
+    block.mlp_norms.scale = 1.0
+    return block
+
+
 SABOTAGE: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "q and k swapped": ("gpt2: tied", "attn", _swapped("attn.q.weight", "attn.k.weight")),
     "transposed weight": ("gpt2: tied", "attn", _changed("attn.o.weight", lambda w: w.T)),
@@ -143,6 +149,15 @@ SABOTAGE: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
         _respecified("attn", relative=RelativeBiasSpec(32, 128, bidirectional=False)),
     ),
     "norms of the branch": ("olmo2: grouped", "mlp", _changed("mlp_norms.output_norm.weight", jnp.ones_like)),
+    "cut dropped": ("olmo: grouped clipped", "attn", _respecified("attn", clip=None)),
+    "branch not scaled": ("granite: grouped", "mlp", _unscaled),
+    "rotated where it is not": ("smollm3: not rotated", "attn", _respecified("attn", rotary=RotarySpec(6, 2e6))),
+    "bias of another layer": ("umt5: gated", "attn", _changed("attn.relative_bias", lambda bias: bias[::-1])),
+    "heads' norms exchanged": (
+        "stablelm: parallel, normed",
+        "attn",
+        _changed("attn.q_norm.weight", lambda weight: weight[::-1]),
+    ),
     "query norm dropped": ("qwen3: grouped", "attn", _changed("attn.q_norm.weight", jnp.ones_like)),
 }
 UNSEEN_BY_THE_LAST_TOKEN = ("causal BERT",)

@@ -33,10 +33,8 @@ NEAREST = {
     "minicpm": "llama",
     "ministral3": "mistral",
     "mixtral": "mistral",
-    "phi": "gptj",
     "qwen2_moe": "qwen2",
     "rwkv5": "gpt_neox",
-    "stablelm": "llama",
 }
 """Relatives by structure of the families that are refused."""
 

@@ -12,7 +12,8 @@ $$\frac{\partial o}{\partial x} =
 \Big[\sum_t a_t c_t (v_t - o) k_t^\top W_Q + a_n c_n (v_n - o) q^\top W_K + a_n W_V\Big] N$$
 
 with rotations, and the Jacobians of norms of queries and keys, between the two factors of the first two terms. The
-last two are the last token's own key and value, which cross attention has not.
+last two are the last token's own key and value, which cross attention has not. Where queries, keys and values are cut
+off at ±clip, the rows of those that are cut off are zero. Granite multiplies every branch by a number.
 """
 
 import functools
@@ -115,6 +116,7 @@ def _branch(
     jacobian = inside(u)
     if norms.output_norm is not None:
         jacobian = _norm_times(norms.output_norm, branch(u), jacobian)
+    jacobian = jacobian if norms.scale == 1 else norms.scale * jacobian
     return jacobian if norms.norm is None else _times_norm(jacobian, norms.norm, x)
 
 
@@ -187,7 +189,7 @@ def _attention(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"]
     heads = jnp.einsum("kgve,kgen->kgvn", maps.query, _query(attention, u))
     if maps.own is not None:
         key = jnp.einsum("kge,ken->kgn", maps.own.toward, _key(attention, u))
-        value = attention.v.weight[...].reshape(attention.spec.kv_heads, 1, attention.spec.d_head, -1)
+        value = _projection(attention, attention.v, None, u, (attention.spec.kv_heads,))[:, None]
         heads += maps.own.away[..., None] * key[..., None, :] + maps.own.weight[..., None, None] * value
     return attention.o.weight[...] @ heads.reshape(-1, u.size)
 
@@ -233,33 +235,33 @@ def head_maps(attention: Attention, prefix: Prefix, u: Float[Array, " d_model"])
 
 
 def _query(attention: Attention, u: Float[Array, " d_model"]) -> Float[Array, "kv_head group d_head d_model"]:
-    own = attention.spec
-    return _projection(attention.q, attention.q_norm, u, own.qk_norm, (own.kv_heads, own.group))
+    return _projection(attention, attention.q, attention.q_norm, u, (attention.spec.kv_heads, attention.spec.group))
 
 
 def _key(attention: Attention, u: Float[Array, " d_model"]) -> Float[Array, "kv_head d_head d_model"]:
-    own = attention.spec
-    return _projection(attention.k, attention.k_norm, u, own.qk_norm, (own.kv_heads,))
+    return _projection(attention, attention.k, attention.k_norm, u, (attention.spec.kv_heads,))
 
 
 def _projection(
+    attention: Attention,
     linear: Linear,
     norm: LayerNorm | RMSNorm | None,
     u: Float[Array, " d_model"],
-    kind: str | None,
     heads: tuple[int, ...],
 ) -> Float[Array, "*heads d_head d_model"]:
-    """Compute the Jacobian of queries or keys before they are rotated: the weight, then the norm on them."""
-    weight = linear.weight[...]
+    """Compute the Jacobian of queries, keys or values before they are rotated: the weight, the norm, the cut."""
+    kind, weight, projected = attention.spec.qk_norm, linear.weight[...], linear(u)
     if norm is not None and kind == "full":
-        weight = _norm_times(norm, linear(u), weight)
-    split = weight.reshape(*heads, -1, u.size)
-    if norm is None or kind == "full":
-        return split
-    through = functools.partial(_norm_times, norm)
-    for _ in heads:
-        through = jax.vmap(through)
-    return through(linear(u).reshape(*heads, -1), split)
+        weight, projected = _norm_times(norm, projected, weight), norm(projected)
+    d_head = attention.spec.d_head
+    split, projected = weight.reshape(-1, d_head, u.size), projected.reshape(-1, d_head)
+    if norm is not None and kind != "full":
+        # The weights of `each` head are its own.
+        through = jax.vmap(_norm_times, in_axes=(0 if kind == "each" else None, 0, 0))
+        split, projected = through(norm, projected, split), norm(projected)
+    if attention.spec.clip is not None:
+        split = _slope(attention.cut, projected)[..., None] * split
+    return split.reshape(*heads, d_head, u.size)
 
 
 def _turned_back(
@@ -288,7 +290,7 @@ def _directions(
 ) -> tuple[Float[Array, " size"], Float[Array, " size"]]:
     """Return a norm's gain w / s, and the unit-variance vector that it cannot see a change along."""
     unit, scale = norm.standardise(x)
-    return norm.gain / scale, unit
+    return norm.gain(x.dtype) / scale, unit
 
 
 def _norm_times(

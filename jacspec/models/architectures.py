@@ -6,6 +6,7 @@ reason. `tests/test_config_keys.py` derives which keys HF reads from its source,
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jacspec.errors import JacspecError
-from jacspec.models.block import ModelSpec
+from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.positions import ROTARY_KINDS, RotarySpec
 
 Tensor = Shaped[np.ndarray, "..."]
@@ -21,19 +22,22 @@ Config = Mapping[str, Any]
 
 
 class Target(NamedTuple):
-    """What a rule fills: the shapes of its leaves, and how many heads the block's attention has."""
+    """What a rule fills: the shapes of its leaves, and how many key and value heads the block's attention has."""
 
     shapes: tuple[tuple[int, ...], ...]
-    heads: int
+    kv_heads: int
+
+
+PARALLEL = "parallel"
 
 
 class TensorRule(NamedTuple):
     """One HF tensor and the module leaves it fills; `{layer}` in `name` stands for the layer in its stack.
 
-    With `*` in `name` it lies in pieces, a tensor for each row of its leading axis: an expert each.
+    With `*` in `name` it lies in pieces, a tensor for each row of its leading axis: a head or an expert each.
     `load` turns the tensor into the leaves, in order; `save` turns the leaves back into the tensor. A rule whose
     leaves the module lacks (a bias in a model without biases) does not apply; nor does one whose leaf `given` it
-    lacks, or whose leaf `unless` it has.
+    lacks, or whose leaf `unless` it has; `PARALLEL` counts as a leaf of a block with parallel branches.
     """
 
     name: str
@@ -53,7 +57,7 @@ Rules = tuple[TensorRule, ...]
 
 
 def piece_names(name: str, target: Target) -> list[str]:
-    """Name the tensors that a tensor lies in: itself, or of one in pieces those of all experts."""
+    """Name the tensors that a tensor lies in: itself, or of one in pieces those of all rows."""
     return [name.replace("*", str(number)) for number in range(target.shapes[0][0])] if "*" in name else [name]
 
 
@@ -139,24 +143,31 @@ def fused(name: str, *leaves: str, transpose: bool = False) -> TensorRule:
 
 
 def fused_by_head(name: str, *leaves: str) -> TensorRule:
-    """Make a rule for a tensor that holds, head after head, that head's rows of each leaf (GPT-NeoX)."""
+    """Make a rule for a tensor that holds, for one key head after the other, the rows that it takes of each leaf.
+
+    In GPT-NeoX those are one query, key and value head; with a single key head (GPT-BigCode) all queries stand first.
+    """
 
     def load(tensor: Tensor, target: Target) -> Sequence[Tensor]:
-        by_head = tensor.reshape(target.heads, len(leaves), -1, *tensor.shape[1:])
-        return [by_head[:, number].reshape(shape) for number, shape in enumerate(target.shapes)]
+        by_head = tensor.reshape(target.kv_heads, -1, *tensor.shape[1:])
+        ends = np.cumsum([shape[0] // target.kv_heads for shape in target.shapes])
+        parts = np.split(by_head, ends[:-1].tolist(), axis=1)
+        return [part.reshape(shape) for part, shape in zip(parts, target.shapes, strict=True)]
 
     def save(parts: Sequence[Any], target: Target) -> Any:
-        by_head = [part.reshape(target.heads, -1, *part.shape[1:]) for part in parts]
-        return jnp.stack(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
+        by_head = [part.reshape(target.kv_heads, -1, *part.shape[1:]) for part in parts]
+        return jnp.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
 
     return TensorRule(name, leaves, load, save)
 
 
-def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial: bool = False) -> RotarySpec:
+def read_rotary(
+    given: Mapping[str, Any], d_head: int, longest: int, *, partial: bool = False, interleaved: bool = False
+) -> RotarySpec:
     """Read HF's `rope_parameters`; raises `JacspecError` for a kind that jacspec does not know.
 
     **Arguments:** `longest`, the tokens of the longest sample, by the config; `partial`, whether HF's code for the
-    family turns a fraction of a head where `partial_rotary_factor` says so.
+    family turns a fraction of a head where `partial_rotary_factor` says so; `interleaved`, whether it turns neighbours.
     """
     kind = given.get("rope_type", "default")
     if kind not in ROTARY_KINDS:
@@ -171,15 +182,14 @@ def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial:
             )
         fraction = 1.0  # HF's code for the family does not read it
     plain = ("rope_type", "rope_theta", "factor", "partial_rotary_factor", "type")
-    factor, limit = given.get("factor"), None
-    if kind == "dynamic":
-        limit = longest
+    factor, context = given.get("factor"), None
     if kind == "longrope":
-        limit = int(given["original_max_position_embeddings"])
-        factor = factor or longest / limit
+        context = int(given["original_max_position_embeddings"])
+        factor = factor or longest / context
     return RotarySpec(
         dim=int(d_head * fraction),
         theta=float(given["rope_theta"]),
+        interleaved=interleaved,
         kind=kind,
         factor=float(factor or 1.0),
         parameters=tuple(
@@ -187,8 +197,20 @@ def read_rotary(given: Mapping[str, Any], d_head: int, longest: int, *, partial:
             for key, value in sorted(given.items())
             if key not in plain
         ),
-        longest=limit,
+        context=context,
     )
+
+
+def with_blocks(
+    spec: ModelSpec, *, attention: Config | None = None, mlp: Config | None = None, **own: Any
+) -> ModelSpec:
+    """Change fields of every block, of its attention and of its MLP: what a relative does differently."""
+
+    def changed(block: BlockSpec) -> BlockSpec:
+        parts = {"attention": replace(block.attention, **attention or {}), "mlp": replace(block.mlp, **mlp or {})}
+        return replace(block, **parts, **own)
+
+    return replace(spec, blocks=tuple(map(changed, spec.blocks)))
 
 
 def require(config: Config, key: str, accepted: Any, nearest: str) -> None:
@@ -200,6 +222,17 @@ def require(config: Config, key: str, accepted: Any, nearest: str) -> None:
 GENERATION = "concerns text generation, not the forward pass"
 TRAINING = "acts in training only"
 LABELS = "concerns a classification head"
+SUMMARY = dict.fromkeys(
+    (
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_last_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ),
+    LABELS,
+)
 MASK = "a causal mask"
 FREQUENCIES = "rotary frequencies, which the config gives"
 VISION = "concerns images"

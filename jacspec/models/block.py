@@ -37,8 +37,8 @@ class BlockSpec:
 
     `place` says where norms stand: on the branch's input (`pre`), after the addition (`post`, BERT), on the
     branch's output (`output`, OLMo 2) or on its input and output (`sandwich`, Gemma 2). With `parallel` the MLP
-    reads what attention reads (GPT-J, Pythia). `cross` is the attention of a decoder to its encoder. `stack` is
-    `encoder` or `decoder` in models that have both, else empty.
+    reads what attention reads (GPT-J, Pythia). `scale` multiplies what every branch adds (Granite). `cross` is the
+    attention of a decoder to its encoder. `stack` is `encoder` or `decoder` in models that have both, else empty.
     """
 
     d_model: int
@@ -48,6 +48,7 @@ class BlockSpec:
     std: Spread
     place: str = "pre"
     parallel: bool = False
+    scale: float = 1.0
     cross: AttentionSpec | None = None
     stack: str = ""
 
@@ -57,7 +58,8 @@ class EmbeddingSpec:
     """What makes the residual stream before block 0, in this order.
 
     Token vectors of `width` times `scale`, learned positions (`positions` rows, the first `offset` unused), the
-    first of `token_types` rows, a norm; where `width` is not d_model a projection before positions are added.
+    first of `token_types` rows, a norm; where `width` is not d_model a projection before positions are added (OPT).
+    With `project_last` all of these have `width`, and a projection with a bias ends them (ELECTRA, ALBERT).
     """
 
     width: int
@@ -67,14 +69,15 @@ class EmbeddingSpec:
     offset: int = 0
     token_types: int = 0
     norm: NormSpec | None = None
+    project_last: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
     """What turns the last residual stream into logits, in this order.
 
-    A final norm; a projection to `width` where that is not d_model; BERT's transform (a linear map, `transform`
-    its activation, a norm); `scale`; the unembedding, with `bias`; `softcap`.
+    A final norm; a projection to `width` where that is not d_model, or BERT's transform to it (a linear map,
+    `transform` its activation, a norm); `scale`; the unembedding, with `bias`; `softcap`.
     """
 
     width: int
@@ -92,7 +95,8 @@ class ModelSpec:
     """A whole model: vocabulary, one `BlockSpec` a layer (an encoder's before its decoder's), and what is around.
 
     `positions` is the longest sample, None where there is no limit; `tied`, whether the unembedding is the
-    embedding. Encoder-decoder models have the norm that ends the encoder and the token their decoder starts with.
+    embedding; `shared`, whether all layers have the weights of one (ALBERT). Encoder-decoder models have the norm
+    that ends the encoder and the token their decoder starts with.
     """
 
     vocab: int
@@ -103,6 +107,7 @@ class ModelSpec:
     tied: bool
     encoder_norm: NormSpec | None = None
     decoder_start: int | None = None
+    shared: bool = False
 
     @property
     def d_model(self) -> int:
@@ -120,21 +125,23 @@ class ModelSpec:
 
 
 class Sublayer(nnx.Module):
-    """The norms of one branch: `h ← sum_norm(h + output_norm(branch(norm(h))))`, each of them optional."""
+    """The norms of one branch: `h ← sum_norm(h + scale · output_norm(branch(norm(h))))`, each of them optional."""
 
     def __init__(self, spec: BlockSpec, dtype: jnp.dtype):
         norm = functools.partial(make_norm, spec.norm, spec.d_model, dtype)
         self.norm: LayerNorm | RMSNorm | None = norm() if spec.place in ("pre", "sandwich") else None
         self.output_norm: LayerNorm | RMSNorm | None = norm() if spec.place in ("output", "sandwich") else None
         self.sum_norm: LayerNorm | RMSNorm | None = norm() if spec.place == "post" else None
+        self.scale = spec.scale
 
     def enter(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
         """Norm what the branch reads."""
         return x if self.norm is None else self.norm(x)
 
     def leave(self, branch: Float[Array, "*token d_model"]) -> Float[Array, "*token d_model"]:
-        """Norm what the branch adds."""
-        return branch if self.output_norm is None else self.output_norm(branch)
+        """Norm and scale what the branch adds."""
+        branch = branch if self.output_norm is None else self.output_norm(branch)
+        return branch if self.scale == 1 else self.scale * branch
 
     def add(
         self, x: Float[Array, "*token d_model"], branch: Float[Array, "*token d_model"]
@@ -276,19 +283,20 @@ class Embedding(nnx.Module):
 
     def __init__(self, spec: ModelSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         own, d_model = spec.embedding, spec.d_model
+        width = own.width if own.project_last else d_model
 
         def table(rows: int, width: int) -> nnx.Param:
             return nnx.Param(draw_normal(rngs.params(), (rows, width), own.std, dtype))
 
         self.token = table(spec.vocab, own.width)
-        self.position = table(own.positions, d_model) if own.positions else None
-        self.token_type = table(own.token_types, d_model) if own.token_types else None
+        self.position = table(own.positions, width) if own.positions else None
+        self.token_type = table(own.token_types, width) if own.token_types else None
         self.project = (
-            Linear(own.width, d_model, std=own.std, bias=False, dtype=dtype, rngs=rngs)
-            if own.width != d_model
+            Linear(own.width, d_model, std=own.std, bias=own.project_last, dtype=dtype, rngs=rngs)
+            if own.project_last or own.width != d_model
             else None
         )
-        self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
+        self.norm = None if own.norm is None else make_norm(own.norm, width, dtype)
         self.spec = own
 
     def __call__(
@@ -299,14 +307,15 @@ class Embedding(nnx.Module):
         Padding beyond the last position repeats that position.
         """
         h = self.spec.scale * self.token[...][tokens]
-        if self.project is not None:
+        if self.project is not None and not self.spec.project_last:
             h = self.project(h)
         if self.position is not None:
             place = self.spec.offset + (jnp.arange(tokens.shape[0]) if positions is None else positions)
             h = h + self.position[...][jnp.minimum(place, self.spec.positions - 1)]
         if self.token_type is not None:
             h = h + jnp.broadcast_to(self.token_type[...][0], h.shape)
-        return h if self.norm is None else self.norm(h)
+        h = h if self.norm is None else self.norm(h)
+        return self.project(h) if self.project is not None and self.spec.project_last else h
 
 
 class Head(nnx.Module):
@@ -316,8 +325,9 @@ class Head(nnx.Module):
         own, d_model = spec.head, spec.d_model
         linear = functools.partial(Linear, dtype=dtype, rngs=rngs)
         self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
-        self.project = linear(d_model, own.width, std=own.std, bias=False) if own.width != d_model else None
-        self.transform = None if own.transform is None else linear(own.width, own.width, std=own.std)
+        narrow = own.width != d_model and own.transform is None
+        self.project = linear(d_model, own.width, std=own.std, bias=False) if narrow else None
+        self.transform = None if own.transform is None else linear(d_model, own.width, std=own.std)
         self.transform_norm = None if own.transform_norm is None else make_norm(own.transform_norm, own.width, dtype)
         self.unembed = linear(own.width, spec.vocab, std=own.std, bias=own.bias)
         self.spec = own

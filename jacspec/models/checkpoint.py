@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt
 from jacspec.backend import shapes_of
 from jacspec.errors import JacspecError, shortened
 from jacspec.files import Hashes
-from jacspec.models.architectures import Architecture, Target, TensorRule, piece_names
+from jacspec.models.architectures import PARALLEL, Architecture, Target, TensorRule, piece_names
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
@@ -218,6 +218,7 @@ def random_checkpoint(
     architecture, config, spec, unread = read_config(raw_config, f"the config of {name}")
 
     def make(part: str, number: int) -> Any:
+        number = 0 if part == "block" and spec.shared else number
         # One stream of keys a module, so that a block can be made without those before it.
         stream = {"embedding": 0, "head": 1, "block": 2 + number, "encoder_norm": 2 + len(spec.blocks)}[part]
         numbers = np.asarray(seed % 2**32, np.uint32), np.asarray(stream, np.uint32)
@@ -282,9 +283,10 @@ def module_rules(
     shapes = {name: leaf.shape for name, leaf in zip(leaf_names(module), jax.tree.leaves(module), strict=True)}
     block = spec.blocks[number]
     layer = spec.layer(number) if part == "block" else 0
+    has = {*shapes, PARALLEL} if part == "block" and block.parallel else {*shapes}
     for rule in architecture.rules(part, block.stack):
-        if rule.applies(shapes):
-            target = Target(tuple(shapes[leaf] for leaf in rule.leaves), block.attention.heads)
+        if rule.applies(has):
+            target = Target(tuple(shapes[leaf] for leaf in rule.leaves), block.attention.kv_heads)
             yield rule.name.format(layer=layer), rule, target
 
 

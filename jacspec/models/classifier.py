@@ -53,24 +53,37 @@ SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
     "bert": _encoder("BertForSequenceClassification", "pooler.dense", "classifier", "tanh"),
     "camembert": _roberta("CamembertForSequenceClassification"),
     "distilbert": _encoder("DistilBertForSequenceClassification", "pre_classifier", "classifier", "relu"),
+    "electra": _encoder("ElectraForSequenceClassification", "classifier.dense", "classifier.out_proj", "gelu"),
     "gemma": _decoder("GemmaForSequenceClassification"),
     "gemma2": _decoder("Gemma2ForSequenceClassification"),
     "gemma3_text": _decoder("Gemma3TextForSequenceClassification"),
     "gpt2": _decoder("GPT2ForSequenceClassification"),
+    "glm": _decoder("GlmForSequenceClassification"),
+    "glm4": _decoder("Glm4ForSequenceClassification"),
+    "gpt_bigcode": _decoder("GPTBigCodeForSequenceClassification"),
+    "gpt_neo": _decoder("GPTNeoForSequenceClassification"),
     "gpt_neox": _decoder("GPTNeoXForSequenceClassification"),
     "gptj": _decoder("GPTJForSequenceClassification"),
+    "helium": _decoder("HeliumForSequenceClassification"),
     "llama": _decoder("LlamaForSequenceClassification"),
+    "ministral": _decoder("MinistralForSequenceClassification"),
     "mistral": _decoder("MistralForSequenceClassification"),
+    "olmo": _decoder("OlmoForSequenceClassification"),
     "olmo2": _decoder("Olmo2ForSequenceClassification"),
+    "olmo3": _decoder("Olmo3ForSequenceClassification"),
     "opt": _decoder("OPTForSequenceClassification"),
+    "phi": _decoder("PhiForSequenceClassification"),
     "phi3": _decoder("Phi3ForSequenceClassification"),
     "qwen2": _decoder("Qwen2ForSequenceClassification"),
     "qwen3": _decoder("Qwen3ForSequenceClassification"),
     "roberta": _roberta("RobertaForSequenceClassification"),
+    "smollm3": _decoder("SmolLM3ForSequenceClassification"),
+    "stablelm": _decoder("StableLmForSequenceClassification"),
+    "starcoder2": _decoder("Starcoder2ForSequenceClassification"),
     "xlm-roberta": _roberta("XLMRobertaForSequenceClassification"),
 }
-"""Heads by HF `model_type`, tensors named without the family's prefix; T5 and mT5 have none here, nor has a Gemma 3
-with its vision tower."""
+"""Heads by HF `model_type`, tensors named without the family's prefix. HF has none for Granite; T5 and its kin have
+none here, nor have a Gemma 3 with its vision tower and ALBERT, whose layers share weights."""
 
 WITH_PREFIX = ("pooler.",)
 """How names begin that HF keeps inside the bare model, behind the family's prefix."""
@@ -87,9 +100,10 @@ class Readout(nnx.Module):
 
         # Named as in `Head`, so that the families' tables fill them.
         self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
-        self.project = linear(d_model, own.width, bias=False) if own.width != d_model else None
-        self.dense = None if activation is None else linear(own.width, own.width, bias=True)
-        self.score = linear(own.width, labels, bias=activation is not None)
+        width = d_model if own.transform is not None else own.width
+        self.project = linear(d_model, width, bias=False) if width != d_model else None
+        self.dense = None if activation is None else linear(width, width, bias=True)
+        self.score = linear(width, labels, bias=activation is not None)
         self.activation = activation
 
     def __call__(self, h: Float[Array, "token d_model"], length: Int[Array, ""]) -> Float[Array, " label"]:
@@ -179,8 +193,8 @@ def _sequence_head(checkpoint: Checkpoint) -> SequenceHead:
     model_type = checkpoint.architecture.model_type
     if model_type not in SEQUENCE_HEADS:
         raise JacspecError(
-            f"{checkpoint.name} is a {model_type}, an encoder-decoder or a model of several towers, which has no "
-            "classification head here. "
+            f"{checkpoint.name} is a {model_type}: encoder-decoders, models of several towers, models whose layers "
+            "share weights and Granite have no classification head here. "
             f"Accepted: {', '.join(sorted(SEQUENCE_HEADS))}. Type model=nano, gpt2 or bert-base."
         )
     return SEQUENCE_HEADS[model_type]

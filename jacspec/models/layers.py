@@ -41,11 +41,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-    """`kind` is `layernorm` or `rmsnorm`; with `unit_offset` (Gemma) the stored weight is what is added to 1."""
+    """`kind` is `layernorm` or `rmsnorm`; with `unit_offset` (Gemma) the stored weight is what is added to 1.
+
+    A LayerNorm may lack its `bias`, or its `weight` too (OLMo).
+    """
 
     kind: str
     eps: float
     unit_offset: bool = False
+    weight: bool = True
+    bias: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +58,10 @@ class AttentionSpec:
     """What makes attention: `heads / kv_heads` query heads share a key and value head.
 
     `scale` multiplies the scores; `softcap` then squashes them to ±softcap (Gemma 2). `window` tokens, the
-    attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3) or
-    over the `full` projection (OLMo 2). `cross` attention reads the encoder's output and has no own token.
+    attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3), with
+    weights that `each` head has for itself and no bias (StableLM), or over the `full` projection (OLMo 2). Queries,
+    keys and values are then cut off at ±`clip` (OLMo). `cross` attention reads the encoder's output and has no own
+    token.
     """
 
     heads: int
@@ -70,6 +77,7 @@ class AttentionSpec:
     rotary: RotarySpec | None = None
     relative: RelativeBiasSpec | None = None
     qk_norm: str | None = None
+    clip: float | None = None
 
     @property
     def group(self) -> int:
@@ -136,15 +144,14 @@ class LayerNorm(nnx.Module):
     give relative errors up to 1e-2 on trained checkpoints.
     """
 
-    def __init__(self, size: int, *, eps: float, dtype: jnp.dtype):
-        self.weight = nnx.Param(jnp.ones(size, dtype))
-        self.bias = nnx.Param(jnp.zeros(size, dtype))
-        self.eps = eps
+    def __init__(self, size: int | tuple[int, ...], *, eps: float, weight: bool, bias: bool, dtype: jnp.dtype):
+        self.weight = nnx.Param(jnp.ones(size, dtype)) if weight else None
+        self.bias = nnx.Param(jnp.zeros(size, dtype)) if bias else None
+        self.eps, self.size = eps, size
 
-    @property
-    def gain(self) -> Float[Array, " size"]:
-        """What each coordinate is multiplied by after it is standardised."""
-        return self.weight[...]
+    def gain(self, dtype: jnp.dtype) -> Float[Array, " size"]:
+        """Return what each coordinate is multiplied by after it is standardised; `dtype`, where that is 1."""
+        return jnp.ones(self.size, dtype) if self.weight is None else self.weight[...]
 
     def standardise(self, x: Float[Array, "*axes size"]) -> tuple[Float[Array, "*axes size"], Float[Array, "*axes 1"]]:
         """Return vectors of mean zero and unit variance, and the √(variance + eps) that they were divided by."""
@@ -154,20 +161,20 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
-        gain, bias = (jnp.broadcast_to(leaf, x.shape) for leaf in (self.gain, self.bias[...]))
-        return self.standardise(x)[0] * gain + bias
+        y = self.standardise(x)[0]
+        y = y if self.weight is None else y * jnp.broadcast_to(self.weight[...], x.shape)
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias[...], x.shape)
 
 
 class RMSNorm(nnx.Module):
     """`x / √(mean(x²) + eps) · weight` over the last axis (Zhang & Sennrich 2019); `offset` is added to the weight."""
 
-    def __init__(self, size: int, *, eps: float, offset: float, dtype: jnp.dtype):
+    def __init__(self, size: int | tuple[int, ...], *, eps: float, offset: float, dtype: jnp.dtype):
         self.weight = nnx.Param(jnp.full(size, 1.0 - offset, dtype))
         self.eps, self.offset = eps, offset
 
-    @property
-    def gain(self) -> Float[Array, " size"]:
-        """What each coordinate is multiplied by after it is standardised."""
+    def gain(self, dtype: jnp.dtype) -> Float[Array, " size"]:
+        """Return what each coordinate is multiplied by after it is standardised; as LayerNorm's."""
         return self.weight[...] + self.offset
 
     def standardise(self, x: Float[Array, "*axes size"]) -> tuple[Float[Array, "*axes size"], Float[Array, "*axes 1"]]:
@@ -177,13 +184,13 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*axes size"]) -> Float[Array, "*axes size"]:
         """Normalise each vector of the last axis."""
-        return self.standardise(x)[0] * jnp.broadcast_to(self.gain, x.shape)
+        return self.standardise(x)[0] * jnp.broadcast_to(self.gain(x.dtype), x.shape)
 
 
-def make_norm(spec: NormSpec, size: int, dtype: jnp.dtype) -> LayerNorm | RMSNorm:
-    """Make the norm that a spec asks for, over vectors of `size`."""
+def make_norm(spec: NormSpec, size: int | tuple[int, ...], dtype: jnp.dtype) -> LayerNorm | RMSNorm:
+    """Make the norm that a spec asks for, over vectors of `size`, the last of several."""
     if spec.kind == "layernorm":
-        return LayerNorm(size, eps=spec.eps, dtype=dtype)
+        return LayerNorm(size, eps=spec.eps, weight=spec.weight, bias=spec.bias, dtype=dtype)
     return RMSNorm(size, eps=spec.eps, offset=1.0 if spec.unit_offset else 0.0, dtype=dtype)
 
 
@@ -215,7 +222,9 @@ class Attention(nnx.Module):
         self.k = linear(d_model, kv_inner, std=std.k, bias=spec.qkv_bias)
         self.v = linear(d_model, kv_inner, std=std.v, bias=spec.qkv_bias)
         self.o = linear(inner, d_model, std=std.o, bias=spec.out_bias)
-        sizes = {None: (), "head": (spec.d_head, spec.d_head), "full": (inner, kv_inner)}[spec.qk_norm]
+        d_head, each = spec.d_head, ((spec.heads, spec.d_head), (spec.kv_heads, spec.d_head))
+        sizes = {None: (), "head": (d_head, d_head), "each": each, "full": (inner, kv_inner)}[spec.qk_norm]
+        norm = dataclasses.replace(norm, bias=norm.bias and spec.qk_norm != "each")
         norms = [make_norm(norm, size, dtype) for size in sizes]
         self.q_norm = norms[0] if norms else None
         self.k_norm = norms[1] if norms else None
@@ -240,8 +249,13 @@ class Attention(nnx.Module):
     ) -> Float[Array, "..."]:
         if norm is not None and self.spec.qk_norm == "full":
             projected, norm = norm(projected), None
-        split = projected.reshape(*projected.shape[:-1], *heads, self.spec.d_head)
-        return split if norm is None else norm(split)
+        split = projected.reshape(*projected.shape[:-1], -1, self.spec.d_head)
+        split = split if norm is None else norm(split)
+        return self.cut(split.reshape(*split.shape[:-2], *heads, self.spec.d_head))
+
+    def cut(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+        """Cut off queries, keys or values at ±clip, where the family does."""
+        return x if self.spec.clip is None else jnp.clip(x, -self.spec.clip, self.spec.clip)
 
     def visible(self, tokens: int, length: Int[Array, ""]) -> Bool[Array, "token token"]:
         """Say which tokens (columns) each token (row) attends to; padding is seen by none that counts."""
@@ -286,7 +300,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "token inner"]:
         tokens = query.shape[0]
         if self.spec.rotary is not None:
-            turn = rotation(self.spec.rotary, tokens, query.dtype)
+            turn = rotation(self.spec.rotary, tokens, length, query.dtype)
             query, key = rotate(self.spec.rotary, query, turn), rotate(self.spec.rotary, key, turn)
         bias = None
         if self.spec.relative is not None:
@@ -370,7 +384,7 @@ class Attention(nnx.Module):
         tokens, last = key.shape[0], length - 1
         turn = bias = None
         if self.spec.rotary is not None:
-            turns = rotation(self.spec.rotary, tokens, key.dtype)
+            turns = rotation(self.spec.rotary, tokens, length, key.dtype)
             key, turn = rotate(self.spec.rotary, key, turns), turns[:, last]
         place = jnp.arange(tokens, dtype=length.dtype)
         if self.spec.relative is not None:

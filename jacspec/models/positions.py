@@ -22,9 +22,8 @@ class RotarySpec:
 
     The first `dim` coordinates of a head are turned. `interleaved` pairs neighbours (GPT-J), otherwise coordinate
     `i` goes with `i + dim/2`. `kind` is one of `ROTARY_KINDS`; `linear` and beyond stretch the frequencies for
-    longer contexts by `factor`, with the further numbers in `parameters`, by HF's names. `longest` is the longest
-    sample for which these are the frequencies, None where there is no such limit: `dynamic` and `longrope` have
-    others beyond the context that the model was first trained on.
+    longer contexts by `factor`, with the further numbers in `parameters`, by HF's names. `context` is the length of the
+    longest sample that `longrope` turns by its short factors; a longer one is turned by the long ones throughout.
     """
 
     dim: int
@@ -33,10 +32,13 @@ class RotarySpec:
     kind: str = "default"
     factor: float = 1.0
     parameters: tuple[tuple[str, Any], ...] = ()
-    longest: int | None = None
+    context: int | None = None
 
-    def frequencies(self) -> tuple[Float[np.ndarray, " half"], float]:
-        """Return the angle a position adds to each pair, in radians, and what cosine and sine are scaled by."""
+    def frequencies(self, *, long: bool = False) -> tuple[Float[np.ndarray, " half"], float]:
+        """Return the angle a position adds to each pair, in radians, and what cosine and sine are scaled by.
+
+        `long`, whether the sample is longer than `context`.
+        """
         plain = self.theta ** -(np.arange(0, self.dim, 2) / self.dim)
         given = dict(self.parameters)
         if self.kind == "linear":
@@ -46,16 +48,16 @@ class RotarySpec:
         if self.kind == "yarn":
             return self._yarn(plain, given)
         if self.kind == "longrope":
-            return self._longrope(plain, given)
+            return self._longrope(plain, given, "long_factor" if long else "short_factor")
         return plain, 1.0
 
-    def _longrope(self, plain: np.ndarray, given: dict[str, Any]) -> tuple[np.ndarray, float]:
-        """LongRoPE (Ding et al. 2024) within the old context: each pair stretched by its own short factor."""
+    def _longrope(self, plain: np.ndarray, given: dict[str, Any], factors: str) -> tuple[np.ndarray, float]:
+        """LongRoPE (Ding et al. 2024): each pair stretched by a factor of its own."""
         scale = given.get("attention_factor")
         if scale is None:
             old = given["original_max_position_embeddings"]
             scale = math.sqrt(1 + math.log(self.factor) / math.log(old)) if self.factor > 1 else 1.0
-        return plain / np.asarray(given["short_factor"], np.float64), float(scale)
+        return plain / np.asarray(given[factors], np.float64), float(scale)
 
     def _yarn(self, plain: np.ndarray, given: dict[str, Any]) -> tuple[np.ndarray, float]:
         """YaRN (Peng et al. 2023): slow pairs are stretched, fast ones are not, with a ramp between."""
@@ -88,15 +90,18 @@ def _llama3(plain: np.ndarray, factor: float, given: dict[str, Any]) -> np.ndarr
 
 
 @functools.lru_cache(maxsize=64)
-def _angles(spec: RotarySpec, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    frequencies, scale = spec.frequencies()
+def _angles(spec: RotarySpec, tokens: int, *, long: bool) -> np.ndarray:
+    frequencies, scale = spec.frequencies(long=long)
     angle = np.arange(tokens)[:, None] * frequencies
-    return scale * np.cos(angle), scale * np.sin(angle)
+    return np.stack([scale * np.cos(angle), scale * np.sin(angle)])
 
 
-def rotation(spec: RotarySpec, tokens: int, dtype: Any) -> Float[Array, "2 token half"]:
-    """Tabulate cosine and sine of each pair's angle for positions 0 to `tokens − 1`."""
-    return jnp.asarray(np.stack(_angles(spec, tokens)), dtype)
+def rotation(spec: RotarySpec, tokens: int, length: Int[Array, ""], dtype: Any) -> Float[Array, "2 token half"]:
+    """Tabulate cosine and sine of each pair's angle for positions 0 to `tokens − 1` of a sample of `length` tokens."""
+    short = jnp.asarray(_angles(spec, tokens, long=False), dtype)
+    if spec.context is None or tokens <= spec.context:
+        return short
+    return jnp.where(length > spec.context, jnp.asarray(_angles(spec, tokens, long=True), dtype), short)
 
 
 def rotate(

@@ -1,9 +1,10 @@
-"""Bidirectional encoders with norms after the addition: BERT, RoBERTa, DistilBERT."""
+"""Bidirectional encoders with norms after the addition: BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT."""
 
 import functools
+from dataclasses import replace
 
 from jacspec.errors import JacspecError
-from jacspec.models.architectures import LABELS, TRAINING, Architecture, Config, linear, require, same
+from jacspec.models.architectures import LABELS, SUMMARY, TRAINING, Architecture, Config, linear, require, same
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
 from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
 
@@ -23,7 +24,9 @@ def _encoder(
     offset: int = 0,
     token_types: int = 0,
     transform: str,
+    width: int | None = None,
 ) -> ModelSpec:
+    """Read what all of these families have in common; `width` of the embedding, where a projection ends that."""
     d_head = d_model // heads
     norm = NormSpec("layernorm", eps)
     block = BlockSpec(
@@ -38,13 +41,23 @@ def _encoder(
         vocab=vocab,
         positions=rows - offset,
         blocks=(block,) * layers,
-        embedding=EmbeddingSpec(d_model, std, positions=rows, offset=offset, token_types=token_types, norm=norm),
-        head=HeadSpec(d_model, std, norm=None, transform=transform, transform_norm=norm, bias=True),
+        embedding=EmbeddingSpec(
+            width or d_model,
+            std,
+            positions=rows,
+            offset=offset,
+            token_types=token_types,
+            norm=norm,
+            project_last=width is not None,
+        ),
+        head=HeadSpec(width or d_model, std, norm=None, transform=transform, transform_norm=norm, bias=True),
         tied=tied,
     )
 
 
-def _bert_spec(config: Config, *, roberta: bool) -> ModelSpec:
+def _bert_spec(
+    config: Config, *, roberta: bool = False, transform: str | None = None, width: int | None = None
+) -> ModelSpec:
     require(config, "is_decoder", False, "a bidirectional encoder")
     require(config, "add_cross_attention", False, "a bidirectional encoder")
     if roberta and config["pad_token_id"] is None:
@@ -63,8 +76,20 @@ def _bert_spec(config: Config, *, roberta: bool) -> ModelSpec:
         # RoBERTa numbers positions from one above the padding token's id.
         offset=config["pad_token_id"] + 1 if roberta else 0,
         token_types=config["type_vocab_size"],
-        transform="gelu" if roberta else config["hidden_act"],
+        transform=transform or config["hidden_act"],
+        width=width,
     )
+
+
+def _electra_spec(config: Config) -> ModelSpec:
+    width = config["embedding_size"]
+    return _bert_spec(config, transform="gelu", width=width if width != config["hidden_size"] else None)
+
+
+def _albert_spec(config: Config) -> ModelSpec:
+    require(config, "num_hidden_groups", 1, "one group of layers")
+    require(config, "inner_group_num", 1, "one layer in a group")
+    return replace(_bert_spec(config, width=config["embedding_size"]), shared=True)
 
 
 def _distilbert_spec(config: Config) -> ModelSpec:
@@ -118,7 +143,7 @@ _row = functools.partial(
 
 BERT = _row(
     model_type="bert",
-    spec=functools.partial(_bert_spec, roberta=False),
+    spec=_bert_spec,
     head=(
         *linear("cls.predictions.transform.dense", "transform"),
         *linear("cls.predictions.transform.LayerNorm", "transform_norm"),
@@ -135,7 +160,7 @@ BERT = _row(
 
 ROBERTA = _row(
     model_type="roberta",
-    spec=functools.partial(_bert_spec, roberta=True),
+    spec=functools.partial(_bert_spec, roberta=True, transform="gelu"),
     head=(
         *linear("lm_head.dense", "transform"),
         *linear("lm_head.layer_norm", "transform_norm"),
@@ -147,6 +172,54 @@ ROBERTA = _row(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     prefixes=("roberta.",),
+)
+
+ELECTRA = _row(
+    model_type="electra",
+    spec=_electra_spec,
+    ignored={**IGNORED, **SUMMARY},
+    embedding=(*EMBEDDING, *linear("embeddings_project", "project")),
+    head=(
+        *linear("generator_predictions.dense", "transform"),
+        *linear("generator_predictions.LayerNorm", "transform_norm"),
+        *linear("generator_lm_head", "unembed"),
+    ),
+    tied={"generator_lm_head.weight": "embeddings.word_embeddings.weight"},
+    language_model=("generator_",),
+    prefixes=("electra.",),
+)
+
+SHARED = "encoder.albert_layer_groups.0.albert_layers.0"
+ALBERT = _row(
+    model_type="albert",
+    spec=_albert_spec,
+    ignored={**IGNORED, "classifier_dropout_prob": LABELS},
+    embedding=(*EMBEDDING, *linear("encoder.embedding_hidden_mapping_in", "project")),
+    blocks={
+        "": (
+            *linear(f"{SHARED}.attention.query", "attn.q"),
+            *linear(f"{SHARED}.attention.key", "attn.k"),
+            *linear(f"{SHARED}.attention.value", "attn.v"),
+            *linear(f"{SHARED}.attention.dense", "attn.o"),
+            *linear(f"{SHARED}.attention.LayerNorm", "attn_norms.sum_norm"),
+            *linear(f"{SHARED}.ffn", "mlp.up"),
+            *linear(f"{SHARED}.ffn_output", "mlp.down"),
+            *linear(f"{SHARED}.full_layer_layer_norm", "mlp_norms.sum_norm"),
+        )
+    },
+    head=(
+        *linear("predictions.dense", "transform"),
+        *linear("predictions.LayerNorm", "transform_norm"),
+        same("predictions.decoder.weight", "unembed.weight"),
+        same("predictions.decoder.bias", "unembed.bias"),
+    ),
+    tied={
+        "predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "predictions.decoder.bias": "predictions.bias",
+    },
+    language_model=("predictions.",),
+    prefixes=("albert.",),
+    unused={**UNUSED, "predictions.bias": "the same as predictions.decoder.bias, or never added"},
 )
 
 XLM_ROBERTA = ROBERTA._replace(model_type="xlm-roberta")

@@ -1,10 +1,12 @@
-"""Decoders with LayerNorm: GPT-2, GPT-J, GPT-NeoX (Pythia), OPT."""
+"""Decoders with LayerNorm: GPT-2, GPT-BigCode, GPT-J, GPT-Neo, GPT-NeoX (Pythia), OPT."""
+
+import functools
 
 from jacspec.models.architectures import (
     FREQUENCIES,
-    LABELS,
     MASK,
     ROTARY_KEYS,
+    SUMMARY,
     TRAINING,
     Architecture,
     Config,
@@ -21,7 +23,7 @@ from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
 from jacspec.models.positions import RotarySpec
 
 
-def _gpt2_spec(config: Config) -> ModelSpec:
+def _gpt2_spec(config: Config, *, bigcode: bool = False) -> ModelSpec:
     d_model, heads, layers = config["n_embd"], config["n_head"], config["n_layer"]
     d_head = d_model // heads
     std = config["initializer_range"]
@@ -30,13 +32,15 @@ def _gpt2_spec(config: Config) -> ModelSpec:
     norm = NormSpec("layernorm", config["layer_norm_epsilon"])
     require(config, "add_cross_attention", False, "a GPT-2 without an encoder")
     d_ff, activation = config["n_inner"] or 4 * d_model, config["activation_function"]
-    scaled, by_layer = config["scale_attn_weights"], config["scale_attn_by_inverse_layer_idx"]
+    scaled = config["scale_attn_weights"]
+    by_layer = False if bigcode else config["scale_attn_by_inverse_layer_idx"]
+    kv_heads = 1 if bigcode and config["multi_query"] else heads
 
     def block(layer: int) -> BlockSpec:
         scale = (d_head**-0.5 if scaled else 1.0) / (layer + 1 if by_layer else 1)
         return BlockSpec(
             d_model=d_model,
-            attention=AttentionSpec(heads, heads, d_head, scale, qkv_bias=True, out_bias=True),
+            attention=AttentionSpec(heads, kv_heads, d_head, scale, qkv_bias=True, out_bias=True),
             mlp=MLPSpec(d_ff, activation, gated=False, bias=True),
             norm=norm,
             std=Spread(q=std, k=std, v=std, o=out_std, up=std, down=out_std),
@@ -51,15 +55,6 @@ def _gpt2_spec(config: Config) -> ModelSpec:
         tied=config["tie_word_embeddings"],
     )
 
-
-SUMMARY = {
-    "summary_activation": LABELS,
-    "summary_first_dropout": LABELS,
-    "summary_last_dropout": LABELS,
-    "summary_proj_to_labels": LABELS,
-    "summary_type": LABELS,
-    "summary_use_proj": LABELS,
-}
 
 GPT2 = Architecture(
     model_type="gpt2",
@@ -91,6 +86,86 @@ GPT2 = Architecture(
     tied={"lm_head.weight": "wte.weight"},
     prefixes=("transformer.",),
     unused={"h.{layer}.attn.bias": MASK, "h.{layer}.attn.masked_bias": "the value that masks"},
+)
+
+
+GPT_BIGCODE = GPT2._replace(
+    model_type="gpt_bigcode",
+    spec=functools.partial(_gpt2_spec, bigcode=True),
+    ignored={
+        **GPT2.ignored,
+        "num_key_value_heads": "multi_query says it",
+        "attention_softmax_in_fp32": "jacspec computes attention in float32 or float64 throughout",
+        "scale_attention_softmax_in_fp32": "jacspec computes attention in float32 or float64 throughout",
+    },
+    blocks={
+        "": (
+            *linear("h.{layer}.ln_1", "attn_norms.norm"),
+            *(
+                fused_by_head(f"h.{{layer}}.attn.c_attn.{kind}", f"attn.q.{kind}", f"attn.k.{kind}", f"attn.v.{kind}")
+                for kind in ("weight", "bias")
+            ),
+            *linear("h.{layer}.attn.c_proj", "attn.o"),
+            *linear("h.{layer}.ln_2", "mlp_norms.norm"),
+            *linear("h.{layer}.mlp.c_fc", "mlp.up"),
+            *linear("h.{layer}.mlp.c_proj", "mlp.down"),
+        )
+    },
+)
+
+
+def _neo_spec(config: Config) -> ModelSpec:
+    d_model, heads, std = config["hidden_size"], config["num_heads"], config["initializer_range"]
+    norm = NormSpec("layernorm", config["layer_norm_epsilon"])
+    d_ff, window = config["intermediate_size"] or 4 * d_model, config["window_size"]
+
+    def block(kind: str) -> BlockSpec:
+        own = window if kind == "local" else None
+        return BlockSpec(
+            d_model=d_model,
+            attention=AttentionSpec(heads, heads, d_model // heads, 1.0, qkv_bias=False, out_bias=True, window=own),
+            mlp=MLPSpec(d_ff, config["activation_function"], gated=False, bias=True),
+            norm=norm,
+            std=Spread(std, std, std, std, std, std),
+        )
+
+    return ModelSpec(
+        vocab=config["vocab_size"],
+        positions=config["max_position_embeddings"],
+        blocks=tuple(map(block, config["attention_layers"])),
+        embedding=EmbeddingSpec(d_model, std, positions=config["max_position_embeddings"]),
+        head=HeadSpec(d_model, std, norm),
+        tied=config["tie_word_embeddings"],
+    )
+
+
+GPT_NEO = GPT2._replace(
+    model_type="gpt_neo",
+    spec=_neo_spec,
+    ignored={
+        **SUMMARY,
+        "_is_quantized": "a mark that HF sets where it has quantised a model",
+        "attention_types": "attention_layers says it layer by layer",
+        "embed_dropout": TRAINING,
+        "num_layers": "attention_layers has as many",
+        "resid_dropout": TRAINING,
+    },
+    blocks={
+        "": (
+            *linear("h.{layer}.ln_1", "attn_norms.norm"),
+            *linear("h.{layer}.attn.attention.q_proj", "attn.q"),
+            *linear("h.{layer}.attn.attention.k_proj", "attn.k"),
+            *linear("h.{layer}.attn.attention.v_proj", "attn.v"),
+            *linear("h.{layer}.attn.attention.out_proj", "attn.o"),
+            *linear("h.{layer}.ln_2", "mlp_norms.norm"),
+            *linear("h.{layer}.mlp.c_fc", "mlp.up"),
+            *linear("h.{layer}.mlp.c_proj", "mlp.down"),
+        )
+    },
+    unused={
+        "h.{layer}.attn.attention.bias": MASK,
+        "h.{layer}.attn.attention.masked_bias": "the value that masks",
+    },
 )
 
 
@@ -187,7 +262,7 @@ def _neox_spec(config: Config) -> ModelSpec:
     )
     return ModelSpec(
         vocab=config["vocab_size"],
-        positions=rotary.longest or longest,
+        positions=longest,
         blocks=(block,) * config["num_hidden_layers"],
         embedding=EmbeddingSpec(d_model, std),
         head=HeadSpec(d_model, std, norm),

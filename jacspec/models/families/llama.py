@@ -6,6 +6,7 @@ import functools
 from jacspec.errors import JacspecError
 from jacspec.models.architectures import (
     FREQUENCIES,
+    PARALLEL,
     ROTARY_KEYS,
     TRAINING,
     VISION,
@@ -17,6 +18,7 @@ from jacspec.models.architectures import (
     read_rotary,
     require,
     same,
+    with_blocks,
 )
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
 from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
@@ -35,24 +37,28 @@ def _spec(
     softcap: float | None = None,
     windows: bool = True,
     partial: bool = False,
+    interleaved: bool = False,
+    norm: NormSpec | None = None,
 ) -> ModelSpec:
     """Read what all of these families have in common.
 
     **Arguments:** `qkv_bias`, where the family fixes it, else `attention_bias` of the config is for all four
     projections; `gemma`, the generation of a Gemma, for unit-offset norms and scaled embeddings, and from the second
     on capped logits and the scale of queries; `softcap`, of the attention scores; `windows`, whether the family has
-    sliding windows at all; `partial`, whether it may turn a fraction of a head.
+    sliding windows at all; `partial`, whether it may turn a fraction of a head; `interleaved`, whether it turns
+    neighbours; `norm`, where it is not an RMSNorm.
     """
     d_model, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
     kv_heads = config["num_key_value_heads"] or heads
     d_head = config.get("head_dim") or d_model // heads
-    std, eps = config["initializer_range"], config["rms_norm_eps"]
+    std = config["initializer_range"]
     out_bias = bool(config.get("attention_bias", False)) if qkv_bias is None else False
-    norm = NormSpec("rmsnorm", eps, unit_offset=gemma > 0)
+    norm = norm or NormSpec("rmsnorm", config["rms_norm_eps"], unit_offset=gemma > 0)
     activation = config["hidden_activation"] if gemma > 1 else config["hidden_act"]
     window, types = _windows(config, layers) if windows else (None, ("full_attention",) * layers)
     rope, longest = config["rope_parameters"], config["max_position_embeddings"]
-    rotary = {kind: read_rotary(rope.get(kind, rope), d_head, longest, partial=partial) for kind in sorted({*types})}
+    read = functools.partial(read_rotary, d_head=d_head, longest=longest, partial=partial, interleaved=interleaved)
+    rotary = {kind: read(rope.get(kind, rope)) for kind in sorted({*types})}
 
     def block(layer: int) -> BlockSpec:
         return BlockSpec(
@@ -66,7 +72,7 @@ def _spec(
                 out_bias=out_bias,
                 window=window if types[layer] == SLIDING else None,
                 softcap=softcap,
-                # Gemma 3 gives rotary parameters by the type of layer.
+                # Gemma 3 and OLMo 3 give rotary parameters by the type of layer.
                 rotary=rotary[types[layer]],
                 qk_norm=qk_norm,
             ),
@@ -78,7 +84,7 @@ def _spec(
 
     return ModelSpec(
         vocab=config["vocab_size"],
-        positions=min([longest, *(each.longest for each in rotary.values() if each.longest)]),
+        positions=longest,
         blocks=tuple(block(layer) for layer in range(layers)),
         embedding=EmbeddingSpec(d_model, std, scale=d_model**0.5 if gemma else 1.0),
         head=HeadSpec(d_model, std, norm, softcap=config["final_logit_softcapping"] if gemma > 1 else None),
@@ -171,6 +177,163 @@ OLMO2 = _row(
     model_type="olmo2",
     spec=functools.partial(_spec, place="output", qk_norm="full", windows=False),
     blocks={"": (*OUTPUT, *ATTENTION, *MLP)},
+)
+OLMO3 = OLMO2._replace(
+    model_type="olmo3", spec=functools.partial(_spec, place="output", qk_norm="full"), ignored=WINDOW_TYPES
+)
+
+
+def _olmo_spec(config: Config) -> ModelSpec:
+    norm = NormSpec("layernorm", 1e-5, weight=False, bias=False)  # of HF's code; the config has no key for it
+    return with_blocks(_spec(config, windows=False, norm=norm), attention={"clip": config["clip_qkv"]})
+
+
+OLMO = _row(model_type="olmo", spec=_olmo_spec)
+
+
+def _smollm3_spec(config: Config) -> ModelSpec:
+    spec, turned = _spec(config), config["no_rope_layers"]
+    if len(turned) < len(spec.blocks):
+        raise JacspecError(f"no_rope_layers has {len(turned)} layers of {len(spec.blocks)}.")
+    still = with_blocks(spec, attention={"rotary": None}).blocks
+    return dataclasses.replace(
+        spec, blocks=tuple(map(lambda turn, *kinds: kinds[not turn], turned, spec.blocks, still))
+    )
+
+
+def _granite_spec(config: Config) -> ModelSpec:
+    spec = with_blocks(
+        _spec(config, windows=False),
+        attention={"scale": float(config["attention_multiplier"])},
+        scale=float(config["residual_multiplier"]),
+    )
+    return dataclasses.replace(
+        spec,
+        embedding=dataclasses.replace(spec.embedding, scale=float(config["embedding_multiplier"])),
+        head=dataclasses.replace(spec.head, scale=1 / config["logits_scaling"]),
+    )
+
+
+SMOLLM3 = _row(
+    model_type="smollm3",
+    spec=_smollm3_spec,
+    ignored={**WINDOW_TYPES, "no_rope_layer_interval": "no_rope_layers says which layers are not rotated"},
+)
+GRANITE = _row(model_type="granite", spec=_granite_spec)
+MINISTRAL = MISTRAL._replace(model_type="ministral")
+HELIUM = _row(
+    model_type="helium",
+    spec=lambda config: _spec(config, qkv_bias=config["attention_bias"], windows=False, interleaved=True),
+)
+
+
+def _glm_spec(config: Config, place: str) -> ModelSpec:
+    bias = config["attention_bias"]
+    return _spec(config, place=place, qkv_bias=bias, windows=False, partial=True, interleaved=True)
+
+
+GLM_PARTS = (
+    *ATTENTION,
+    fused("layers.{layer}.mlp.gate_up_proj.weight", "mlp.gate.weight", "mlp.up.weight"),
+    *linear("layers.{layer}.mlp.down_proj", "mlp.down"),
+)
+GLM = _row(model_type="glm", spec=functools.partial(_glm_spec, place="pre"), blocks={"": (*PRE, *GLM_PARTS)})
+GLM4 = _row(
+    model_type="glm4",
+    spec=functools.partial(_glm_spec, place="sandwich"),
+    blocks={
+        "": (
+            *_norms("input_layernorm", "post_self_attn_layernorm", "attn"),
+            *_norms("post_attention_layernorm", "post_mlp_layernorm", "mlp"),
+            *GLM_PARTS,
+        )
+    },
+)
+HEAD = (*linear("norm", "norm"), same("lm_head.weight", "unembed.weight"))
+
+
+def _starcoder2_spec(config: Config) -> ModelSpec:
+    bias = config["use_bias"]
+    return with_blocks(
+        _spec(config, norm=NormSpec("layernorm", config["norm_epsilon"])),
+        attention={"qkv_bias": bias, "out_bias": bias},
+        mlp={"gated": False, "bias": bias},
+    )
+
+
+def _stablelm_spec(config: Config) -> ModelSpec:
+    norm, qk_norm = NormSpec("layernorm", config["layer_norm_eps"]), "each" if config["qk_layernorm"] else None
+    bias = config["use_qkv_bias"]
+    spec = _spec(config, qkv_bias=bias, qk_norm=qk_norm, windows=False, partial=True, norm=norm)
+    return with_blocks(spec, parallel=config["use_parallel_residual"])
+
+
+def _phi_spec(config: Config) -> ModelSpec:
+    norm = NormSpec("layernorm", config["layer_norm_eps"])
+    qk_norm = "head" if config["qk_layernorm"] else None
+    spec = with_blocks(
+        _spec(config, qkv_bias=True, qk_norm=qk_norm, windows=False, partial=True, norm=norm),
+        attention={"out_bias": True},
+        mlp={"gated": False, "bias": True},
+        parallel=True,
+    )
+    return dataclasses.replace(spec, head=dataclasses.replace(spec.head, bias=True))
+
+
+# One norm serves both branches.
+ONE_NORM = tuple(
+    same(f"layers.{{layer}}.input_layernorm.{kind}", f"attn_norms.norm.{kind}", f"mlp_norms.norm.{kind}")
+    for kind in ("weight", "bias")
+)
+TWO_NORMS = (
+    *linear("layers.{layer}.input_layernorm", "attn_norms.norm"),
+    *linear("layers.{layer}.post_attention_layernorm", "mlp_norms.norm"),
+)
+STARCODER2 = _row(
+    model_type="starcoder2",
+    spec=_starcoder2_spec,
+    blocks={
+        "": (
+            *TWO_NORMS,
+            *ATTENTION,
+            *linear("layers.{layer}.mlp.c_fc", "mlp.up"),
+            *linear("layers.{layer}.mlp.c_proj", "mlp.down"),
+        )
+    },
+    head=HEAD,
+    ignored={**ROTARY_KEYS, "embedding_dropout": TRAINING, "residual_dropout": TRAINING},
+)
+STABLELM = _row(
+    model_type="stablelm",
+    spec=_stablelm_spec,
+    blocks={
+        "": (
+            *(rule._replace(given=PARALLEL) for rule in ONE_NORM),
+            *(rule._replace(unless=PARALLEL) for rule in TWO_NORMS),
+            *ATTENTION[:-2],
+            same("layers.{layer}.self_attn.q_layernorm.norms.*.weight", "attn.q_norm.weight"),
+            same("layers.{layer}.self_attn.k_layernorm.norms.*.weight", "attn.k_norm.weight"),
+            *MLP,
+        )
+    },
+    head=HEAD,
+)
+PHI = _row(
+    model_type="phi",
+    spec=_phi_spec,
+    blocks={
+        "": (
+            *ONE_NORM,
+            *ATTENTION[:6],
+            *linear("layers.{layer}.self_attn.dense", "attn.o"),
+            *linear("layers.{layer}.self_attn.q_layernorm", "attn.q_norm"),
+            *linear("layers.{layer}.self_attn.k_layernorm", "attn.k_norm"),
+            *linear("layers.{layer}.mlp.fc1", "mlp.up"),
+            *linear("layers.{layer}.mlp.fc2", "mlp.down"),
+        )
+    },
+    head=(*linear("final_layernorm", "norm"), *linear("lm_head", "unembed")),
+    ignored={**ROTARY_KEYS, "embd_pdrop": TRAINING, "resid_pdrop": TRAINING},
 )
 IMAGES = (
     "boi_token_index",

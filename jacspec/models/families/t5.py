@@ -1,4 +1,4 @@
-"""The encoder-decoder T5, 1.0 and 1.1: RMSNorm, relative biases, unscaled attention, no biases."""
+"""The encoder-decoder T5, 1.0 and 1.1, and its kin: RMSNorm, relative biases, unscaled attention, no biases."""
 
 from jacspec.models.architectures import TRAINING, Architecture, Config, Rules, require, same
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
@@ -61,12 +61,16 @@ def _attention(place: str, leaf: str, norms: str) -> Rules:
     )
 
 
-def _block(stack: str, mlp: int) -> Rules:
+def _block(stack: str, mlp: int, *, own_bias: bool = False) -> Rules:
+    """Make the table of a block; `own_bias`, whether every layer has relative biases of its own."""
     layer = f"{stack}.block.{{layer}}.layer"
     return (
         *_attention(f"{layer}.0.SelfAttention", "attn", "attn_norms"),
-        # Block 0 holds the biases of the whole stack.
-        same(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "attn.relative_bias"),
+        # Else block 0 holds the biases of the whole stack.
+        same(
+            f"{stack}.block.{'{layer}' if own_bias else 0}.layer.0.SelfAttention.relative_attention_bias.weight",
+            "attn.relative_bias",
+        ),
         *(_attention(f"{layer}.1.EncDecAttention", "cross", "cross_norms") if stack == "decoder" else ()),
         same(f"{layer}.{mlp}.layer_norm.weight", "mlp_norms.norm.weight"),
         same(f"{layer}.{mlp}.DenseReluDense.wi.weight", "mlp.up.weight")._replace(unless="mlp.gate.weight"),
@@ -100,3 +104,7 @@ T5 = Architecture(
 )
 
 MT5 = T5._replace(model_type="mt5")
+UMT5 = T5._replace(
+    model_type="umt5",
+    blocks={"encoder": _block("encoder", 1, own_bias=True), "decoder": _block("decoder", 2, own_bias=True)},
+)

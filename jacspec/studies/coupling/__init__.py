@@ -57,7 +57,7 @@ COUPLING: Mapping[str, Quantity] = {
     ),
     "output_norm_gain": Quantity(
         r"output norm $\sigma_1(O)$",
-        "σ₁ of the Jacobian of the norm on the component's output; 1 where there is none",
+        "σ₁ of the Jacobian of the norm on the component's output, times Granite's factor; 1 where there is neither",
         PRODUCT,
     ),
     "sigma_out": Quantity(

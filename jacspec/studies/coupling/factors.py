@@ -1,7 +1,8 @@
 r"""What a branch's Jacobian is made of: the factors of a bound on its largest singular value.
 
 Every branch reads the stream through a norm and some weights, bends what they give locally, and writes with one
-weight. With the Jacobians N and O of the norms on its input and output (the identity where there is none),
+weight. With the Jacobians N and O of the norms on its input and output (the identity where there is none; O holds the
+number that Granite multiplies branches by),
 
 $$J = O\, W_{out} \Big[\sum_i S_i W_i\Big] N, \qquad
 \rho(J) \le \sigma_1(O)\, \sigma_1(W_{out}) \Big[\sum_i \sigma_1(S_i)\, \sigma_1(W_i)\Big] \sigma_1(N),$$
@@ -19,8 +20,8 @@ $\sigma_1(S_i)$ are:
 
 with weights $a_t$, slopes $c_t$ of the scores (scale and softcap), the rotation R of the last token's position and the
 Jacobians D of norms of queries and keys, as in `analytic.py`. S is block-diagonal in the heads, so its norm is that of
-its largest block; heads that share a key or value head are one block. Cross attention has the path `q` alone. Beside
-these inequalities nothing is approximate.
+its largest block; heads that share a key or value head are one block. Cross attention has the path `q` alone. Slopes
+of queries, keys and values that OLMo cuts off count as 1. Beside these inequalities nothing is approximate.
 """
 
 import functools
@@ -98,11 +99,11 @@ def branch_slopes(branch: Branch, *, component: str) -> dict[str, Float[Array, "
         else:
             slopes = _attention_slopes(module, context, u)
             branch = functools.partial(module.attend_last, prefix=context)
+        one = jnp.ones((), x.dtype)
         gains = {
-            "norm_gain": jnp.ones((), x.dtype) if norms.norm is None else norm_gain(norms.norm, x),
-            "output_norm_gain": (
-                jnp.ones((), x.dtype) if norms.output_norm is None else norm_gain(norms.output_norm, branch(u))
-            ),
+            "norm_gain": one if norms.norm is None else norm_gain(norms.norm, x),
+            "output_norm_gain": abs(norms.scale)
+            * (one if norms.output_norm is None else norm_gain(norms.output_norm, branch(u))),
         }
         return gains | {f"slope_{name}": slope for name, slope in slopes.items()}
 
@@ -121,8 +122,9 @@ def norm_gain(norm: LayerNorm | RMSNorm, x: Float[Array, " size"]) -> Float[Arra
     with n₊ the number of positive eigenvalues; the least λ with none above is found by bisection from 0 to max g².
     """
     unit, scale = norm.standardise(x)
-    largest = jnp.max(jnp.abs(norm.gain))
-    gain = norm.gain / jnp.where(largest > 0, largest, 1)
+    own = norm.gain(x.dtype)
+    largest = jnp.max(jnp.abs(own))
+    gain = own / jnp.where(largest > 0, largest, 1)
     seen = jnp.mean(jnp.square(unit))  # var / (var + eps): what is left of 1
     along = gain * unit * jnp.sqrt((2 - seen) / x.size)
     across = gain / x.size**0.5 if isinstance(norm, LayerNorm) else jnp.zeros_like(gain)
@@ -181,7 +183,8 @@ def _projection_gains(
     if kind == "full":
         return jnp.broadcast_to(norm_gain(norm, projected), heads)
     split = projected.reshape(-1, projected.size // math.prod(heads))
-    return jax.vmap(functools.partial(norm_gain, norm))(split).reshape(heads)
+    # The weights of `each` head are its own.
+    return jax.vmap(norm_gain, in_axes=(0 if kind == "each" else None, 0))(norm, split).reshape(heads)
 
 
 def _largest(matrices: Float[Array, "*axes m n"]) -> Float[Array, "*axes"]:
@@ -209,7 +212,7 @@ def _fold(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -
     """Stack a weight as it is, and with the gain of a norm and its centring folded in."""
     folded = weight
     if norm is not None:
-        folded = weight * norm.gain[None]
+        folded = weight * norm.gain(weight.dtype)[None]
         if isinstance(norm, LayerNorm):
             folded -= jnp.mean(folded, axis=1, keepdims=True)
     return jnp.stack([weight, folded])
