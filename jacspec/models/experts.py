@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jacspec.models.layers import ACTIVATIONS, Linear, MLPSpec, Spread, draw_normal
+from jacspec.models.layers import ACTIVATIONS, Linear, MLPSpec, Spread, Truncated, draw_normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,15 @@ class Stacked(nnx.Module):
     """A linear map of every expert: `weight: (expert, out, in)`, `bias: (expert, out)`."""
 
     def __init__(
-        self, experts: int, n_in: int, n_out: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        experts: int,
+        n_in: int,
+        n_out: int,
+        *,
+        std: float | Truncated,
+        bias: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         self.weight = nnx.Param(draw_normal(rngs.params(), (experts, n_out, n_in), std, dtype))
         self.bias = nnx.Param(jnp.zeros((experts, n_out), dtype)) if bias else None
@@ -111,6 +119,8 @@ class Experts(nnx.Module):
     def __init__(self, spec: ExpertsSpec, d_model: int, *, std: Spread, dtype: jnp.dtype, rngs: nnx.Rngs):
         stacked = functools.partial(Stacked, spec.experts, bias=spec.bias, dtype=dtype, rngs=rngs)
         self.router = Linear(d_model, spec.experts, std=std.up, bias=spec.router_bias, dtype=dtype, rngs=rngs)
+        if spec.router_bias:  # of all biases the one that is drawn (gpt-oss)
+            self.router.bias = nnx.Param(draw_normal(rngs.params(), (spec.experts,), std.up, dtype))
         self.up = stacked(d_model, spec.d_ff, std=std.up)
         self.down = stacked(spec.d_ff, d_model, std=std.down)
         self.gate = stacked(d_model, spec.d_ff, std=std.up)

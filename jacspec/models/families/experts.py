@@ -1,11 +1,25 @@
-"""Decoders whose MLPs are mixtures of experts: Mixtral, Qwen3-MoE, OLMoE."""
+"""Decoders whose MLPs are mixtures of experts: Mixtral, Qwen3-MoE, OLMoE, gpt-oss."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from jacspec.models.architectures import ROTARY_KEYS, TRAINING, Config, Rules, require, same
+import jax.numpy as jnp
+
+from jacspec.models.architectures import (
+    ROTARY_KEYS,
+    TRAINING,
+    Config,
+    Rules,
+    Target,
+    Tensor,
+    TensorRule,
+    linear,
+    same,
+    with_blocks,
+)
 from jacspec.models.block import ModelSpec
-from jacspec.models.experts import ExpertsSpec
+from jacspec.models.experts import ClampedGate, ExpertsSpec
 from jacspec.models.families.llama import ATTENTION, LLAMA, MISTRAL, MLP, PRE, QWEN3, WINDOW_TYPES
 
 
@@ -45,14 +59,25 @@ def _qwen3_spec(config: Config) -> ModelSpec:
 
 
 def _olmoe_spec(config: Config) -> ModelSpec:
-    require(config, "clip_qkv", None, "an OLMoE whose queries, keys and values are not clipped")
     experts = _experts(config, d_ff=config["intermediate_size"], normalised=config["norm_topk_prob"])
     spec = _with_experts(LLAMA.spec(config), lambda layer: experts)
-    blocks = (
-        dataclasses.replace(block, attention=dataclasses.replace(block.attention, qk_norm="full"))
-        for block in spec.blocks
+    return with_blocks(spec, attention={"qk_norm": "full", "clip": config["clip_qkv"]})
+
+
+def _gpt_oss_spec(config: Config) -> ModelSpec:
+    experts = ExpertsSpec(
+        config["intermediate_size"],
+        "silu",  # with an alpha of its own, in `clamped`
+        gated=True,
+        bias=True,
+        experts=config["num_local_experts"],
+        top_k=config["num_experts_per_tok"],
+        normalised=True,
+        router_bias=True,
+        clamped=ClampedGate(float(config["swiglu_alpha"]), float(config["swiglu_limit"])),
     )
-    return dataclasses.replace(spec, blocks=tuple(blocks))
+    spec = _with_experts(QWEN3.spec(config), lambda layer: experts)
+    return with_blocks(spec, attention={"qk_norm": None, "sinks": True})
 
 
 def _tables(place: str, gate: str, up: str, down: str) -> Rules:
@@ -65,6 +90,28 @@ def _tables(place: str, gate: str, up: str, down: str) -> Rules:
             )
             for leaf, name in named
         ),
+    )
+
+
+def _halves(name: str, kind: str) -> TensorRule:
+    """Make the rule of gpt-oss's fused tensors: units in turn from gate and up, `(expert, in, out)`."""
+
+    def turned(part: Any) -> Any:
+        return part.swapaxes(1, 2) if kind == "weight" else part
+
+    def load(tensor: Tensor, target: Target) -> Sequence[Tensor]:
+        return [turned(tensor[..., start::2]) for start in (0, 1)]
+
+    def save(parts: Sequence[Any], target: Target) -> Any:
+        pair = jnp.stack([turned(part) for part in parts], axis=-1)
+        return pair.reshape(*pair.shape[:-2], -1)
+
+    return TensorRule(f"layers.{{layer}}.mlp.experts.{name}", (f"mlp.gate.{kind}", f"mlp.up.{kind}"), load, save)
+
+
+def _turned(name: str, leaf: str) -> TensorRule:
+    return TensorRule(
+        name, (leaf,), lambda tensor, _: (tensor.swapaxes(1, 2),), lambda parts, _: parts[0].swapaxes(1, 2)
     )
 
 
@@ -93,4 +140,21 @@ OLMOE = LLAMA._replace(
     spec=_olmoe_spec,
     ignored={**ROUTING, "sliding_window": "reaches no mask of HF's OLMoE, which sees all that came before"},
     blocks={"": (*PRE, *ATTENTION, *EXPERTS)},
+)
+GPT_OSS = LLAMA._replace(
+    model_type="gpt_oss",
+    spec=_gpt_oss_spec,
+    ignored={**ROUTING, "hidden_act": "a label: the experts' activation is fixed in HF's code"},
+    blocks={
+        "": (
+            *PRE,
+            *ATTENTION,
+            same("layers.{layer}.self_attn.sinks", "attn.sinks"),
+            *linear("layers.{layer}.mlp.router", "mlp.router"),
+            _halves("gate_up_proj", "weight"),
+            _halves("gate_up_proj_bias", "bias"),
+            _turned("layers.{layer}.mlp.experts.down_proj", "mlp.down.weight"),
+            same("layers.{layer}.mlp.experts.down_proj_bias", "mlp.down.bias"),
+        )
+    },
 )

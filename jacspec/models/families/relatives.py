@@ -15,13 +15,10 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "baichuan": ("its fused attention has no row here", "llama"),
     "bart": ("an encoder-decoder with learned positions", "t5"),
     "big_bird": ("its attention is sparse", "bert"),
-    "bloom": ("its ALiBi positions have no counterpart here", "gpt2"),
     "chatglm": ("its fused attention has no row here", "llama"),
     "codegen": ("its fused attention has no row here", "gptj"),
-    "cohere": ("its norms have no counterpart here", "llama"),
-    "cohere2": ("its norms have no counterpart here", "llama"),
     "ctrl": ("its sinusoidal positions have no row here", "gpt2"),
-    "dbrx": ("a mixture of experts", "llama"),
+    "dbrx": ("a mixture of experts behind LayerNorms", "mixtral"),
     "deberta": ("its disentangled attention has no counterpart here", "bert"),
     "deberta-v2": ("its disentangled attention has no counterpart here", "bert"),
     "deepseek": ("a mixture of experts", "llama"),
@@ -29,13 +26,11 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "deepseek_v3": ("a mixture of experts with latent attention", "llama"),
     "ernie": ("its task embeddings have no row here", "bert"),
     "exaone4": ("its norms and windows have no row here", "olmo2"),
-    "falcon": ("its fused attention has no counterpart here", "gpt_neox"),
     "falcon_h1": (f"half a state-space model: in that half {_NO_ATTENTION}", "llama"),
     "flaubert": ("its language embeddings have no row here", "bert"),
     "gemma3n": ("its side streams have no counterpart here", "gemma3_text"),
     "gemma4": (_OTHER_TOWERS, "gemma3"),
     "gpt_neox_japanese": ("its biases have no row here", "gpt_neox"),
-    "gpt_oss": ("a mixture of experts with attention sinks", "llama"),
     "idefics3": (_OTHER_TOWERS, "llama"),
     "internlm": ("its biases have no row here", "llama"),
     "internlm2": ("its fused attention has no row here", "llama"),
@@ -52,15 +47,14 @@ NEAREST: Mapping[str, tuple[str, str]] = {
     "mistral3": (_OTHER_TOWERS, "mistral"),
     "mllama": (_OTHER_TOWERS, "llama"),
     "mobilebert": ("its bottlenecks have no counterpart here", "bert"),
-    "modernbert": ("its alternating rotary encoder has no row here", "bert"),
     "mpnet": ("an encoder with relative position biases", "bert"),
-    "mpt": ("its ALiBi positions have no counterpart here", "gpt2"),
+    "mpt": ("its fused attention has no row here", "bloom"),
     "nemotron": ("its norms have no row here", "llama"),
-    "nomic_bert": ("a rotary encoder with gated MLPs", "bert"),
+    "nomic_bert": ("a rotary encoder whose norms stand after the addition", "bert"),
     "openai-gpt": ("its norms stand after the addition", "gpt2"),
     "pegasus": ("an encoder-decoder with sinusoidal positions", "t5"),
     "persimmon": ("its norms of queries and keys have no row here", "gpt_neox"),
-    "phimoe": ("a mixture of experts", "phi3"),
+    "phimoe": ("its router has no counterpart here", "mixtral"),
     "qwen": ("its fused attention has no row here", "qwen2"),
     "qwen2_5_vl": (_OTHER_TOWERS, "qwen2"),
     "qwen2_moe": ("a mixture of experts beside one that is shared", "qwen3_moe"),
@@ -114,7 +108,7 @@ def _by_structure(raw: Mapping[str, Any], supported: Collection[str]) -> str:
     if raw.get("is_encoder_decoder") or "decoder_layers" in keys:
         return "t5"
     if "rms" in keys:
-        return "llama"
+        return "mixtral" if any(raw.get(key) for key in EXPERTS) else "llama"
     if "ForMaskedLM" in classes or "type_vocab_size" in raw:
         return "bert"
     return "gpt_neox" if "rope" in keys or "rotary" in keys else "gpt2"
