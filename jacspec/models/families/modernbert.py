@@ -5,6 +5,7 @@ import functools
 from jacspec.models.architectures import (
     COMPUTING,
     LABELS,
+    ROTARY_KEYS,
     TRAINING,
     Architecture,
     Config,
@@ -77,10 +78,8 @@ MODERNBERT = Architecture(
         "deterministic_flash_attn": COMPUTING,
         "embedding_dropout": TRAINING,
         "global_attn_every_n_layers": "layer_types says which layers slide",
-        **dict.fromkeys(
-            ("global_rope_theta", "local_rope_theta", "rope_scaling", "rope_theta"),
-            "an old spelling, which HF moves to rope_parameters",
-        ),
+        **ROTARY_KEYS,
+        **dict.fromkeys(("global_rope_theta", "local_rope_theta"), ROTARY_KEYS["rope_theta"]),
         "mlp_dropout": TRAINING,
         "reference_compile": COMPUTING,
         "sliding_window": "HF's other name of half of local_attention",
