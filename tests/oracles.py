@@ -170,7 +170,9 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
                 arrays[f"{stack}{component}{layer} in"] = flat(_input(args, kwargs))
             if position == size - 1:
                 arrays[f"{stack}{component}{layer}"] = layout.scale * flat(_first(output))
-                calls[stack, component, layer].append(Call(lambda x: layout.scale * x, output, (output,), {}))
+                if layout.scale != 1:
+                    scaled = Call(lambda x: layout.scale * x, _first(output), (_first(output),), {})
+                    calls[stack, component, layer].append(scaled)
 
         return hook
 

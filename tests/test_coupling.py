@@ -50,8 +50,12 @@ CHOSEN = (
     "olmo2: grouped",
     "bert: awkward",
     "t5: 1.1",
+    "granite: grouped",
+    "stablelm: parallel, normed",
 )
-"""Every norm place, gated and plain, GQA, softcap, both norms of queries and keys, relative biases, cross attention."""
+"""Every norm place, gated and plain, GQA, softcap, all norms of queries and keys, relative biases, cross attention,
+scaled branches, one norm for both.
+"""
 
 ONE_LAYER = {key: {"num_layers": 1, "num_decoder_layers": 1} for key in ("t5", "mt5")}
 
@@ -109,6 +113,7 @@ def _assemble(block: Block, component: str, point: Point, calls: list[Any]) -> A
     place, d_model = block.spec.place, block.spec.d_model
     norm = branch_jacobian(calls[:1]) if place in ("pre", "sandwich") else np.eye(d_model)
     output_norm = branch_jacobian(calls[-1:]) if place in ("output", "sandwich") else np.eye(d_model)
+    output_norm = block.spec.scale * output_norm
     norms = getattr(block, f"{component}_norms")
     u = norms.enter(point.x)
     module = getattr(block, component)
@@ -213,7 +218,7 @@ def _alignments(block: Block, component: str, parts: Assembled, u: np.ndarray, v
         if norm is None:
             return np.eye(len(u))
         centring = np.eye(len(u)) - (1 / len(u) if isinstance(norm, LayerNorm) else 0)
-        return np.diag(np.asarray(norm.gain)) @ centring
+        return np.diag(np.asarray(norm.gain(jnp.dtype("float64")))) @ centring
 
     found = {
         f"read_alignment_{path}": abs(np.linalg.svd(w @ static(norms.norm))[2][0] @ v)

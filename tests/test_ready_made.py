@@ -96,6 +96,31 @@ PARAMETERS = {
     "opt-350m": 331_196_416,
     "opt-1.3b": 1_315_758_080,
     "gpt-j-6b": 6_050_882_784,
+    "olmo-1b": 1_176_764_416,
+    "olmo-7b-0424": 6_888_095_744,
+    "olmo-3-7b": 7_298_011_136,
+    "smollm3-3b": 3_075_098_624,
+    "granite-3.1-2b": 2_533_531_648,
+    "ministral-8b": 8_019_808_256,
+    "helium-1-preview-2b": 2_172_643_840,
+    "glm-4-9b": 9_399_951_360,
+    "glm-4-9b-0414": 9_400_279_040,
+    "starcoder2-3b": 3_030_371_328,
+    "stablelm-3b-4e1t": 2_795_443_200,
+    "stablelm-2-1.6b": 1_644_515_328,
+    "phi-1": 1_418_270_720,
+    "phi-1.5": 1_418_270_720,
+    "phi-2": 2_779_683_840,
+    "phi-4-mini": 3_836_021_760,
+    "starcoderbase-1b": 1_137_207_296,
+    "gpt-neo-125m": 125_198_592,
+    "gpt-neo-1.3b": 1_315_575_808,
+    # Those of its generator, as HF's class counts them.
+    "electra-small": 13_546_682,
+    "electra-base": 109_514_298,
+    "albert-base-v2": 11_221_680,
+    # Without its own unembedding, as T5 1.1.
+    "umt5-small": 175_333_376,
 }
 """Published numbers of parameters, a tied unembedding counted once, language-model heads included."""
 
@@ -429,7 +454,30 @@ UNREAD = {
     "modernbert-base": ("layer_norm_eps", "position_embedding_type"),
     "gpt2-medium": ("n_special", "predict_special_tokens"),
     "gemma-2-9b": ("sliding_window_size",),
-    **dict.fromkeys(("bert-base", "bert-base-cased", "bert-large", "xlm-roberta-base"), ("position_embedding_type",)),
+    "starcoder2-3b": (
+        "activation_function",
+        "attention_softmax_in_fp32",
+        "layer_norm_epsilon",
+        "mlp_type",
+        "norm_type",
+        "scale_attention_softmax_in_fp32",
+        "scale_attn_weights",
+    ),
+    "phi-4-mini": ("full_attn_mod", "interpolate_factor", "lm_head_bias"),
+    "starcoderbase-1b": (
+        "inference_runner",
+        "max_batch_size",
+        "max_sequence_length",
+        "pad_key_length",
+        "pre_allocate_kv_cache",
+        "validate_runner_input",
+    ),
+    "albert-base-v2": ("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"),
+    "umt5-small": ("scalable_attention",),
+    **dict.fromkeys(
+        ("bert-base", "bert-base-cased", "bert-large", "xlm-roberta-base", "electra-small", "electra-base"),
+        ("position_embedding_type",),
+    ),
 }
 """Keys of these files that no line of HF's code for the family reads; of the others', all are accounted for."""
 
