@@ -38,7 +38,7 @@ def _branches(folder: Path, family: str) -> tuple[Callable[[Any], torch.Tensor],
     def logits(x: Any) -> torch.Tensor:
         with float64_throughout():
             router = layer.mlp.router if family == "gpt_oss" else layer.mlp.gate
-            return router(layer.post_attention_layernorm(torch.as_tensor(x)[None, None]))[0][0]
+            return router(layer.post_attention_layernorm(torch.as_tensor(x)[None]))[0][0]
 
     with numerics("float64"):
         return branch, logits, open_checkpoint(folder, dtype="float64").block(1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -230,7 +231,8 @@ def _measure_block(
             values = measure(spectra, x, plan.metric_names, top_k=plan.top_k)
             undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, x)))
             if plan.margins:
-                values[ROUTER_MARGIN], undefined[ROUTER_MARGIN] = router_margins(branch)
+                margins, undefined[ROUTER_MARGIN] = router_margins(branch)
+                values[ROUTER_MARGIN] = jnp.asarray(margins)
             measured.parts[full].append(make_part(padded, spectra, values, audited, undefined))
         report(len(padded.samples))
     return measured

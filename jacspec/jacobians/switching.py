@@ -24,9 +24,10 @@ def router_margins(branch: Branch) -> tuple[Float[np.ndarray, " sample"], np.nda
     """
     block: Block = branch.f.args[0]
     spec, samples = block.spec.mlp, len(branch.point.x)
-    routed = branch.f.func is BRANCHES["mlp"] and isinstance(spec, ExpertsSpec)
-    if not routed or spec.top_k == spec.experts:  # type: ignore[union-attr]
-        return np.full(samples, np.nan), np.full(samples, ALL_CHOSEN if routed else NO_ROUTER)
+    if branch.f.func is not BRANCHES["mlp"] or not isinstance(spec, ExpertsSpec):
+        return np.full(samples, np.nan), np.full(samples, NO_ROUTER)
+    if spec.top_k == spec.experts:
+        return np.full(samples, np.nan), np.full(samples, ALL_CHOSEN)
     return np.asarray(_margins(block, branch.point.x)), np.full(samples, "")
 
 
