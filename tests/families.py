@@ -78,6 +78,7 @@ YARN_MORE = _rope(
 )
 
 PRE = _decoder("model.layers", ("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
+ONE_NORM = _decoder("model.layers", ("input_layernorm", "self_attn"), ("input_layernorm", "mlp"))
 SANDWICH = _decoder(
     "model.layers",
     ("input_layernorm", "self_attn", "post_attention_layernorm"),
@@ -445,6 +446,131 @@ FAMILIES: dict[str, Family] = {
             "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13},
         },
     ),
+    "mixtral": Family(
+        PRE,
+        {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {
+            "grouped": {},
+            "full window, one chosen": {**FULL, "num_experts_per_tok": 1, "sliding_window": 5},
+            "multi-query, all chosen": {**MULTI_QUERY, "num_local_experts": 3, "num_experts_per_tok": 3},
+        },
+    ),
+    "qwen3_moe": Family(
+        PRE,
+        {**LLAMA, **HEAD, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
+        {
+            "grouped": {},
+            "normalised, one layer dense": {
+                **FULL,
+                "norm_topk_prob": True,
+                "mlp_only_layers": [0],
+                "sliding_window": 5,
+                "use_sliding_window": True,
+                "attention_bias": True,
+            },
+            "multi-query, every other layer": {**MULTI_QUERY, "decoder_sparse_step": 2, "num_hidden_layers": 3},
+        },
+    ),
+    "gpt_oss": Family(
+        PRE,
+        {**LLAMA, **HEAD, **_rope("default"), "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5},
+        {
+            "grouped": {"swiglu_limit": 1.0},
+            "full, one chosen": {
+                **FULL,
+                **YARN,
+                "attention_bias": False,
+                "num_experts_per_tok": 1,
+                "swiglu_limit": 0.5,
+            },
+            "multi-query": {**MULTI_QUERY, "swiglu_alpha": 1.0, "num_local_experts": 3},
+        },
+    ),
+    "cohere": Family(
+        ONE_NORM,
+        LLAMA,
+        {
+            "grouped": {"tie_word_embeddings": False, "attention_bias": True},
+            "full, norms of each head": {**FULL, "use_qk_norm": True, "logit_scale": 0.3},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "use_qk_norm": True},
+        },
+    ),
+    "cohere2": Family(
+        ONE_NORM,
+        LLAMA,
+        {
+            "grouped": ALTERNATING,
+            "full": {**FULL, "attention_bias": True, "sliding_window": 4, "num_hidden_layers": 5},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, **ALTERNATING},
+        },
+    ),
+    "bloom": Family(
+        _decoder("transformer.h", ("input_layernorm", "self_attention"), ("post_attention_layernorm", "mlp"))._replace(
+            residual=True
+        ),
+        {"vocab_size": 37, "hidden_size": 24, "n_head": 4, "n_layer": 2},
+        {
+            "tied": {},
+            "untied, six heads": {"tie_word_embeddings": False, "n_head": 6, "layer_norm_epsilon": 1e-2},
+            "awkward": {"hidden_size": 35, "n_head": 5, "vocab_size": 11},
+        },
+    ),
+    "falcon": Family(
+        ONE_NORM._replace(
+            stacks={"": "transformer.h"},
+            chains={"attn": ("input_layernorm", "self_attention"), "mlp": ("input_layernorm", "mlp")},
+        ),
+        {
+            "vocab_size": 37,
+            "hidden_size": 24,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 64,
+            "ffn_hidden_size": 40,
+        },
+        {
+            "multi-query": {},
+            "new, two norms": {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+            "new, one norm": {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+            "ALiBi, sequential": {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True},
+            "ALiBi, six heads": {"alibi": True, "num_attention_heads": 6, "tie_word_embeddings": False},
+        },
+    ),
+    "modernbert": Family(
+        _decoder("model.layers", ("attn_norm", "attn"), ("mlp_norm", "mlp")),
+        {**{key: BERT[key] for key in BERT}, "pad_token_id": 1, "num_hidden_layers": 3, "local_attention": 6},
+        {
+            "tied": {},
+            "untied, biases": {
+                "tie_word_embeddings": False,
+                "norm_bias": True,
+                "attention_bias": True,
+                "mlp_bias": True,
+                "classifier_bias": True,
+                "decoder_bias": False,
+                "norm_eps": 1e-2,
+            },
+            "odd window": {
+                "hidden_size": 40,
+                "num_attention_heads": 5,
+                "intermediate_size": 13,
+                "vocab_size": 11,
+                "local_attention": 7,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "hidden_activation": "silu",
+                "classifier_activation": "relu",
+            },
+        },
+    ),
+    "olmoe": Family(
+        PRE,
+        {**LLAMA, "pad_token_id": None, "num_experts": 4, "num_experts_per_tok": 2},
+        {
+            "grouped": {},
+            "full, normalised": {**FULL, "norm_topk_prob": True, "attention_bias": True},
+            "multi-query": {"num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 13, "num_experts": 5},
+        },
+    ),
     "bert": Family(
         _decoder("bert.encoder.layer", ("attention.self", "attention.output.dense"), ("intermediate", "output.dense")),
         BERT,
@@ -542,11 +668,18 @@ CASES = {f"{name}: {case}": (name, case) for name, family in FAMILIES.items() fo
 def layout_of(name: str, config: dict[str, Any]) -> Layout:
     """Return where the HF modules are; OPT's norms leave the branches where they stand after the addition.
 
-    A StableLM with parallel branches has one norm for both.
+    A StableLM with parallel branches has one norm for both, a Falcon one or two.
     """
     layout = FAMILIES[name].layout._replace(scale=config.get("residual_multiplier", 1.0))
     if name == "stablelm" and config.get("use_parallel_residual"):
         return layout._replace(chains={**layout.chains, "mlp": ("input_layernorm", "mlp")})
+    if name == "falcon":
+        two = config.get("new_decoder_architecture") and config.get("num_ln_in_parallel_attn") != 1
+        after = "input_layernorm" if config.get("parallel_attn", True) else "post_attention_layernorm"
+        norms = ("ln_attn", "ln_mlp") if two else ("input_layernorm", after)
+        return layout._replace(
+            chains={"attn": (norms[0], "self_attention"), "mlp": (norms[1], "mlp")},
+        )
     if config.get("do_layer_norm_before", True):
         return layout
     return layout._replace(chains={key: chain[1:] for key, chain in layout.chains.items()})

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import transformers.modeling_utils  # noqa: F401 (the same)
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers.models.bloom.modeling_bloom import BloomGelu, bloom_gelu_forward
 
 torch.set_num_threads(1)  # threads that wait for each other on a shared machine take far longer than these sizes need
 
@@ -19,13 +20,15 @@ class Layout(NamedTuple):
     """Where a family's HF modules are: its stacks, and by component the modules a branch goes through in turn.
 
     `scale` is what HF's block multiplies the last of them by, outside of any module; `summed`, the component whose
-    only module adds the stream and norms the sum too. A stack may run through its modules several times (ALBERT).
+    only module adds the stream and norms the sum too; `residual`, whether the last module of every branch is given the
+    stream beside and adds it (BLOOM). A stack may run through its modules several times (ALBERT).
     """
 
     stacks: Mapping[str, str]
     chains: Mapping[str, tuple[str, ...]]
     scale: float = 1.0
     summed: str = ""
+    residual: bool = False
 
 
 class Call(NamedTuple):
@@ -94,9 +97,15 @@ def save_random(folder: Path, model_type: str, *, seed: int = 0, spread: float =
     torch.manual_seed(seed)
     with float64_throughout():
         hf_config = CONFIG_MAPPING[model_type](**raw_config(model_type, config))
-        hf_config._attn_implementation = "eager"
+        # HF's Falcon with ALiBi adds its biases twice where it is eager, once where it is not, as it was trained.
+        attention = "sdpa" if config.get("alibi") else "eager"
+        hf_config._attn_implementation = attention
         hf_config.dtype = torch.float64  # not that of the file: Gemma's scale of embeddings would be rounded to it
-        model = auto_class(model_type).from_config(hf_config, attn_implementation="eager").double().eval()
+        hf_config._experts_implementation = "eager"
+        model = auto_class(model_type).from_config(hf_config, attn_implementation=attention).double().eval()
+        for module in model.modules():
+            if isinstance(module, BloomGelu):
+                module.forward = bloom_gelu_forward  # torch.func does not go through a derivative written by hand
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(spread * torch.randn_like(parameter))
@@ -131,7 +140,8 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
     handles: list[Any] = []
 
     def flat(value: torch.Tensor) -> np.ndarray:
-        return value.detach().numpy().reshape(-1, value.shape[-1])
+        # A copy: HF's Falcon adds one branch to the other in place.
+        return value.detach().numpy().reshape(-1, value.shape[-1]).copy()
 
     depth: dict[str, int] = dict.fromkeys(layout.stacks, 0)
 
@@ -151,6 +161,9 @@ def watch(model: torch.nn.Module, layout: Layout, tokens: np.ndarray, start: int
             layer = depth[stack]
             if component == layout.summed:
                 module = functools.partial(_without_sum, module)
+                output = module(*args, **kwargs)
+            if layout.residual and position == size - 1:
+                module = functools.partial(_without_residual, module)
                 output = module(*args, **kwargs)
             calls.setdefault((stack, component, layer), []).append(Call(module, _input(args, kwargs), args, kwargs))
             if position == 0:
@@ -193,6 +206,11 @@ def _without_sum(module: torch.nn.Module, x: torch.Tensor, *args: Any, **kwargs:
         module.LayerNorm = norm
 
 
+def _without_residual(module: torch.nn.Module, x: torch.Tensor, residual: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Run a module that adds the stream, its second argument, and take it away."""
+    return _first(module.forward(x, residual, **kwargs)) - residual
+
+
 def branch_jacobian(calls: list[Call]) -> np.ndarray:
     """Differentiate HF's branch over the whole sequence with torch.func, and take the last token's block."""
     shape = calls[0].x.shape
@@ -203,7 +221,7 @@ def branch_jacobian(calls: list[Call]) -> np.ndarray:
             value = call.again(value)
         return value.reshape(-1, value.shape[-1])[-1]
 
-    with float64_throughout():
+    with float64_throughout(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         whole = torch.func.jacrev(branch)(calls[0].x.reshape(-1, shape[-1]))
     return whole[:, -1].detach().numpy()
 

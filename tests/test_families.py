@@ -158,6 +158,10 @@ SABOTAGE: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
         "attn",
         _changed("attn.q_norm.weight", lambda weight: weight[::-1]),
     ),
+    "one expert fewer": ("mixtral: grouped", "mlp", _respecified("mlp", top_k=1)),
+    "weights of all experts": ("mixtral: grouped", "mlp", _respecified("mlp", normalised=False)),
+    "sinks of no weight": ("gpt_oss: grouped", "attn", _changed("attn.sinks", lambda sinks: sinks - 100)),
+    "distances dropped": ("bloom: tied", "attn", _respecified("attn", alibi=None)),
     "query norm dropped": ("qwen3: grouped", "attn", _changed("attn.q_norm.weight", jnp.ones_like)),
 }
 UNSEEN_BY_THE_LAST_TOKEN = ("causal BERT",)

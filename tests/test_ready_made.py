@@ -22,6 +22,14 @@ from jacspec.models.families.relatives import NEAREST
 from jacspec.models.hf_config import read_config
 
 PARAMETERS = {
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "olmoe-1b-7b": 6_919_161_856,
+    "bloom-560m": 559_214_592,
+    # Of 7,217,189,760 in the file, whose unembedding HF ties to the embedding.
+    "falcon-7b": 7_217_189_760 - 65_024 * 4544,
+    "modernbert-base": 149_655_232,
+    "command-r7b": 8_028_033_024,
     "distilgpt2": 81_912_576,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -421,7 +429,29 @@ _FILE = json.loads((Path(__file__).parent / "published_configs.json").read_text(
 PUBLISHED |= {name: {**_FILE["shared"].get(base, {}), **own} for name, (base, own) in _FILE["models"].items()}
 
 UNREAD = {
+    "bloom-560m": (
+        "attention_softmax_in_fp32",
+        "bias_dropout_fusion",
+        "masked_softmax_fusion",
+        "n_inner",
+        "offset_alibi",
+        "skip_bias_add",
+        "skip_bias_add_qkv",
+        "unk_token_id",
+    ),
+    "command-r7b": (
+        "layer_switch",
+        "order_of_interleaved_layers",
+        "position_embedding_type",
+        "rotary_pct",
+        "use_embedding_sharing",
+        "use_gated_activation",
+        "use_parallel_block",
+        "use_parallel_embedding",
+    ),
     "distilgpt2": ("_num_labels",),
+    "falcon-7b": ("apply_residual_connection_post_layernorm",),
+    "modernbert-base": ("layer_norm_eps", "position_embedding_type"),
     "gpt2-medium": ("n_special", "predict_special_tokens"),
     "gemma-2-9b": ("sliding_window_size",),
     "starcoder2-3b": (
@@ -497,7 +527,7 @@ def test_random_initialisation_is_hf_scheme(family: str, tmp_path: Path) -> None
 
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "mixture of experts": ({"model_type": "mixtral"}, ["a mixture of experts", "Nearest supported: mistral"]),
+    "mixture of experts": ({"model_type": "dbrx"}, ["a mixture of experts", "Nearest supported: mixtral"]),
     "unknown mixture": ({"model_type": "odd", "num_experts": 8}, ["a mixture of experts", "num_experts"]),
     "quantised": ({"model_type": "llama", "quantization_config": {"bits": 4}}, ["quantised weights", "bfloat16"]),
     "unknown rotary": (

@@ -32,8 +32,7 @@ NEAREST = {
     "llava": "llama",
     "minicpm": "llama",
     "ministral3": "mistral",
-    "mixtral": "mistral",
-    "qwen2_moe": "qwen2",
+    "qwen2_moe": "qwen3_moe",
     "rwkv5": "gpt_neox",
 }
 """Relatives by structure of the families that are refused."""

@@ -3,7 +3,8 @@ r"""The `analytic` engine: the Jacobian of every branch in closed form, from one
 Nothing is pushed through the branch column by column. With a norm's Jacobian $N = \operatorname{diag}(w / s)
 (I - \tfrac1d 1 1^\top - \tfrac1d \hat x \hat x^\top)$ (an RMSNorm has no middle term), an MLP is
 $W_{down} \operatorname{diag}(\mathrm{act}') W_{up} N$, a gated one
-$W_{down} (\operatorname{diag}(\mathrm{act}' \odot u) W_{gate} + \operatorname{diag}(\mathrm{act}) W_{up}) N$. For a
+$W_{down} (\operatorname{diag}(\mathrm{act}' \odot u) W_{gate} + \operatorname{diag}(\mathrm{act}) W_{up}) N$, and
+experts $f_e$ with weights $p_e$ give $(\sum_e p_e J_e + f_e \nabla p_e^\top) N$, $e$ over those that were chosen. For a
 head with weights $a_t$ over tokens, slopes $c_t$ of the scores (the scale, and the derivative of a softcap), output
 $o = \sum_t a_t v_t$, query $q$:
 
@@ -21,10 +22,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jacspec.jacobians.branches import BRANCHES, Branch
 from jacspec.models.block import Block, BlockSpec, Sublayer
+from jacspec.models.experts import ChosenUnits, Experts
 from jacspec.models.layers import ACTIVATIONS, MLP, Attention, LayerNorm, Linear, RMSNorm
 from jacspec.models.positions import rotate
 from jacspec.samples import Prefix
@@ -48,7 +50,7 @@ def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
     """
     own = spec.attention
     inner = own.heads * own.d_head
-    mlp = (2 if spec.mlp.gated else 1) * spec.mlp.d_ff * spec.d_model
+    mlp = ((2 if spec.mlp.gated else 1) * spec.mlp.active + spec.mlp.gathered) * spec.d_model
     # W_Q, W_K and the sum of the three terms.
     attention = (3 if own.qk_norm else 1) * inner * spec.d_model + own.heads * (own.d_head**2 + 3 * (tokens + 1))
     prefix = 2 * (tokens + 1) * (own.kv_heads + own.heads) * own.d_head
@@ -73,7 +75,8 @@ def _attending(
 
 
 def _mlp(block: Block, context: None, x: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
-    return _branch(block.mlp_norms, block.mlp, functools.partial(_hidden, block.mlp), x)
+    inside = _experts if isinstance(block.mlp, Experts) else _hidden
+    return _branch(block.mlp_norms, block.mlp, functools.partial(inside, block.mlp), x)
 
 
 def _block(
@@ -135,6 +138,35 @@ def _hidden(mlp: MLP, u: Float[Array, " d_model"]) -> Float[Array, "d_model d_mo
     if mlp.gate is not None:
         jacobian += _columns(down, slopes["gate"]) @ mlp.gate.weight[...]
     return jacobian
+
+
+def _experts(mlp: Experts, u: Float[Array, " d_model"]) -> Float[Array, "d_model d_model"]:
+    """Compute the Jacobian of a mixture of experts at `u`, its norms left out, inside the region of its choice."""
+    units = mlp.units(u)
+    chosen, weights = units.routing
+    gates, ups, downs = (part.weight for part in units.maps)
+    through_gate, through_up = hidden_unit_slopes(mlp, units)
+    down = jnp.moveaxis(weights[:, None, None] * downs, 0, 1).reshape(u.size, -1)
+    jacobian = _columns(down, through_up.reshape(-1)) @ ups.reshape(-1, u.size)
+    jacobian += _columns(down, through_gate.reshape(-1)) @ gates.reshape(-1, u.size)
+    return jacobian + mlp.outputs(units).T @ _weights_slope(mlp, u, chosen, weights)
+
+
+def hidden_unit_slopes(mlp: Experts, units: ChosenUnits) -> tuple[Float[Array, "k d_ff"], Float[Array, "k d_ff"]]:
+    """Compute what a small change of each gate, and of each unit's own input, is multiplied by on its way to W_down."""
+    return (
+        _slope(lambda gate: mlp.mix(gate, units.up), units.gate),
+        _slope(lambda up: mlp.mix(units.gate, up), units.up),
+    )
+
+
+def _weights_slope(
+    mlp: Experts, u: Float[Array, " d_model"], chosen: Int[Array, " k"], weights: Float[Array, " k"]
+) -> Float[Array, "k d_model"]:
+    """Compute the gradient of the chosen experts' weights: p_e (W_e − Σ_j p_j W_j), j over what the softmax is over."""
+    router = mlp.router.weight[...]
+    mean = weights @ router[chosen] if mlp.spec.normalised else jax.nn.softmax(mlp.router(u)) @ router
+    return weights[:, None] * (router[chosen] - mean[None])
 
 
 def hidden_slopes(mlp: MLP, u: Float[Array, " d_model"]) -> dict[str, Float[Array, " d_ff"]]:

@@ -30,6 +30,6 @@ def work_bytes(spec: BlockSpec, *, tokens: int, itemsize: int) -> int:
     A column of tangents holds for the MLP its hidden units before and after the activation, for attention the
     scores over the prefix and their softmax; both hold the stream, the norm and the output. The SVD copies J.
     """
-    mlp = (5 if spec.mlp.gated else 3) * spec.mlp.d_ff
+    mlp = (5 if spec.mlp.gated else 3) * spec.mlp.active
     attention = spec.attention.heads * (3 * (tokens + 1) + 4 * spec.attention.d_head)
-    return itemsize * spec.d_model * (max(mlp, attention) + 5 * spec.d_model)
+    return itemsize * spec.d_model * (max(mlp + spec.mlp.gathered, attention) + 5 * spec.d_model)

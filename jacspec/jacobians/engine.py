@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -16,6 +17,7 @@ from jacspec.jacobians.branches import Branch, components_of
 from jacspec.jacobians.devices import count_devices, largest_batch, spread_samples
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, carry_bytes
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, stream_programs, walk
+from jacspec.jacobians.switching import ROUTER_MARGIN, router_margins
 from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
@@ -33,7 +35,7 @@ class Plan(NamedTuple):
     that of the metrics; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`); `tolerance`, relative, of
     engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed, drawn
     from all `samples` of the run, where they are more than those of the batches; `layers`, those that are measured
-    (None: all).
+    (None: all); `margins`, whether how far each sample is from other experts is measured too.
     """
 
     components: Sequence[str]
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     audit: int = 0
     samples: int | None = None
     layers: frozenset[int] | None = None
+    margins: bool = False
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
@@ -228,6 +231,9 @@ def _measure_block(
             x = branch.point.x
             values = measure(spectra, x, plan.metric_names, top_k=plan.top_k)
             undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, x)))
+            if plan.margins:
+                margins, undefined[ROUTER_MARGIN] = router_margins(branch)
+                values[ROUTER_MARGIN] = jnp.asarray(margins)
             measured.parts[full].append(make_part(padded, spectra, values, audited, undefined))
         report(len(padded.samples))
     return measured

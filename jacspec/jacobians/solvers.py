@@ -78,7 +78,7 @@ def pass_flops(spec: BlockSpec) -> float:
     """Count the FLOPs of one token's forward pass through a block, products with weights alone."""
     own, mlp = spec.attention, spec.mlp
     attention = 2 * own.d_head * (own.heads + own.kv_heads) * spec.d_model
-    return 2.0 * (attention * (1 if spec.cross is None else 2) + (3 if mlp.gated else 2) * spec.d_model * mlp.d_ff)
+    return 2.0 * (attention * (1 if spec.cross is None else 2) + (3 if mlp.gated else 2) * spec.d_model * mlp.active)
 
 
 def carry_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
@@ -87,7 +87,7 @@ def carry_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
 
 
 def _lanczos_bytes(spec: BlockSpec, tokens: int, itemsize: int) -> int:
-    widest = 2 * CAPACITY * spec.d_model + 6 * spec.mlp.d_ff
+    widest = 2 * CAPACITY * spec.d_model + 6 * spec.mlp.active + spec.mlp.gathered * spec.d_model
     prefix = 2 * tokens * spec.attention.kv_heads * spec.attention.d_head + 4 * spec.attention.heads * tokens
     return itemsize * (widest + prefix)
 
@@ -99,7 +99,7 @@ def svd_flops(spec: BlockSpec) -> float:
 
 def _analytic_flops(spec: BlockSpec) -> float:
     attention = (1 if spec.cross is None else 2) * spec.attention.heads * spec.attention.d_head
-    hidden = (2 if spec.mlp.gated else 1) * spec.mlp.d_ff
+    hidden = (2 if spec.mlp.gated else 1) * spec.mlp.active
     return 2.0 * spec.d_model**2 * (attention + hidden) + svd_flops(spec)
 
 

@@ -28,7 +28,7 @@ class Target(NamedTuple):
     kv_heads: int
 
 
-PARALLEL = "parallel"
+PARALLEL, ONE_NORM = "parallel", "one norm"
 
 
 class TensorRule(NamedTuple):
@@ -37,7 +37,8 @@ class TensorRule(NamedTuple):
     With `*` in `name` it lies in pieces, a tensor for each row of its leading axis: a head or an expert each.
     `load` turns the tensor into the leaves, in order; `save` turns the leaves back into the tensor. A rule whose
     leaves the module lacks (a bias in a model without biases) does not apply; nor does one whose leaf `given` it
-    lacks, or whose leaf `unless` it has; `PARALLEL` counts as a leaf of a block with parallel branches.
+    lacks, or whose leaf `unless` it has; `PARALLEL` counts as a leaf of a block with parallel branches,
+    `ONE_NORM` where these have the same norm.
     """
 
     name: str

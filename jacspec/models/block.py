@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jacspec.models.experts import Experts, ExpertsSpec
 from jacspec.models.layers import (
     ACTIVATIONS,
     MLP,
@@ -24,6 +25,7 @@ from jacspec.models.layers import (
     NormSpec,
     RMSNorm,
     Spread,
+    Truncated,
     draw_normal,
     make_norm,
 )
@@ -38,6 +40,8 @@ class BlockSpec:
     branch's output (`output`, OLMo 2) or on its input and output (`sandwich`, Gemma 2). With `parallel` the MLP
     reads what attention reads (GPT-J, Pythia). `scale` multiplies what every branch adds (Granite). `cross` is the
     attention of a decoder to its encoder. `stack` is `encoder` or `decoder` in models that have both, else empty.
+    `one_norm` says that the parallel branches have the same norm, where a family has both kinds (Falcon); without
+    `attn_norm` attention has none (ModernBERT's first block, which comes after that of the embeddings).
     """
 
     d_model: int
@@ -50,6 +54,8 @@ class BlockSpec:
     scale: float = 1.0
     cross: AttentionSpec | None = None
     stack: str = ""
+    one_norm: bool = False
+    attn_norm: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ class EmbeddingSpec:
     """
 
     width: int
-    std: float
+    std: float | Truncated
     scale: float = 1.0
     positions: int = 0
     offset: int = 0
@@ -80,10 +86,11 @@ class HeadSpec:
     """
 
     width: int
-    std: float
+    std: float | Truncated
     norm: NormSpec | None
     transform: str | None = None
     transform_norm: NormSpec | None = None
+    transform_bias: bool = True
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
@@ -157,10 +164,15 @@ class Block(nnx.Module):
             Attention, d_model=spec.d_model, norm=spec.norm, std=spec.std, dtype=dtype, rngs=rngs
         )
         self.attn = attention(spec.attention)
-        self.attn_norms = Sublayer(spec, dtype)
+        self.attn_norms = Sublayer(spec if spec.attn_norm else dataclasses.replace(spec, place=""), dtype)
         self.cross = None if spec.cross is None else attention(spec.cross)
         self.cross_norms = None if spec.cross is None else Sublayer(spec, dtype)
-        self.mlp = MLP(spec.mlp, spec.d_model, std=spec.std, dtype=dtype, rngs=rngs)
+        around = {"std": spec.std, "dtype": dtype, "rngs": rngs}
+        self.mlp: MLP | Experts = (
+            Experts(spec.mlp, spec.d_model, **around)
+            if isinstance(spec.mlp, ExpertsSpec)
+            else MLP(spec.mlp, spec.d_model, **around)
+        )
         self.mlp_norms = Sublayer(spec, dtype)
         self.spec = spec
 
@@ -249,6 +261,8 @@ class Block(nnx.Module):
             }
             h = self.cross_norms.add(h, self.cross_branches(h, memory, packing))
         u = self.mlp_norms.enter(h)
+        if isinstance(self.mlp, Experts):  # each expert sees tokens of its own
+            return {**found, "mlp.router": u}
         gate = {} if self.mlp.gate is None else {"mlp.gate": u}
         return {**found, "mlp.up": u, **gate, "mlp.down": self.mlp.hidden(u)}
 
@@ -319,7 +333,9 @@ class Head(nnx.Module):
         self.norm = None if own.norm is None else make_norm(own.norm, d_model, dtype)
         narrow = own.width != d_model and own.transform is None
         self.project = linear(d_model, own.width, std=own.std, bias=False) if narrow else None
-        self.transform = None if own.transform is None else linear(d_model, own.width, std=own.std)
+        self.transform = (
+            None if own.transform is None else linear(d_model, own.width, std=own.std, bias=own.transform_bias)
+        )
         self.transform_norm = None if own.transform_norm is None else make_norm(own.transform_norm, own.width, dtype)
         self.unembed = linear(own.width, spec.vocab, std=own.std, bias=own.bias)
         self.spec = own

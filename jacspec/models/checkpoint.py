@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt
 from jacspec.backend import shapes_of
 from jacspec.errors import JacspecError, shortened
 from jacspec.files import Hashes
-from jacspec.models.architectures import PARALLEL, Architecture, Target, TensorRule, piece_names
+from jacspec.models.architectures import ONE_NORM, PARALLEL, Architecture, Target, TensorRule, piece_names
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
@@ -283,7 +283,8 @@ def module_rules(
     shapes = {name: leaf.shape for name, leaf in zip(leaf_names(module), jax.tree.leaves(module), strict=True)}
     block = spec.blocks[number]
     layer = spec.layer(number) if part == "block" else 0
-    has = {*shapes, PARALLEL} if part == "block" and block.parallel else {*shapes}
+    kinds = {PARALLEL: block.parallel, ONE_NORM: block.one_norm} if part == "block" else {}
+    has = {*shapes, *(kind for kind, there in kinds.items() if there)}
     for rule in architecture.rules(part, block.stack):
         if rule.applies(has):
             target = Target(tuple(shapes[leaf] for leaf in rule.leaves), block.attention.kv_heads)

@@ -194,7 +194,7 @@ def _sequence_head(checkpoint: Checkpoint) -> SequenceHead:
     if model_type not in SEQUENCE_HEADS:
         raise JacspecError(
             f"{checkpoint.name} is a {model_type}: encoder-decoders, models of several towers, models whose layers "
-            "share weights and Granite have no classification head here. "
+            "share weights, mixtures of experts and some others have no classification head here. "
             f"Accepted: {', '.join(sorted(SEQUENCE_HEADS))}. Type model=nano, gpt2 or bert-base."
         )
     return SEQUENCE_HEADS[model_type]

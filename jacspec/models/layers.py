@@ -15,7 +15,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jacspec.models.positions import RelativeBiasSpec, RotarySpec, distance_buckets, rotate, rotation
+from jacspec.models.positions import (
+    AlibiSpec,
+    RelativeBiasSpec,
+    RotarySpec,
+    alibi_table,
+    distance_buckets,
+    rotate,
+    rotation,
+)
 from jacspec.samples import Memory, Packing, Prefix
 
 _GELU = functools.partial(jax.nn.gelu, approximate=False)
@@ -24,6 +32,7 @@ _GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     **dict.fromkeys(("gelu", "gelu_python"), _GELU),
     **dict.fromkeys(("gelu_accurate", "gelu_fast", "gelu_new", "gelu_python_tanh", "gelu_pytorch_tanh"), _GELU_TANH),
+    "bloom_gelu": lambda x: x * 0.5 * (1 + jnp.tanh(0.79788456 * x * (1 + 0.044715 * x * x))),
     "hardswish": jax.nn.hard_swish,
     "leaky_relu": jax.nn.leaky_relu,
     "linear": lambda x: x,
@@ -36,7 +45,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     **dict.fromkeys(("silu", "swish"), jax.nn.silu),
     "tanh": jnp.tanh,
 }
-"""Activations by their HF names: `gelu` is the erf form, `gelu_new` and its kin the tanh form."""
+"""Activations by their HF names: `gelu` is the erf form, `gelu_new` and its kin the tanh form, `bloom_gelu` that with
+BLOOM's digits of √(2/π)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +70,9 @@ class AttentionSpec:
     `scale` multiplies the scores; `softcap` then squashes them to ±softcap (Gemma 2). `window` tokens, the
     attending one included, are visible; None for all. `qk_norm` norms queries and keys, by `head` (Qwen 3), with
     weights that `each` head has for itself and no bias (StableLM), or over the `full` projection (OLMo 2). Queries,
-    keys and values are then cut off at ±`clip` (OLMo). `cross` attention reads the encoder's output and has no own
-    token.
+    keys and values are then cut off at ±`clip` (OLMo). `alibi` adds to the scores what falls with the distance
+    (BLOOM). With `sinks` every head has a score that takes its part of the softmax and gives nothing (gpt-oss). `cross`
+    attention reads the encoder's output and has no own token.
     """
 
     heads: int
@@ -78,6 +89,8 @@ class AttentionSpec:
     relative: RelativeBiasSpec | None = None
     qk_norm: str | None = None
     clip: float | None = None
+    alibi: AlibiSpec | None = None
+    sinks: bool = False
 
     @property
     def group(self) -> int:
@@ -94,30 +107,53 @@ class MLPSpec:
     gated: bool
     bias: bool
 
+    @property
+    def active(self) -> int:
+        """Hidden units that one token uses."""
+        return self.d_ff
+
+    @property
+    def gathered(self) -> int:
+        """Rows of d_model weights that are copied for one sample: none, as all samples use the same."""
+        return 0
+
+
+class Truncated(NamedTuple):
+    """The spread of a normal distribution that is cut off at ± `cutoff` standard deviations `std` (ModernBERT)."""
+
+    std: float
+    cutoff: float
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
     """Standard deviations of a family's own random initialisation, by role; `gate` is drawn as `up` is."""
 
-    q: float
-    k: float
-    v: float
-    o: float
-    up: float
-    down: float
+    q: float | Truncated
+    k: float | Truncated
+    v: float | Truncated
+    o: float | Truncated
+    up: float | Truncated
+    down: float | Truncated
     relative: float = 0.0
 
 
-def draw_normal(key: Any, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> Float[Array, "..."]:
+def draw_normal(key: Any, shape: tuple[int, ...], std: float | Truncated, dtype: jnp.dtype) -> Float[Array, "..."]:
     """Draw from N(0, std²), to the same bits in a compiled program as outside of one."""
+    if isinstance(std, Truncated):
+        drawn, std = jax.random.truncated_normal(key, -std.cutoff, std.cutoff, shape, dtype), std.std
+    else:
+        drawn = jax.random.normal(key, shape, dtype)
     # Else XLA multiplies the spread with the constants of the drawing first.
-    return std * jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+    return std * jax.lax.optimization_barrier(drawn)
 
 
 class Linear(nnx.Module):
     """`y = W x + b` with `W: (out, in)`, drawn from N(0, std²) with zero bias until a checkpoint fills it."""
 
-    def __init__(self, n_in: int, n_out: int, *, std: float, bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, n_in: int, n_out: int, *, std: float | Truncated, bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         self.weight = nnx.Param(draw_normal(rngs.params(), (n_out, n_in), std, dtype))
         self.bias = nnx.Param(jnp.zeros(n_out, dtype)) if bias else None
 
@@ -228,6 +264,7 @@ class Attention(nnx.Module):
         else:
             shape = (spec.relative.buckets, spec.heads)
             self.relative_bias = nnx.Param(draw_normal(rngs.params(), shape, std.relative, dtype))
+        self.sinks = nnx.Param(draw_normal(rngs.params(), (spec.heads,), std.q, dtype)) if spec.sinks else None
         self.spec = spec
 
     def query(self, x: Float[Array, "*token d_model"]) -> Float[Array, "*token kv_head group d_head"]:
@@ -298,6 +335,9 @@ class Attention(nnx.Module):
             turn = rotation(self.spec.rotary, tokens, length, query.dtype)
             query, key = rotate(self.spec.rotary, query, turn), rotate(self.spec.rotary, key, turn)
         bias = None
+        if self.spec.alibi is not None:
+            by_key = self._alibi(tokens, query.dtype)[:, :, None]
+            bias = jnp.broadcast_to(by_key, (*by_key.shape[:2], tokens, tokens))
         if self.spec.relative is not None:
             place = jnp.arange(tokens)
             distance = place[None, :] - place[:, None] + tokens - 1
@@ -341,13 +381,27 @@ class Attention(nnx.Module):
         bias: Float[Array, "kv_head group token source"] | None,
     ) -> Float[Array, "token inner"]:
         scores = self._biased(self.score(jnp.einsum("qkgd,tkd->kgqt", query, key)), bias)
-        weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
+        weights = self._weights(jnp.where(visible[None, None], scores, -jnp.inf))
         return jnp.einsum("kgqt,tkd->qkgd", weights, value).reshape(query.shape[0], -1)
 
     def score(self, products: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
         """Scale and cap the products of queries and keys, each alone; relative biases come after."""
         scores = self.spec.scale * products
         return scores if self.spec.softcap is None else self.spec.softcap * jnp.tanh(scores / self.spec.softcap)
+
+    def _weights(self, scores: Float[Array, "kv_head group *token seen"]) -> Float[Array, "kv_head group *token seen"]:
+        """Take the softmax over what is seen, and over the heads' sinks where they have some."""
+        if self.sinks is None:
+            return jax.nn.softmax(scores, axis=-1)
+        between = (1,) * (scores.ndim - 2)
+        sinks = self.sinks[...].reshape(self.spec.kv_heads, self.spec.group, *between)
+        sinks = jnp.broadcast_to(sinks, (*scores.shape[:-1], 1))
+        return jax.nn.softmax(jnp.concatenate([scores, sinks], axis=-1), axis=-1)[..., :-1]
+
+    def _alibi(self, tokens: int, dtype: jnp.dtype) -> Float[Array, "kv_head group token"]:
+        assert self.spec.alibi is not None
+        table = jnp.asarray(alibi_table(self.spec.alibi, self.spec.heads, tokens), dtype)
+        return table.reshape(self.spec.kv_heads, self.spec.group, tokens)
 
     @staticmethod
     def _biased(scores: Float[Array, "*axes"], bias: Float[Array, "*axes"] | None) -> Float[Array, "*axes"]:
@@ -384,6 +438,10 @@ class Attention(nnx.Module):
         place = jnp.arange(tokens, dtype=length.dtype)
         if self.spec.relative is not None:
             bias = self._bias(tokens)[..., place - last + (tokens - 1)]
+        if self.spec.alibi is not None:
+            # Softmax does not see what all scores share: that of the token itself is taken off, which has none then.
+            whole = self._alibi(tokens, key.dtype)
+            bias = whole - whole[..., last][..., None]
         visible = place < last
         if self.spec.window is not None:
             visible = visible & (last - place < self.spec.window)
@@ -425,14 +483,14 @@ class Attention(nnx.Module):
         scores = self._biased(self.score(jnp.einsum("kgd,ktd->kgt", query, prefix.key)), prefix.bias)
         scores = jnp.where(prefix.visible[None, None], scores, -jnp.inf)
         if self.spec.cross:
-            return Look(query, None, None, jax.nn.softmax(scores, axis=-1))
+            return Look(query, None, None, self._weights(scores))
         key, value = self.key_value(x)
         if self.spec.rotary is not None:
             assert prefix.turn is not None
             key = rotate(self.spec.rotary, key, prefix.turn)
         own_bias = None if self.spec.relative is None else self._bias(1)[..., 0]
         own = self._biased(self.score(jnp.einsum("kgd,kd->kg", query, key)), own_bias)
-        weights = jax.nn.softmax(jnp.concatenate([scores, own[..., None]], axis=-1), axis=-1)
+        weights = self._weights(jnp.concatenate([scores, own[..., None]], axis=-1))
         return Look(query, key, value, weights)
 
 

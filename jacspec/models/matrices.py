@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from jacspec.models.architectures import piece_names
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
 from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles
@@ -24,7 +25,7 @@ ROLES: dict[str, str] = {
         for place, prefix in (("attn", ""), ("cross", "cross."))
         for name in "qkvo"
     },
-    **{f"mlp.{name}.weight": name for name in ("up", "gate", "down")},
+    **{f"mlp.{name}.weight": name for name in ("up", "gate", "down", "router")},
     "token": "embed",
     "position": "embed",
     "token_type": "embed",
@@ -105,8 +106,18 @@ class Listed(NamedTuple):
     whole: bool
 
 
+class _Wanted(NamedTuple):
+    """A matrix of a tensor: its leaves, or of leaves that are stacked the part at `place`."""
+
+    name: str
+    role: str
+    leaves: tuple[str, ...]
+    whole: bool
+    place: int | None
+
+
 class _Module(NamedTuple):
-    """What a module of a checkpoint gives: by tensor name the role of each group of its leaves, and of all of them.
+    """What a module of a checkpoint gives: by tensor name its matrices, those of fused ones before the whole.
 
     `left_out` is what gives no matrix.
     """
@@ -114,8 +125,7 @@ class _Module(NamedTuple):
     part: str
     number: int
     layer: int | None
-    wanted: dict[str, dict[tuple[str, ...], str]]
-    leaves: dict[str, tuple[str, ...]]
+    wanted: dict[str, list[_Wanted]]
     left_out: list[LeftOut]
 
 
@@ -123,25 +133,26 @@ def list_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Listed | Left
     """List what `stream_model` would yield, in its order, without reading a tensor."""
     for module in _modules(checkpoint, choice):
         yield from module.left_out
-        for name, groups in module.wanted.items():
-            for group, role in groups.items():
-                yield Listed(module.layer, role, name, group == module.leaves[name])
+        for matrices in module.wanted.values():
+            yield from (Listed(module.layer, each.role, each.name, each.whole) for each in matrices)
 
 
 def stream_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Matrix | LeftOut]:
     """Yield the matrices of a checkpoint of a supported family, in the order of the forward pass.
 
-    One tensor is in memory at a time (one module of a model with random weights). A fused tensor gives its parts by
-    the family's rule, then itself, with the roles of its parts joined (`qkv`).
+    One tensor is in memory at a time (one module of a model with random weights), of experts those of one kind. A
+    fused tensor gives its parts by the family's rule, then itself, with the roles of its parts joined (`qkv`). Every
+    expert's matrices have the role of a dense MLP's, and a name with the expert's number.
     """
     for module in _modules(checkpoint, choice):
         yield from module.left_out
         if not module.wanted:
             continue
         for name, leaves in checkpoint.leaves(module.part, module.number, module.wanted):
-            for group, role in module.wanted[name].items():
-                parts = [leaves[leaf] for leaf in group]
-                yield Matrix(module.layer, role, name, parts[0] if len(parts) == 1 else np.concatenate(parts))
+            for each in module.wanted[name]:
+                parts = [leaves[leaf] if each.place is None else leaves[leaf][each.place] for leaf in each.leaves]
+                values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                yield Matrix(module.layer, each.role, each.name, values)
 
 
 def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:
@@ -152,27 +163,47 @@ def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:
         template = module_template(spec, part, number)
         shapes = dict(zip(leaf_names(template), (leaf.shape for leaf in jax.tree.leaves(template)), strict=True))
         stack = f"{spec.blocks[number].stack}." if part == "block" and spec.blocks[number].stack else ""
-        module = _Module(part, number, spec.layer(number) if part == "block" else None, {}, {}, [])
-        for name, rule, _ in module_rules(architecture, spec, part, number, template):
-            roles = {leaves: stack + _role(leaves) for leaves in (*((leaf,) for leaf in rule.leaves), rule.leaves)}
-            kept = {leaves: role for leaves, role in roles.items() if not choice.refuses(role, name)}
+        module = _Module(part, number, spec.layer(number) if part == "block" else None, {}, [])
+        for name, rule, target in module_rules(architecture, spec, part, number, template):
             if name in seen or (part == "head" and not checkpoint.has_head):
                 continue
-            seen.add(name)
+            pieces = piece_names(name, target)
+            seen |= {name, *pieces}
+            vectors = ("bias", "norm.weight")  # also where they are stacked, of heads or experts
+            axes = {0 if leaf.endswith(vectors) else len(shapes[leaf]) for leaf in rule.leaves}
             if part == "head" and spec.tied and name in architecture.tied:
                 module.left_out.append(LeftOut(name, TIED))
-            elif any(len(shapes[leaf]) != 2 for leaf in rule.leaves):
-                module.left_out.append(LeftOut(name, VECTOR))
-            elif not kept:
-                module.left_out.append(LeftOut(name, choice.refuses(roles[rule.leaves], name) or UNWANTED))
+            elif not axes <= {2, 3}:
+                module.left_out.extend(LeftOut(piece, VECTOR) for piece in pieces)
             else:
-                module.wanted[name], module.leaves[name] = kept, rule.leaves
+                experts = target.shapes[0][0] if axes == {3} else None
+                wanted, left_out = _choose(name, pieces, rule.leaves, experts, stack, choice)
+                module.left_out.extend(left_out)
+                module.wanted.update({name: wanted} if wanted else {})
         yield module
     stored = checkpoint.tensors.index if checkpoint.tensors else {}
     rest = [
         LeftOut(name, TIED if name in architecture.tied else NO_FORWARD_PASS) for name in stored if name not in seen
     ]
-    yield _Module("", 0, None, {}, {}, rest)
+    yield _Module("", 0, None, {}, rest)
+
+
+def _choose(
+    name: str, pieces: Sequence[str], leaves: tuple[str, ...], experts: int | None, stack: str, choice: Choice
+) -> tuple[list[_Wanted], list[LeftOut]]:
+    """List the matrices of a tensor that are wanted, of all `experts` where it is theirs, and those that are not."""
+    roles = {group: stack + _role(group) for group in (*((leaf,) for leaf in leaves), leaves)}
+    names: list[tuple[int | None, str]] = [(None, name)]
+    if experts is not None:
+        names = list(enumerate(pieces if "*" in name else [f"{name}[{place}]" for place in range(experts)]))
+    wanted: list[_Wanted] = []
+    left_out: list[LeftOut] = []
+    for place, name in names:
+        kept = {group: role for group, role in roles.items() if not choice.refuses(role, name)}
+        wanted += [_Wanted(name, role, group, group == leaves, place) for group, role in kept.items()]
+        if not kept:
+            left_out.append(LeftOut(name, choice.refuses(roles[leaves], name) or UNWANTED))
+    return wanted, left_out
 
 
 def _role(leaves: Sequence[str]) -> str:
@@ -306,9 +337,10 @@ def in_batches(
 
 
 def block_roles(spec: ModelSpec) -> dict[int, dict[str, str]]:
-    """Find the matrices of every block: by block number, the leaf of each role."""
+    """Find the matrices of every block: by block number, the leaf of each role; the stacks of experts are none."""
     found = {}
     for number in range(len(spec.blocks)):
-        names = leaf_names(module_template(spec, "block", number))
-        found[number] = {role: leaf for leaf, role in ROLES.items() if leaf in names}
+        template = module_template(spec, "block", number)
+        axes = dict(zip(leaf_names(template), (leaf.ndim for leaf in jax.tree.leaves(template)), strict=True))
+        found[number] = {role: leaf for leaf, role in ROLES.items() if axes.get(leaf) == 2}
     return found

@@ -156,3 +156,31 @@ def distance_buckets(spec: RelativeBiasSpec, tokens: int) -> Int[np.ndarray, " d
     scaled = logarithm / np.float32(math.log(spec.max_distance / exact)) * np.float32(buckets - exact)
     far = np.where(distance < exact, 0, exact + np.where(distance < exact, 0, scaled).astype(np.int64))
     return (start + np.where(distance < exact, distance, np.minimum(far, buckets - 1))).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlibiSpec:
+    """ALiBi (Press et al. 2022): a head's slope times the key's position, added to the scores.
+
+    The positions of queries would add the same to all scores of a softmax. `scale` multiplies both; `rounded`, as HF's
+    Falcon computes them in bfloat16.
+    """
+
+    scale: float = 1.0
+    rounded: bool = False
+
+
+@functools.lru_cache(maxsize=64)
+def alibi_table(spec: AlibiSpec, heads: int, tokens: int) -> Float[np.ndarray, "head token"]:
+    """Tabulate what is added to the scores of every head for keys at positions 0 to `tokens − 1`.
+
+    Slopes are powers of 2^(−8/n), n the largest power of two up to `heads`; the heads beyond n take every other power
+    of 2^(−8/2n).
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = 2.0 ** (-8 / power * np.arange(1, power + 1))
+    more = 2.0 ** (-4 / power * np.arange(1, 1 + 2 * (heads - power), 2))
+    slopes, places = np.concatenate([slopes, more])[:, None], np.arange(tokens)[None]
+    if spec.rounded:
+        slopes, places = slopes.astype(jnp.bfloat16), places.astype(jnp.bfloat16)
+    return spec.scale * (slopes * places).astype(np.float64)

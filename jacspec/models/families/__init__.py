@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 
 from jacspec.models.architectures import Architecture
+from jacspec.models.families.alibi import BLOOM, FALCON
 from jacspec.models.families.bert import ALBERT, BERT, CAMEMBERT, DISTILBERT, ELECTRA, ROBERTA, XLM_ROBERTA
+from jacspec.models.families.experts import GPT_OSS, MIXTRAL, OLMOE, QWEN3_MOE
 from jacspec.models.families.gpt import GPT2, GPT_BIGCODE, GPT_NEO, GPT_NEOX, GPTJ, OPT
 from jacspec.models.families.llama import (
+    COHERE,
+    COHERE2,
     GEMMA,
     GEMMA2,
     GEMMA3,
@@ -28,6 +32,7 @@ from jacspec.models.families.llama import (
     STABLELM,
     STARCODER2,
 )
+from jacspec.models.families.modernbert import MODERNBERT
 from jacspec.models.families.t5 import MT5, T5, UMT5
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -70,6 +75,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ELECTRA,
         ALBERT,
         GPTJ,
+        MIXTRAL,
+        QWEN3_MOE,
+        OLMOE,
+        GPT_OSS,
+        COHERE,
+        COHERE2,
+        BLOOM,
+        FALCON,
+        MODERNBERT,
     )
 }
 """Supported families by HF `model_type`."""

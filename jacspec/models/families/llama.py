@@ -55,7 +55,7 @@ def _spec(
     out_bias = bool(config.get("attention_bias", False)) if qkv_bias is None else False
     norm = norm or NormSpec("rmsnorm", config["rms_norm_eps"], unit_offset=gemma > 0)
     activation = config["hidden_activation"] if gemma > 1 else config["hidden_act"]
-    window, types = _windows(config, layers) if windows else (None, ("full_attention",) * layers)
+    window, types = layer_windows(config, layers) if windows else (None, ("full_attention",) * layers)
     rope, longest = config["rope_parameters"], config["max_position_embeddings"]
     read = functools.partial(read_rotary, d_head=d_head, longest=longest, partial=partial, interleaved=interleaved)
     rotary = {kind: read(rope.get(kind, rope)) for kind in sorted({*types})}
@@ -92,7 +92,7 @@ def _spec(
     )
 
 
-def _windows(config: Config, layers: int) -> tuple[int | None, tuple[str, ...]]:
+def layer_windows(config: Config, layers: int) -> tuple[int | None, tuple[str, ...]]:
     """Read the sliding window and the type of every layer; without types, a window holds for all layers."""
     window, types = config.get("sliding_window"), config.get("layer_types")
     if types is None:
@@ -391,4 +391,31 @@ PHI3 = _row(
         "embd_pdrop": TRAINING,
         "resid_pdrop": TRAINING,
     },
+)
+
+
+def _cohere_spec(config: Config, generation: int) -> ModelSpec:
+    norm = NormSpec("layernorm", config["layer_norm_eps"], bias=False)
+    qk_norm = "each" if generation == 1 and config["use_qk_norm"] else None
+    spec = _spec(config, qk_norm=qk_norm, windows=generation == 2, interleaved=True, norm=norm)
+    spec = with_blocks(spec, parallel=True)
+    blocks = [
+        block
+        if generation == 1 or block.attention.window is not None
+        else dataclasses.replace(block, attention=dataclasses.replace(block.attention, rotary=None))
+        for block in spec.blocks
+    ]
+    head = dataclasses.replace(spec.head, scale=float(config["logit_scale"]))
+    return dataclasses.replace(spec, blocks=tuple(blocks), head=head)
+
+
+COHERE = _row(
+    model_type="cohere",
+    spec=functools.partial(_cohere_spec, generation=1),
+    blocks={"": (*ONE_NORM, *ATTENTION, *MLP)},
+)
+COHERE2 = COHERE._replace(
+    model_type="cohere2",
+    spec=functools.partial(_cohere_spec, generation=2),
+    ignored={**ROTARY_KEYS, "sliding_window_pattern": "layer_types says which layers slide"},
 )

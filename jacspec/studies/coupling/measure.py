@@ -25,6 +25,7 @@ from jacspec.jacobians.streaming import Stream, pass_through
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.experts import ExpertsSpec
 from jacspec.samples import PaddedBatch
 from jacspec.spectra.svd import lapack_threads
 from jacspec.studies.coupling import WEIGHTS
@@ -53,6 +54,12 @@ def choose_factored(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
     if blocks := [name for name in chosen if name.rpartition(".")[2] not in PATHS]:
         raise JacspecError(
             f"components has {', '.join(blocks)}: a whole block is no product of weights. Type 'components=[attn,mlp]'."
+        )
+    routed = [block for block in spec.blocks if isinstance(block.mlp, ExpertsSpec)]
+    if any("mlp" in components_of(block, chosen).values() for block in routed):
+        raise JacspecError(
+            "components has mlp, which is a mixture of experts in this model: its Jacobian is a sum over experts and "
+            "their weights, no product of matrices. Type 'components=[attn]'."
         )
     return chosen
 

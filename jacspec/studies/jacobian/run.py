@@ -1,15 +1,19 @@
 """`task=jacobian`: the spectra of every layer's Jacobians, one component at a time."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from jacspec.config import Config
-from jacspec.jacobians.branches import check_components, choose_components
+from jacspec.jacobians.branches import check_components, choose_components, components_of
 from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
 from jacspec.jacobians.solvers import check_engine, choose_engine
+from jacspec.jacobians.switching import ROUTER_MARGIN
+from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.experts import ExpertsSpec
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_samples import run_layers
@@ -23,6 +27,12 @@ def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs)
     check_components(config.components)
     check_engine(config.engine.name)
     run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
+
+
+def _has_router(spec: ModelSpec, components: Sequence[str]) -> bool:
+    """Say whether any of the components is a mixture of experts."""
+    routed = (block for block in spec.blocks if isinstance(block.mlp, ExpertsSpec))
+    return any("mlp" in components_of(block, components).values() for block in routed)
 
 
 def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
@@ -49,10 +59,11 @@ def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sam
         audit=config.engine.audit,
         samples=len(sample.tokens),
         layers=layers,
+        margins=_has_router(checkpoint.spec, components),
     )
     return Work(
         working_blocks(checkpoint.spec, components, layers),
-        metric_names,
+        metric_names + (ROUTER_MARGIN,) * plan.margins,
         {"components": list(components), "engine": engine},
         batches,
         functools.partial(stream_layers, checkpoint, plan=plan),
