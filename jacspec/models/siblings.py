@@ -15,11 +15,12 @@ import numpy as np
 from jacspec.config import config_folder
 from jacspec.errors import JacspecError, suggest
 from jacspec.files import Hashes
+from jacspec.models.adapters import is_adapter
 from jacspec.models.architectures import IGNORED_EVERYWHERE
-from jacspec.models.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, load_tokenizer
 from jacspec.models.hf_config import read_json
 from jacspec.models.hub import SIDE_FILES, Location, locate, named_model
-from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles, open_tensors
+from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles
 
 SHOWN = 20
 SIZES = ("vocab", "positions", "std", "decoder_start")
@@ -62,17 +63,20 @@ class CheckpointDifferences(NamedTuple):
     noted: list[str]
 
 
-def open_siblings(names: Sequence[str], *, dtype: str, share_rows: bool = True) -> list[Sibling]:
+def open_siblings(
+    names: Sequence[str], *, dtype: str, share_rows: bool = True, base: str | None = None
+) -> list[Sibling]:
     """Open checkpoints of one architecture; the first is what the others are compared with.
 
     **Arguments:** `names`, each a folder in HF layout, a ready-made choice or a hub id, and `@REVISION` where another
     than the default is meant; `dtype`, what their modules are cast to; `share_rows`, whether rows of tables of tokens
-    are put side by side, so that a row has to stand for the same token in all.
+    are put side by side, so that a row has to stand for the same token in all; `base`, of adapters among them, where
+    not the one that each names.
 
     **Raises:** `JacspecError` where one cannot be opened, and with every difference in config, tensors or vocabulary
     that changes what weights mean.
     """
-    opened = [_open(name, label, dtype) for name, label in zip(names, _labels(names), strict=True)]
+    opened = [_open(name, label, dtype, base) for name, label in zip(names, _labels(names), strict=True)]
     if strange := next((each for each in opened if each.checkpoint is None), None):
         # One family's names for some and the files' own for others could not be compared.
         opened = [_by_name(each.label, each.location, strange.unknown) for each in opened]
@@ -107,10 +111,12 @@ def _split(name: str) -> tuple[str, str | None]:
     return given, revision or None
 
 
-def _open(name: str, label: str, dtype: str) -> Sibling:
+def _open(name: str, label: str, dtype: str, base: str | None) -> Sibling:
     given, revision = _split(name)
     model = named_model(given)
     model.revision = revision
+    if base is not None and model.path is not None and is_adapter(Path(model.path).expanduser()):
+        model.base = base
     if model.name == "hub" and given.count("/") != 1:
         known = [file.stem for file in (config_folder() / "model").glob("*.yaml") if file.stem not in ("hub", "path")]
         raise JacspecError(
@@ -122,9 +128,7 @@ def _open(name: str, label: str, dtype: str) -> Sibling:
     except JacspecError as error:
         raise JacspecError(f"{name}: {error}") from None
     try:
-        found = open_checkpoint(
-            location.folder, weights_folder=location.weights, name=label, revision=location.revision, dtype=dtype
-        )
+        found = location.open(dtype=dtype, name=label)
     except JacspecError as error:
         return _by_name(label, location, str(error))
     assert found.tensors is not None
@@ -136,7 +140,7 @@ def _by_name(label: str, location: Location, unknown: str) -> Sibling:
     """Open a checkpoint by the names of its tensors; raises what kept it from being opened by its family's rules."""
     file = location.folder / "config.json"
     try:
-        tensors = open_tensors(location.weights, any_name=True)
+        tensors = location.tensors()
         config = read_json(file)
     except JacspecError:
         raise JacspecError(unknown) from None
