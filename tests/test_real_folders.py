@@ -316,7 +316,7 @@ def test_other_formats_are_named_with_the_way_on(file: str, said: str, with_conf
 TASKS = {
     "jacobian": ("model=path", "model.path=adapter"),
     "weights": ("task=weights", "model=path", "model.path=adapter"),
-    "merge": ("task=merge", "merge.models=[nano,adapter]"),
+    "merge": ("task=merge", "merge.base=null", "merge.models=[nano,adapter]"),
 }
 
 

@@ -20,7 +20,6 @@ from jacspec.models.foreign import ADAPTER
 from jacspec.models.hf_config import read_json
 from jacspec.models.tensor_files import (
     FLOATS,
-    NUMPY_TYPES,
     StoredTensor,
     TensorFiles,
     has_weights,
@@ -88,26 +87,29 @@ class AdaptedTensor(StoredTensor):
 
     @classmethod
     def make(cls, base: StoredTensor, change: Change, transposed: bool) -> "AdaptedTensor":
-        """Describe the sum, in float32, or float64 where the base is."""
-        made = cls(base.file, base.name, base.shape, "F64" if base.dtype == "F64" else "F32")
+        """Describe the sum as the base's tensor is described."""
+        made = cls(*base)
         made.base, made.change, made.transposed = base, change, transposed
         return made
 
     def values(self) -> Float[np.ndarray, "rows cols"]:
-        """Read the base's tensor and put the change onto it."""
-        weight = self._read(self.base)
-        weight = (weight.T if self.transposed else weight) + self.product()
+        """Read the base's tensor and put the change onto it, in float64: the difference is the change again."""
+        weight = _read(self.base, finite=False)
+        weight = (weight.T if self.transposed else weight) + self.change.scale * (
+            _read(self.change.up) @ _read(self.change.down)
+        )
         if self.change.magnitude is not None:
-            magnitude = self._read(self.change.magnitude).reshape(-1, 1)
+            magnitude = _read(self.change.magnitude).reshape(-1, 1)
             weight = weight * (magnitude / np.linalg.norm(weight, axis=1, keepdims=True))
         return weight.T if self.transposed else weight
 
-    def product(self) -> Float[np.ndarray, "out in"]:
-        """Compute s B A."""
-        return self.change.scale * (self._read(self.change.up) @ self._read(self.change.down))
+    def inputs(self) -> Float[np.ndarray, "in r"] | None:
+        """Return an orthonormal basis of what A reads; None where the change is more than s B A."""
+        return None if self.change.magnitude is not None else np.linalg.qr(_read(self.change.down).T)[0]
 
-    def _read(self, stored: StoredTensor) -> Float[np.ndarray, "..."]:
-        return read_tensor(stored, finite=stored is not self.base).astype(NUMPY_TYPES[self.dtype])
+
+def _read(stored: StoredTensor, *, finite: bool = True) -> Float[np.ndarray, "..."]:
+    return read_tensor(stored, finite=finite).astype(np.float64)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -241,7 +243,7 @@ def apply_adapter(base: TensorFiles, adapter: Adapter) -> TensorFiles:
     if missing:
         raise JacspecError(
             f"The adapter {adapter.folder} changes tensors that its base has not: {printable(shortened(missing))}. "
-            "Type model.base=FOLDER or ORG/NAME for the model that it was trained on."
+            "Give the model that it was trained on: model.base=FOLDER or ORG/NAME, merge.base of task=merge."
         )
     note = f"adapter {adapter.folder.name}: {len(adapter.changes)} weights changed"
     note += f", {len(adapter.replaced)} replaced" if adapter.replaced else ""

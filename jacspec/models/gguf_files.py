@@ -6,6 +6,7 @@ an HF config and a tokenizer of the metadata. What llama.cpp's converter changed
 
 import dataclasses
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -124,12 +125,23 @@ def open_gguf(file: Path) -> TensorFiles:
 
 def read_gguf_config(file: Path) -> dict[str, Any]:
     """Make the HF config of a GGUF file's metadata, as transformers does."""
-    _architecture(_reader(file), file)
+    reader = _reader(file)
+    kind = _architecture(reader, file)
     with deferring_torch(), blaming(f"{file}: transformers makes no config of its metadata"):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True).to_dict()
-    return {key: value for key, value in config.items() if key not in LABELS}
+    if kind == "gpt2" and (length := reader.fields.get("gpt2.context_length")):
+        config["n_positions"] = int(length.contents())  # which transformers takes for something else
+    return {key: _decimal(value) for key, value in config.items() if key not in LABELS}
+
+
+def _decimal(value: Any) -> Any:
+    """Write a number that was rounded to float32, as 1e-5 was, as the decimal that it was rounded from."""
+    if isinstance(value, dict):
+        return {key: _decimal(each) for key, each in value.items()}
+    exact = isinstance(value, float) and math.isfinite(value) and float(np.float32(value)) == value
+    return float(str(np.float32(value))) if exact else value
 
 
 def load_gguf_tokenizer(file: Path) -> Any:

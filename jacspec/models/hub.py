@@ -34,6 +34,9 @@ PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 SIDE_FILES = (*TOKENIZER_FILES, "chat_template*", "generation_config.json")
 """What a folder in HF layout holds beside its config and weights, and a copy of it should."""
 
+REVISION = "@"
+"""What stands between a model's name and its revision, as in `nano@step256`."""
+
 REACH_SECONDS = 5.0
 WAYS_ON = (
     "Three ways on without a network: model.path=FOLDER (a folder in Hugging Face layout), model.init=random "
@@ -78,6 +81,14 @@ def named_model(name: str | Path) -> ModelConfig:
         register()
         return cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(ModelConfig, OmegaConf.load(ready_made))))
     return ModelConfig(name="hub", id=str(name))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Part a name from the revision behind its `@`; a folder may have the sign in its own name."""
+    if Path(name).expanduser().exists() or REVISION not in name:
+        return name, None
+    given, _, revision = name.rpartition(REVISION)
+    return given, revision or None
 
 
 def known_model(name: str | Path) -> ModelConfig:
@@ -137,6 +148,17 @@ def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> 
     return base._replace(name=found.name, revision=found.revision, adapter=found.weights)
 
 
+def base_name(model: ModelConfig) -> str | None:
+    """Name the base of a model that is an adapter, with its revision; None for a model with weights of its own."""
+    found = _locate(model, TOKENIZER_FILES)
+    if not is_adapter(found.weights):
+        return None
+    if model.base is not None:
+        return model.base
+    name, revision = base_of(found.weights)
+    return name if revision is None else f"{name}{REVISION}{revision}"
+
+
 def _locate(model: ModelConfig, beside: tuple[str, ...]) -> Location:
     if model.path is not None:
         folder = _existing_folder(model.path)
@@ -155,7 +177,10 @@ def _locate(model: ModelConfig, beside: tuple[str, ...]) -> Location:
 def _base_model(model: ModelConfig, adapter: Path) -> ModelConfig:
     """Say which model an adapter's base is: the one asked for, else the one that the adapter names."""
     if model.base is not None:
-        return known_model(model.base)
+        given, revision = split_revision(model.base)
+        base = known_model(given)
+        base.revision = revision or base.revision
+        return base
     name, revision = base_of(adapter)
     base = named_model(name)
     if base.path is None:

@@ -17,7 +17,13 @@ from jacspec.jacobians.engine import memory_budget
 from jacspec.models.export import plan_shards
 from jacspec.models.gguf_files import is_gguf
 from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix
-from jacspec.models.siblings import Sibling, open_siblings
+from jacspec.models.siblings import (
+    Sibling,
+    list_matrices,
+    open_siblings,
+    role_name,
+    stream_same_matrices,
+)
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
 from jacspec.runs.files import MERGED
 from jacspec.runs.rows import experiment_layout
@@ -28,10 +34,7 @@ from jacspec.studies.merge.compatibility import (
     compare,
     examine,
     list_comparisons,
-    list_matrices,
     missing_reason,
-    role_name,
-    stream_same_matrices,
 )
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
@@ -260,7 +263,7 @@ def _write(family: Family, merge: Merge) -> None:
         if len({each.shape for each in own}) == 1:
             merged = _merge(family, merge, stored, name, own)
         elif family.options.resized is Resized.first:
-            merged = own[0]
+            merged = own[0].astype(NUMPY_TYPES[stored.dtype])
         else:
             rows = min(map(len, own))
             shared = _merge(family, merge, stored, name, [each[:rows] for each in own])
