@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from servers import NANO, assert_refused, run_here
 from transformers import AutoModelForCausalLM
 
+import jacspec
 from jacspec.backend import numerics
 from jacspec.config import ModelConfig
 from jacspec.errors import JacspecError
@@ -139,9 +140,11 @@ def test_pickled_adapter_and_another_base(tmp_path: Path) -> None:
     assert deviation(tensors_of(adapter), whole) == 0
     edit_config(adapter, base_model_name_or_path="ORG/GONE")
     (tmp_path / "base").rename(tmp_path / "moved")
-    found = open_model(ModelConfig("path", path=str(adapter), base=str(tmp_path / "moved")))
+    found = jacspec.load_model(adapter, base=str(tmp_path / "moved"))
     assert set(found.files) == {"config.json", "model.safetensors", "adapter_config.json", "adapter_model.bin"}
     assert found.name == "adapter"
+    shapes = jacspec.load_model(adapter, base=str(tmp_path / "moved"), init="random")
+    assert (shapes.spec, shapes.name) == (found.spec, "adapter (random)")
     assert found.notes[0] == "adapter adapter: 2 weights changed"
 
 

@@ -139,7 +139,9 @@ def test_intruders_are_as_many_as_peft_counts(adapted: tuple[str, Path, Run]) ->
     reduce_intruder_dimension(wrapped, logging_sink=lines.append)
     counts = {line.split(":")[0]: int(line.split()[-1]) if "Intruders:" in line else 0 for line in lines[:-1]}
     for _, row in run.metrics.iterrows():
-        (theirs,) = (n for name, n in counts.items() if f"layers.{row['layer']}." in name and f".{row['role']}_" in name)
+        (theirs,) = (
+            n for name, n in counts.items() if f"layers.{row['layer']}." in name and f".{row['role']}_" in name
+        )
         assert row["intruders_left"] == theirs
     assert run.metrics["intruders_left"].sum() > 0
 
@@ -147,7 +149,8 @@ def test_intruders_are_as_many_as_peft_counts(adapted: tuple[str, Path, Run]) ->
 def nano_in_four_bits(file: Path) -> None:
     """Quantise the embedded model by the package `gguf`."""
     names = {
-        **{"wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight"},
+        "wte.weight": "token_embd.weight",
+        "wpe.weight": "position_embd.weight",
         **{f"ln_f.{kind}": f"output_norm.{kind}" for kind in ("weight", "bias")},
     }
     parts = {"ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output"}

@@ -6,6 +6,7 @@ an HF config and a tokenizer of the metadata. What llama.cpp's converter changed
 
 import dataclasses
 import functools
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -193,5 +194,7 @@ def _package() -> Any:
     try:
         import gguf
     except ImportError:
-        raise JacspecError("GGUF files are read with the package gguf: pip install 'jacspec[gguf]'.") from None
+        gguf = None
+    if gguf is None or importlib.util.find_spec("torch") is None:
+        raise JacspecError("GGUF files are read with the packages gguf and torch: pip install 'jacspec[gguf]'.")
     return gguf

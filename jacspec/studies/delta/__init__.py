@@ -29,39 +29,39 @@ MP = "Marchenko & Pastur 1967"
 ROY = "Roy & Vetterli 2007"
 
 DELTA: Mapping[str, Quantity] = {
-    "relative": Quantity(r"$\|\Delta W\|_F / \|W\|_F$", "how large the change is beside the base", "√Σσ²"),
-    "norm_base": Quantity(r"$\|W\|_F$", "Frobenius norm of the base", "√Σσ²"),
-    "norm_delta": Quantity(r"$\|\Delta W\|_F$", "Frobenius norm of the change", "√Σσ²"),
+    "relative": Quantity("change relative to the base", "‖ΔW‖_F / ‖W‖_F", "√Σσ²"),
+    "norm_base": Quantity("‖W‖_F", "Frobenius norm of the base", "√Σσ²"),
+    "norm_delta": Quantity("‖ΔW‖_F", "Frobenius norm of the change", "√Σσ²"),
     "spectral_delta": Quantity(
-        r"$\sigma_1(\Delta W)$", "largest σ of the change: no σ of the base is shifted by more", WEYL
+        "σ₁ of the change", "largest σ of the change: no σ of the base is shifted by more", WEYL
     ),
-    "stable_rank_delta": Quantity(r"stable rank of $\Delta W$", "‖ΔW‖²_F / σ_1(ΔW)²", "Rudelson & Vershynin 2007"),
-    "effective_rank_delta": Quantity(r"effective rank of $\Delta W$", "exp(−Σ p ln p), p = σ/Σσ", ROY),
+    "stable_rank_delta": Quantity("stable rank of the change", "‖ΔW‖²_F / σ_1(ΔW)²", "Rudelson & Vershynin 2007"),
+    "effective_rank_delta": Quantity("effective rank of the change", "exp(−Σ p ln p), p = σ/Σσ", ROY),
     "noise": Quantity(
-        r"$s$",
+        "noise s",
         "root mean square of the entries of ΔW; of independent ones the standard deviation of a shift, to first order",
         STEWART,
     ),
     "noise_edge": Quantity(
-        r"$s(\sqrt{N} + \sqrt{M})$", "what σ_1(ΔW) would be if the entries of ΔW were independent noise", MP
+        "σ₁ of such noise", "s(√N + √M): what σ_1(ΔW) would be if the entries of ΔW were independent noise", MP
     ),
     "structure": Quantity(
-        r"$\sigma_1(\Delta W) / s(\sqrt{N} + \sqrt{M})$",
-        "σ_1(ΔW) over that: 1 for noise, more where it has a direction",
+        "σ₁ of the change over that of noise",
+        "σ_1(ΔW) over noise_edge: 1 for noise, more where the change has a direction",
         MP,
     ),
     "below_noise": Quantity(
-        r"$n_{<}$", "number of σ of the base below that edge: values that noise of this strength has too", MP
+        "σ of the base below noise",
+        "number of σ of the base below that edge: values that noise of this strength has too",
+        MP,
     ),
-    "largest_shift": Quantity(r"$\max |\sigma_i' - \sigma_i|$", "largest shift of a singular value", WEYL),
+    "largest_shift": Quantity("largest shift of σ", "max_i |σ_i′ − σ_i|", WEYL),
     "median_shift": Quantity(
-        r"median $|\sigma_i' - \sigma_i|$",
-        "median shift of the singular values; 0.67 s to first order for noise",
+        "median shift of σ",
+        "median of |σ_i′ − σ_i|; 0.67 s to first order where ΔW is noise",
         STEWART,
     ),
-    "smallest_shift": Quantity(
-        r"$\sigma_M' - \sigma_M$", "shift of the smallest singular value, with its sign", STEWART
-    ),
+    "smallest_shift": Quantity("shift of the smallest σ", "σ_M′ − σ_M, with its sign", STEWART),
     "intruders_left": Quantity(
         "intruders, left",
         "number of the delta.top_k first left singular vectors of W + ΔW whose largest |cos| with one of W's is below "
@@ -70,9 +70,9 @@ DELTA: Mapping[str, Quantity] = {
     ),
     "intruders_right": Quantity("intruders, right", "the same of right singular vectors", SHUTTLEWORTH),
     "least_match_left": Quantity(
-        r"$\min_j \max_i |u_j' \cdot u_i|$", "the smallest of these largest |cos|, left", SHUTTLEWORTH
+        "worst match, left", "min_j max_i |u_j′ · u_i|: the smallest of these largest |cos|", SHUTTLEWORTH
     ),
-    "least_match_right": Quantity(r"$\min_j \max_i |v_j' \cdot v_i|$", "the same, right", SHUTTLEWORTH),
+    "least_match_right": Quantity("worst match, right", "the same of right singular vectors", SHUTTLEWORTH),
 }
 """Columns of `task=delta`; W is the base's matrix, W + ΔW the model's, N ≥ M its sides."""
 

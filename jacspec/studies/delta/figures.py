@@ -13,6 +13,8 @@ from jacspec.studies.study import Plot
 
 BY_LAYER = ("relative", "structure", "intruders_left", "least_match_left", "median_shift", "below_noise")
 
+COUNTS = ("intruders_left", "below_noise")
+
 CAPTIONS = {
     "changes": "By layer, a line a role: size of the change, its largest singular value over that of noise, intruders, "
     "the worst match of a leading vector, median shift, and singular values below the noise.",
@@ -40,7 +42,9 @@ def _draw_changes(run: Run) -> Figure:
             panel.plot(means.index, means, "o", linestyle=line, color=colour, markersize=3, linewidth=1.1, label=role)
         if name == "structure":
             panel.axhline(1, color=CHANCE, linewidth=0.9, linestyle="--")
-        if (table[name].dropna() >= 0).all():
+        if name in COUNTS:
+            panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))
+        elif (table[name].dropna() >= 0).all():
             panel.set_ylim(bottom=0)
         panel.set_ylabel(metric_label(run, name), fontsize="small")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
