@@ -1,6 +1,7 @@
 """What was changed in a base: intruders by their definition in NumPy, adapters by their factors, few bits by noise."""
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -15,10 +16,11 @@ from test_adapters import CASES, make_adapter
 from test_gguf import write_gguf
 from transformers import AutoModelForCausalLM
 
+from jacspec.backend import numerics
 from jacspec.runs import open_run
 from jacspec.runs.folder import Run
 from jacspec.studies import run as runner
-from jacspec.studies.delta.measure import measure
+from jacspec.studies.delta import measure as kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's and transformers' of their next versions
 
@@ -31,6 +33,11 @@ def delta(*arguments: str, cwd: Path) -> Finished:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which is drawn elsewhere."""
     monkeypatch.setattr(runner, "write_report", lambda *_, **__: None)
+
+
+def measure(*matrices: Any, **options: Any) -> Any:
+    with numerics("float64"):
+        return kernel.measure(*matrices, None, **options)
 
 
 def orthonormal(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
@@ -49,7 +56,7 @@ def matches_by_numpy(base: np.ndarray, model: np.ndarray, top_k: int) -> tuple[n
 def test_intruders_are_those_of_the_definition(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     base, change = rng.normal(size=shape), rng.normal(size=shape) * 0.4
-    values, arrays = measure(base, base + change, change, None, top_k=7, threshold=0.6)
+    values, arrays = measure(base, base + change, change, top_k=7, threshold=0.6)
     left, right = matches_by_numpy(base, base + change, 7)
     np.testing.assert_allclose(arrays["match_left"], left, rtol=1e-10)
     np.testing.assert_allclose(arrays["match_right"], right, rtol=1e-10)
@@ -67,15 +74,15 @@ def test_a_planted_intruder_is_found_and_none_where_nothing_changed() -> None:
     u, v = orthonormal(rng, 50, 30), orthonormal(rng, 30, 30)
     base = u @ np.diag(np.linspace(9, 1, 30)) @ v.T
     planted = 12 * np.outer(u.sum(1), v.sum(1)) / 30
-    values, arrays = measure(base, base + planted, planted, None, top_k=10, threshold=0.5)
+    values, arrays = measure(base, base + planted, planted, top_k=10, threshold=0.5)
     assert values["intruders_left"] == values["intruders_right"] == 1
     assert arrays["match_left"][0] < 0.5 < arrays["match_left"][1:].min()
-    same, arrays = measure(base, base, np.zeros_like(base), None, top_k=10, threshold=0.5)
+    same, arrays = measure(base, base, np.zeros_like(base), top_k=10, threshold=0.5)
     assert same["intruders_left"] == same["intruders_right"] == 0
     assert same["least_match_left"] == pytest.approx(1)
     # A value of its own is no new direction.
     scaled = base + 3 * np.outer(u[:, 4], v[:, 4])
-    assert measure(base, scaled, scaled - base, None, top_k=10, threshold=0.5)[0]["intruders_left"] == 0
+    assert measure(base, scaled, scaled - base, top_k=10, threshold=0.5)[0]["intruders_left"] == 0
 
 
 def test_noise_shifts_by_its_level_and_has_no_structure() -> None:
@@ -83,11 +90,11 @@ def test_noise_shifts_by_its_level_and_has_no_structure() -> None:
     u, v = orthonormal(rng, 300, 200), orthonormal(rng, 200, 200)
     base = u @ np.diag(np.linspace(400, 100, 200)) @ v.T
     change = 0.01 * rng.normal(size=base.shape)
-    values, _ = measure(base, base + change, change, None, top_k=5, threshold=0.5)
+    values, _ = measure(base, base + change, change, top_k=5, threshold=0.5)
     assert values["structure"] == pytest.approx(1, abs=0.03)
     assert values["median_shift"] / values["noise"] == pytest.approx(0.6745, abs=0.12)
     low = change * 100  # of the size of the smallest values: noise lifts them, and cannot be told from them
-    values, _ = measure(base * 0.01, base * 0.01 + low, low, None, top_k=5, threshold=0.5)
+    values, _ = measure(base * 0.01, base * 0.01 + low, low, top_k=5, threshold=0.5)
     assert values["below_noise"] == 200
     assert values["smallest_shift"] > 0
 

@@ -6,12 +6,14 @@ u_i^\top \Delta W v_i$ has the standard deviation $s$ (Stewart 1990), and $\sigm
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jacspec.spectra.svd import leading_pairs, singular_values
 from jacspec.studies.delta import ARRAYS, DELTA
 
 
@@ -29,10 +31,10 @@ class Decomposed(NamedTuple):
         return int((self.sigma > self.sigma[0] * longest * np.finfo(self.sigma.dtype).eps).sum())
 
 
-def decompose(matrix: Float[np.ndarray, "m n"]) -> Decomposed:
-    """Compute the thin SVD of one matrix, in its own type; about 4 m n² + 8 n³ FLOPs, m ≥ n."""
-    left, sigma, right = np.linalg.svd(matrix, full_matrices=False)
-    return Decomposed(left, sigma, right.T)
+def decompose(matrices: Sequence[Float[np.ndarray, "m n"]]) -> list[Decomposed]:
+    """Compute the thin SVDs of matrices of one shape, in their own type; about 4 m n² + 8 n³ FLOPs each, m ≥ n."""
+    found = leading_pairs(jnp.asarray(np.stack(matrices)), min(matrices[0].shape))
+    return [Decomposed(*parts) for parts in zip(*map(np.asarray, found), strict=True)]
 
 
 def measure(
@@ -49,9 +51,9 @@ def measure(
     **Arguments:** `change`, their difference; `inputs`, an orthonormal basis of what it reads, where its rank is known
     to be less; `threshold`, the ε below which a largest |cos| makes an intruder.
     """
-    before, after = decompose(base), decompose(model)
+    before, after = decompose([base, model])
     # (ΔW Q) Qᵀ has the singular values of ΔW Q.
-    sigma = np.linalg.svd(change if inputs is None else change @ inputs, compute_uv=False).astype(np.float64)
+    sigma = np.asarray(singular_values([change if inputs is None else change @ inputs])[0], np.float64)
     norm_base, norm_delta = (float(np.linalg.norm(each)) for each in (before.sigma, sigma))
     shifts = after.sigma.astype(np.float64) - before.sigma
     noise = norm_delta / math.sqrt(base.size)
