@@ -35,9 +35,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "write_report", lambda *_, **__: None)
 
 
-def measure(*matrices: Any, **options: Any) -> Any:
+def measure(base: np.ndarray, model: np.ndarray, change: np.ndarray, **options: Any) -> Any:
     with numerics("float64"):
-        return kernel.measure(*matrices, None, **options)
+        return kernel.measure(base, model, change, None, **options)
 
 
 def orthonormal(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:

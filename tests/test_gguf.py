@@ -47,7 +47,7 @@ def write_gguf(
     writer.close()
 
 
-def llama_like(head: int = HEAD, **more: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def llama_like(more: Mapping[str, tuple[int, ...]], head: int = HEAD) -> dict[str, tuple[int, ...]]:
     """Name the tensors of a layer of a decoder, and their shapes (out, in)."""
     return {
         "attn_norm.weight": (D,),
@@ -101,15 +101,15 @@ GPT2 = {
 }
 HEAD_SIZE = {"attention.key_length": HEAD, "attention.value_length": HEAD}
 KINDS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, Any]]] = {
-    "llama": (llama_like(), {"output.weight": (VOCAB, D)}, {**ROTARY, "rope.dimension_count": HEAD}),
+    "llama": (llama_like({}), {"output.weight": (VOCAB, D)}, {**ROTARY, "rope.dimension_count": HEAD}),
     "qwen2": (
-        llama_like(**{f"attn_{x}.bias": (n,) for x, n in (("q", D), ("k", KV * HEAD), ("v", KV * HEAD))}),
+        llama_like({f"attn_{x}.bias": (n,) for x, n in (("q", D), ("k", KV * HEAD), ("v", KV * HEAD))}),
         {},
         ROTARY,
     ),
-    "qwen3": (llama_like(QWEN3, **norms(QWEN3)), {}, {**ROTARY, **HEAD_SIZE}),
-    "gemma2": (llama_like(**POST), {}, {**ROTARY, **HEAD_SIZE, "attention.sliding_window": 8}),
-    "gemma3": (llama_like(**POST, **norms(HEAD)), {}, {**ROTARY, **HEAD_SIZE, "attention.sliding_window": 8}),
+    "qwen3": (llama_like(norms(QWEN3), QWEN3), {}, {**ROTARY, **HEAD_SIZE}),
+    "gemma2": (llama_like(POST), {}, {**ROTARY, **HEAD_SIZE, "attention.sliding_window": 8}),
+    "gemma3": (llama_like({**POST, **norms(HEAD)}), {}, {**ROTARY, **HEAD_SIZE, "attention.sliding_window": 8}),
     "phi3": (PHI3, {"output.weight": (VOCAB, D)}, {**ROTARY, "rope.dimension_count": HEAD}),
     "gpt2": (
         GPT2,

@@ -68,6 +68,10 @@ READ: Mapping[str, Undo] = {
 """The architectures, as GGUF calls them, that were compared with transformers' reading; what is undone in each."""
 
 
+def _undo(change: Undo, name: str, number: Callable[[str], int], weights: Weights) -> Weights:
+    return change(name, weights, number)
+
+
 class GGUFTensor(StoredTensor):
     """A tensor of a GGUF file: read, dequantised to float32 and put as HF has it when asked for."""
 
@@ -114,11 +118,11 @@ def open_gguf(file: Path) -> TensorFiles:
 
     index: dict[str, StoredTensor] = {}
     for own in reader.tensors:
-        undo = functools.partial(READ[kind], own.name, number=number)
+        undo = functools.partial(_undo, READ[kind], own.name, number)
         shape = tuple(int(size) for size in reversed(own.shape))
         turned = READ[kind] is _transpose and own.name.startswith("blk.") and len(shape) == 2
         index[own.name] = stored = GGUFTensor(file, own.name, shape[::-1] if turned else shape, "F32")
-        stored.own, stored.undo = own, undo  # type: ignore[attr-defined]
+        stored.own, stored.undo = own, undo
     types = Counter(own.tensor_type.name for own in reader.tensors)
     said = ", ".join(f"{count} {name}" for name, count in types.most_common())
     return TensorFiles((file,), index, (f"tensors by the type they are stored in, read as float32: {said}",), types)
