@@ -110,6 +110,45 @@ def coupling(
     Returns a `jacspec.Run`.
     """
 
+def delta(
+    model: Any = "nano",
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    base: str | None = None,
+    top_k: int = 10,
+    threshold: float = 0.5,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    embeddings: bool = False,
+    layers: int | Sequence[int] | None = None,
+    precision: Literal["float32", "float64"] = "float32",
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""What a model changed in its base, matrix by matrix: an adapter, a trained model, a file of few bits.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `base`: what the model is compared with: a folder, a ready-made name or ORG/NAME, @REVISION for
+      another than the default; None: what an adapter lies on
+    - `top_k`: leading singular vectors that may be intruders
+    - `threshold`: the largest |cos| with the base's singular vectors below which one is an intruder
+    - `include`: patterns on tensor name or role, as include=['q', 'k', '*.mlp.*']; empty: all
+    - `exclude`: patterns of matrices that are left out
+    - `embeddings`: embeddings and unembedding too
+    - `layers`: which layers, -1 the last; None: all
+    - `precision`: float32 or float64, of everything that is computed
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
 def depth(
     model: Any = "nano",
     texts: Any = None,

@@ -47,12 +47,16 @@ class Precision(enum.Enum):
 
 @dataclasses.dataclass
 class ModelConfig:
-    """Which checkpoint: an HF-layout folder (`path`) or a hub id; `path` wins. `config` serves `init=random`."""
+    """Which checkpoint: an HF-layout folder or a GGUF file (`path`) or a hub id; `path` wins.
+
+    `base` is what an adapter lies on, where not on the model that it names; `config` serves `init=random`.
+    """
 
     name: str = MISSING
     id: str | None = None
     revision: str | None = None
     path: str | None = None
+    base: str | None = None
     init: Init = Init.pretrained
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -32,6 +32,7 @@ QUICK = {
     ),
     "lazy": ("lazy.scales=[1]", "lazy.steps=20", "lazy.removed=[1]"),
     "merge": ("merge.include=[q,k]",),
+    "delta": ("delta.include=[q,k]",),
 }
 """What leaves of each two parts or more: that one is written and another is not is all that matters here."""
 

@@ -53,6 +53,7 @@ CALLS: Mapping[str, tuple[Sequence[str], dict[str, Any]]] = {
     "lazy": ((), LAZY),
     "merge": (("merge.models=[nano@step0]", "merge.base=nano", "merge.include=[q]", "merge.method=none"),
               {"models": "nano@step0", "base": "nano", "include": "q", "method": "none"}),
+    "delta": (("delta.base=nano@step0", "delta.include=[q]"), {"base": "nano@step0", "include": "q"}),
     "train": ((*RUNNING, "train.revisions=[0]"), {**TRAIN, "texts": LONG, "revisions": [0]}),
 }  # fmt: skip
 """By study, what is typed in a shell and what in Python for the same numbers."""

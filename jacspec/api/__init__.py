@@ -33,15 +33,17 @@ def load_model(
     *,
     tokenizer: Any = None,
     revision: str | None = None,
+    base: str | None = None,
     init: str = "pretrained",
     seed: int = 0,
     precision: str = "float32",
 ) -> Checkpoint:
     """Open a model; its blocks are read when they are needed.
 
-    **Arguments:** `name`, a ready-made choice (`nano`, `gpt2`, …), a folder in HF layout, a hub id `ORG/NAME`, or a
-    Hugging Face PyTorch model in memory, with its `tokenizer`; `revision`, of the hub or of a training run; `init`,
-    `pretrained` or `random` (then `seed` counts); `precision`, `float32` or `float64`, of everything computed with it.
+    **Arguments:** `name`, a ready-made choice (`nano`, `gpt2`, …), a folder in HF layout or of a LoRA adapter, a GGUF
+    file, a hub id `ORG/NAME`, or a Hugging Face PyTorch model in memory, with its `tokenizer`; `revision`, of the hub
+    or of a training run; `base`, of an adapter, where it is not the one that it names; `init`, `pretrained` or `random`
+    (then `seed` counts); `precision`, `float32` or `float64`, of everything computed with it.
 
     **Raises:** `JacspecError` where the model is unknown, out of reach, damaged or not supported.
     """
@@ -55,7 +57,7 @@ def load_model(
         if not isinstance(name, str | Path):
             return open_torch_model(name, tokenizer=tokenizer, dtype=precision)
         model = known_model(name)
-        model.revision, model.init = revision, Init[init]
+        model.revision, model.base, model.init = revision, base, Init[init]
         return open_model(model, seed=seed, dtype=precision)
 
 

@@ -20,11 +20,13 @@ from jaxtyping import Array, UInt
 from jacspec.backend import shapes_of
 from jacspec.errors import JacspecError, shortened
 from jacspec.files import Hashes
+from jacspec.models.adapters import apply_adapter, open_adapter
 from jacspec.models.architectures import ONE_NORM, PARALLEL, Architecture, Target, TensorRule, piece_names
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
+from jacspec.models.gguf_files import is_gguf, name_gguf, open_gguf, read_gguf_config
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.layers import LayerNorm, RMSNorm, make_norm
-from jacspec.models.tensor_files import FLOATS, TensorFiles, open_tensors
+from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles, open_tensors
 from jacspec.models.tensor_names import name_by_tables, outside_stack
 from jacspec.models.tokenizer import load_tokenizer
 from jacspec.notebook import facts_table
@@ -147,32 +149,50 @@ def open_checkpoint(
     folder: Path,
     *,
     weights_folder: Path | None = None,
+    adapter: Path | None = None,
     name: str | None = None,
     revision: str | None = None,
     dtype: str = "float32",
 ) -> Checkpoint:
     """Open an HF-layout folder: check its config and every tensor's name and shape, read no weights yet.
 
-    **Arguments:** `folder`, with `config.json` and the tokenizer; `weights_folder`, where the weights lie if
-    elsewhere (a saved revision); `dtype`, `float32` or `float64`, what weights are cast to.
+    **Arguments:** `folder`, with `config.json` and the tokenizer, or a GGUF file; `weights_folder`, where the weights
+    lie if elsewhere (a saved revision); `adapter`, the folder of a change to them; `dtype`, `float32` or `float64`,
+    what weights are cast to.
 
     **Returns:** a `Checkpoint` whose modules are read from the file when asked for.
 
     **Raises:** `JacspecError` naming every config key and every tensor that does not fit.
     """
     weights_folder = weights_folder or folder
-    config_file = folder / "config.json"
-    tensors = open_tensors(weights_folder)  # first: it says what is there instead of a model
-    read = check_checkpoint(
-        read_json(config_file), tensors, origin=str(config_file), place=str(weights_folder), dtype=dtype
-    )
+    config_file = folder if folder.is_file() else folder / "config.json"
+    tensors = open_adapted(weights_folder, adapter)  # first: it says what is there instead of a model
+    config = read_model_config(folder)
+    if adapter is not None and any(each.file in tensors.files[-1:] for each in _heads(tensors)):
+        config["tie_word_embeddings"] = False  # as PEFT merges an unembedding that it trained and saved
+    read = check_checkpoint(config, tensors, origin=str(config_file), place=str(weights_folder), dtype=dtype)
     return Checkpoint(
         name=name or folder.name,
         revision=revision,
-        files=Hashes((config_file, *tensors.files)),
+        files=Hashes(tuple(dict.fromkeys((config_file, *tensors.files)))),
         tokenizer_folder=folder,
         **read,
     )
+
+
+def open_adapted(weights: Path, adapter: Path | None, *, any_name: bool = False) -> TensorFiles:
+    """Open the tensors of a folder or a GGUF file, with the changes of an adapter on them where there is one."""
+    tensors = open_gguf(weights) if is_gguf(weights) else open_tensors(weights, any_name=any_name)
+    return tensors if adapter is None else apply_adapter(tensors, open_adapter(adapter))
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Read the HF config of a folder, or that of a GGUF file's metadata."""
+    return read_gguf_config(folder) if is_gguf(folder) else read_json(folder / "config.json")
+
+
+def _heads(tensors: TensorFiles) -> Iterator[StoredTensor]:
+    return (stored for name, stored in tensors.index.items() if name.rpartition(".")[0].endswith("lm_head"))
 
 
 def check_checkpoint(
@@ -187,7 +207,9 @@ def check_checkpoint(
     **Raises:** `JacspecError` naming every config key and every tensor that does not fit.
     """
     architecture, config, spec, unread_keys = read_config(raw_config, origin)
-    tensors = name_by_tables(architecture, stored, _table_names(architecture, spec))
+    known = _table_names(architecture, spec)
+    named = name_gguf(architecture, spec, stored, known) if stored.types else stored
+    tensors = name_by_tables(architecture, named, known)
     has_head, unread = _check_tensors(architecture, spec, tensors, place)
     left = {
         "tensors that no layer needs, left unread": unread,

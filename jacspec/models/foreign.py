@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from jacspec.errors import JacspecError, printable, shortened
-from jacspec.models.hf_config import read_json
+from jacspec.errors import printable, shortened
 
 ADAPTER = "adapter_config.json"
 SAVE = ".save_pretrained('NEW') writes it in Hugging Face layout; then model.path=NEW"
@@ -19,12 +18,7 @@ class Foreign(NamedTuple):
 
 
 FOREIGN = (
-    Foreign(
-        "*.gguf",
-        "GGUF, llama.cpp's format, mostly quantised",
-        "Give the checkpoint that it was made from. Or, with the package gguf, "
-        f"AutoModelForCausalLM.from_pretrained('FOLDER', gguf_file='FILE'){SAVE}.",
-    ),
+    Foreign("*.gguf", "GGUF, llama.cpp's format, of which a model is one file", "Give one file: model.path=FILE.gguf."),
     Foreign(
         "consolidated*.pth",
         "weights in Meta's own layout",
@@ -76,19 +70,6 @@ FOREIGN = (
     ),
 )
 """Kinds of files, the more particular first."""
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder of PEFT's, which holds a change to a model and no model, naming its base and the way on."""
-    if not (folder / ADAPTER).is_file():
-        return
-    config = read_json(folder / ADAPTER)
-    kind, base = (printable(config.get(key) or "unknown") for key in ("peft_type", "base_model_name_or_path"))
-    raise JacspecError(
-        f"{folder} is a PEFT adapter ({kind}) of {base}, not a model: merge it into its base first. In Python, with "
-        f"model = AutoModelForCausalLM.from_pretrained('{base}'): PeftModel.from_pretrained(model, '{folder}')"
-        f".merge_and_unload(){SAVE}."
-    )
 
 
 def describe_foreign(folder: Path) -> str:

@@ -12,9 +12,11 @@ from typing import NamedTuple, cast
 from omegaconf import OmegaConf
 
 from jacspec.config import ASSETS, Init, ModelConfig, config_folder, register
-from jacspec.errors import JacspecError, suggest
-from jacspec.models.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
-from jacspec.models.foreign import ADAPTER, describe_file, refuse_adapter
+from jacspec.errors import JacspecError, printable, suggest
+from jacspec.models.adapters import ADAPTER_FILES, base_of, is_adapter
+from jacspec.models.checkpoint import Checkpoint, open_adapted, open_checkpoint, random_checkpoint, read_model_config
+from jacspec.models.foreign import ADAPTER, describe_file
+from jacspec.models.gguf_files import find_gguf, is_gguf
 from jacspec.models.hf_config import read_json
 from jacspec.models.tensor_files import TensorFiles, open_tensors, require_torch
 
@@ -32,6 +34,9 @@ PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 SIDE_FILES = (*TOKENIZER_FILES, "chat_template*", "generation_config.json")
 """What a folder in HF layout holds beside its config and weights, and a copy of it should."""
 
+REVISION = "@"
+"""What stands between a model's name and its revision, as in `nano@step256`."""
+
 REACH_SECONDS = 5.0
 WAYS_ON = (
     "Three ways on without a network: model.path=FOLDER (a folder in Hugging Face layout), model.init=random "
@@ -40,23 +45,50 @@ WAYS_ON = (
 
 
 class Location(NamedTuple):
-    """Where a checkpoint lies: its config and tokenizer in `folder`, its tensors in `weights`."""
+    """Where a checkpoint lies: its config and tokenizer in `folder`, its tensors in `weights`.
+
+    Both are the file of a GGUF model. An `adapter` is the folder of a change to these tensors.
+    """
 
     name: str
     revision: str | None
     folder: Path
     weights: Path
+    adapter: Path | None = None
+
+    def open(self, *, dtype: str, name: str | None = None) -> Checkpoint:
+        """Open it by its family's rules, under another `name` where one is given; as `open_checkpoint`."""
+        return open_checkpoint(
+            self.folder,
+            weights_folder=self.weights,
+            adapter=self.adapter,
+            name=name or self.name,
+            revision=self.revision,
+            dtype=dtype,
+        )
+
+    def tensors(self) -> TensorFiles:
+        """Open its tensors by name alone."""
+        return open_adapted(self.weights, self.adapter, any_name=True)
 
 
 def named_model(name: str | Path) -> ModelConfig:
-    """Say which model a name means: a folder in HF layout, a ready-made choice, or else a hub id `ORG/NAME`."""
-    if Path(name).expanduser().is_dir():
+    """Say which model a name means: a folder or GGUF file, a ready-made choice, or else a hub id `ORG/NAME`."""
+    if (given := Path(name).expanduser()).is_dir() or is_gguf(given):
         return ModelConfig(name="path", path=str(name))
     ready_made = config_folder() / "model" / f"{name}.yaml"
     if "/" not in str(name) and ready_made.is_file():
         register()
         return cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(ModelConfig, OmegaConf.load(ready_made))))
     return ModelConfig(name="hub", id=str(name))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Part a name from the revision behind its `@`; a folder may have the sign in its own name."""
+    if Path(name).expanduser().exists() or REVISION not in name:
+        return name, None
+    given, _, revision = name.rpartition(REVISION)
+    return given, revision or None
 
 
 def known_model(name: str | Path) -> ModelConfig:
@@ -83,10 +115,7 @@ def open_model(model: ModelConfig, *, seed: int = 0, dtype: str = "float32") -> 
     """
     if model.init is Init.random:
         return _open_random(model, seed, dtype)
-    found = locate(model)
-    return open_checkpoint(
-        found.folder, weights_folder=found.weights, name=found.name, revision=found.revision, dtype=dtype
-    )
+    return locate(model).open(dtype=dtype)
 
 
 def model_label(model: ModelConfig) -> str:
@@ -100,20 +129,68 @@ def model_label(model: ModelConfig) -> str:
 def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> Location:
     """Find the files of a model that has weights, fetching them from the hub where they lie there.
 
+    An adapter lies on its base: that of `model.base`, else the one that it names itself.
+
     **Arguments:** `beside`, patterns of the files that are fetched beside config and weights.
 
     **Raises:** `JacspecError` where the model is unknown, gated or out of reach.
     """
+    found = _locate(model, beside)
+    if not is_adapter(found.weights):
+        if model.base is not None:
+            raise JacspecError(f"model.base={model.base} is for adapters, and {found.name} has weights of its own.")
+        return found
+    base = _locate(_base_model(model, found.weights), beside)
+    if is_adapter(base.weights):
+        raise JacspecError(
+            f"{base.name}, the base of {found.name}, is an adapter itself. Merge it into its base first."
+        )
+    return base._replace(name=found.name, revision=found.revision, adapter=found.weights)
+
+
+def base_name(model: ModelConfig) -> str | None:
+    """Name the base of a model that is an adapter, with its revision; None for a model with weights of its own."""
+    found = _locate(model, TOKENIZER_FILES)
+    if not is_adapter(found.weights):
+        return None
+    if model.base is not None:
+        return model.base
+    name, revision = base_of(found.weights)
+    return name if revision is None else f"{name}{REVISION}{revision}"
+
+
+def _locate(model: ModelConfig, beside: tuple[str, ...]) -> Location:
     if model.path is not None:
         folder = _existing_folder(model.path)
         return Location(model_label(model), model.revision, folder, _revision_folder(folder, model.revision))
     folder = _download(model, (*beside, *WEIGHT_FILES, ADAPTER))
-    if not any(folder.glob("model*.safetensors")):
-        refuse_adapter(folder)
-        require_torch(f"{model.id} has no safetensors weights at this revision")
-        folder = _download(model, (*beside, *PICKLED_FILES))
     # The hub's cache names a snapshot's folder by its commit.
-    return Location(str(model.id), folder.name, folder, folder)
+    found = Location(str(model.id), folder.name, folder, folder)
+    if is_adapter(folder):
+        _download(model, (ADAPTER, *ADAPTER_FILES))
+    elif not any(folder.glob("model*.safetensors")):
+        require_torch(f"{model.id} has no safetensors weights at this revision")
+        _download(model, (*beside, *PICKLED_FILES))
+    return found
+
+
+def _base_model(model: ModelConfig, adapter: Path) -> ModelConfig:
+    """Say which model an adapter's base is: the one asked for, else the one that the adapter names."""
+    if model.base is not None:
+        given, revision = split_revision(model.base)
+        base = known_model(given)
+        base.revision = revision or base.revision
+        return base
+    name, revision = base_of(adapter)
+    base = named_model(name)
+    if base.path is None:
+        base.revision = revision or base.revision
+        if base.name == "hub" and name.count("/") != 1:
+            raise JacspecError(
+                f"The base of the adapter {adapter.name}, {printable(name)}, is not here. Type "
+                "model.base=FOLDER or ORG/NAME."
+            )
+    return base
 
 
 def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
@@ -124,17 +201,18 @@ def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
     **Raises:** `JacspecError` where there are none, or they are out of reach or damaged.
     """
     if model.path is not None:
-        folder = _existing_folder(model.path)
-        return model_label(model), open_tensors(_revision_folder(folder, model.revision), any_name=True)
-    return str(model.id), open_tensors(
-        _download(model, ("*.safetensors", "*.safetensors.index.json", ADAPTER)), any_name=True
-    )
+        found = locate(model)
+        return found.name, found.tensors()
+    return str(model.id), open_tensors(_download(model, ("*.safetensors", "*.safetensors.index.json")), any_name=True)
 
 
 def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
+    label = model_label(model)
+    if model.path is not None and is_adapter(folder := _existing_folder(model.path)):
+        model = _base_model(model, folder)  # which has the same shapes
     if model.path is not None:
         folder = _existing_folder(model.path)
-        config = read_json(folder / "config.json")
+        config = read_model_config(folder)
     elif model.config:
         # A ready-made architecture brings no tokenizer: the embedded byte-level one reads any text, and its ids
         # fit any vocabulary of at least its size.
@@ -142,22 +220,23 @@ def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
     else:
         folder = _download(model, TOKENIZER_FILES)
         config = read_json(folder / "config.json")
-    return random_checkpoint(
-        config, tokenizer_folder=folder, seed=seed, name=f"{model_label(model)} (random)", dtype=dtype
-    )
+    return random_checkpoint(config, tokenizer_folder=folder, seed=seed, name=f"{label} (random)", dtype=dtype)
 
 
 def _existing_folder(path: str) -> Path:
+    """Find the folder of a model, or the GGUF file that is one: itself, or the only one in a folder without weights."""
     folder = Path(path).expanduser()
+    if is_gguf(folder):
+        return folder
     if not folder.is_dir():
         what = describe_file(folder) if folder.is_file() else ""
         raise JacspecError(f"model.path={path} is not a folder. Give one with config.json and model.safetensors.{what}")
-    return folder
+    return find_gguf(folder) or folder
 
 
 def _revision_folder(folder: Path, revision: str | None) -> Path:
     """Find the weights of a saved training step: `FOLDER/revisions/REVISION`."""
-    if revision is None:
+    if revision is None or folder.is_file():
         return folder
     known = sorted(entry.name for entry in (folder / "revisions").glob("*/") if entry.is_dir())
     if revision not in known:
@@ -209,7 +288,7 @@ def _cached(model: ModelConfig, allow: list[str]) -> str:
     folder = huggingface_hub.snapshot_download(
         model.id, revision=model.revision, allow_patterns=allow, local_files_only=True
     )
-    if not (Path(folder) / "config.json").is_file():
+    if not any((Path(folder) / name).is_file() for name in ("config.json", ADAPTER)):
         raise errors.LocalEntryNotFoundError("config.json")
     return folder
 

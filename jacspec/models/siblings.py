@@ -15,11 +15,23 @@ import numpy as np
 from jacspec.config import config_folder
 from jacspec.errors import JacspecError, suggest
 from jacspec.files import Hashes
+from jacspec.models.adapters import is_adapter
 from jacspec.models.architectures import IGNORED_EVERYWHERE
-from jacspec.models.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, load_tokenizer
 from jacspec.models.hf_config import read_json
-from jacspec.models.hub import SIDE_FILES, Location, locate, named_model
-from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles, open_tensors
+from jacspec.models.hub import SIDE_FILES, Location, locate, named_model, split_revision
+from jacspec.models.matrices import (
+    LAYER_NUMBER,
+    Choice,
+    LeftOut,
+    Listed,
+    Matrix,
+    list_model,
+    list_tensors,
+    stream_model,
+    stream_tensors,
+)
+from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, TensorFiles
 
 SHOWN = 20
 SIZES = ("vocab", "positions", "std", "decoder_start")
@@ -31,9 +43,6 @@ ROTATION = ("theta", "rope_theta", "rotary_emb_base")
 NOTED = ("vocab_size", "max_position_embeddings", "n_positions", "n_ctx", "initializer_range")
 NOTED_PARTS = ("unsloth_", "_token_id")
 """Of a family that is not known: keys, and parts of keys, that change no weight's meaning."""
-
-REVISION = "@"
-"""What stands between a model's name and its revision, as in `nano@step256`."""
 
 
 class Sibling(NamedTuple):
@@ -62,17 +71,20 @@ class CheckpointDifferences(NamedTuple):
     noted: list[str]
 
 
-def open_siblings(names: Sequence[str], *, dtype: str, share_rows: bool = True) -> list[Sibling]:
+def open_siblings(
+    names: Sequence[str | Checkpoint], *, dtype: str, share_rows: bool = True, base: str | None = None
+) -> list[Sibling]:
     """Open checkpoints of one architecture; the first is what the others are compared with.
 
-    **Arguments:** `names`, each a folder in HF layout, a ready-made choice or a hub id, and `@REVISION` where another
-    than the default is meant; `dtype`, what their modules are cast to; `share_rows`, whether rows of tables of tokens
-    are put side by side, so that a row has to stand for the same token in all.
+    **Arguments:** `names`, each a folder in HF layout, a GGUF file, a ready-made choice or a hub id, and `@REVISION`
+    behind it where another than the default is meant, or what is open already; `dtype`, what their modules are cast
+    to; `share_rows`, whether rows of tables of tokens are put side by side, so that a row has to stand for the same
+    token in all; `base`, of adapters among them, where it is not the one that each names.
 
     **Raises:** `JacspecError` where one cannot be opened, and with every difference in config, tensors or vocabulary
     that changes what weights mean.
     """
-    opened = [_open(name, label, dtype) for name, label in zip(names, _labels(names), strict=True)]
+    opened = [_open(name, label, dtype, base) for name, label in zip(names, _labels(names), strict=True)]
     if strange := next((each for each in opened if each.checkpoint is None), None):
         # One family's names for some and the files' own for others could not be compared.
         opened = [_by_name(each.label, each.location, strange.unknown) for each in opened]
@@ -88,9 +100,9 @@ def open_siblings(names: Sequence[str], *, dtype: str, share_rows: bool = True) 
     return opened[:1] + [each._replace(notes=tuple(own.noted), warnings=tuple(own.warned)) for each, own in others]
 
 
-def _labels(names: Sequence[str]) -> list[str]:
-    """Shorten folders to their last part, and number what is there twice."""
-    short = [name.rstrip(os.sep).rpartition(os.sep)[2] if Path(_split(name)[0]).is_dir() else name for name in names]
+def _labels(names: Sequence[str | Checkpoint]) -> list[str]:
+    """Shorten paths to their last part, and number what is there twice."""
+    short = [name.name if isinstance(name, Checkpoint) else _short(name) for name in names]
     seen: dict[str, int] = {}
     labels = []
     for label in short:
@@ -99,18 +111,22 @@ def _labels(names: Sequence[str]) -> list[str]:
     return labels
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    """Part a name from its revision; a folder may have the sign in its own name."""
-    if Path(name).expanduser().is_dir() or REVISION not in name:
-        return name, None
-    given, _, revision = name.rpartition(REVISION)
-    return given, revision or None
+def _short(name: str) -> str:
+    there = Path(split_revision(name)[0]).expanduser().exists()
+    return name.rstrip(os.sep).rpartition(os.sep)[2] if there else name
 
 
-def _open(name: str, label: str, dtype: str) -> Sibling:
-    given, revision = _split(name)
+def _open(name: str | Checkpoint, label: str, dtype: str, base: str | None) -> Sibling:
+    if isinstance(name, Checkpoint):
+        if name.tensors is None:
+            raise JacspecError(f"{label} has no files to compare. Give a model with weights of its own.")
+        location = Location(label, name.revision, name.tokenizer_folder, name.tokenizer_folder)
+        return _of_family(label, location, name)
+    given, revision = split_revision(name)
     model = named_model(given)
     model.revision = revision
+    if base is not None and model.path is not None and is_adapter(Path(model.path).expanduser()):
+        model.base = base
     if model.name == "hub" and given.count("/") != 1:
         known = [file.stem for file in (config_folder() / "model").glob("*.yaml") if file.stem not in ("hub", "path")]
         raise JacspecError(
@@ -122,11 +138,13 @@ def _open(name: str, label: str, dtype: str) -> Sibling:
     except JacspecError as error:
         raise JacspecError(f"{name}: {error}") from None
     try:
-        found = open_checkpoint(
-            location.folder, weights_folder=location.weights, name=label, revision=location.revision, dtype=dtype
-        )
+        found = location.open(dtype=dtype, name=label)
     except JacspecError as error:
         return _by_name(label, location, str(error))
+    return _of_family(label, location, found)
+
+
+def _of_family(label: str, location: Location, found: Checkpoint) -> Sibling:
     assert found.tensors is not None
     config = {**found.config, "model_type": found.architecture.model_type}
     return Sibling(label, location, found.tensors, config, found.files, found)
@@ -136,7 +154,7 @@ def _by_name(label: str, location: Location, unknown: str) -> Sibling:
     """Open a checkpoint by the names of its tensors; raises what kept it from being opened by its family's rules."""
     file = location.folder / "config.json"
     try:
-        tensors = open_tensors(location.weights, any_name=True)
+        tensors = location.tensors()
         config = read_json(file)
     except JacspecError:
         raise JacspecError(unknown) from None
@@ -275,3 +293,35 @@ def _vocabulary_differences(first: Sibling, other: Sibling) -> tuple[list[str], 
         map(repr, added[:3])
     )
     return [refused] * bool(changed), [noted] * bool(added)
+
+
+def list_matrices(sibling: Sibling, choice: Choice) -> tuple[list[Listed], list[LeftOut]]:
+    """List the matrices of a checkpoint and what gives none, without reading a tensor."""
+    if sibling.checkpoint is None:
+        found = list(list_tensors(sibling.tensors, choice))
+    else:
+        found = list(list_model(sibling.checkpoint, choice))
+    return [each for each in found if isinstance(each, Listed)], [each for each in found if isinstance(each, LeftOut)]
+
+
+def stream_same_matrices(siblings: Sequence[Sibling], choice: Choice) -> Iterator[tuple[Matrix, ...]]:
+    """Yield the same matrix of every checkpoint, one tensor of each in memory and the next one of one of them.
+
+    **Raises:** `JacspecError` where one holds values that are not finite.
+    """
+    return zip(*(_read(each, choice) for each in siblings), strict=True)
+
+
+def _read(sibling: Sibling, choice: Choice) -> Iterator[Matrix]:
+    checkpoint = sibling.checkpoint
+    found = stream_tensors(sibling.tensors, choice) if checkpoint is None else stream_model(checkpoint, choice)
+    for matrix in found:
+        if isinstance(matrix, Matrix):
+            if not np.isfinite(matrix.values).all():
+                raise JacspecError(f"{sibling.label}: the tensor {matrix.name} holds values that are not finite.")
+            yield matrix
+
+
+def role_name(matrix: Matrix) -> str:
+    """Name the role of a matrix; where its family is not known, its tensor's name with `*` for the layer."""
+    return matrix.role if matrix.role != "other" else LAYER_NUMBER.sub("*", matrix.name, count=1)

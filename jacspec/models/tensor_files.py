@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 
 from jacspec.errors import JacspecError, blaming, shortened
-from jacspec.models.foreign import ADAPTER, describe_foreign, refuse_adapter
+from jacspec.models.foreign import ADAPTER, describe_foreign
 from jacspec.models.hf_config import read_json
 
 WEIGHTS = "model.safetensors"
@@ -55,28 +55,36 @@ class StoredTensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TensorFiles:
-    """The weight files of a checkpoint, an index of their tensors by name, and what the user should know of them."""
+    """The weight files of a checkpoint, an index of their tensors by name, and what the user should know of them.
+
+    `types` counts the tensors of each type where a file has its own, as of few bits.
+    """
 
     files: tuple[Path, ...]
     index: Mapping[str, StoredTensor]
     notes: tuple[str, ...] = ()
+    types: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def read(self, name: str, *, finite: bool = True) -> Shaped[np.ndarray, "..."]:
-        """Read one tensor; raises `JacspecError` where it is damaged or, with `finite`, holds values that are not."""
-        stored = self.index[name]
-        if callable(held := getattr(stored, "values", None)):  # a tensor that lies in memory
-            values = held()
-        elif stored.file.suffix == ".bin":
-            tensor = _unpickle(stored.file)[stored.name]
-            # NumPy has no bfloat16 that torch could give.
-            values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()
-        else:
-            broken = f"{stored.file}: the tensor {stored.name} cannot be read"
-            with blaming(broken), safe_open(stored.file, framework="numpy") as reader:
-                values = reader.get_tensor(stored.name)
-        if finite and not np.isfinite(values).all():
-            raise JacspecError(f"{stored.file}: the tensor {stored.name} holds values that are not finite.")
-        return values
+        """Read one tensor, as `read_tensor`."""
+        return read_tensor(self.index[name], finite=finite)
+
+
+def read_tensor(stored: StoredTensor, *, finite: bool = True) -> Shaped[np.ndarray, "..."]:
+    """Read one tensor; raises `JacspecError` where it is damaged or, with `finite`, holds values that are not."""
+    if callable(made := getattr(stored, "values", None)):  # a tensor that lies in memory, or is made when it is read
+        values = made()
+    elif stored.file.suffix == ".bin":
+        tensor = _unpickle(stored.file)[stored.name]
+        # NumPy has no bfloat16 that torch could give.
+        values = (tensor.float() if stored.dtype == "BF16" else tensor).numpy()
+    else:
+        broken = f"{stored.file}: the tensor {stored.name} cannot be read"
+        with blaming(broken), safe_open(stored.file, framework="numpy") as reader:
+            values = reader.get_tensor(stored.name)
+    if finite and not np.isfinite(values).all():
+        raise JacspecError(f"{stored.file}: the tensor {stored.name} holds values that are not finite.")
+    return values
 
 
 def open_tensors(folder: Path, *, any_name: bool = False) -> TensorFiles:
@@ -91,11 +99,16 @@ def open_tensors(folder: Path, *, any_name: bool = False) -> TensorFiles:
     files, notes = _find_files(folder, any_name=any_name)
     index: dict[str, StoredTensor] = {}
     for file in files:
-        for stored in _unpickled_tensors(file) if file.suffix == ".bin" else _safe_tensors(file):
+        for stored in list_tensors_of(file):
             if stored.name in index:
                 raise JacspecError(f"{file}: the tensor {stored.name} is there twice.")
             index[stored.name] = stored
     return TensorFiles(files, index, tuple(notes))
+
+
+def list_tensors_of(file: Path) -> list[StoredTensor]:
+    """List the tensors of one weight file; raises `JacspecError` where it is damaged."""
+    return _unpickled_tensors(file) if file.suffix == ".bin" else _safe_tensors(file)
 
 
 def has_weights(folder: Path) -> bool:
@@ -106,12 +119,11 @@ def has_weights(folder: Path) -> bool:
 def _find_files(folder: Path, *, any_name: bool) -> tuple[tuple[Path, ...], list[str]]:
     """Find what HF would read, in its order, and what the user should know of what it would not."""
     if not has_weights(folder):
-        refuse_adapter(folder)
         if any_name and (others := tuple(sorted(folder.glob("*.safetensors")))):
             return others, []
         how = "is not a file" if (folder / WEIGHTS).exists() else "is missing"
         raise JacspecError(f"No weights: {folder / WEIGHTS} {how}.{describe_foreign(folder)}")
-    notes = [f"the adapter of {ADAPTER} is not applied: PEFT's merge_and_unload() first"] * (folder / ADAPTER).is_file()
+    notes = [f"the adapter of {ADAPTER} is not applied: give it a folder of its own"] * (folder / ADAPTER).is_file()
     for single in (WEIGHTS, PICKLED):
         file, listing = folder / single, folder / (single + INDEX)
         if file.is_file():

@@ -1,5 +1,6 @@
 """From the names of tensors in a file to those of a family's tables: what training wrapped around them taken off."""
 
+import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
@@ -56,7 +57,7 @@ def name_by_tables(architecture: Architecture, tensors: TensorFiles, known: Coll
         if (name := table_name(stored, wrapper)) in index:
             raise JacspecError(f"{tensor.file}: the tensor {name} is there twice.")
         index[name] = tensor
-    return TensorFiles(tensors.files, index, (*tensors.notes, *_say_wrapper(plain, wrapper)))
+    return dataclasses.replace(tensors, index=index, notes=(*tensors.notes, *_say_wrapper(plain, wrapper)))
 
 
 def outside_stack(architecture: Architecture, name: str) -> bool:

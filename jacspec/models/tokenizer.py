@@ -7,6 +7,7 @@ from typing import Any
 
 from jacspec.errors import JacspecError, blaming
 from jacspec.models.deferred_torch import deferring_torch
+from jacspec.models.gguf_files import is_gguf, load_gguf_tokenizer
 from jacspec.models.hf_config import read_json
 
 TOKENIZER, CONFIG, MERGES = "tokenizer.json", "tokenizer_config.json", "merges.txt"
@@ -28,12 +29,14 @@ MAX_GROWTH = 1000
 
 
 def load_tokenizer(folder: Path, *, model_type: str | None = None) -> Any:
-    """Load the HF tokenizer of a folder, never running code that comes with it.
+    """Load the HF tokenizer of a folder, or that of a GGUF file's metadata, never running code that comes with it.
 
     **Arguments:** `model_type`, of the model, which decides where neither the tokenizer's files nor `config.json` say.
 
     **Raises:** `JacspecError` where there is none, its vocabulary is missing or damaged, or it needs sentencepiece.
     """
+    if is_gguf(folder):
+        return load_gguf_tokenizer(folder)
     _check_files(folder)
     _check_growth(folder / TOKENIZER)
     config_file = folder / "config.json"

@@ -134,10 +134,14 @@ class ShownRows(NamedTuple):
 
 
 def shown_rows(run: Run, *, over: tuple[str, ...]) -> ShownRows:
-    """Take every row; where a layer is among the keys, so that there are hundreds, medians over the keys `over`."""
+    """Take every row; where a layer is among the keys, so that there are hundreds, medians over the keys `over`.
+
+    Where nothing else would be left, medians over layers.
+    """
     keys = list(run.provenance["key_columns"])
     if LAYER not in keys:
         return ShownRows(keys, run.metrics, "")
+    over = over if {*keys} - {*over} else (LAYER,)
     kept = [key for key in keys if key not in over]
     groups = run.metrics.groupby(kept, sort=False, dropna=False)
     medians = groups[list(run.metric_names)].median().reset_index()

@@ -12,7 +12,7 @@ from jacspec.studies.study import Study
 
 NAMES = (
     *("jacobian", "depth", "coupling", "weights", "heads", "overlap", "removal", "finetune", "lazy", "merge"),
-    *("compare", "dynamics", "plan", "train", "report"),
+    *("compare", "delta", "dynamics", "plan", "train", "report"),
 )
 
 STUDIES: Mapping[str, Study] = {

@@ -43,7 +43,7 @@ def describe_run(config: Config, *, reads: Collection[str], identity: Mapping[st
     comparable = {key: value for key, value in whole.items() if key == "task" or key in reads}
     # Where files lie does not matter: their hashes are compared.
     for group in comparable.keys() & {"model", "data"}:
-        comparable[group] = {key: value for key, value in comparable[group].items() if key != "path"}
+        comparable[group] = {key: value for key, value in comparable[group].items() if key not in ("path", "base")}
     return {
         "task": config.task,
         "created": now(),
@@ -57,7 +57,12 @@ def describe_run(config: Config, *, reads: Collection[str], identity: Mapping[st
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Say which checkpoint was read: name, revision, hashes of its files, and where there is any, what was noted."""
-    noted = {"notes": list(checkpoint.notes), "unread": list(checkpoint.unread), UNREAD: list(checkpoint.unread_keys)}
+    noted = {
+        "stored as": dict(checkpoint.tensors.types) if checkpoint.tensors else {},
+        "notes": list(checkpoint.notes),
+        "unread": list(checkpoint.unread),
+        UNREAD: list(checkpoint.unread_keys),
+    }
     return {
         "name": checkpoint.name,
         "revision": checkpoint.revision,

@@ -15,8 +15,15 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.export import plan_shards
+from jacspec.models.gguf_files import is_gguf
 from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix
-from jacspec.models.siblings import Sibling, open_siblings
+from jacspec.models.siblings import (
+    Sibling,
+    list_matrices,
+    open_siblings,
+    role_name,
+    stream_same_matrices,
+)
 from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
 from jacspec.runs.files import MERGED
 from jacspec.runs.rows import experiment_layout
@@ -27,10 +34,7 @@ from jacspec.studies.merge.compatibility import (
     compare,
     examine,
     list_comparisons,
-    list_matrices,
     missing_reason,
-    role_name,
-    stream_same_matrices,
 )
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
@@ -97,6 +101,7 @@ def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
         [*([options.base] if options.base is not None else []), *options.models],
         dtype=precision,
         share_rows=options.resized is Resized.shared,
+        base=options.base,
     )
     _say_differences(siblings, console)
     choice = Choice(options.include, options.exclude, options.embeddings)
@@ -105,6 +110,8 @@ def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
         raise JacspecError("No matrix is left. Type merge.include=[] merge.exclude=[] for all.")
     merge = None
     if recipe is not None:
+        if is_gguf(siblings[0].location.folder):
+            raise JacspecError(f"{siblings[0].label} is a GGUF file, which has no config.json to write. Name it later.")
         target = Path(options.save).expanduser() if options.save is not None else folder / MERGED
         truncated = frozenset(each.name for each in matrices if each.whole)
         merge = Merge(recipe, _describe(siblings, options, recipe, precision), target, truncated)
@@ -256,7 +263,7 @@ def _write(family: Family, merge: Merge) -> None:
         if len({each.shape for each in own}) == 1:
             merged = _merge(family, merge, stored, name, own)
         elif family.options.resized is Resized.first:
-            merged = own[0]
+            merged = own[0].astype(NUMPY_TYPES[stored.dtype])
         else:
             rows = min(map(len, own))
             shared = _merge(family, merge, stored, name, [each[:rows] for each in own])
