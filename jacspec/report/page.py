@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, as_typed
 from jacspec.report.drawing import list_figures
 from jacspec.report.explorer import explore, explorer_style, script_policy
 from jacspec.report.facts import what_was_run
@@ -148,7 +148,7 @@ def _figures(run: Run, figures: Mapping[str, Plot], most_bytes: int | None) -> M
     linked = [] if most_bytes is None else drawn[sum(size <= most_bytes for size in sizes) :]
     shown = [show_figure(run, name, plot) for name, plot in figures.items() if name not in linked]
     found = [*filter(None, shown), *_link(run, linked)]
-    none = f"None was drawn. python -m jacspec task=report run={run.folder} draws them."
+    none = f"None was drawn. jacspec task=report {as_typed('run', run.folder)} draws them."
     return section("Figures", *(found or [element("p", none)]))
 
 

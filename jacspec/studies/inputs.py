@@ -179,6 +179,8 @@ class Inputs:
 
 def data_label(data: DataConfig) -> str:
     """Name a text by what is read: the ready-made choice, or the file where another one was given."""
+    if data.text is not None:
+        return "given text"
     if data.path is None or Path(data.path) == ASSETS / f"{data.name}.txt":
         return data.name
     return Path(data.path).expanduser().resolve().name

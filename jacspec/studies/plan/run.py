@@ -89,6 +89,8 @@ def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Workloa
     """Count what a run with this configuration takes."""
     options = config.own(PlanOptions)
     _check(options)
+    if (samples := config.data.samples) is None:
+        raise JacspecError("task=plan reads no text, and so has no data.samples=all. Type data.samples=N.")
     checkpoint = inputs.shapes()
     spec = checkpoint.spec
     engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
@@ -100,8 +102,8 @@ def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Workloa
         memory_bytes=options.memory_gb * GIGA / 2,
         engine=engine,
     )
-    batch = min(config.engine.batch or fitting, fitting, config.data.samples)
-    work = Workload(config.data.samples, options.tokens, batch, engine)
+    batch = min(config.engine.batch or fitting, fitting, samples)
+    work = Workload(samples, options.tokens, batch, engine)
     return checkpoint, count_parameters(checkpoint), work
 
 
