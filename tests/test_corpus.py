@@ -1,5 +1,6 @@
 """From a text to batches: reading, splitting, drawing, padding."""
 
+import dataclasses
 import hashlib
 import shutil
 import zipfile

@@ -10,7 +10,18 @@ from jacspec.cli.arguments import read_arguments
 from jacspec.runs import open_run
 from jacspec.spectra.metrics import METRICS
 
-FILES = ("own.txt", "a,b.txt", "a.txt", "b.txt", "a=b.txt", "c#d.txt", "sp ace.txt", "Müller.txt", "both,own.txt", "both")
+FILES = (
+    "own.txt",
+    "a,b.txt",
+    "a.txt",
+    "b.txt",
+    "a=b.txt",
+    "c#d.txt",
+    "sp ace.txt",
+    "Müller.txt",
+    "both,own.txt",
+    "both",
+)
 TEXT = "The first sentence is here. Is this the second one? Here the third one ends.\n"
 
 
@@ -49,7 +60,7 @@ MISTAKES = {
     "--device cuda": "There is no option --device cuda. Type JAX_PLATFORMS=cpu (or cuda, tpu) in front",
     "--nonsense": "There is no option --nonsense. Type KEY=VALUE, without dashes; `jacspec --help` lists keys",
     # Other tools' names
-    "device=cuda": "There is no key device. Type JAX_PLATFORMS=cpu (or cuda, tpu) in front of the command, or engine.devi",
+    "device=cuda": "There is no key device. Type JAX_PLATFORMS=cpu (or cuda, tpu) in front of the command, or engine.",
     "batch_size=8": "There is no key batch_size. Type engine.batch=8.",
     "task=train batch_size=8": "There is no key batch_size. Type train.batch=8.",
     "output_dir=out": "There is no key output_dir. Type hydra.run.dir=out.",
@@ -73,29 +84,29 @@ MISTAKES = {
     "model=gpt2,nano": "Type -m for a run of each: jacspec -m model=gpt2,nano",
     "model.revision=step0,step16": "Type -m for a run of each: jacspec -m model.revision=step0,step16",
     "data.path=a.txt,b.txt": "Type -m for a run of each: jacspec -m data.path=a.txt,b.txt",
-    "data.path=both,own.txt": "there is a file of that name, and one of each of its parts. Type 'data.path=\"both,own.txt\"'",
+    "data.path=both,own.txt": "there is a file of that name, and one of each of its parts. Type 'data.path=\"both,own",
     "seed=[0,1]": "seed=[0,1]: seed takes one value, not a list. Type -m seed=0,1 for a run of each.",
     "seed=[0]": "seed=[0]: seed takes one value, not a list. Type seed=0.",
     "task=finetune finetune.seeds=[1]": "finetune.seeds is how many seeds there are. Type finetune.seeds=1 seed=1.",
     "task=finetune finetune.seeds=0": "finetune.seeds is how many seeds there are. Type finetune.seeds=1 seed=0.",
     "-m model=gpt2,openai-community/gpt2": "Type one sweep for each.",
     # Layers and metrics
-    "layers=2:": "ends are known before the model is. Type layers=0:4 for the first four, layers=-4: for the last four.",
+    "layers=2:": "ends are known before the model is. Type layers=0:4 for the first four, layers=-4: for the last fou",
     "layers=0-4": "layers=0-4 is not a range of layers. Type layers=0:5.",
     "layers=first:last": "layers=first:last is not a range of layers. Type layers=0:4 for the first four.",
     "metrics.names=all": "all metrics are called full. Type metrics=full.",
     # Keys and choices that there are not
-    "data.sampels=4": "There is no key data.sampels. Did you mean 'data.samples'? Accepted: data.decoder_input, data.max",
+    "data.sampels=4": "There is no key data.sampels. Did you mean 'data.samples'? Accepted: data.decoder_input, data.",
     "metric.names=[decay_ratio]": "There is no key metric. Did you mean 'metrics'?",
     "+unknown=1": "There is no key unknown. Accepted: ",
     "+data.unknown=1": "There is no key data.unknown. ",
-    "data.samples=many": "data.samples takes a whole number, and many was given. Type data.samples=VALUE; `jacspec help",
-    "data.samples=[4": "data.samples=[4 cannot be read. Type KEY=VALUE, lists as KEY=[VALUE,VALUE]. If it is text, type",
+    "data.samples=many": "data.samples takes a whole number, and many was given. Type data.samples=VALUE; `jacspec he",
+    "data.samples=[4": "data.samples=[4 cannot be read. Type KEY=VALUE, lists as KEY=[VALUE,VALUE]. If it is text, ty",
     "precision=float16": "precision=float16 is not known. Did you mean 'float64'? Accepted: float32, float64.",
     "data.split=words": "data.split=words is not known. Accepted: lines, sentences.",
     "model.init=rnadom": "model.init=rnadom is not known. Did you mean 'random'? Accepted: pretrained, random.",
     "layers=one": "layers takes a whole number or a list of them, and [one] was given. Type layers=VALUE",
-    "model=gpt3": "model=gpt3 is not a choice of model, nor a folder or ORG/NAME. Did you mean 'gpt2'? Accepted: bert-base, ",
+    "model=gpt3": "model=gpt3 is not a choice of model, nor a folder or ORG/NAME. Did you mean 'gpt2'? Accepted: bert",
     "task=jacobain": "task=jacobain is not a choice of task. Did you mean 'jacobian'? Accepted: compare, ",
     "train.steps=5": "Keys as train.* belong to task=train: add it, or leave them out.",
     "merge.method=star": "Keys as merge.* belong to task=merge: add it, or leave them out.",
@@ -103,7 +114,7 @@ MISTAKES = {
     # Values that nothing takes
     "metrics.names=[decay_rate]": "metrics.names has 'decay_rate', which is no metric. Did you mean 'decay_ratio'? ",
     "metrics.names=[]": "metrics.names is empty. ",
-    "components=[atn]": "components has 'atn', which is no component. Did you mean 'attn'? Accepted: all, attn, block, cros",
+    "components=[atn]": "components has 'atn', which is no component. Did you mean 'attn'? Accepted: all, attn, block",
     "components=[]": "components is empty. Accepted: all, attn, block, cross, decoder.attn",
     "engine.name=jacfwt": "engine=jacfwt is not known. Did you mean 'jacfwd'?",
     "model.revision=step1": "has no revision 'step1'. Accepted: step0, step1024, step16",
@@ -111,7 +122,7 @@ MISTAKES = {
     "data.samples=-1": "data.samples=-1 is less than 1.",
     "data.max_tokens=0": "data.max_tokens=0 is less than 1.",
     "data.text=''": "data.text is empty.",
-    "data.text=Hm data.min_tokens=9": "None of the 1 sentences in data.text has 9 tokens or more. Lower data.min_tokens",
+    "data.text=Hm data.min_tokens=9": "None of the 1 sentences in data.text has 9 tokens or more. Lower data.min_toke",
     "seed=-1": "seed=-1 is negative.",
     "engine.memory_gib=-1": "engine.memory_gib=-1",
     "report.formats=gif": "report.formats has 'gif'. Accepted: pdf, png.",
@@ -292,7 +303,23 @@ def test_quoting_survives_hydra(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     parser = OverridesParser.create()
     monkeypatch.chdir(place)
-    for text in ("a'b", 'a"b', "a\\b", "a\\", "#", "a:b", "(x)", "[x]", "{x}", "é", "a b ", "1e5", "true", "x\ty", "%$!&"):
+    for text in (
+        "a'b",
+        'a"b',
+        "a\\b",
+        "a\\",
+        "#",
+        "a:b",
+        "(x)",
+        "[x]",
+        "{x}",
+        "é",
+        "a b ",
+        "1e5",
+        "true",
+        "x\ty",
+        "%$!&",
+    ):
         (word,) = (each for each in read_arguments([f"data.text={text}"]) if each.startswith("data.text="))
         assert parser.parse_override(word).value() == text
     with pytest.raises(HydraException):

@@ -68,7 +68,7 @@ def test_error_of_ours_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_slip_in_the_command_is_no_sweep(tmp_path: Path) -> None:
     done = run_here("-m", "model=gpt2,nanoo", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.code == 1
-    assert done.err.startswith("jacspec: model=nanoo is not a choice of model.")
+    assert done.err.startswith("jacspec: model=nanoo is not a choice of model, ")
     assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
 
 
