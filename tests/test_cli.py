@@ -97,6 +97,9 @@ def test_multirun_makes_a_folder_for_each(tmp_path: Path, monkeypatch: pytest.Mo
     done = run_here("-m", "seed=0,1", *TINY, "components=[mlp]", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "all 2 runs finished" in done.out
+    assert done.out.count("task=jacobian, 24 rows") == 2, "a block a job, and not its tables"
+    assert "[q1 .. q3]" not in done.out
+    assert len(done.out.splitlines()) <= 2 * 9 + 2, done.out
     runs = {file.parent.name: open_run(file.parent) for file in (tmp_path / "multirun").rglob("run.json")}
     assert {name: run.provenance["seed"] for name, run in runs.items()} == {"0": 0, "1": 1}
     assert list(runs["0"].samples["text"]) != list(runs["1"].samples["text"])
@@ -142,6 +145,8 @@ def test_full_metrics_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)  # many figures, drawn elsewhere
     done = run_here("metrics=full", "data.samples=2", "data.max_tokens=16", "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
+    assert "more columns in metrics.csv: participation_ratio, " in done.out
+    assert done.out.count("[q1 .. q3]") == 2 * 4, "two components of four metrics"
     assert set(open_run(tmp_path / "out").metrics.columns[4:-1]) == set(METRICS) == set(choose_metrics(["full"]))
 
 

@@ -97,7 +97,7 @@ def _hydra_main(config: DictConfig) -> str | None:
             open_devices()
         run_study = load(study.run)
         gc.enable()
-        run_study(typed, folder, Terminal(), Inputs(typed))
+        run_study(typed, folder, Terminal(), Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
     except KeyboardInterrupt as interrupt:
         if (folder / "run.json").is_file():
             interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
