@@ -89,7 +89,7 @@ def coupling(
     - `init`: pretrained or random
     - `end`: where a sample ends: random (cut at a drawn token, so that all kinds of token occur),
       sample
-    - `components`: attn, mlp, cross, block, or full names as decoder.attn: one or several
+    - `components`: attn, mlp, cross, block, or full names as decoder.attn: one or several, or all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines
     - `min_tokens`: shorter samples are left out; None: 5, of given texts 1

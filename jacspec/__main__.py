@@ -1,4 +1,6 @@
-"""`python -m jacspec` and the command `jacspec`: the command line as a process of its own."""
+"""The command `jacspec`, and `python -m jacspec`: the command line as a process of its own."""
+
+import sys
 
 from jacspec.interrupts import catch_signals, end_interrupted
 from jacspec.progress import count_from_process_start
@@ -9,9 +11,15 @@ def command() -> None:
     count_from_process_start()
     catch_signals()
     try:
-        from jacspec.cli.command import run_process  # not above: it takes a second, and Ctrl-C may come in it
+        # Not above: it takes a second, and Ctrl-C may come in it.
+        from jacspec.cli.help import answered
+        from jacspec.cli.terminal import spell_out_symbols
 
-        run_process()
+        spell_out_symbols()
+        if not answered(sys.argv[1:]):
+            from jacspec.cli.command import run_process
+
+            run_process()
     except KeyboardInterrupt as interrupt:
         end_interrupted(interrupt)
 

@@ -63,19 +63,20 @@ class ModelConfig:
 
 @dataclasses.dataclass
 class DataConfig:
-    """Which text (`path`, else `url`, checked against `sha256` where one is given) and how it is sampled.
+    """Which text (`text` itself, `path`, else `url`, checked against `sha256` where one is given), how it is sampled.
 
-    `position` is the token at which each sample ends, a number for all or a list of one a sample, -1 or null its last
-    token. `decoder_input` concerns encoder-decoder models: `shifted`, the sample itself behind the start token, or
-    `start`, that token alone.
+    `samples` is how many are drawn, fewer where the text has no more, None all. `position` is the token at which each
+    sample ends, a number for all or a list of one a sample, -1 or null its last token. `decoder_input` concerns
+    encoder-decoder models: `shifted`, the sample itself behind the start token, or `start`, that token alone.
     """
 
     name: str = MISSING
+    text: str | None = None
     path: str | None = None
     url: str | None = None
     sha256: str | None = None
     split: Split = Split.sentences
-    samples: int = 200
+    samples: int | None = 200
     min_tokens: int = 5
     max_tokens: int = 100
     position: Any = None

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator
 
 
@@ -24,6 +25,11 @@ def suggest(given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     meant = f"Did you mean {close[0]!r}? " if close else ""
     return f"{meant}Accepted: {', '.join(names)}."
+
+
+def as_typed(key: str, value: object) -> str:
+    """Write KEY=VALUE as it is copied into a shell: quoted where the shell needs it."""
+    return shlex.quote(f"{key}={value}")
 
 
 @contextlib.contextmanager

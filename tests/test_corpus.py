@@ -1,5 +1,6 @@
 """From a text to batches: reading, splitting, drawing, padding."""
 
+import dataclasses
 import hashlib
 import shutil
 import zipfile
@@ -326,13 +327,15 @@ def test_draw(seed: int, samples: int, min_tokens: int, max_tokens: int) -> None
     lengths = [min(i + 1, max_tokens) for i in range(20)]
     eligible = [i for i in range(20) if lengths[i] >= min_tokens]
     data = DataConfig("text", samples=samples, min_tokens=min_tokens, max_tokens=max_tokens, split=Split.lines)
-    if len(eligible) < samples:
-        message = f"Only {len(eligible)} of the 20 lines in here.txt have {min_tokens} tokens.*data.samples={samples}"
-        with pytest.raises(JacspecError, match=message):
+    if not eligible:
+        with pytest.raises(JacspecError, match=f"None of the 20 lines in here.txt has {min_tokens} tokens or more"):
             draw_sample(candidates, Words(), data, seed=seed)
         return
     drawn = draw_sample(candidates, Words(), data, seed=seed)
-    assert len(drawn.candidates) == samples
+    assert len(drawn.candidates) == min(samples, len(eligible))
+    assert bool(drawn.notes) == (len(eligible) < samples)
+    everyone = draw_sample(candidates, Words(), dataclasses.replace(data, samples=None), seed=seed)
+    assert (everyone.candidates, everyone.notes) == (eligible, ())
     assert drawn.candidates == sorted(set(drawn.candidates) & set(eligible))  # corpus order, none twice
     assert drawn.texts == [candidates.texts[i] for i in drawn.candidates]
     assert drawn.tokens == [[2] * lengths[i] for i in drawn.candidates]

@@ -88,7 +88,9 @@ def test_commands_are_found() -> None:
 def commands(page: Path) -> Iterator[list[str]]:
     """Find the arguments of indented commands, lines that end in a backslash joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for line in re.findall(r"^ {4}(?:srun .*?|pip install -e \. && )?python -m jacspec\b(.*)$", text, flags=re.M):
+    for line in re.findall(
+        r"^ {4}(?:srun .*?|pip install -e \. && )?(?:python -m )?jacspec\b(?! --)(.*)$", text, flags=re.M
+    ):
         yield shlex.split(line)
 
 
@@ -213,7 +215,7 @@ def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
 def test_plan_is_as_printed(tmp_path: Path) -> None:
     page = _squeezed((DOCS / "plan.md").read_text(encoding="utf-8"))
     done = run_here("task=plan", "model=llama-3.1-70b", "data.samples=600", cwd=tmp_path)
-    table = done.out[done.out.index(" devices ") :].strip().splitlines()
+    table = done.out[done.out.index(" devices ") : done.out.index("plan: ")].strip().splitlines()
     assert len(table) == 13, "a row a stage"
     assert _squeezed("\n".join(table)) in page
 

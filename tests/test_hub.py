@@ -31,7 +31,7 @@ from jacspec.runs import open_run
 
 ONLINE: dict[str, Any] = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 RUN = (*TINY, "components=[mlp]", "layers=[0,-1]", "report.figures=none")
-WAYS_ON = ["model.path=", "model.init=random", "`python -m jacspec`"]
+WAYS_ON = ["model.path=", "model.init=random", "`jacspec`"]
 
 
 @pytest.fixture(scope="module")

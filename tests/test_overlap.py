@@ -215,7 +215,7 @@ def test_run_on_a_trained_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "fragment"), [("data.samples=100000", "Only"), ("data.path=nowhere.txt", "is not a file")]
+    ("wrong", "fragment"), [("data.min_tokens=101", "None of the"), ("data.path=nowhere.txt", "is not a file")]
 )
 def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
     done = run_here("task=overlap", wrong, "hydra.run.dir=no", cwd=tmp_path)

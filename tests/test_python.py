@@ -23,7 +23,7 @@ from stub import STUB, stub
 
 import jacspec
 from jacspec.api.functions import in_python
-from jacspec.api.options import NAMED, RUNNABLE, SHARED, Option, apply, compose, options_of
+from jacspec.api.options import NAMED, RUNNABLE, Option, apply, compose, options_of
 from jacspec.config import ASSETS, Config, config_folder, register
 from jacspec.runs import open_run as open_stored
 from jacspec.studies.inputs import read_texts

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from servers import files_below, run_here
 from tokenizers import Tokenizer
 
 from jacspec.api import load_model
@@ -19,8 +20,17 @@ from jacspec.backend import numerics
 from jacspec.config import ASSETS, DataConfig
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
+from jacspec.runs import open_run
 from jacspec.studies.train import TrainOptions
-from jacspec.studies.train.run import END_OF_TEXT, Result, Transformer, bits_per_byte, model_card, train_model
+from jacspec.studies.train.run import (
+    END_OF_TEXT,
+    Result,
+    Transformer,
+    bits_per_byte,
+    model_card,
+    prepare_training,
+    train_model,
+)
 from jacspec.text.corpus import read_text_bytes
 
 VERSE = (ASSETS / "verse.txt").read_text()
@@ -58,7 +68,7 @@ def train(folder: Path, text: str, config: TrainOptions = CONFIG, seed: int = 3)
     with numerics("float32"), jax.numpy_dtype_promotion("standard"):
         result = train_model(
             config,
-            read_text_bytes(DataConfig("text", path=str(file))),
+            prepare_training(config, read_text_bytes(DataConfig("text", path=str(file)))),
             seed=seed,
             folder=folder / "model",
             report=lambda step, loss: reports.append((step, loss)),
@@ -195,6 +205,62 @@ def test_same_seed_same_bytes_and_held_out_part_unseen(trained: Trained, tmp_pat
     assert other.result.bits_per_byte["final"] > trained.result.bits_per_byte["final"]
 
 
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_interrupted_training_ends_as_if_it_had_not_been(spoilt: bool, trained: Trained, tmp_path: Path) -> None:
+    """From what it kept at step 8; where that is changed, the end is another."""
+    (tmp_path / "text.txt").write_text(VERSE, encoding="utf-8")
+    prepared = prepare_training(CONFIG, read_text_bytes(DataConfig("text", path=str(tmp_path / "text.txt"))))
+    state, folder = tmp_path / "000000.npz", tmp_path / "model"
+
+    def stop(step: int, loss: float) -> None:
+        if step:
+            raise StoppedError
+
+    with numerics("float32"), jax.numpy_dtype_promotion("standard"):
+        with pytest.raises(StoppedError):
+            train_model(CONFIG, prepared, seed=3, folder=folder, report=stop, state_file=state)
+        with np.load(state) as stored:
+            kept = dict(stored)
+        assert json.loads(kept["said"].item())[0] == 8
+        if spoilt:
+            np.savez(state, **{**kept, "0": kept["0"] + np.float32(0.1)})
+        steps: list[int] = []
+        again = train_model(
+            CONFIG, prepared, seed=3, folder=folder, report=lambda step, _: steps.append(step), state_file=state
+        )
+    assert steps == [32, 39]
+    same = (folder / "model.safetensors").read_bytes() == (trained.folder / "model.safetensors").read_bytes()
+    assert same != spoilt
+    assert (again == trained.result) != spoilt
+
+
+def test_command_trains_draws_and_names_the_next_one(tmp_path: Path) -> None:
+    """A refused option leaves nothing behind; the run has its page, figures and tables, and resumes to itself."""
+    small = ("train.steps=40", "train.vocab=300", "train.positions=16", "train.layers=1", "train.heads=2")
+    small = (*small, "train.d_model=16", "train.batch=4", "train.warmup=4", "task=train", "hydra.run.dir=my run")
+    with jax.numpy_dtype_promotion("standard"):
+        refused = run_here(*small, "train.revisions=[0,99]", cwd=tmp_path)
+        assert (refused.code, files_below(tmp_path)) == (1, set()), refused.err
+        done = run_here(*small, "train.revisions=0", cwd=tmp_path)
+        assert done.code == 0, done.err
+        again = run_here(*small, "train.revisions=0", "resume=my run", cwd=tmp_path)
+        assert again.code == 0, again.err
+    assert f"Type: jacspec 'model={tmp_path}/my run/model'" in done.out
+    run = open_run(tmp_path / "my run")
+    assert list(run.metrics["revision"]) == ["step0", "final"]
+    assert list(run.metrics["step"]) == [0, 40]
+    curve = run.table("curve.csv")
+    assert list(curve["step"]) == [0, 32, 39]
+    assert curve["loss"][0] == pytest.approx(math.log(300), rel=0.02)
+    for name in ("report.html", "figures/loss.png", "figures/bits_per_byte.png", "model/model.safetensors"):
+        assert (run.folder / name).is_file()
+    assert not (run.folder / "layers").exists()
+
+
 def test_tokenizer_is_lossless(trained: Trained) -> None:
     tokenizer = Tokenizer.from_file(str(trained.folder / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == 300
@@ -243,8 +309,8 @@ def test_refusals(tmp_path: Path, text: str, changes: dict[str, Any], message: s
 
 
 def test_card_names_what_made_the_model(trained: Trained) -> None:
-    card = model_card(CONFIG, trained.result, data="verse", seed=3)
-    assert "python -m jacspec task=train data=verse seed=3 train.vocab=300" in card
+    card = model_card(CONFIG, trained.result, data="data=verse", seed=3)
+    assert "jacspec task=train data=verse seed=3 train.vocab=300" in card
     assert "train.revisions=[0,8]" in card
     assert trained.result.text_sha256 in card
     assert f"| final | {trained.result.bits_per_byte['final']:.3f} |" in card
@@ -280,7 +346,7 @@ def test_nano_reads_held_out_shakespeare() -> None:
 
 def test_nano_card() -> None:
     card = (NANO / "README.md").read_text(encoding="utf-8")
-    assert "python -m jacspec task=train data=" in card
+    assert "jacspec task=train data=" in card
     assert "seed=" in card
     assert "sha256" in card
     config = json.loads((NANO / "config.json").read_text())

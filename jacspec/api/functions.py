@@ -15,22 +15,14 @@ from typing import Any
 
 from rich.console import Console
 
-from jacspec.api.options import (
-    SHARED,
-    Option,
-    apply,
-    call,
-    check_value,
-    compose,
-    options_of,
-    summary_of,
-)
+from jacspec.api.options import Option, apply, call, check_value, compose, options_of
 from jacspec.api.result import Run, keep_while_used
 from jacspec.config import Config, Init, ModelConfig, Precision, config_folder
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
 from jacspec.runs.folder import Run as StoredRun
 from jacspec.studies import STUDIES
 from jacspec.studies.inputs import Inputs, read_texts
+from jacspec.studies.options import SHARED, summary_of
 from jacspec.studies.study import load
 
 
@@ -135,8 +127,9 @@ _WORDS = (
     (r"model\.(init|revision)\b", r"\1"),
     (r"data=text data\.path=", "data="),
     (r"data\.path=([^\s,;:)]*[^\s,;:).])", r"data='\1'"),
-    (r"plain `python -m jacspec` \(the embedded model\)", "model='nano' (the embedded model)"),
-    (r"`python -m jacspec --help` lists all keys", "help(jacspec) says more"),
+    (r"plain `jacspec` \(the embedded model\)", "model='nano' (the embedded model)"),
+    (r"`jacspec --help` lists all keys", "help(jacspec) says more"),
+    (r"'(?:resume|hydra\.run\.dir)=([^']*)'", r"folder='\1'"),
     (r"resume=(\S*[^\s.,])", r"folder='\1'"),
     (r"hydra\.run\.dir=(\S*[^\s.,])", r"folder='\1'"),
     (r"\bnull\b", "None"),

@@ -6,7 +6,6 @@ Read from the dataclasses of `config.py` and from `conf/`, so that Python and th
 import enum
 import functools
 import numbers
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from jacspec.config import Config, DataConfig, EngineConfig, MetricsConfig, config_folder, register, schema
 from jacspec.errors import JacspecError, JacspecTypeError, suggest
 from jacspec.studies import STUDIES
+from jacspec.studies.options import SHARED, comments, task_file
 
 RUNNABLE: tuple[str, ...] = tuple(name for name in STUDIES if name != "report")
 """What `jacspec.run` runs."""
@@ -36,28 +36,6 @@ class Option(NamedTuple):
     words: str
 
 
-SHARED: Mapping[str, tuple[str, str]] = {
-    "components": ("components", "attn, mlp, cross, block, or full names as decoder.attn: one or several"),
-    "layers": ("layers", "which layers, -1 the last; None: all"),
-    "metrics": ("metrics.names", "names of metrics, `paper` or `full`: one or several"),
-    "top_k": ("metrics.top_k", "the k of variance_top_k"),
-    "samples": ("data.samples", "how many samples are drawn; None: as the text says (verse 200), all given texts"),
-    "split": ("data.split", "what a sample of a file is: sentences or lines"),
-    "min_tokens": ("data.min_tokens", "shorter samples are left out; None: 5, of given texts 1"),
-    "max_tokens": ("data.max_tokens", "longer samples are cut; None: 100, given token ids stay whole"),
-    "position": ("data.position", "the token at which a sample ends, one for all or one a sample; None: its last"),
-    "decoder_input": ("data.decoder_input", "what the decoder of an encoder-decoder model is fed: shifted or start"),
-    "engine": ("engine.name", "auto, jacfwd, analytic or lanczos"),
-    "tolerance": ("engine.tolerance", "relative error at which an engine that iterates stops"),
-    "audit": ("engine.audit", "samples a layer that are recomputed to check the engine"),
-    "memory_gib": ("engine.memory_gib", "what work arrays may take where the device does not tell"),
-    "devices": ("engine.devices", "over how many devices a batch is spread"),
-    "batch": ("engine.batch", "samples of a batch that a device takes at most"),
-    "precision": ("precision", "float32 or float64, of everything that is computed"),
-    "seed": ("seed", "of all that is drawn"),
-}
-"""Options that several studies share: the key of the configuration that each sets, and words."""
-
 FROM_TEXT = ("samples", "min_tokens", "max_tokens")
 """Options whose values depend on the text that is chosen."""
 
@@ -69,7 +47,7 @@ def options_of(study: str) -> tuple[Option, ...]:
         raise JacspecError(f"There is no study {study!r}. " + suggest(study, RUNNABLE))
     composed = compose(study)
     own = getattr(composed, study, None)
-    words = _comments(config_folder() / "task" / f"{study}.yaml")
+    words = comments(task_file(study))
     found: dict[str, Option] = {}
     if own is not None:
         for name, kind in typing.get_type_hints(type(own)).items():
@@ -252,17 +230,3 @@ def _get(config: Config, key: str) -> Any:
 def _set(config: Config, key: str, value: Any) -> None:
     *groups, name = key.split(".")
     setattr(functools.reduce(getattr, groups, config), name, value)
-
-
-def _comments(file: Path) -> dict[str, str]:
-    """Read what stands behind the keys of a file of `conf/`."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    found = (re.match(r"  (\w+):[^#]*#\s*(.*)", line) for line in lines)
-    return {each[1]: each[2] for each in found if each}
-
-
-def summary_of(study: str) -> str:
-    """Return what a file of `conf/task` says of its study, in one paragraph."""
-    lines = (config_folder() / "task" / f"{study}.yaml").read_text(encoding="utf-8").splitlines()
-    words = [line.removeprefix("#").strip() for line in lines[1:] if line.startswith("#")]
-    return " ".join(words[: next((place for place, line in enumerate(lines[1:]) if not line.startswith("#")), None)])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError, as_typed, suggest
 from jacspec.notebook import facts_table
 from jacspec.runs.files import SPECTRA
 from jacspec.runs.folder import Run as StoredRun
@@ -176,7 +176,7 @@ def open_run(folder: str | Path) -> Run:
     if run.provenance["status"] != "finished":
         raise JacspecError(
             f"The run in {folder} is not finished. The same call with folder={str(folder)!r} resumes it, "
-            f"in a shell the same command with resume={folder}."
+            f"in a shell the same command with {as_typed('resume', folder)}."
         )
     return run
 

@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from jacspec.cli.arguments import read_arguments
 from jacspec.cli.explain import check_keys, explain
 from jacspec.cli.folders import Refused, makes_folder, remove_empty
 from jacspec.cli.sweep import close_sweep, resume_job
-from jacspec.cli.terminal import Terminal, end_without_reader, spell_out_symbols
+from jacspec.cli.terminal import Terminal, end_without_reader
 from jacspec.config import Config, config_folder, register
-from jacspec.errors import JacspecError, printable
+from jacspec.errors import JacspecError, as_typed, printable
 from jacspec.interrupts import end_interrupted, forget_interrupts
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
@@ -30,7 +31,6 @@ MOST_SHOWN = 4000
 def run_process() -> None:
     """Run the command line in a process of its own: helpers draw, and what nobody reads any more ends it."""
     gc.disable()  # while importing, which makes no garbage to speak of
-    spell_out_symbols()
     _own_process.append(True)
     try:
         main()
@@ -52,6 +52,7 @@ def main() -> None:
     # Hydra's own error report would come before ours; with this it lets exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        sys.argv[1:] = read_arguments(sys.argv[1:])
         _hydra_main()
     except KeyboardInterrupt as interrupt:
         close_sweep()
@@ -96,10 +97,10 @@ def _hydra_main(config: DictConfig) -> str | None:
             open_devices()
         run_study = load(study.run)
         gc.enable()
-        run_study(typed, folder, Terminal(), Inputs(typed))
+        run_study(typed, folder, Terminal(), Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
     except KeyboardInterrupt as interrupt:
         if (folder / "run.json").is_file():
-            interrupt.add_note(f"Add resume={folder} to the same command to resume it.")
+            interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
         raise
     except BrokenPipeError:
         raise

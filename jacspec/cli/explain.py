@@ -1,6 +1,8 @@
 """Turn what Hydra, OmegaConf and the system raise into one message: what was given, what is accepted, what to type."""
 
 import dataclasses
+import enum
+import json
 import os
 import re
 import sys
@@ -9,8 +11,10 @@ import typing
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from jacspec.cli.keys import kinds
+from jacspec.cli.values import is_list
 from jacspec.config import config_folder, schema
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError, as_typed, suggest
 from jacspec.studies import STUDIES
 
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
@@ -22,7 +26,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, JacspecError):
         return str(error)
     if isinstance(error, OverrideParseException):
-        return f"{_first_line(error)}. Write KEY=VALUE or GROUP=CHOICE, with quotes around special characters."
+        return _unreadable(error.override)
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, ConfigCompositionException):
@@ -73,12 +77,20 @@ def check_keys(given: object, kind: type | None = None, prefix: str = "") -> Non
             check_keys(given[key], default, f"{prefix}{key}.")
 
 
+def _unreadable(word: str) -> str:
+    """Say of a word that Hydra cannot read how it is quoted, for Hydra and for the shell."""
+    key, equals, value = word.partition("=")
+    ready = f" If it is text, type {as_typed(key, json.dumps(value, ensure_ascii=False))}." if equals and value else ""
+    return f"{word} cannot be read. Type KEY=VALUE, lists as KEY=[VALUE,VALUE].{ready}"
+
+
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group == "hydra/launcher" and choice in LAUNCHERS:
         return f"hydra/launcher={choice} is not installed. Type pip install 'jacspec[{LAUNCHERS[choice]}]'."
     if error.options and group:
-        return f"{group}={choice} is not a choice of {group}. " + suggest(choice, error.options)
+        further = ", nor a folder or ORG/NAME" if group == "model" else ""
+        return f"{group}={choice} is not a choice of {group}{further}. " + suggest(choice, error.options)
     return _first_line(error)
 
 
@@ -88,8 +100,24 @@ def _composition(error: ConfigCompositionException) -> str:
         return _unknown_key(unknown.group(1))
     value = re.match(r"Error merging override (.*)", str(error))
     if value and error.__cause__ is not None:
-        return f"{value.group(1)}: {_first_line(error.__cause__).rstrip('.')}."
+        return _unfit_value(value.group(1), _first_line(error.__cause__))
     return _first_line(error)
+
+
+KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _unfit_value(word: str, said: str) -> str:
+    """Say what a key takes; `said` is what OmegaConf says, where its type does not tell."""
+    key, _, value = word.lstrip("+").partition("=")
+    kind = kinds().get(key)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return f"{word} is not known. " + suggest(value, kind.__members__)
+    inner = typing.get_args(kind)[0] if is_list(kind) else kind
+    if takes := KIND_WORDS.get(inner):
+        many = " or a list of them" if is_list(kind) else ""
+        return f"{key} takes {takes}{many}, and {value} was given. Type {key}=VALUE; `jacspec help {key}` says more."
+    return f"{word}: {said.rstrip('.')}."
 
 
 def _unknown_key(key: str) -> str:
@@ -111,7 +139,7 @@ def _unknown_key(key: str) -> str:
             break
         kind = nested
     groups = sorted(entry.name for entry in config_folder().iterdir() if entry.is_dir())
-    return f"There is no key {key}. Accepted groups: {', '.join(groups)}; `python -m jacspec --help` lists all keys."
+    return f"There is no key {key}. Accepted groups: {', '.join(groups)}; `jacspec --help` lists all keys."
 
 
 def _first_line(error: BaseException) -> str:

@@ -118,8 +118,12 @@ def _sample_points(block: Block, x: Float[Array, " d_model"], prefix: Prefix, re
     return points | {"mlp": Point(None, x), "block": Point((prefix, read), entering)}
 
 
+ALL = "all"
+"""The word for every component of a model."""
+
+
 def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
-    """Resolve a choice of components to those of a model: `attn` means the attention of every stack.
+    """Resolve a choice of components to those of a model: `attn` means the attention of every stack, `all` all.
 
     **Returns:** full names, `attn`, or `encoder.attn` in an encoder-decoder model, in the order of the choice.
 
@@ -130,7 +134,7 @@ def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
     known = {block.stack: _components(block) for block in spec.blocks}
     chosen: list[str] = []
     for name in names:
-        found = [full for stack in known for full in known[stack] if name in (full, known[stack][full])]
+        found = [full for stack in known for full in known[stack] if name in (ALL, full, known[stack][full])]
         if not found:
             every = [full for stack in known for full in known[stack]]
             raise JacspecError(f"components has {name!r}, which this model has not. " + suggest(name, every))
@@ -140,7 +144,7 @@ def choose_components(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
 
 def check_components(names: Sequence[str]) -> None:
     """Refuse names that are components of no model; raises `JacspecError`."""
-    known = [*BRANCHES, "encoder.attn", "encoder.block", "encoder.mlp", *(f"decoder.{name}" for name in BRANCHES)]
+    known = [ALL, *BRANCHES, "encoder.attn", "encoder.block", "encoder.mlp", *(f"decoder.{name}" for name in BRANCHES)]
     for name in names:
         if name not in known:
             raise JacspecError(f"components has {name!r}, which is no component. " + suggest(name, known))

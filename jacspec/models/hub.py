@@ -40,7 +40,7 @@ REVISION = "@"
 REACH_SECONDS = 5.0
 WAYS_ON = (
     "Three ways on without a network: model.path=FOLDER (a folder in Hugging Face layout), model.init=random "
-    "(the architecture of a ready-made model with random weights), or plain `python -m jacspec` (the embedded model)."
+    "(the architecture of a ready-made model with random weights), or plain `jacspec` (the embedded model)."
 )
 
 

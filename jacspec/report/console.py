@@ -31,16 +31,21 @@ def print_summary(run: Run, console: Console) -> None:
             console.print()
             console.print(_table(run, metric, rows, group))
     console.print()
+    _print_left_out(run, console)
     _print_missing(run, console, "Jacobians")
 
 
-def print_files(run: Run, console: Console) -> None:
-    """Say where the files of a run are."""
+def print_files(run: Run, console: Console, *, brief: bool = False) -> None:
+    """Say where the files of a run are; `brief`, its page alone, or its folder where there is none."""
+    page = run.folder / "report.html"
+    if brief:
+        _print_line(console, "report: ", str(page if page.exists() else run.folder))
+        return
     _print_line(console, "run folder: ", str(run.folder))
     _print_line(console, "merged checkpoint: ", str(lookup(run.provenance, "merged.folder") or ""))
     _print_line(console, "figures: ", ", ".join(sorted(file.name for file in (run.folder / "figures").glob("*.png"))))
-    if (run.folder / "report.html").exists():
-        _print_line(console, "report: ", str(run.folder / "report.html"))
+    if page.exists():
+        _print_line(console, "report: ", str(page))
 
 
 def print_report(run: Run, console: Console) -> None:
@@ -49,10 +54,38 @@ def print_report(run: Run, console: Console) -> None:
     _PRINTERS[rows.kind if rows else "samples"](run, console)
 
 
+MOST_METRICS = 4
+"""Columns that a console shows of a study that names none."""
+
+
+def print_brief(run: Run, console: Console) -> None:
+    """Print a run as one of many: what was measured, and of each metric the median over all rows with its quartiles."""
+    study = study_of(run.provenance)
+    if study.rows is None or study.rows.kind == "runs":
+        print_report(run, console)
+        return
+    console.print(Text(f"{model_name(run)}, task={study.name}, {len(run.metrics)} rows", style="bold"), soft_wrap=True)
+    for name in _wanted(run):
+        quartiles = run.metrics[name].quantile([0.5, 0.25, 0.75]).tolist()
+        write = number_format(quartiles)
+        median, low, high = map(write, quartiles)
+        _print_line(console, f"  {metric_title(run, name)}: ", f"median {median} [{low} .. {high}]")
+    _print_left_out(run, console)
+    _print_missing(run, console, "rows")
+
+
 def _wanted(run: Run) -> list[str]:
-    """List the columns that fit a terminal: those that the study names, else all."""
+    """List the columns that fit a terminal: those that the study names, else the first few."""
     named = study_of(run.provenance).console
-    return [name for name in named if name in run.metric_names] if named else list(run.metric_names)
+    found = [name for name in named if name in run.metric_names] if named else list(run.metric_names)
+    return found if named else found[:MOST_METRICS]
+
+
+def _print_left_out(run: Run, console: Console) -> None:
+    """Name the columns that the console does not show."""
+    wanted = _wanted(run)
+    left = [name for name in run.metric_names if name not in wanted]
+    _print_line(console, "more columns in metrics.csv: ", ", ".join(left))
 
 
 def print_findings(run: Run, console: Console) -> None:
@@ -119,6 +152,7 @@ def print_matrices(run: Run, console: Console) -> None:
         _print_line(console, f"left out, {count}: ", reason)
     if why := run.provenance.get("read by name"):
         _print_line(console, "read by tensor name, because: ", str(why))
+    _print_left_out(run, console)
     _print_missing(run, console, "matrices")
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, as_typed
 from jacspec.report.drawing import list_figures
 from jacspec.report.explorer import explore, explorer_style, script_policy
 from jacspec.report.facts import what_was_run
@@ -182,7 +182,7 @@ def _figures(run: Run, figures: Mapping[str, Plot], most_bytes: int | None, *, e
     figures = {name: plot for name, plot in figures.items() if name not in above}
     if above and (linked := [*_link_explored(run, above)]):
         return section("Figures", *_show(run, figures, most_bytes), *linked)
-    none = f"None was drawn. python -m jacspec task=report run={run.folder} draws them."
+    none = f"None was drawn. jacspec task=report {as_typed('run', run.folder)} draws them."
     return section("Figures", *(_show(run, figures, most_bytes) or [element("p", none)]))
 
 

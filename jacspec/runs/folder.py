@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jacspec.errors import JacspecError, blaming, shortened
+from jacspec.errors import JacspecError, as_typed, blaming, shortened
 from jacspec.files import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.runs.checks import check_file, check_provenance, check_table
 from jacspec.runs.files import RUN_FILE, SPECTRA
@@ -112,7 +112,7 @@ def open_run(folder: Path | str) -> Run:
     """
     run = Run(Path(folder).expanduser())
     if run.provenance["status"] != "finished":
-        raise JacspecError(f"The run in {folder} is not finished. Type resume={folder} to resume it.")
+        raise JacspecError(f"The run in {folder} is not finished. Type {as_typed('resume', folder)} to resume it.")
     if "metrics" not in run.provenance:
         raise JacspecError(f"The run in {folder} is of task={run.provenance.get('task')}: it has no spectra to show.")
     return run

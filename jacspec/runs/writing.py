@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jacspec.errors import JacspecError, shortened
+from jacspec.errors import JacspecError, as_typed, shortened
 from jacspec.runs.checks import describe_files
 from jacspec.runs.files import (
     FOLDERS,
@@ -93,7 +93,9 @@ def check_vacant(folder: Path) -> None:
     if not folder.is_dir():
         return
     if _holds_run(folder):
-        raise JacspecError(f"{folder} already holds a run. Type resume={folder} to resume it, or hydra.run.dir=OTHER.")
+        raise JacspecError(
+            f"{folder} already holds a run. Type {as_typed('resume', folder)} to resume it, or hydra.run.dir=OTHER."
+        )
     if found := foreign_files(folder):
         raise JacspecError(
             f"{folder} holds files that are not a run's, and a run writes into a new or empty folder only. "
@@ -155,8 +157,8 @@ def claim_folder(folder: Path) -> None:
         lock.acquire()
     except Timeout:
         raise JacspecError(
-            f"Another process is writing the run in {folder}. Wait until it has ended, then type resume={folder}, "
-            "or hydra.run.dir=FOLDER for a run of its own."
+            f"Another process is writing the run in {folder}. Wait until it has ended, then type "
+            f"{as_typed('resume', folder)}, or hydra.run.dir=FOLDER for a run of its own."
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:

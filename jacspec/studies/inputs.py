@@ -103,13 +103,15 @@ class Inputs:
 
     `config` names model and text; `model`, an opened one, and `texts` take their place where they are given. Made
     once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the study draws its
-    page and prints its summary at once, as on the command line.
+    page and prints its summary at once, as on the command line; `brief`: the summary of one run among many, in a line
+    a metric.
     """
 
     config: Config
     model: "Checkpoint | None" = None
     texts: Texts | None = None
     page: bool = True
+    brief: bool = False
 
     def checkpoint(self) -> "Checkpoint":
         """Open the model in the precision of the run; raises `JacspecError` where it cannot be opened."""
@@ -179,6 +181,8 @@ class Inputs:
 
 def data_label(data: DataConfig) -> str:
     """Name a text by what is read: the ready-made choice, or the file where another one was given."""
+    if data.text is not None:
+        return "given text"
     if data.path is None or Path(data.path) == ASSETS / f"{data.name}.txt":
         return data.name
     return Path(data.path).expanduser().resolve().name

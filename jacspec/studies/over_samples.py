@@ -197,7 +197,7 @@ def _provenance(
     corpus = inputs.corpus
     identity = {
         "checkpoint": describe_checkpoint(checkpoint),
-        "corpus": describe_corpus(corpus),
+        "corpus": describe_corpus(corpus, sample),
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
     return describe_run(config, reads=find_study(config.task).reads, identity=identity) | {

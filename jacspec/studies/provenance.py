@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jacspec.config import PACKAGE, Config
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.text.corpus import Corpus
+from jacspec.text.corpus import Corpus, Sample
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
 
@@ -41,9 +41,11 @@ def describe_run(config: Config, *, reads: Collection[str], identity: Mapping[st
     whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(whole, dict)
     comparable = {key: value for key, value in whole.items() if key == "task" or key in reads}
-    # Where files lie does not matter: their hashes are compared.
+    # Where files and texts lie does not matter: their hashes are compared.
     for group in comparable.keys() & {"model", "data"}:
-        comparable[group] = {key: value for key, value in comparable[group].items() if key not in ("path", "base")}
+        comparable[group] = {
+            key: value for key, value in comparable[group].items() if key not in ("path", "base", "text")
+        }
     return {
         "task": config.task,
         "created": now(),
@@ -71,9 +73,10 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def describe_corpus(corpus: Corpus) -> dict[str, Any]:
+def describe_corpus(corpus: Corpus, sample: Sample) -> dict[str, Any]:
     """Say which text was read: its hash, what split it, and where there is any, what was noted."""
-    noted = {"notes": corpus.notes} if corpus.notes else {}
+    notes = [*corpus.notes, *sample.notes]
+    noted = {"notes": notes} if notes else {}
     return {"sha256": corpus.sha256, "splitter": corpus.splitter, **noted}
 
 

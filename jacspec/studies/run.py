@@ -17,7 +17,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.progress import Stopwatch, row_progress
 from jacspec.report import write_report
-from jacspec.report.console import print_files, print_report
+from jacspec.report.console import print_brief, print_files, print_report
 from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
 from jacspec.runs.folder import blaming_folders
 from jacspec.runs.rows import resume_rows, start_rows
@@ -68,12 +68,12 @@ def finish_run(config: Config, writer: Writer, console: Console, inputs: Inputs,
     """Print the summary of a run whose tables are there, draw it, and declare it finished."""
     run = Run(writer.folder)
     if inputs.page:
-        print_report(run, console)
+        (print_brief if inputs.brief else print_report)(run, console)
         with watch("draw"):
             write_report(run, console, **vars(config.report))
     writer.finish(seconds=watch.seconds)
     if inputs.page:
-        print_files(run, console)
+        print_files(run, console, brief=inputs.brief)
 
 
 class Findings(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jacspec.axes import LayerResult
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, as_typed
 from jacspec.runs.files import PARTS, RUN_FILE, refuse_link
 from jacspec.runs.folder import read_run_file
 from jacspec.runs.layers import LayerShard, RunWriter, collect_layers, read_shards, write_shard
@@ -81,4 +81,4 @@ def _compute_shard(workers: Workers, work: Work, layers: Path, advance: Advance)
 
 
 def _ways_on(folder: Path) -> str:
-    return f"What was finished is kept: start all processes again with resume={folder}."
+    return f"What was finished is kept: start all processes again with {as_typed('resume', folder)}."

@@ -41,11 +41,15 @@ class Corpus(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The drawn samples in corpus order: their text, their token ids, their place among the candidates."""
+    """The drawn samples in corpus order: their text, their token ids, their place among the candidates.
+
+    `notes` are what the user should know of them.
+    """
 
     texts: list[str]
     tokens: list[list[int]]
     candidates: list[int]
+    notes: tuple[str, ...] = ()
 
 
 def load_corpus(data: DataConfig) -> Corpus:
@@ -63,8 +67,11 @@ def load_corpus(data: DataConfig) -> Corpus:
 
 def read_text_bytes(data: DataConfig) -> tuple[bytes, str]:
     """Return the bytes of the chosen text and where they were found, fetching into the user's cache if need be."""
+    if data.text is not None:
+        # What a shell hands on need not be text.
+        return data.text.encode("utf-8", "surrogateescape"), "data.text"
     if data.path is None and data.url is None:
-        raise JacspecError(f"data={data.name} needs a file: data.path=FILE.")
+        raise JacspecError(f'data={data.name} needs a text. Type data.path=FILE, or data.text="…" for the text itself.')
     file = Path(data.path).expanduser() if data.path is not None else _fetch(data)
     if not file.is_file():
         raise JacspecError(f"data.path={data.path} is not a file. Give a UTF-8 text file.")
@@ -96,28 +103,32 @@ def split_lines(text: str) -> list[str]:
 
 
 def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) -> Sample:
-    """Tokenize the candidates and draw `data.samples` of those long enough, without replacement.
+    """Tokenize the candidates and draw `data.samples` of those long enough, all where there are no more.
 
+    Drawn without replacement.
     Candidates are truncated to `data.max_tokens` (special tokens that the tokenizer adds are kept and count);
     those with fewer than `data.min_tokens` are left out. The sample is in corpus order.
     """
     for key, value in (("samples", data.samples), ("max_tokens", data.max_tokens)):
-        if value < 1:
+        if value is not None and value < 1:
             raise JacspecError(f"data.{key}={value} is less than 1. Type data.{key}=N with N of 1 or more.")
     if seed < 0:
         raise JacspecError(f"seed={seed} is negative. Type seed=N with N of 0 or more.")
     lengths = _count_tokens(tokenizer, corpus.texts, max_tokens=data.max_tokens)
     long_enough = [index for index, length in enumerate(lengths) if length >= max(data.min_tokens, 1)]
-    if len(long_enough) < data.samples:
+    if not long_enough:
         raise JacspecError(
-            f"Only {len(long_enough)} of the {len(lengths)} {data.split.value} in {corpus.source} have "
-            f"{data.min_tokens} tokens or more, fewer than data.samples={data.samples}. "
-            "Lower data.samples or data.min_tokens, or give a longer text."
+            f"None of the {len(lengths)} {data.split.value} in {corpus.source} has {data.min_tokens} tokens or more. "
+            "Lower data.min_tokens, or give a longer text."
         )
-    drawn: np.ndarray = np.random.default_rng(seed).choice(len(long_enough), size=data.samples, replace=False)
+    wanted = len(long_enough) if data.samples is None else data.samples
+    size = min(wanted, len(long_enough))
+    drawn: np.ndarray = np.random.default_rng(seed).choice(len(long_enough), size=size, replace=False)
     candidates = [long_enough[index] for index in sorted(drawn.tolist())]
     texts = [corpus.texts[i] for i in candidates]
-    return Sample(texts, encode(tokenizer, texts, max_tokens=data.max_tokens), candidates)
+    notes = (f"{size} samples, not {wanted}: {corpus.source} has no more of {data.min_tokens} tokens or more",)
+    tokens = encode(tokenizer, texts, max_tokens=data.max_tokens)
+    return Sample(texts, tokens, candidates, notes if size < wanted else ())
 
 
 def _count_tokens(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[int]:

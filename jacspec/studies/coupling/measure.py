@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit_pair, audit_top, draw_samples, rounding, rows_to_audit
-from jacspec.jacobians.branches import BRANCHES, Branch, choose_components, components_of
+from jacspec.jacobians.branches import ALL, BRANCHES, Branch, choose_components, components_of
 from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.devices import shard_like
 from jacspec.jacobians.engine import Measured, Part, count_samples, make_part, measure, stream_blocks, working_blocks
@@ -49,8 +49,13 @@ class CouplingPlan(NamedTuple):
 
 
 def choose_factored(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
-    """Resolve a choice of components as `choose_components` does; raises `JacspecError` for a whole block."""
+    """Resolve a choice of components as `choose_components` does; raises `JacspecError` for a whole block.
+
+    `all` are all but whole blocks.
+    """
     chosen = choose_components(names, spec)
+    if ALL in names:
+        chosen = tuple(name for name in chosen if name.rpartition(".")[2] in PATHS)
     if blocks := [name for name in chosen if name.rpartition(".")[2] not in PATHS]:
         raise JacspecError(
             f"components has {', '.join(blocks)}: a whole block is no product of weights. Type 'components=[attn,mlp]'."

@@ -65,7 +65,7 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
         console.print(warning, style="bold red", soft_wrap=True, highlight=False)
     identity = {
         "checkpoint": describe_checkpoint(checkpoint),
-        "corpus": describe_corpus(corpus) | {"drawn": sample.candidates},
+        "corpus": describe_corpus(corpus, sample) | {"drawn": sample.candidates},
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
     source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}

@@ -1,4 +1,4 @@
-"""What a run would cost on given devices, printed; nothing is computed and no run folder is written."""
+"""What a run would cost on given devices: printed, and written as `plan.json`; nothing is computed."""
 
 import dataclasses
 
@@ -25,12 +25,15 @@ class PlanOptions:
     efficiency: list[float] = MISSING
 
 
+PLAN_FILE = "plan.json"
+
 STUDY = Study(
     name="plan",
     run="jacspec.studies.plan.run:run_plan",
     options=PlanOptions,
     inputs=frozenset({"model"}),
+    reads=frozenset({"model", "data", "metrics", "engine", "plan"}),
     takes=("metrics", "samples", "engine", "batch"),
+    files={PLAN_FILE: "what the console shows: seconds at least and at most, a row a number of devices"},
     resumable=False,
-    folder=False,
 )

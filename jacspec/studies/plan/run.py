@@ -1,4 +1,4 @@
-"""`task=plan`: what a run would cost on given devices, printed; nothing is computed and no run folder is written."""
+"""`task=plan`: what a run would cost on given devices, printed and written as `plan.json`; nothing is computed."""
 
 import dataclasses
 import math
@@ -15,9 +15,12 @@ from jacspec.jacobians.engine import batch_size
 from jacspec.jacobians.solvers import ALL, ENGINES, choose_engine, svd_flops
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.runs.files import write_json
+from jacspec.runs.writing import Writer, make_folder, releasing_folders
 from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.plan import PlanOptions
+from jacspec.studies.plan import PLAN_FILE, PlanOptions
 from jacspec.studies.plan.cost import (
     ITEMSIZE,
     Machine,
@@ -29,6 +32,7 @@ from jacspec.studies.plan.cost import (
     estimate_seconds,
     share_batches,
 )
+from jacspec.studies.provenance import describe_run
 
 GIGA, TERA = 1e9, 1e12
 STAGES = {
@@ -58,16 +62,29 @@ FIGURES = {
 }
 """Where the figures of `conf/task/plan.yaml` come from, in words; one that a user changes is the user's."""
 
-UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6}
+LEAST = {"h": 5400.0, "min": 90.0, "s": 0.01, "ms": 1e-5, "µs": 1e-9}
+"""Seconds from which a unit is taken."""
+PREFIXES = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
 
+@releasing_folders()
 def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`."""
+    """Print the arithmetic of `task=jacobian` with this configuration on the devices of `plan.*`, and write it down."""
+    if config.resume is not None:
+        raise JacspecError(f"task=plan takes seconds and cannot be resumed. Leave resume={config.resume} out.")
     options = config.own(PlanOptions)
     checkpoint, sizes, work = _amounts(config, inputs)
+    name = checkpoint.name.removesuffix(" (random)")
+    described = describe_run(config, reads=find_study("plan").reads, identity={"checkpoint": {"name": name}})
+    writer = Writer(folder, make_folder(folder, described))
+    amounts = {"model": name, "parameters": sizes.whole, "engine": work.engine, "device": options.device}
+    write_json(folder / PLAN_FILE, {**amounts, "samples": work.samples, "devices": plan_rows(config, inputs)})
     _print_amounts(console, config, checkpoint, sizes, work)
     _print_figures(console, options)
     console.print(_table(options, checkpoint.spec, sizes, work))
+    writer.finish()
+    console.print(f"plan: {folder / PLAN_FILE}", soft_wrap=True, highlight=False)
 
 
 def plan_rows(config: Config, inputs: Inputs) -> list[dict[str, int | float]]:
@@ -89,6 +106,8 @@ def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Workloa
     """Count what a run with this configuration takes."""
     options = config.own(PlanOptions)
     _check(options)
+    if (samples := config.data.samples) is None:
+        raise JacspecError("task=plan reads no text, and so has no data.samples=all. Type data.samples=N.")
     checkpoint = inputs.shapes()
     spec = checkpoint.spec
     engine = choose_engine(config.engine.name, choose_metrics(config.metrics.names), spec)
@@ -100,8 +119,8 @@ def _amounts(config: Config, inputs: Inputs) -> tuple[Checkpoint, Sizes, Workloa
         memory_bytes=options.memory_gb * GIGA / 2,
         engine=engine,
     )
-    batch = min(config.engine.batch or fitting, fitting, config.data.samples)
-    work = Workload(config.data.samples, options.tokens, batch, engine)
+    batch = min(config.engine.batch or fitting, fitting, samples)
+    work = Workload(samples, options.tokens, batch, engine)
     return checkpoint, count_parameters(checkpoint), work
 
 
@@ -127,13 +146,13 @@ def _print_amounts(console: Console, config: Config, model: Checkpoint, sizes: S
     kernel = sum(map(svd_flops, spec.blocks)) if engine.needs == ALL else 0
     spectra = work.samples * (sum(map(engine.flops, spec.blocks)) - kernel)
     for line in (
-        f"{model.name.removesuffix(' (random)')}: {sizes.whole / GIGA:.4g} G parameters, {len(spec.blocks)} blocks of "
-        f"{max(sizes.blocks) / GIGA:.3g} G; {work.samples} samples of {work.tokens:g} tokens, attention and MLP, "
+        f"{model.name.removesuffix(' (random)')}: {_amount(sizes.whole, 4)} parameters, {len(spec.blocks)} blocks of "
+        f"{_amount(max(sizes.blocks))}; {work.samples} samples of {work.tokens:g} tokens, attention and MLP, "
         f"engine={work.engine}",
-        f"{carry / TERA:.4g} TFLOP carry the samples through the model, {spectra / TERA:.4g} TFLOP are their spectra"
+        f"{_amount(carry, 4)}FLOP carry the samples through the model, {_amount(spectra, 4)}FLOP are their spectra"
         + (", singular values apart" if kernel else ""),
-        f"{options.stored_bytes * sizes.whole / GIGA:.4g} GB of checkpoint, "
-        f"{4 * max(sizes.blocks) / GIGA:.3g} GB a block in float32",
+        f"{_amount(options.stored_bytes * sizes.whole, 4)}B of checkpoint, "
+        f"{_amount(4 * max(sizes.blocks))}B a block in float32",
     ):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -155,7 +174,8 @@ def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload) -> 
     """Lay the seconds out: a row a stage, a column a number of devices."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("devices", no_wrap=True)
-    columns = [_column(plan, spec, sizes, work, devices) for devices in plan.devices]
+    most = max(device_bytes(spec, sizes, work, devices=devices) for devices in plan.devices)
+    columns = [_column(plan, spec, sizes, work, devices, most) for devices in plan.devices]
     for devices in plan.devices:
         table.add_column(str(devices), justify="right", no_wrap=True)
     for name in columns[0]:
@@ -163,13 +183,17 @@ def _table(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload) -> 
     return table
 
 
-def _column(plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload, devices: int) -> dict[str, str]:
+def _column(
+    plan: PlanOptions, spec: ModelSpec, sizes: Sizes, work: Workload, devices: int, largest: int | float
+) -> dict[str, str]:
+    """Write a column of the table; `largest` is the most bytes of a column, whose unit all have."""
     fast, slow = _seconds(plan, spec, sizes, work, devices)
-    needed = device_bytes(spec, sizes, work, devices=devices) / GIGA
+    needed = device_bytes(spec, sizes, work, devices=devices)
+    prefix, unit = _prefix(largest)
     most = dict.fromkeys(max(found, key=found.__getitem__) for found in (fast, slow))
     return {
         "samples a batch": str(share_batches(work, devices)[0].batch),
-        "GB of a device": f"{needed:.3g}" + (" (too much)" if needed > plan.memory_gb else ""),
+        f"{prefix}B of a device": f"{needed / unit:.3g}" + (" (too much)" if needed > plan.memory_gb * GIGA else ""),
         **{STAGES[stage]: _span(fast[stage], slow[stage]) for stage in fast},
         "together": _span(sum(fast.values()), sum(slow.values())),
         "most goes to": " or ".join(most),
@@ -201,8 +225,20 @@ def _machine(plan: PlanOptions, efficiency: float) -> Machine:
     )
 
 
+def _prefix(number: int | float) -> tuple[str, float]:
+    """Choose a prefix in which a number is not below a tenth, of T not below one."""
+    found = (each for each in PREFIXES.items() if number >= each[1] / (1 if each[0] == "T" else 10))
+    return next(found, ("", 1.0))
+
+
+def _amount(number: int | float, digits: int = 3) -> str:
+    """Write a number of bytes, parameters or operations with the prefix that fits."""
+    prefix, size = _prefix(number)
+    return f"{number / size:.{digits}g} {prefix}"
+
+
 def _span(low: float, high: float) -> str:
     """Write seconds in the unit that fits the higher number; one number where both read the same."""
-    unit = next((name for name, size in UNITS.items() if high >= 1.5 * size), "s")
+    unit = next((name for name, least in LEAST.items() if high >= least), "s")
     first, last = (f"{value / UNITS[unit]:.2g}" for value in (low, high))
     return f"{last} {unit}" if first == last else f"{first} – {last} {unit}"

@@ -18,28 +18,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from jacspec.backend import numerics
+from jacspec.axes import Row
+from jacspec.backend import numerics, use_compilation_cache
 from jacspec.config import Config
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError, as_typed, suggest
+from jacspec.models.architectures import Architecture
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
 from jacspec.models.export import write_config, write_weights
 from jacspec.models.hf_config import read_config
 from jacspec.progress import Stopwatch, step_progress
-from jacspec.runs import write_atomically
-from jacspec.runs.writing import Writer, make_folder, releasing_folders
+from jacspec.runs import write_atomically, write_csv
+from jacspec.runs.files import PARTS, make_subfolder, read_arrays, write_arrays
+from jacspec.runs.rows import RowWriter, experiment_layout, start_rows
+from jacspec.runs.writing import releasing_folders, reopen_folder
 from jacspec.scoring.perplexity import prepare_passage, score_tokens
 from jacspec.scoring.windows import causal_passage
+from jacspec.studies import find_study
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.provenance import now, versions
-from jacspec.studies.train import TrainOptions
+from jacspec.studies.provenance import describe_run, now
+from jacspec.studies.run import finish_run
+from jacspec.studies.train import CURVE_FILE, TRAIN, TrainOptions
 from jacspec.text.corpus import decode_text
 
 END_OF_TEXT = "<|endoftext|>"
 STORED = ("float16", "float32")
+FINAL = "final"
+STATE_FILE, SAVED_EVERY = "000000.npz", 256
+"""Where the state of a training is kept while it runs, and after how many steps."""
 SCORE_BYTES = 2.0**30
 """Memory that work arrays may take while a text is scored."""
 
@@ -71,42 +79,66 @@ class Result(NamedTuple):
 
 @releasing_folders()
 def run_train(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
-    """Train the model that `config.train` describes into `folder/model`, with a model card and `run.json`."""
+    """Train the model that `config.train` describes into `folder/model`, or resume what `config.resume` holds."""
     options = config.own(TrainOptions)
-    whole = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    provenance = {"task": "train", "created": now(), "config": whole, "versions": versions()}
-    writer = Writer(folder, make_folder(folder, provenance))
     watch = Stopwatch()
-    with numerics("float32"), watch("training"), step_progress(console, steps=options.steps) as report:
-        result = train_model(options, inputs.text(), seed=config.seed, folder=folder / "model", report=report)
-    card = model_card(options, result, data=config.data.name, seed=config.seed)
-    write_atomically(folder / "model" / "README.md", card.encode())
-    found = {"curve": result.curve, "bits_per_byte": result.bits_per_byte, "text_sha256": result.text_sha256}
-    writer.record(**found, seconds=watch.seconds)
-    writer.finish()
-    if not inputs.page:
-        return
-    console.print(f"{result.bits_per_byte['final']:.3f} bits per byte on the held-out text")
-    console.print(f"Type: python -m jacspec model=path model.path={folder / 'model'}", soft_wrap=True)
+    use_compilation_cache()
+    with watch("read text"):
+        prepared = prepare_training(options, inputs.text())
+    layout = experiment_layout(("revision", "step"), tuple(TRAIN))
+    name = f"{options.layers}-layer model of width {options.d_model}, trained on {inputs.corpus_name}"
+    identity = {"checkpoint": {"name": name}, "corpus": {"sha256": prepared.sha256}}
+    described = describe_run(config, reads=find_study("train").reads, identity=identity) | {
+        "key_columns": list(layout.keys),
+        "metrics": list(layout.columns),
+        "corpus": {"name": inputs.corpus_name, "source": prepared.source},
+        "vocabulary": prepared.tokenizer.get_vocab_size(),
+    }
+    if config.resume is None:
+        writer = start_rows(folder, described, layout)
+    else:
+        resumed = Path(config.resume)
+        writer = RowWriter(resumed, reopen_folder(resumed, described), layout, {})
+    if writer.provenance["status"] != "finished":
+        model = writer.folder / "model"
+        state = make_subfolder(writer.folder, PARTS) / STATE_FILE
+        with numerics("float32"), watch("training"), step_progress(console, steps=options.steps) as report:
+            result = train_model(options, prepared, seed=config.seed, folder=model, report=report, state_file=state)
+        card = model_card(options, result, data=_data_words(config), seed=config.seed)
+        write_atomically(model / "README.md", card.encode())
+        steps = [int(name.removeprefix("step")) if name != FINAL else options.steps for name in result.bits_per_byte]
+        found = zip(result.bits_per_byte.items(), steps, strict=True)
+        rows = [
+            Row(place, (name, step), {"bits_per_byte": bits}, {}) for place, ((name, bits), step) in enumerate(found)
+        ]
+        writer.done = {row.number: row for row in rows}
+        writer.write_tables()
+        write_csv(writer.folder / CURVE_FILE, ("step", "loss"), result.curve)
+        writer.record(parameters=result.parameters, seconds=watch.seconds, finished=now())
+    finish_run(config, writer, console, inputs, watch)
+    if inputs.page:
+        console.print(f"Type: jacspec {as_typed('model', writer.folder / 'model')}", soft_wrap=True, highlight=False)
 
 
-def train_model(
-    config: TrainOptions,
-    text_bytes: tuple[bytes, str],
-    *,
-    seed: int,
-    folder: Path,
-    report: Callable[[int, float], None],
-) -> Result:
-    """Train and write a model.
+class Prepared(NamedTuple):
+    """What a training run begins with: a text cut in two, its tokenizer and tokens, and the shapes of the model."""
 
-    **Arguments:** `text_bytes`, UTF-8 and where it was found; `folder`, an empty place for the HF-layout result;
-    `report`, called with (step, loss in nats) now and then.
+    source: str
+    sha256: str
+    held_out: str
+    tokenizer: Any
+    tokens: np.ndarray
+    hf_config: dict[str, Any]
+    architecture: Architecture
+    spec: ModelSpec
 
-    **Returns:** the loss curve and, by revision, the bits per byte of the held-out text, measured on the weights
-    as they were written.
 
-    **Raises:** `JacspecError` where the text is too short or the loss is not finite.
+def prepare_training(config: TrainOptions, text_bytes: tuple[bytes, str]) -> Prepared:
+    """Check the options and cut the text, before anything is written; its tokenizer is trained on the first part.
+
+    **Arguments:** `text_bytes`, UTF-8 and where it was found.
+
+    **Raises:** `JacspecError` where the options do not fit, or the text is too short.
     """
     _check(config)
     raw, source = text_bytes
@@ -115,33 +147,74 @@ def train_model(
     tokenizer = _train_tokenizer(text[:cut], config.vocab)
     tokens = np.array(tokenizer.encode(text[:cut]).ids, np.int32)
     if len(tokens) < 2 * config.positions:
-        raise JacspecError(f"{source} gives {len(tokens)} tokens to train on; {2 * config.positions} are needed.")
+        raise JacspecError(
+            f"{source} gives {len(tokens)} tokens to train on; {2 * config.positions} are needed. "
+            "Give a longer text, or lower train.positions."
+        )
     hf_config = _hf_config(config, tokenizer.get_vocab_size())
     architecture, _, spec, _ = read_config(hf_config, "the training configuration")
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return Prepared(source, sha256, text[cut:], tokenizer, tokens, hf_config, architecture, spec)
+
+
+class Progress(NamedTuple):
+    """How far a training run is: the steps taken, the curve and the scores until then, and weights with optimizer."""
+
+    step: int
+    curve: list[tuple[int, float]]
+    scores: dict[str, float]
+    learnt: tuple[Transformer, Any]
+
+
+def train_model(
+    config: TrainOptions,
+    prepared: Prepared,
+    *,
+    seed: int,
+    folder: Path,
+    report: Callable[[int, float], None],
+    state_file: Path | None = None,
+) -> Result:
+    """Train and write a model.
+
+    **Arguments:** `folder`, an empty place for the HF-layout result; `report`, called with (step, loss in nats) now
+    and then; `state_file`, where the state of the training is kept every `SAVED_EVERY` steps and at revisions: where it
+    is there, training goes on from it, to the same weights.
+
+    **Returns:** the loss curve and, by revision, the bits per byte of the held-out text, measured on the weights
+    as they were written.
+
+    **Raises:** `JacspecError` where the loss is not finite.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, hf_config)
-    _write_tokenizer(folder, tokenizer, config.positions)
+    write_config(folder, prepared.hf_config)
+    _write_tokenizer(folder, prepared.tokenizer, config.positions)
 
     def write(model: Transformer, name: str | None) -> float:
         place = folder if name is None else folder / "revisions" / name
         place.mkdir(parents=True, exist_ok=True)
         modules = {("embedding", 0): model.embedding, ("head", 0): model.head}
         modules |= {("block", layer): block for layer, block in enumerate(model.blocks)}
-        write_weights(place, architecture, spec, modules, dtype=config.dtype)
+        write_weights(place, prepared.architecture, prepared.spec, modules, dtype=config.dtype)
         # Read back as any user will, so that the score is that of the file.
         written = open_checkpoint(folder, weights_folder=place)
-        return bits_per_byte(written, tokenizer, text[cut:], window=config.positions)
+        return bits_per_byte(written, prepared.tokenizer, prepared.held_out, window=config.positions)
 
-    model = _initial_model(spec, seed)
     optimizer = _optimizer(config)
-    state = optimizer.init(model)
-    rng = np.random.default_rng(seed)
-    curve: list[tuple[int, float]] = []
-    scores: dict[str, float] = {}
+    model = _initial_model(prepared.spec, seed)
+    begun = Progress(0, [], {}, (model, optimizer.init(model)))
+    if state_file is not None and state_file.is_file():
+        begun = read_arrays(state_file, functools.partial(_restore, begun.learnt))
+    (model, state), curve, scores = begun.learnt, begun.curve, begun.scores
+    rng, tokens = np.random.default_rng(seed), prepared.tokens
     for step in range(config.steps):
+        starts = rng.integers(0, len(tokens) - config.positions, size=config.batch)
+        if step < begun.step:
+            continue
         if step in config.revisions:
             scores[f"step{step}"] = write(model, f"step{step}")
-        starts = rng.integers(0, len(tokens) - config.positions, size=config.batch)
+        if state_file is not None and step > begun.step and (step in config.revisions or step % SAVED_EVERY == 0):
+            write_arrays(state_file, _pack(Progress(step, curve, scores, (model, state))))
         windows = tokens[starts[:, None] + np.arange(config.positions + 1)]
         model, state, loss = _update(optimizer, model, state, windows)
         if step % 32 == 0 or step == config.steps - 1:
@@ -149,9 +222,29 @@ def train_model(
             if not math.isfinite(curve[-1][1]):
                 raise JacspecError(f"The loss is not finite at step {step}; lower train.learning_rate.")
             report(step, curve[-1][1])
-    scores["final"] = write(model, None)
+    scores[FINAL] = write(model, None)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model)) - model.head.unembed.weight.size
-    return Result(curve, scores, parameters, hashlib.sha256(raw).hexdigest())
+    return Result(curve, scores, parameters, prepared.sha256)
+
+
+def _pack(progress: Progress) -> dict[str, np.ndarray]:
+    said = json.dumps([progress.step, progress.curve, progress.scores])
+    leaves = jax.tree.leaves(progress.learnt)
+    return {"said": np.array(said), **{str(place): np.asarray(leaf) for place, leaf in enumerate(leaves)}}
+
+
+def _restore(like: tuple[Transformer, Any], arrays: dict[str, np.ndarray]) -> Progress:
+    """Read what `_pack` wrote, in the structure of `like`."""
+    step, curve, scores = json.loads(arrays["said"].item())
+    leaves, structure = jax.tree.flatten(like)
+    kept = [jnp.asarray(arrays[str(place)], leaf.dtype) for place, leaf in enumerate(leaves)]
+    return Progress(step, [tuple(point) for point in curve], scores, jax.tree.unflatten(structure, kept))
+
+
+def _data_words(config: Config) -> str:
+    """Write which text was read as it is typed."""
+    own = config.data.name == "text" and config.data.path is not None
+    return f"data={config.data.name}" + (f" {as_typed('data.path', config.data.path)}" if own else "")
 
 
 def model_card(config: TrainOptions, result: Result, *, data: str, seed: int) -> str:
@@ -167,7 +260,7 @@ def model_card(config: TrainOptions, result: Result, *, data: str, seed: int) ->
 {config.dtype}. Trained by jacspec on the first {1 - config.holdout:.0%} of a text of sha256 \
 `{result.text_sha256}`; the tokenizer saw no more than that.
 
-    python -m jacspec task=train data={data} seed={seed} {changed}
+    jacspec task=train {data} seed={seed} {changed}
 
 Bits per byte of the last {config.holdout:.0%}, measured on the weights as stored, in windows of \
 {config.positions} tokens that overlap by half; one row a revision:
