@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jacspec.cli.explain import check_keys, explain
 from jacspec.cli.folders import Refused, makes_folder, remove_empty
-from jacspec.cli.sweep import close_sweep, resume_job
+from jacspec.cli.sweep import close_sweep, interrupt_sweep, resume_job
 from jacspec.cli.terminal import Terminal, end_without_reader, spell_out_symbols
 from jacspec.config import Config, config_folder, register
 from jacspec.errors import JacspecError, printable
@@ -54,7 +54,7 @@ def main() -> None:
     try:
         _hydra_main()
     except KeyboardInterrupt as interrupt:
-        close_sweep()
+        interrupt_sweep(interrupt)
         end_interrupted(interrupt)
     except BrokenPipeError:
         raise
@@ -94,7 +94,7 @@ def _hydra_main(config: DictConfig) -> str | None:
         gc.enable()
         run_study(typed, folder, Terminal(), Inputs(typed))
     except KeyboardInterrupt as interrupt:
-        if (folder / "run.json").is_file():
+        if HydraConfig.get().mode != RunMode.MULTIRUN and (folder / "run.json").is_file():
             interrupt.add_note(f"Add resume={folder} to the same command to resume it.")
         raise
     except BrokenPipeError:
