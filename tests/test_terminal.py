@@ -80,6 +80,22 @@ def test_interrupt_that_was_swallowed_is_raised_by_the_next_step() -> None:
         interrupts.forget_interrupts()
 
 
+def test_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OmegaConf does, whose cleaning up fails at what an interrupt left half done."""
+
+    def fail() -> None:
+        try:
+            interrupts._interrupt(signal.SIGTERM, None)
+        except KeyboardInterrupt:
+            raise AttributeError("half done") from None
+
+    monkeypatch.setattr("jacspec.cli.command._hydra_main", fail)
+    done = run_here(cwd=tmp_path)
+    assert (done.code, done.err) == (143, "\njacspec: interrupted.\n")
+
+
 @pytest.mark.parametrize("arguments", [("--help",), (*SMALL, "hydra.run.dir=out")], ids=["help", "run"])
 def test_reader_that_goes_away_is_no_error(arguments: tuple[str, ...], tmp_path: Path) -> None:
     process = start(*arguments, cwd=tmp_path)

@@ -17,7 +17,7 @@ from jacspec.cli.sweep import close_sweep, interrupt_sweep, resume_job
 from jacspec.cli.terminal import Terminal, end_without_reader, spell_out_symbols
 from jacspec.config import Config, config_folder, register
 from jacspec.errors import JacspecError, printable
-from jacspec.interrupts import end_interrupted, forget_interrupts
+from jacspec.interrupts import end_interrupted, forget_interrupts, interrupted
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
 from jacspec.studies import STUDIES, find_study
@@ -61,6 +61,9 @@ def main() -> None:
     except Refused as refused:
         _complain(refused.error)
     except Exception as error:
+        if interrupt := interrupted():  # a library made another error of it
+            interrupt_sweep(interrupt)
+            end_interrupted(interrupt)
         close_sweep()
         _complain(error)
     finished = close_sweep()

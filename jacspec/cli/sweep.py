@@ -28,6 +28,9 @@ from jacspec.studies import find_study
 
 HYDRAS_FILE = "multirun.yaml"
 SWEEP_FILE, RECORDS, RUN_FILE = "sweep.csv", ".jobs", "run.json"
+WORKERS = (b"submitit.", b"loky.backend.popen")
+"""What the command lines of a launcher's workers on this machine hold."""
+
 UNFINISHED = (
     "It has not ended: interrupted, killed, out of memory or time, or still running. "
     "The same sweep with resume=FOLDER of the sweep resumes it."
@@ -119,7 +122,7 @@ def interrupt_sweep(interrupt: KeyboardInterrupt) -> None:
 
 
 def _end_workers() -> None:
-    """Kill what submitit started on this machine, which would go on alone; joblib ends its workers itself.
+    """Kill what submitit and joblib started on this machine, which would go on alone or until they notice.
 
     A worker's run can be resumed wherever it was; they pass over SIGTERM, with which a cluster warns.
     """
@@ -132,7 +135,7 @@ def _end_workers() -> None:
         ours += [child for child, parent in parents.items() if parent == process]
     for process in ours[1:]:
         with contextlib.suppress(OSError):
-            if b"submitit." in Path(f"/proc/{process}/cmdline").read_bytes():
+            if any(name in Path(f"/proc/{process}/cmdline").read_bytes() for name in WORKERS):
                 os.kill(process, signal.SIGKILL)
 
 

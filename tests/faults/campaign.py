@@ -183,7 +183,7 @@ def run_signals(folder: Path) -> Iterator[dict[str, Any]]:
         time.sleep(0.3 + draw.random() * SIGNAL_SECONDS)
         run.send_signal(sent)
         err = run.communicate(timeout=120)[1]
-        time.sleep(1.0)  # for what the kernel is ending
+        time.sleep(3.0)  # for what notices by itself that it has nothing to track any more
         left = in_session(run.pid)
         lines = [line for line in err.splitlines() if line]
         said = run.returncode == 128 + sent and len(lines) == 1 and lines[0].startswith("jacspec: interrupted.")
