@@ -29,6 +29,11 @@ def raise_interrupt() -> None:
         raise _raised[-1]
 
 
+def interrupted() -> KeyboardInterrupt | None:
+    """Return what was raised before and has not ended the command, if anything was."""
+    return _raised[-1]() if _raised else None
+
+
 def forget_interrupts() -> None:
     """Begin a command anew: what interrupted an earlier one of this process is over."""
     _raised.clear()

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -73,6 +74,35 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 120, **changes: str
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def start(*arguments: str, cwd: Path, start_new_session: bool = False, **changes: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own that signals interrupt."""
+    # What is ignored here, as in the background of a script, a process of ours would ignore too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command_line(*arguments),
+            cwd=cwd,
+            env=environment(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=start_new_session,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def in_session(session: int) -> list[str]:
+    """List the processes of a session, as the kernel has them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            name, _, fields = stat.read_text().rpartition(")")
+            if int(fields.split()[3]) == session:
+                found.append(name)
+    return found
 
 
 def run_here(*arguments: str, cwd: Path, **changes: str) -> Finished:

@@ -34,6 +34,8 @@ from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
+from jacspec.models.tokenizer import load_tokenizer
+from jacspec.text.corpus import encode
 
 FUZZ = settings(
     deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -210,6 +212,9 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
+TEXT_A = {"Sequence": {"id": "A", "type_id": 0}}
+
+
 def _template(*, pieces: int, ids: int) -> dict[str, Any]:
     token = {"id": "<s>", "ids": [0] * ids, "tokens": ["<s>"] * ids}
     piece = {"SpecialToken": {"id": "<s>", "type_id": 0}}
@@ -236,6 +241,15 @@ TOKENIZERS = {
     "a megabyte before": (_spoil(normalizer={"type": "Prepend", "prepend": "e" * 2**20}), "adds 1048576 letters"),
     "a template of a million": (_spoil(post_processor=_template(pieces=10**6, ids=1)), "adds 1000000 letters or ids"),
     "a token of a million ids": (_spoil(post_processor=_template(pieces=1, ids=10**6)), "adds 1000000 letters or ids"),
+    "a template of the text twice": (
+        _spoil(post_processor={"type": "TemplateProcessing", "single": [TEXT_A] * 2, "pair": [], "special_tokens": {}}),
+        "repeats a text 2 times",
+    ),
+    "steps without end": (
+        _spoil(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100_000}),
+        "has 100002 steps",
+    ),
+    "ways without end": (_spoil(pre_tokenizer=_split(r"(?:[\w ]{1,2}){20}[^\w ]{2}")), "end within"),
     "no model": (_spoil(model=None), "cannot be loaded"),
     "ids beyond the model": (_spoil(model=WORD), "1000000000"),
 }
@@ -246,6 +260,22 @@ def test_hostile_tokenizer_is_refused(raw: bytes, fragment: str, tmp_path: Path)
     (copy_nano(tmp_path / "own") / "tokenizer.json").write_bytes(raw)
     done = run_here(*TINY, "model=path", "model.path=own", "hydra.run.dir=out", cwd=tmp_path)
     assert_refused(done, tmp_path, fragment)
+
+
+@pytest.mark.parametrize("pattern", ["", "(?!)", "x*", r" ?\p{L}+|\s+(?!\S)|\s+"])
+def test_expression_that_ends_is_read(pattern: str, tmp_path: Path) -> None:
+    """One that matches nothing, or the empty text, is slow for nobody."""
+    (copy_nano(tmp_path / "own") / "tokenizer.json").write_bytes(_spoil(pre_tokenizer=_split(pattern)))
+    assert encode(load_tokenizer(tmp_path / "own"), ["the city"], max_tokens=9)
+
+
+@pytest.mark.parametrize("name", ["extra_ids", "offset"])
+def test_setting_that_makes_a_long_list_is_refused(name: str, tmp_path: Path) -> None:
+    kind = {"extra_ids": "T5Tokenizer", "offset": "PegasusTokenizer"}[name]
+    settings_ = {"tokenizer_class": kind, name: 10**9, "model_max_length": 10**30}
+    (copy_nano(tmp_path / "own") / "tokenizer_config.json").write_text(json.dumps(settings_))
+    with pytest.raises(JacspecError, match=f"{name}=1000000000. Accepted: 1048576 at most"):
+        load_tokenizer(tmp_path / "own")
 
 
 @settings(FUZZ, max_examples=30)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import command_line, environment, run_command, run_here, statuses
+from servers import command_line, environment, in_session, run_command, run_here, start, statuses
 
 from jacspec.runs import open_run
 
@@ -91,6 +91,33 @@ def test_killed_sweep_leaves_its_table_and_is_resumed(tmp_path: Path) -> None:
     assert statuses(tmp_path) == ["finished"] * 3
     assert (tmp_path / "sweep" / "0" / "metrics.csv").stat().st_mtime_ns == kept
     assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"),
+    [
+        ("basic", signal.SIGINT, 130),
+        ("joblib", signal.SIGTERM, 143),
+        pytest.param("joblib", signal.SIGINT, 130, marks=pytest.mark.long),
+        ("submitit", signal.SIGTERM, 143),
+    ],
+)
+def test_interrupted_sweep_takes_its_workers_and_is_resumed(
+    launcher: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    small = ("data.samples=60", "data.max_tokens=16", "components=[attn]", "report.figures=none", "engine=jacfwd")
+    sweep = ("-m", *LAUNCHERS[launcher], *small, "seed=0,1")
+    process = start(*sweep, "hydra.sweep.dir=sweep", cwd=tmp_path, start_new_session=True)
+    wait_for(lambda: any(tmp_path.glob("sweep/*/layers/*.npz")))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err == ("\njacspec: interrupted. 0 of 2 runs finished. Add resume=sweep to the same command to resume it.\n")
+    wait_for(lambda: not in_session(process.pid))
+    assert len(read_sweep(tmp_path / "sweep")) == 2
+    done = run_command(*sweep, "resume=sweep", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert statuses(tmp_path) == ["finished"] * 2
 
 
 def test_sweep_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:

@@ -9,29 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import NANO, TINY, command_line, environment, run_command, run_here, statuses
+from servers import NANO, TINY, command_line, environment, run_command, run_here, start, statuses
 
 from jacspec import interrupts
 from jacspec.cli.terminal import PIPE_STATUS, Terminal, _spelled
 from jacspec.progress import row_progress
 
 SMALL = (*TINY, "components=[mlp]", "report.figures=none")
-
-
-def start(*arguments: str, cwd: Path, **changes: str) -> subprocess.Popen[str]:
-    # What is ignored here, as in the background of a script, a process of ours would ignore too.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            command_line(*arguments),
-            cwd=cwd,
-            env=environment(**changes),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -94,6 +78,22 @@ def test_interrupt_that_was_swallowed_is_raised_by_the_next_step() -> None:
     finally:
         sys.unraisablehook = hook
         interrupts.forget_interrupts()
+
+
+def test_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OmegaConf does, whose cleaning up fails at what an interrupt left half done."""
+
+    def fail() -> None:
+        try:
+            interrupts._interrupt(signal.SIGTERM, None)
+        except KeyboardInterrupt:
+            raise AttributeError("half done") from None
+
+    monkeypatch.setattr("jacspec.cli.command._hydra_main", fail)
+    done = run_here(cwd=tmp_path)
+    assert (done.code, done.err) == (143, "\njacspec: interrupted.\n")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), (*SMALL, "hydra.run.dir=out")], ids=["help", "run"])

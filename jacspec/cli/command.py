@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from jacspec.cli.arguments import read_arguments
 from jacspec.cli.explain import check_keys, explain
 from jacspec.cli.folders import Refused, makes_folder, remove_empty
-from jacspec.cli.sweep import close_sweep, resume_job
+from jacspec.cli.sweep import close_sweep, interrupt_sweep, resume_job
 from jacspec.cli.terminal import Terminal, end_without_reader
 from jacspec.config import Config, config_folder, register
 from jacspec.errors import JacspecError, as_typed, printable
-from jacspec.interrupts import end_interrupted, forget_interrupts
+from jacspec.interrupts import end_interrupted, forget_interrupts, interrupted
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
 from jacspec.studies import STUDIES, find_study
@@ -55,13 +55,16 @@ def main() -> None:
         sys.argv[1:] = read_arguments(sys.argv[1:])
         _hydra_main()
     except KeyboardInterrupt as interrupt:
-        close_sweep()
+        interrupt_sweep(interrupt)
         end_interrupted(interrupt)
     except BrokenPipeError:
         raise
     except Refused as refused:
         _complain(refused.error)
     except Exception as error:
+        if interrupt := interrupted():  # a library made another error of it
+            interrupt_sweep(interrupt)
+            end_interrupted(interrupt)
         close_sweep()
         _complain(error)
     finished = close_sweep()
@@ -99,7 +102,7 @@ def _hydra_main(config: DictConfig) -> str | None:
         gc.enable()
         run_study(typed, folder, Terminal(), Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
     except KeyboardInterrupt as interrupt:
-        if (folder / "run.json").is_file():
+        if HydraConfig.get().mode != RunMode.MULTIRUN and (folder / "run.json").is_file():
             interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
         raise
     except BrokenPipeError:

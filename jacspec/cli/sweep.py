@@ -7,6 +7,8 @@ record of its own in the sweep's folder, and whoever writes one writes the table
 import contextlib
 import dataclasses
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,9 @@ from jacspec.studies import find_study
 
 HYDRAS_FILE = "multirun.yaml"
 SWEEP_FILE, RECORDS, RUN_FILE = "sweep.csv", ".jobs", "run.json"
+WORKERS = (b"submitit.", b"loky.backend.popen")
+"""What the command lines of a launcher's workers on this machine hold."""
+
 UNFINISHED = (
     "It has not ended: interrupted, killed, out of memory or time, or still running. "
     "The same sweep with resume=FOLDER of the sweep resumes it."
@@ -100,6 +105,38 @@ def close_sweep() -> bool:
     if not began or all(job.status in ("finished", "failed") for job in jobs):
         _remove_records(folder)
     return not began or all(job.status == "finished" for job in jobs)
+
+
+def interrupt_sweep(interrupt: KeyboardInterrupt) -> None:
+    """Take along what works for the sweep that this process started, if any, and note how the sweep is resumed."""
+    if not _started:
+        return
+    _end_workers()
+    folder = _started.pop()
+    jobs = read_jobs(folder)
+    if any(job.status != "not started" for job in jobs):
+        _write_table(folder)
+        finished = sum(job.status == "finished" for job in jobs)
+        interrupt.add_note(f"{finished} of {len(jobs)} runs finished.")
+        interrupt.add_note(f"Add resume={folder} to the same command to resume it.")
+
+
+def _end_workers() -> None:
+    """Kill what submitit and joblib started on this machine, which would go on alone or until they notice.
+
+    A worker's run can be resumed wherever it was; they pass over SIGTERM, with which a cluster warns.
+    """
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    ours = [os.getpid()]
+    for process in ours:  # grows while it is walked
+        ours += [child for child, parent in parents.items() if parent == process]
+    for process in ours[1:]:
+        with contextlib.suppress(OSError):
+            if any(name in Path(f"/proc/{process}/cmdline").read_bytes() for name in WORKERS):
+                os.kill(process, signal.SIGKILL)
 
 
 def check_sweep(folder: Path) -> None:

@@ -28,6 +28,10 @@ MAX_GROWTH = 1000
 """Of a text under the replacements of a tokenizer; those of published ones put one character for one."""
 
 
+MAX_NUMBER = 2**20
+"""Of a setting that is no length."""
+
+
 def load_tokenizer(folder: Path, *, model_type: str | None = None) -> Any:
     """Load the HF tokenizer of a folder, or that of a GGUF file's metadata, never running code that comes with it.
 
@@ -39,6 +43,7 @@ def load_tokenizer(folder: Path, *, model_type: str | None = None) -> Any:
         return load_gguf_tokenizer(folder)
     _check_files(folder)
     _check_growth(folder / TOKENIZER)
+    _check_numbers(folder / CONFIG)
     config_file = folder / "config.json"
     unnamed = model_type is not None and config_file.is_file() and "model_type" not in read_json(config_file)
     try:
@@ -104,12 +109,17 @@ def _check_growth(file: Path) -> None:
         return
     content = read_json(file)
     growth, added = 1, 0
+    steps = sum(1 for _ in _parts([content.get("normalizer"), content.get("pre_tokenizer")]))
+    if steps > MAX_ADDED:
+        raise JacspecError(f"{file} has {steps} steps or parts of them. Accepted: {MAX_ADDED}.")
     for part in _parts([content.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "model")]):
         put, pattern = part.get("content"), part.get("pattern")
         if isinstance(put, str) and isinstance(pattern, dict):  # a `Replace`
             growth *= max(len(put) + ("Regex" in pattern), 1)
         added += sum(len(part[name]) for name in LETTERS if isinstance(part.get(name), str))
         added += _template_ids(part)
+        if (times := _template_texts(part)) > 1:
+            raise JacspecError(f"{file} repeats a text {times} times. Accepted: once.")
         longest = part.get("max_input_chars_per_word")
         if isinstance(longest, int) and longest > MAX_ADDED:  # takes the square of it
             raise JacspecError(f"{file} takes words of {longest} letters apart. Accepted: {MAX_ADDED} letters.")
@@ -140,3 +150,17 @@ def _template_ids(part: Mapping[str, Any]) -> int:
         return 0
     ids = (token.get("ids") for token in tokens.values() if isinstance(token, dict))
     return len(pieces) * max((len(each) for each in ids if isinstance(each, list)), default=0)
+
+
+def _template_texts(part: Mapping[str, Any]) -> int:
+    """Count how often a `TemplateProcessing` puts a text into the ids of one."""
+    pieces = part.get("single")
+    return sum("Sequence" in piece for piece in pieces if isinstance(piece, dict)) if isinstance(pieces, list) else 0
+
+
+def _check_numbers(file: Path) -> None:
+    """Refuse settings of which HF makes a list as long as a number says, as T5's `extra_ids`."""
+    content = read_json(file) if file.is_file() else {}
+    for name, value in content.items():
+        if isinstance(value, int) and value > MAX_NUMBER and not name.endswith("length"):
+            raise JacspecError(f"{file} has {name}={value}. Accepted: {MAX_NUMBER} at most.")

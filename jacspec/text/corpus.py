@@ -5,7 +5,7 @@ import heapq
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError, blaming
 from jacspec.files import cache_folder, read_file, write_cached
 from jacspec.samples import Packed, Packing, PaddedBatch
+from jacspec.text.pace import check_pace
 from jacspec.text.sentences import DAMAGED, split_sentences
 
 TIMEOUT_SECONDS = 5.0
@@ -149,8 +150,17 @@ def encode(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[lis
 
 def tokenize(tokenizer: Any, *texts: Any, **options: Any) -> Any:
     """Call an HF tokenizer and return its ids; raises `JacspecError` where its own files make it fail."""
+    check_pace(tokenizer, _all_texts(texts))
     with blaming("The tokenizer of the model cannot read the text"):
         return tokenizer(*texts, return_attention_mask=False, **options)["input_ids"]
+
+
+def _all_texts(given: Iterable[Any]) -> list[str]:
+    """List the texts among the arguments of a tokenizer."""
+    found: list[str] = []
+    for each in given:
+        found += [each] if isinstance(each, str) else each or []
+    return found
 
 
 def make_batches(tokens: Sequence[Sequence[int]], *, size: int, packs: int = 1) -> list[PaddedBatch]:

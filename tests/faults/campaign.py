@@ -32,7 +32,7 @@ import disk
 import fuzzing
 import kills
 from damaged import spoil, without_hashes
-from servers import command_line, run_here, statuses
+from servers import command_line, in_session, run_command, run_here, start, statuses
 from servers import environment as environment_of_tests
 from small_runs import SMALL, arguments, make_small_model
 
@@ -170,30 +170,32 @@ def run_damage(folder: Path) -> Iterator[dict[str, Any]]:
 def run_signals(folder: Path) -> Iterator[dict[str, Any]]:
     """Interrupt real commands at random moments, from their first on, by Ctrl-C or SIGTERM, and resume them."""
     small = ("components=[mlp]", "data.samples=60", "data.max_tokens=16")
-    given = {"run": small, "sweep": ("-m", *small, "report.figures=none", "seed=0,1")}
-    own, found, wrong = environment_of_tests(), Counter[str](), []
+    sweep = ("-m", *small, "report.figures=none", "seed=0,1")
+    given = {"run": small, "sweep": sweep, "workers": (*sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")}
+    found, wrong = Counter[str](), []
     for number in range(SIGNALS):
         draw, cwd = random.Random(number), folder / str(number)
         cwd.mkdir()
         kind = draw.choice(sorted(given))
         sent = draw.choice([signal.SIGINT, signal.SIGTERM])
         place = "hydra.run.dir=out" if kind == "run" else "hydra.sweep.dir=out"
-        with subprocess.Popen(
-            command_line(*given[kind], place), cwd=cwd, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as run:
-            time.sleep(0.3 + draw.random() * SIGNAL_SECONDS)
-            run.send_signal(sent)
-            err = run.communicate(timeout=120)[1].decode()
-        lines = [line for line in err.splitlines() if line and not line.startswith("  job ")]
-        ended = run.returncode == 128 + sent and len(lines) <= 2 and "Traceback" not in err
+        run = start(*given[kind], place, cwd=cwd, start_new_session=True)
+        time.sleep(0.3 + draw.random() * SIGNAL_SECONDS)
+        run.send_signal(sent)
+        err = run.communicate(timeout=120)[1]
+        time.sleep(3.0)  # for what notices by itself that it has nothing to track any more
+        left = in_session(run.pid)
+        lines = [line for line in err.splitlines() if line]
+        said = run.returncode == 128 + sent and len(lines) == 1 and lines[0].startswith("jacspec: interrupted.")
+        before_python = run.returncode == -sent and not err  # then it is the kernel that ends it
         found["before it ended" if run.returncode else "after it ended"] += 1
-        if run.returncode and not ended:
-            wrong.append(f"{number}: {kind}, {sent.name}: {run.returncode}: {err[-300:]}")
+        if left or (run.returncode and not (said or before_python)):
+            wrong.append(f"{number}: {kind}, {sent.name}: {run.returncode}: {left} left: {err[-300:]}")
         begun = any(cwd.rglob("run.json"))
         again = (*given[kind], "resume=out" if begun else place)
-        done = subprocess.run(command_line(*again), cwd=cwd, env=own, capture_output=True, text=True, check=False)
-        if done.returncode or set(statuses(cwd)) != {"finished"}:
-            wrong.append(f"{number}: not resumed: {done.stderr[-300:]}")
+        done = run_command(*again, cwd=cwd, timeout=600)
+        if done.code or set(statuses(cwd)) != {"finished"}:
+            wrong.append(f"{number}: not resumed: {done.err[-300:]}")
         yield {"signals": number + 1, **found, "wrong": wrong}
 
 
