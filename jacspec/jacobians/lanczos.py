@@ -68,7 +68,10 @@ def decompose(operator: Operator, starts: Vectors, *, k: int, tolerance: float) 
     After m steps $J V_m = U_m B_m$ and $J^\top U_m = V_m B_m^\top + \beta_m v_{m+1} e_m^\top$ with $B_m$ upper
     bidiagonal. A singular value $\theta_i$ of $B_m$ with left vector $p_i$ has residual
     $r_i = \beta_m |e_m^\top p_i|$, and J has a singular value within $r_i$ of it. A sample stops when $r_i$ is below
-    `tolerance` times $\theta_i$ for all k. The sharper bound of Kato and Temple, $r_i^2$ over the gap, stops a fifth
+    `tolerance` times $\theta_i$ for all k, and below a hundredth of the distance to the next value found (down to a
+    thousandth of the tolerance): of a cluster, a larger value may else hide. `bounds` add what rounding moves. They are
+    of *a* singular value near; that none larger is missed is likely, not bounded, and exactly equal ones look like one
+    (rates: docs/engines.md). The sharper bound of Kato and Temple, $r_i^2$ over the gap, stops a fifth
     earlier and was wrong where σ₂ and σ₃ are close: until they part, a mixture of both looks like one value with a
     wide gap around it (off by up to 9e-4 in 18 of 96 matrices made so, and by 1.7e-4 in a flat spectrum).
 

@@ -1,6 +1,7 @@
 r"""Differences between runs: how large, how sure, and how large a difference within one run already is.
 
-A difference is that of means over units (samples, heads). Its interval and its p-value come from a bootstrap over units
+A difference is that of means over units (samples, heads). With fewer than 30 units its interval and its p-value are
+Student's; with more they come from a bootstrap over units
 (Efron & Tibshirani 1993), drawn together for both runs where they are of the same units (paired), else apart. Beside it
 stands the noise floor of a layer: what the means of two random halves of one run differ by, exceeded by 5 % of splits.
 A half has half the units, so that the floor is √2 times as wide as the noise of two whole runs that are not paired.
@@ -20,6 +21,11 @@ SURE = 0.05
 
 FEWEST = 5
 """Units below which nothing is said of how sure a difference is: a bootstrap over fewer says too little."""
+
+
+SMALL = 30
+"""Units below which Student's t takes the bootstrap's place: its intervals of 95 % covered 0.89 to 0.92 of normal
+values of 8 to 20 units in pairs, and p ≤ 1 % came in 3 to 5 %."""
 
 
 class Differences(NamedTuple):
@@ -42,7 +48,8 @@ def compare_means(
     """Compare the means of two runs over their units; missing values (NaN) are left out.
 
     The interval is the bootstrap's percentiles, the p-value twice the smaller share of draws on one side of zero,
-    counting one draw more (Davison & Hinkley 1997, 4.2.3), so that none is below 2/(draws + 1).
+    counting one draw more (Davison & Hinkley 1997, 4.2.3), so that none is below 2/(draws + 1). Below `SMALL` units
+    both are Student's, unpaired Welch's.
 
     **Arguments:** `paired`, whether row i of both is the same unit; `draws`, of the bootstrap.
 
@@ -54,12 +61,18 @@ def compare_means(
         change = right - left
         resampled = _resampled_means(change, draws, seed)
         observed = _means(change)
-        known = np.isfinite(change).sum(axis=0) >= FEWEST
+        units = np.isfinite(change).sum(axis=0)
+        spread, freedom = _standard_error(change)
     else:
         # Seeds apart: the same weights would tie units that have nothing to do with each other.
         resampled = _resampled_means(right, draws, 2 * seed + 1) - _resampled_means(left, draws, 2 * seed)
         observed = _means(right) - _means(left)
-        known = np.minimum(*(np.isfinite(values).sum(axis=0) for values in (left, right))) >= FEWEST
+        units = np.minimum(*(np.isfinite(values).sum(axis=0) for values in (left, right)))
+        (first, its), (second, others) = map(_standard_error, (left, right))
+        spread = np.hypot(first, second)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            freedom = spread**4 / (first**4 / its + second**4 / others)
+    known = units >= FEWEST
     tail = (1 - LEVEL) / 2
     low, high = np.full((2, observed.size), np.nan)
     p_value = np.full(observed.size, np.nan)
@@ -69,6 +82,14 @@ def compare_means(
         low[known], high[known] = quantile(drawn, [tail, 1 - tail], axis=0)
         sides = np.minimum((resampled <= 0).sum(axis=0), (resampled >= 0).sum(axis=0))
         p_value[known] = np.minimum(2 * (sides + 1) / (draws + 1), 1)[known]
+        # Where all units differ by the same there is no spread to judge by: the bootstrap says so.
+        few = known & (units < SMALL) & (spread > 0)
+        if few.any():
+            from scipy.special import stdtr, stdtrit
+
+            reach = stdtrit(freedom[few], 1 - tail) * spread[few]
+            low[few], high[few] = observed[few] - reach, observed[few] + reach
+            p_value[few] = 2 * stdtr(freedom[few], -np.abs(observed[few]) / spread[few])
     return Differences(observed, low, high, p_value)
 
 
@@ -95,6 +116,14 @@ def adjust_for_many(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, "
 
         adjusted[known] = false_discovery_control(p_values[known])
     return adjusted
+
+
+def _standard_error(values: Float[np.ndarray, "unit metric"]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the standard error of each mean, missing values left out, and its degrees of freedom."""
+    there = np.isfinite(values)
+    units = np.maximum(there.sum(axis=0), 2)
+    off = np.where(there, values - _means(values), 0)
+    return np.sqrt((off**2).sum(axis=0) / (units - 1) / units), units - 1
 
 
 def _means(values: Float[np.ndarray, "unit metric"]) -> Float[np.ndarray, " metric"]:

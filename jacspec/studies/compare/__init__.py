@@ -19,9 +19,13 @@ COMPARED: dict[str, Quantity] = {
     "difference": Quantity(
         "difference of means", "mean over units of the run − that of the run it is held against", ""
     ),
-    "low": Quantity("lower end", "2.5 % of the bootstrap over units", BOOTSTRAP),
-    "high": Quantity("upper end", "97.5 % of the bootstrap over units", BOOTSTRAP),
-    "p_value": Quantity("p", "twice the smaller share of draws on one side of zero", "Davison & Hinkley 1997, 4.2.3"),
+    "low": Quantity("lower end", "2.5 % of the bootstrap over units; below 30 units Student's", BOOTSTRAP),
+    "high": Quantity("upper end", "97.5 % of the bootstrap over units; below 30 units Student's", BOOTSTRAP),
+    "p_value": Quantity(
+        "p",
+        "twice the smaller share of draws on one side of zero; below 30 units Student's, unpaired Welch's",
+        "Davison & Hinkley 1997, 4.2.3",
+    ),
     "q_value": Quantity(
         "q", "p adjusted for all tests of the table: the false discovery rate", "Benjamini & Hochberg 1995"
     ),
@@ -57,7 +61,9 @@ STUDY = Study(
             "against relative depth: 0 the first layer of a stack, 1 the last. Runs that differ by their seed "
             "alone are one line, their spread a band.",
             "A difference is that of two means. Its interval and p-value come from a bootstrap over units, "
-            "drawn together for both runs where the units are the same (paired). Layers of models of different "
+            "drawn together for both runs where the units are the same (paired), below 30 units from Student's t. "
+            "Units are samples or heads of one trained model: q says nothing of a model trained from another seed. "
+            "Layers of models of different "
             "depth are held against the nearest in relative depth.",
             "The noise floor is what two random halves of one run differ by, exceeded by 5 % of splits: a "
             "difference within it says nothing. q is the p-value adjusted for all tests of the table.",
