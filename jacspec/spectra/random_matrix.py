@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import airy
 
+Sides = tuple[float, float]
+"""Both sides of a matrix; not whole numbers where spikes have taken their part of a bulk."""
+
 SQUARE = 1.15
 """N/M below which the smallest λ of a matrix that is not square is too near the hard edge for Tracy–Widom."""
 
@@ -33,7 +36,7 @@ _gauss_legendre = functools.lru_cache(np.polynomial.legendre.leggauss)
 """Nodes and weights of the rule of n points on [-1, 1], read only."""
 
 
-def marchenko_pastur_edges(shape: tuple[int, int], variance: float) -> tuple[float, float]:
+def marchenko_pastur_edges(shape: Sides, variance: float) -> tuple[float, float]:
     r"""Return the edges of the law of σ: $s (\sqrt N \mp \sqrt M)$."""
     least, most = sorted(shape)
     scale = max(variance, 0.0) ** 0.5
@@ -41,7 +44,7 @@ def marchenko_pastur_edges(shape: tuple[int, int], variance: float) -> tuple[flo
 
 
 def marchenko_pastur_density(
-    sigma: Float[np.ndarray, " point"], shape: tuple[int, int], variance: float
+    sigma: Float[np.ndarray, " point"], shape: Sides, variance: float
 ) -> Float[np.ndarray, " point"]:
     r"""Compute the density of σ: $\frac{\sqrt{(b-x)(x-a)}}{2 \pi q x} \frac{dx}{d\sigma}$, $x = \sigma^2 / (N s^2)$."""
     least, most = sorted(shape)
@@ -55,7 +58,7 @@ def marchenko_pastur_density(
 
 
 def marchenko_pastur_cdf(
-    sigma: Float[np.ndarray, " point"], shape: tuple[int, int], variance: float
+    sigma: Float[np.ndarray, " point"], shape: Sides, variance: float
 ) -> Float[np.ndarray, " point"]:
     r"""Compute the share of σ at or below each point.
 
@@ -103,13 +106,13 @@ class Edge(NamedTuple):
     scale: float
 
 
-def largest_edge(shape: tuple[int, int]) -> Edge:
+def largest_edge(shape: Sides) -> Edge:
     """Return where the largest λ lies: (√(N−½) + √(M−½))², scaled as Johnstone 2001, with Ma's 2012 halves."""
     least, most = (np.sqrt(size - 0.5) for size in sorted(shape))
     return Edge(float((most + least) ** 2), float((most + least) * (1 / most + 1 / least) ** (1 / 3)))
 
 
-def smallest_edge(shape: tuple[int, int]) -> Edge | None:
+def smallest_edge(shape: Sides) -> Edge | None:
     """Return where the smallest λ lies, as Ma 2012; None where N/M is below `SQUARE`."""
     m, n = sorted(shape)
     if n < SQUARE * m:
@@ -128,7 +131,7 @@ def beyond_edge(edge: Edge | None, sign: int, variance: float = 1.0) -> float:
     return float((variance * edge.centre * np.exp(scale**2 / 8 - TRACY_WIDOM_99 * scale)) ** 0.5)
 
 
-def counting_edges(shape: tuple[int, int], variance: float) -> tuple[float, float]:
+def counting_edges(shape: Sides, variance: float) -> tuple[float, float]:
     """Return the σ that the smallest and the largest value each pass in one of a hundred draws; NaN without an edge."""
     return beyond_edge(smallest_edge(shape), -1, variance), beyond_edge(largest_edge(shape), 1, variance)
 
@@ -155,7 +158,7 @@ def chance_below(lam: float, edge: Edge) -> float:
     return tracy_widom_sf((np.log(edge.centre) + scale**2 / 8 - np.log(lam)) / scale)
 
 
-def largest_p_value(sigma_max: float, shape: tuple[int, int], variance: float) -> float:
+def largest_p_value(sigma_max: float, shape: Sides, variance: float) -> float:
     """Compute the chance of a largest singular value of at least `sigma_max`, `variance` being that of the entries.
 
     Below `FEWEST_ROWS` on the shorter side by `DRAWS` draws, so that it is no less than 1/(`DRAWS` + 1); NaN of a row.
@@ -163,7 +166,7 @@ def largest_p_value(sigma_max: float, shape: tuple[int, int], variance: float) -
     if not variance > 0 or min(shape) < 2:
         return float("nan")
     if min(shape) < FEWEST_ROWS:
-        drawn = _largest_of_draws((min(shape), max(shape)))
+        drawn = _largest_of_draws((int(min(shape)), int(max(shape))))
         above = drawn.size - np.searchsorted(drawn, sigma_max**2 / variance)
         return float((1 + above) / (1 + drawn.size))
     return chance_above(sigma_max**2 / variance, largest_edge(shape), 2 / (shape[0] * shape[1]))
@@ -190,7 +193,7 @@ def _largest_of_draws(shape: tuple[int, int]) -> Float[np.ndarray, " draw"]:
     return np.sort(lam[:, 0] / (lam.sum(axis=1) / (m * n) - square_of_mean))
 
 
-def smallest_p_value(sigma_min: float, shape: tuple[int, int], variance: float) -> float:
+def smallest_p_value(sigma_min: float, shape: Sides, variance: float) -> float:
     """Compute the chance of a smallest singular value of at most `sigma_min`, `variance` being that of the bulk.
 
     A square matrix has a hard edge: 1 − exp(−x/2 − √x) at x = N λ/s² (Edelman 1988). Where N/M is below `SQUARE`,
