@@ -9,10 +9,8 @@ from jacspec.report.explorer.budget import Budget, finite_values, partly, short_
 from jacspec.report.labels import lookup
 from jacspec.report.plotting import styles_of
 from jacspec.runs import Run
-from jacspec.spectra.random_matrix import marchenko_pastur_density, marchenko_pastur_edges
 
 DASHES = {"-": "solid", "--": "dash", ":": "dot"}
-CURVE_POINTS = 200
 
 
 def role_styles(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
@@ -30,13 +28,7 @@ def matrix_data(run: Run, budget: Budget) -> tuple[dict[str, Any], list[str]]:
     """Collect what a page shows of a run over matrices or heads; as `samples.sample_data`, with a row a matrix."""
     layers = _layers(run)
     shown = _choose(run, layers, budget.spectra)
-    rows = list(_rows(run, layers, shown))
-    shapes = {(row["rows"], row["cols"]) for row in rows if "bulk_high" in row["values"]}
-    data = {
-        "rows": rows,
-        "curves": {f"{m} × {n}": _curve((m, n)) for m, n in sorted(shapes)},
-        "baseline": lookup(run.provenance, "baseline.median sigma"),
-    }
+    data = {"rows": list(_rows(run, layers, shown)), "baseline": lookup(run.provenance, "baseline.median sigma")}
     return data, partly("spectra", len(shown), len(set(layers)), "layers")
 
 
@@ -65,12 +57,3 @@ def _rows(run: Run, layers: Sequence[int | None], shown: Collection[int | None])
             "values": {name: column[place] for name, column in columns.items()},
             "sigma": short_decimals(own) if layer in shown else None,
         }
-
-
-def _curve(shape: tuple[int, int]) -> dict[str, list[float]]:
-    """Compute the law of Marchenko and Pastur for entries of variance 1: σ over its upper edge, and the density."""
-    low, high = marchenko_pastur_edges(shape, 1.0)
-    # Close together at the edges, where the density falls with infinite slope.
-    grid = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, CURVE_POINTS))) / 2
-    density = marchenko_pastur_density(grid, shape, 1.0) * high
-    return {"sigma": (grid / high).tolist(), "density": density.tolist()}

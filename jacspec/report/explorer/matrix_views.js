@@ -56,6 +56,7 @@ const LAWS = [
   { name: "mp", words: "Marchenko–Pastur, all entries", line: { color: "#000000", dash: "dash", width: 2 } },
 ];
 const BINS_TO_EDGE = 40;
+const CURVE_POINTS = 200;
 
 const hasSigma = (row) => row.sigma?.length > 0;
 const withSigma = (data, choice) => rowsOf(data, choice).filter(hasSigma);
@@ -83,29 +84,34 @@ const matrixSpectrum = {
     const run = runOf(data, choice);
     const row = rowsOf(data, choice)[Number(choice.matrix)];
     const { sigma, values } = row;
-    const { bulk_low: low, bulk_high: high } = values;
-    const beyond = (value) => there(high) && (value < low || value > high);
+    // A run from before these columns has the bulk's edges alone.
+    const beyond = outside(values, there(values.count_high) ? "count" : "bulk");
     const outliers = sigma.filter(beyond);
-    const edge = high || sigma[0] || 1;
+    const edge = values.bulk_high || values.mp_high || sigma[0] || 1;
     const last = choice.span === "bulk" ? 1.3 * edge : 1.05 * Math.max(edge, sigma[0]);
     const size = edge / BINS_TO_EDGE;
     const type = choice.scale === "log" ? "log" : "linear";
     const laws = LAWS.filter(({ name }) => values[`${name}_high`] > 0);
     const heights = densityRange(sigma, size);
-    const edges = there(high) ? ` at ${short(low)} and ${short(high)}` : ", which is not known";
+    const { norms_low: low, norms_high: high } = values;
+    const ends = there(high) ? [low, high].filter(there) : [];
     return {
       traces: [
         histogramTrace(sigma, size),
-        ...laws.map((law) => lawTrace(run.curves[`${row.rows} × ${row.cols}`], values[`${law.name}_high`], law)),
+        ...laws.map((law) => lawTrace(values[`${law.name}_low`], values[`${law.name}_high`], law)),
         outlierTrace(outliers, type === "log" ? heights[0] : 0),
       ],
       layout: {
         bargap: 0,
         xaxis: { title: { text: "singular value σ" }, ticklabelstandoff: 8, range: [0, last] },
         yaxis: { ...valueAxis("density", type, heights), ...(type === "log" && { range: heights.map(Math.log10) }) },
+        shapes: ends.map(endLine),
       },
       says: `${row.role}, ${row.name} (${row.rows} × ${row.cols}): ${sigma.length} singular values, `
-        + `${outliers.length} beyond the edges of the Marchenko–Pastur bulk${edges}.`,
+        + (there(values.bulk_high) ? `${outliers.length} beyond the edges of the Marchenko–Pastur bulk`
+          : "no Marchenko–Pastur bulk identified")
+        + (ends.length ? `; ${sigma.filter(outside(values, "norms")).length} beyond what independent entries with its `
+          + `row and column norms have (dotted, ${ends.map(short).join(" and ")})` : "") + ".",
       table: {
         head: ["i", "σ", "beyond the bulk"],
         rows: sigma.map((value, place) => [place + 1, value, beyond(value) ? "yes" : ""]),
@@ -121,11 +127,28 @@ const histogramTrace = (sigma, size) => ({
   hovertemplate: "σ %{x}: density %{y:.4~g}<extra></extra>",
 });
 
-/** The law for entries of any variance, from that of variance 1: σ and density in units of the upper edge. */
-const lawTrace = (curve, high, { words, line }) => ({
-  type: "scatter", mode: "lines", name: words, line,
-  x: curve.sigma.map((value) => value * high), y: curve.density.map((value) => value / high),
-  hovertemplate: `${words}, σ = %{x:.5~g}: density %{y:.4~g}<extra></extra>`,
+/** What tells whether a value is beyond either of two columns; an end that a matrix has not is none. */
+function outside(values, name) {
+  const { [`${name}_low`]: low, [`${name}_high`]: high } = values;
+  return (value) => (there(low) && value < low) || (there(high) && value > high);
+}
+
+/** The law of Marchenko and Pastur between two edges: √((b² − σ²)(σ² − a²)) / (π σ ((b − a)/2)²). */
+function lawTrace(low, high, { words, line }) {
+  // Close together at the edges, where the density falls with infinite slope.
+  const x = Array.from({ length: CURVE_POINTS }, (_, place) =>
+    low + (high - low) * (1 - Math.cos(Math.PI * place / (CURVE_POINTS - 1))) / 2);
+  const density = (sigma) => Math.sqrt(Math.max((high + sigma) * (high - sigma), 0)
+    * (sigma > 0 ? Math.max((1 - low / sigma) * (1 + low / sigma), 0) : 1)) / (Math.PI * ((high - low) / 2) ** 2);
+  return {
+    type: "scatter", mode: "lines", name: words, line, x, y: x.map(density),
+    hovertemplate: `${words}, σ = %{x:.5~g}: density %{y:.4~g}<extra></extra>`,
+  };
+}
+
+/** A line at an edge of chance with the matrix's own row and column norms. */
+const endLine = (x) => ({
+  type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: "#009E73", dash: "dot", width: 1.5 },
 });
 
 const outlierTrace = (outliers, floor) => ({

@@ -19,7 +19,7 @@ from jacspec.backend import numerics
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.samples import Memory, Packing, PaddedBatch
-from jacspec.spectra.random_matrix import fit_bulk, marchenko_pastur_edges
+from jacspec.spectra.bulk import fit_bulk
 from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
 
 ENOUGH = 10
@@ -156,7 +156,7 @@ def summarise_profile(
     """
     sigma, overlap, variance = profile
     decile = max(1, sigma.size // 10)
-    low, high = marchenko_pastur_edges(shape, fit_bulk(sigma, shape))
+    low, high = fit_bulk(sigma, shape).edges
     chance, chance_99 = null
 
     def mean(values: np.ndarray) -> float:
@@ -189,5 +189,7 @@ def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float])
         return "input without variance: no principal directions"
     if not sigma[0] > 0:
         return "all zero: no singular directions"
+    if np.isnan(metrics["bulk_high"]):
+        return "no bulk of one variance is identified"
     sides = [side for side in ("above", "below") if np.isnan(metrics[f"overlap_{side}"])]
     return f"no singular value {' or '.join(sides)} the bulk" if sides else ""

@@ -44,10 +44,28 @@ SMALL = "Small Singular Values Matter"
 
 MP = "Marchenko & Pastur 1967"
 
+PROFILED = "Marchenko & Pastur 1967; quantiles, over the number above (docs/chance.md)"
+
+TRACY_WIDOM = "Johnstone 2001; Ma 2012"
+
+NORMS = "Zhang 2006; Couillet & Hachem 2014"
+
 WEIGHT_METRICS: Mapping[str, Quantity] = {
     "log_spectral_norm": Quantity(r"$\log_{10} \lambda_1$", "log10 of the largest λ = σ²", WEIGHTWATCHER),
     "alpha": Quantity(r"$\alpha$", "exponent of the tail of λ, continuous maximum likelihood above x_min", CLAUSET),
-    "alpha_sigma": Quantity(r"$\sigma_\alpha$", "standard error of α: (α − 1)/√n, n values in the tail", CLAUSET),
+    "alpha_sigma": Quantity(
+        r"$\sigma_\alpha$", "standard error of α were x_min known: (α − 1)/√n, n values in the tail", CLAUSET
+    ),
+    "alpha_error": Quantity(
+        r"$\Delta\alpha$", "standard error of α with the search for x_min: 1.4 times that, by calibration", CLAUSET
+    ),
+    "alpha_null_low": Quantity(
+        r"$\alpha_{5\%}^{\mathrm{null}}$",
+        "α that 5 % of Gaussian matrices of this shape are below, which have no tail (99 draws, 19 of large ones)",
+        CLAUSET,
+    ),
+    "alpha_null": Quantity(r"$\alpha^{\mathrm{null}}$", "their median α", CLAUSET),
+    "alpha_null_high": Quantity(r"$\alpha_{95\%}^{\mathrm{null}}$", "α that 5 % of them are above", CLAUSET),
     "alpha_weighted": Quantity(r"$\alpha \log_{10} \lambda_1$", "α times log10 λ_1", WEIGHTWATCHER),
     "log_alpha_norm": Quantity(r"$\log_{10} \Sigma \lambda^\alpha$", "log10 Σ λ^α", WEIGHTWATCHER),
     "x_min": Quantity(r"$x_{\min}$", "where the tail of λ begins: the candidate of least distance D", CLAUSET),
@@ -67,24 +85,63 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
         r"$\sigma_-$", "lower Marchenko–Pastur edge s(√N − √M) of σ, s² the variance of the entries", MP
     ),
     "mp_high": Quantity(r"$\sigma_+$", "upper edge s(√N + √M)", MP),
-    "bulk_low": Quantity(r"$\sigma_-^{\mathrm{bulk}}$", "lower edge for the variance that fits the bulk", SMALL),
-    "bulk_high": Quantity(r"$\sigma_+^{\mathrm{bulk}}$", "upper edge for the variance that fits the bulk", SMALL),
-    "bulk_share": Quantity(
-        r"$s_{\mathrm{bulk}}^2 / s^2$", "variance that fits the bulk over that of the entries", SMALL
+    "bulk_low": Quantity(
+        r"$\sigma_-^{\mathrm{bulk}}$",
+        "lower Marchenko–Pastur edge of the bulk: s_bulk(√(N − r) − √(M − r)), r values being above it",
+        PROFILED,
     ),
+    "bulk_high": Quantity(
+        r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the bulk, s_bulk(√(N − r) + √(M − r))", PROFILED
+    ),
+    "bulk_share": Quantity(
+        r"$s_{\mathrm{bulk}}^2 / s^2$",
+        "variance of the bulk over that of the entries; missing where no bulk is identified",
+        PROFILED,
+    ),
+    "bulk_error": Quantity(r"$\Delta(s_{\mathrm{bulk}}^2 / s^2)$", "standard error of that", PROFILED),
     "bulk_distance": Quantity(
         r"$D_{MP}$", "Kolmogorov–Smirnov distance of the σ between the bulk's edges from Marchenko–Pastur there", MP
     ),
-    "outliers_above": Quantity(r"$n_>$", "number of σ above the bulk's upper edge", SMALL),
-    "outliers_below": Quantity(r"$n_<$", "number of σ below the bulk's lower edge", SMALL),
+    "count_low": Quantity(
+        r"$\sigma_<$", "σ below which a value is counted: one draw in 100 of the bulk alone has any", TRACY_WIDOM
+    ),
+    "count_high": Quantity(
+        r"$\sigma_>$", "σ above which a value is counted: one draw in 100 of the bulk alone has any", TRACY_WIDOM
+    ),
+    "outliers_above": Quantity(
+        r"$n_>$", "number of σ above σ_>; 0.01 are expected where all entries have one variance", TRACY_WIDOM
+    ),
+    "outliers_below": Quantity(
+        r"$n_<$",
+        "number of positive σ below σ_<; 0.01 are expected by chance; none is defined of a square matrix",
+        TRACY_WIDOM,
+    ),
     "largest_p": Quantity(
         r"$p_{\max}$",
-        "chance of so large a σ_1 in a Gaussian matrix of the entries' variance",
-        "Johnstone 2001; Ma 2012",
+        "chance of so large a σ_1 with Gaussian entries of one variance, that of all entries",
+        "Johnstone 2001; Ma 2012; drawn below 16 rows",
     ),
     "smallest_p": Quantity(
-        r"$p_{\min}$", "chance of so small a smallest σ in such a matrix", "Ma 2012; Edelman 1988 where it is square"
+        r"$p_{\min}$",
+        "chance of so small a smallest σ with Gaussian entries of one variance, that of the bulk",
+        "Ma 2012; Edelman 1988 where it is square",
     ),
+    "norms_low": Quantity(
+        r"$\sigma_<^{rc}$",
+        "as σ_<, with independent entries that have the matrix's own row and column norms",
+        NORMS,
+    ),
+    "norms_high": Quantity(r"$\sigma_>^{rc}$", "as σ_>, with the matrix's own row and column norms", NORMS),
+    "norms_above": Quantity(
+        r"$n_>^{rc}$", "number of σ above that; 0.01 or fewer are expected with such entries", NORMS
+    ),
+    "norms_below": Quantity(r"$n_<^{rc}$", "number of positive σ below the lower one", NORMS),
+    "norms_largest_p": Quantity(
+        r"$p_{\max}^{rc}$",
+        "chance, at most, of so large a σ_1 with Gaussian entries that have the matrix's own row and column norms",
+        NORMS,
+    ),
+    "norms_smallest_p": Quantity(r"$p_{\min}^{rc}$", "chance of so small a smallest σ with such entries", NORMS),
 }
 """Columns of `task=weights` beside `METRICS`: the tail of a spectrum, and the spectrum beside chance.
 
@@ -102,15 +159,21 @@ STUDY = Study(
     takes=("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),
     rows=MATRICES,
     columns=WEIGHT_METRICS,
-    console=("spectral_radius", "stable_rank", "alpha", "outliers_above", "outliers_below"),
+    console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
         title="weight matrices",
         reading=(
-            "A matrix W (out, in) has singular values σ and λ = σ², without a factor of 1/N. What entries drawn "
-            "at random give is the Marchenko–Pastur law between its two edges; values beyond them, above or "
-            "below, are what training put there. A missing value (–) has its reason in the last column of "
-            "metrics.csv.",
+            "A matrix W (out, in) has singular values σ and λ = σ², without a factor of 1/N. Beside them stand three "
+            "nulls. Plain Marchenko–Pastur and Tracy–Widom: independent entries of one variance. What is beyond that "
+            "(n_>, n_<, p_max, p_min) may have no more than rows of different norms, as an untrained matrix can have "
+            "too. The null of its own row and column norms (rc) rejects independent entries with these norms: beyond "
+            "it, entries depend on one another. One draw (weights.against) is the third.",
+            "Values are counted beyond the edge that one draw in 100 passes: with random entries 0.01 a matrix are "
+            "expected on each side. A bulk of one variance is identified where its lower and upper half agree and two "
+            "searches find it; where not, what depends on it is missing. α means nothing without that of Gaussian "
+            "matrices, which have no power law: α^null with its 5 and 95 %.",
+            "A missing value (–) has its reason in the last column of metrics.csv.",
         ),
     ),
 )

@@ -15,26 +15,34 @@ from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of, styles_of
 from jacspec.runs import Run
-from jacspec.spectra.random_matrix import marchenko_pastur_density
 from jacspec.studies.study import Plot
 
 PANELS_A_FIGURE = 12
 
+BESIDE_ALPHA = ("alpha_null_low", "alpha_null", "alpha_null_high")
+"""Columns that have no panel of their own."""
+
+ONE_VARIANCE, NORMS = "black", "#009E73"
+
 
 CAPTIONS = {
-    "metrics": "Each metric against the layer, a line a role.",
-    "spectra": "Singular values of each role, a line a layer; dashed, the edges of the Marchenko–Pastur bulk.",
-    "bulk": "Singular values over s√N of all layers, with the Marchenko–Pastur law of the bulk; ticks mark the values "
-    "beyond its edges, above and below.",
+    "metrics": "Each metric against the layer, a line a role; of α, dotted, the median of Gaussian matrices of the "
+    "same shape, which have no tail.",
+    "spectra": "Singular values of each role, a line a layer; dashed, the edges of the Marchenko–Pastur bulk where one "
+    "is identified; dotted, where independent entries with the matrix's own row and column norms end (medians).",
+    "bulk": "Singular values over s√N of all layers. Black, dashed: the Marchenko–Pastur law of entries of one "
+    "variance, that of all; orange: of the bulk, where one is identified. Dotted: where independent entries with the "
+    "matrix's own row and column norms end (medians); ticks mark the values beyond.",
     "bulk_of_layer": "The same for one layer (weights.show_layer).",
-    "tails": "The share of λ = σ² at or above x in one layer, and the power law fitted from x_min on.",
+    "tails": "The share of λ = σ² at or above x in one layer, and the power law fitted from x_min on, with α of "
+    "Gaussian matrices of the shape (median; 5 and 95 %).",
     "one_matrix": "One matrix: singular values, cumulative variance, eigenvalues of its Gram matrix.",
 }
 
 
 def matrix_figures(run: Run) -> dict[str, Plot]:
     """Name the figures of a `task=weights` run: its metrics a dozen a figure, spectra, chance, tails, one matrix."""
-    drawn = [name for name in run.metric_names if run.metrics[name].notna().any()]
+    drawn = [name for name in run.metric_names if run.metrics[name].notna().any() and name not in BESIDE_ALPHA]
     pages = [drawn[start : start + PANELS_A_FIGURE] for start in range(0, len(drawn), PANELS_A_FIGURE)]
     figures = {
         f"metrics_{number}": Plot(functools.partial(_draw_metrics, run, names), CAPTIONS["metrics"], explored=True)
@@ -75,6 +83,8 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
             panel.plot(
                 rows["layer"], rows[name], color=colour, marker="o", markersize=2.5, linewidth=1, label=role, **kind
             )
+            if name == "alpha" and "alpha_null" in table and alone:
+                panel.plot(rows["layer"], rows["alpha_null"], color=colour, linewidth=0.9, linestyle=":")
         values = table[name].to_numpy(float)
         positive = values[np.isfinite(values) & (values > 0)]
         if positive.size == np.isfinite(values).sum() and uses_log_axis(values):
@@ -115,66 +125,87 @@ def _draw_spectra(run: Run) -> Figure:
             sigma = _sigma(run, row)
             sigma = sigma[sigma > sigma[0] * 1e-7]
             panel.plot(np.arange(1, sigma.size + 1), sigma, color=colour, linewidth=0.9)
-        for name in ("bulk_low", "bulk_high"):
-            edge = np.nanmedian(run.metrics[name].to_numpy(float)[rows])
-            if np.isfinite(edge) and edge > 0:
-                panel.axhline(edge, color=CHANCE, linewidth=0.9, linestyle="--")
+        for what, colour, line in (("bulk", CHANCE, "--"), ("norms", NORMS, ":")):
+            for edge in _edges(run, rows, what):
+                if edge > 0:
+                    panel.axhline(edge, color=colour, linewidth=0.9, linestyle=line)
         panel.set_yscale("log")
         panel.set_title(role, fontsize="medium", parse_math=False)
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("index $i$", fontsize="medium")
     figure.supylabel(
-        r"singular value $\sigma_i$ (dashed: edges of the Marchenko–Pastur bulk, median)", fontsize="medium"
+        r"singular value $\sigma_i$ (dashed: edges of the bulk; dotted: of chance with its norms)", fontsize="medium"
     )
     return figure
 
 
+def _edges(
+    run: Run, rows: Sequence[int], what: str, over: Float[np.ndarray, " row"] | float = 1.0
+) -> tuple[float, float]:
+    """Return the medians of two columns of edges over some rows; NaN where none has one, or an older run no column."""
+    found = []
+    for name in (f"{what}_low", f"{what}_high"):
+        values = run.metrics[name].to_numpy(float)[rows] / over if name in run.metrics else np.array([np.nan])
+        finite = values[np.isfinite(values)]
+        found.append(float(np.median(finite)) if finite.size else float("nan"))
+    return found[0], found[1]
+
+
 def _draw_bulk(run: Run, layer: int | None) -> Figure:
-    """Draw histograms of σ over s√N with the law of chance, and mark what lies beyond the bulk's edges."""
+    """Draw histograms of σ over s√N with the laws of chance, and mark what lies beyond."""
     roles = [role for role in roles_of(run) if _rows(run, role, layer)]
     where = "all layers" if layer is None else f"layer {layer}"
     figure, axes = panels(max(len(roles), 1), _title(run, f"singular values beside Marchenko–Pastur, {where}"))
     for panel, role in zip(axes, roles, strict=False):
-        rows = _rows(run, role, layer)
-        _add_histogram(panel, run, rows)
+        _add_histogram(panel, run, _rows(run, role, layer))
         panel.set_title(role, fontsize="medium", parse_math=False)
-    figure.supxlabel(r"$\sigma / (s_{\mathrm{bulk}} \sqrt{N})$; ticks above the axis: outliers", fontsize="medium")
-    figure.supylabel("density (orange: Marchenko–Pastur law of the bulk)", fontsize="medium")
+    figure.supxlabel(
+        r"$\sigma / (s \sqrt{N})$; dotted, and ticks: beyond chance with its row and column norms", fontsize="medium"
+    )
+    figure.supylabel("density (black: law of one variance; orange: of the bulk)", fontsize="medium")
     return figure
 
 
 def _add_histogram(panel: Axes, run: Run, rows: Sequence[int]) -> None:
-    table, scaled, outliers = run.metrics, [], []
-    shape = (1, 1)
-    for row in rows:
-        shape = (int(table["rows"].iloc[row]), int(table["cols"].iloc[row]))
-        low, high = (float(table[name].iloc[row]) for name in ("bulk_low", "bulk_high"))
-        scale = high / (1 + np.sqrt(min(shape) / max(shape)))
-        if not np.isfinite(scale) or scale <= 0:
-            continue
-        sigma = _sigma(run, row)
-        scaled.append(sigma / scale)
-        outliers.append(sigma[(sigma > high) | (sigma < low)] / scale)
-    if not scaled:
+    table = run.metrics
+    least = table[["rows", "cols"]].min(axis=1).to_numpy(float)
+    most = table[["rows", "cols"]].max(axis=1).to_numpy(float)
+    scales = table["mp_high"].to_numpy(float) / (1 + np.sqrt(least / most))
+    rows = [row for row in rows if scales[row] > 0]
+    if not rows:
         panel.annotate("nothing to show", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
+    # Runs from before these columns have the bulk's edges alone.
+    what = "norms" if "norms_high" in table else "bulk"
+    scaled, outliers = [], []
+    for row in rows:
+        low, high = _edges(run, [row], what)
+        sigma = _sigma(run, row)
+        scaled.append(sigma / scales[row])
+        outliers.append(sigma[(sigma > high) | (sigma < low)] / scales[row])
     values, beyond = np.concatenate(scaled), np.concatenate(outliers)
-    edge = 1 + np.sqrt(min(shape) / max(shape))
+    edge = float(np.median(1 + np.sqrt(least[rows] / most[rows])))
     shown = max(1.6 * edge, float(np.quantile(values, 0.97)))
     panel.hist(np.minimum(values, shown), bins=60, density=True, color="#56B4E9", edgecolor="none")
-    grid = np.linspace(1e-3, edge * 1.001, 400)
-    panel.plot(
-        grid, marchenko_pastur_density(grid * np.sqrt(max(shape)), shape, 1.0) * np.sqrt(max(shape)), color=CHANCE
-    )
+    for name, colour, line in (("mp", ONE_VARIANCE, "--"), ("bulk", CHANCE, "-")):
+        low, high = _edges(run, rows, name, scales[rows])
+        if high > 0:
+            grid = np.linspace(max(low, 1e-3), high, 400)
+            panel.plot(grid, _law(grid, low, high), color=colour, linestyle=line, linewidth=1.2)
+    for end in _edges(run, rows, "norms", scales[rows]):
+        if np.isfinite(end):
+            panel.axvline(end, color=NORMS, linewidth=1, linestyle=":")
     if beyond.size:  # marks that are not clipped and none would be laid out at the figure's corner
         panel.plot(np.minimum(beyond, shown), np.zeros_like(beyond), "|", color="black", markersize=8, clip_on=False)
-    panel.annotate(
-        f"{len(beyond)} of {len(values)} beyond", (0.97, 0.93), xycoords="axes fraction", ha="right", fontsize="small"
-    )
-    if values.max() > shown:
-        panel.annotate(
-            f"largest {values.max():.3g}", (0.97, 0.83), xycoords="axes fraction", ha="right", fontsize="small"
-        )
+    words = [f"{len(beyond)} of {len(values)} beyond"]
+    words += [f"largest {values.max():.3g}"] if values.max() > shown else []
+    panel.annotate("\n".join(words), (0.97, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize="small")
+
+
+def _law(sigma: Float[np.ndarray, " point"], low: float, high: float) -> Float[np.ndarray, " point"]:
+    """Compute the density of Marchenko and Pastur from its edges alone, s(√N ∓ √M)."""
+    inside = np.clip((high**2 - sigma**2) * (sigma**2 - low**2), 0, None)
+    return np.sqrt(inside) / (np.pi * sigma * ((high - low) / 2) ** 2)
 
 
 def _draw_tails(run: Run, layer: int) -> Figure:
@@ -192,7 +223,11 @@ def _draw_tails(run: Run, layer: int) -> Figure:
             tail = np.geomspace(begin, lam[-1], 50)
             panel.loglog(tail, share[np.searchsorted(lam, begin)] * (tail / begin) ** (1 - alpha), color=CHANCE)
             panel.axvline(begin, color="0.6", linewidth=0.8, linestyle="--")
-            panel.annotate(rf"$\alpha = {alpha:.2f}$", (0.05, 0.08), xycoords="axes fraction")
+            words = rf"$\alpha = {alpha:.2f}$"
+            if "alpha_null" in run.metrics:
+                low, middle, high = run.metrics[list(BESIDE_ALPHA)].iloc[row]
+                words += f"\nchance {middle:.1f} ({low:.1f} to {high:.1f})"
+            panel.annotate(words, (0.05, 0.08), xycoords="axes fraction", fontsize="small")
         panel.set_title(role, fontsize="medium", parse_math=False)
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel(r"$\lambda$ (dashed: $x_{\min}$)", fontsize="medium")

@@ -13,7 +13,14 @@ from jacspec.models.matrices import Matrix, in_batches
 from jacspec.runs.rows import matrix_row
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import singular_values
-from jacspec.spectra.weight_metrics import compute_weight_metrics, gaussian_spectrum, rescale, shuffled_spectra
+from jacspec.spectra.variance_profile import profile_of
+from jacspec.spectra.weight_metrics import (
+    compute_weight_metrics,
+    equal_to_rounding,
+    gaussian_spectrum,
+    rescale,
+    shuffled_spectra,
+)
 
 UNSCALED = 32
 """Powers of two within which the largest entry of a matrix is left as it is: no real weights lie beyond."""
@@ -94,11 +101,13 @@ def measure_batch(
     elif null == "gaussian":
         drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), seed)
     found = {name: np.asarray(array, np.float64) for name, array in values.items()}
-    found |= compute_weight_metrics(spectra, (rows, cols), variances, drawn)
+    profiles = [profile_of(matrix) for matrix in matrices]
+    beside, why = compute_weight_metrics(spectra, (rows, cols), variances, drawn, profiles, seed=seed)
+    found |= beside
     results = []
     for row, (number, matrix) in enumerate(batch):
         metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}
-        reason = _reason(spectra[row], float(variances[row]), metrics)
+        reason = _reason(spectra[row], (rows, cols), float(variances[row]), metrics, why[row])
         values = spectra[row]
         if matrix.exponent:
             values = np.ldexp(values.astype(np.float64), matrix.exponent)
@@ -123,7 +132,13 @@ def _tall(values: Shaped[np.ndarray, "rows cols"]) -> Shaped[np.ndarray, "most l
     return values if values.shape[0] >= values.shape[1] else values.T
 
 
-def _reason(sigma: Float[np.ndarray, " k"], variance: float, metrics: Mapping[str, float]) -> str:
+def _reason(
+    sigma: Float[np.ndarray, " k"],
+    shape: tuple[int, int],
+    variance: float,
+    metrics: Mapping[str, float],
+    beside_chance: Sequence[str],
+) -> str:
     """Say why metrics are missing; empty where none is."""
     if not np.isfinite(sigma).all():
         return "holds values that are not finite"
@@ -131,11 +146,10 @@ def _reason(sigma: Float[np.ndarray, " k"], variance: float, metrics: Mapping[st
         return "all zero: no ratios, no tail, nothing beside chance"
     reasons = []
     if sigma.size == 1:
-        reasons.append("one singular value: no decay ratio")
+        reasons.append("one singular value: no decay ratio, no p-value")
     if not variance > 0:
         reasons.append("all entries equal: nothing beside chance")
     if not np.isfinite(metrics["alpha"]):
-        reasons.append("too few values for a tail")
-    if np.isfinite(metrics["mp_low"]) and not np.isfinite(metrics["smallest_p"]):
-        reasons.append("no law known for the smallest value of this shape")
-    return "; ".join(reasons)
+        equal = sigma.size > 1 and equal_to_rounding(sigma[None], shape)[0]
+        reasons.append("all singular values equal to rounding: no tail" if equal else "too few values for a tail")
+    return "; ".join([*reasons, *beside_chance])

@@ -1,0 +1,284 @@
+"""How well chance is known: the bulk's variance, p-values, counts and errors of α where the answer is known.
+
+    python tests/benchmarks/chance.py   (from the repository; about three minutes; writes chance.json)
+
+docs/chance.md has its tables. Seeds are fixed, and nothing depends on the machine.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jacspec.spectra.bulk import fit_bulk, quantiles
+from jacspec.spectra.power_law import fit_tails
+from jacspec.spectra.random_matrix import (
+    chance_above,
+    chance_below,
+    counting_edges,
+    largest_p_value,
+    marchenko_pastur_edges,
+    smallest_p_value,
+)
+from jacspec.spectra.variance_profile import profile_edges, profile_of
+from jacspec.spectra.weight_metrics import SEARCHED
+
+Shape = tuple[int, int]
+SHAPES: Mapping[Shape, int] = {(96, 96): 60, (96, 384): 60, (768, 768): 10, (768, 3072): 10}
+"""Of planted spectra, with the number of draws."""
+
+NOISE = (
+    *(("spikes", share) for share in (0.0, 0.02, 0.1, 0.2, 0.4)),
+    *(("rows", spread) for spread in (0.1, 0.3)),
+)
+"""Share of the values that are spikes, from 1.5 to 6 times the upper edge; spread of ln of the rows' scales."""
+
+LEVELS = (0.01, 0.05, 0.5)
+
+
+def planted(shape: Shape, kind: str, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw singular values of Gaussian noise whose mean variance is 1, with what is planted, in ascending order."""
+    matrix = rng.normal(size=shape)
+    if kind == "spikes":
+        spikes = round(amount * shape[0])
+        edge = marchenko_pastur_edges(shape, 1.0)[1]
+        matrix[np.arange(spikes), np.arange(spikes)] += edge * np.geomspace(1.5, 6, max(spikes, 1))[:spikes]
+    else:
+        scales = np.exp(amount * rng.normal(size=shape[0]))
+        matrix *= (scales / np.sqrt(np.mean(scales**2)))[:, None]
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(matrix @ matrix.T), 0))
+
+
+# Estimators of the variance of the bulk: values in ascending order
+
+
+def before(sigma: np.ndarray, shape: Shape) -> float:
+    """As jacspec had it: quantiles from 10 to 90 %, values beyond the edges dropped until a fifth would be gone."""
+    grid, share = quantiles(shape)
+    scale, kept = float("nan"), sigma
+    for _ in range(50):
+        place = np.linspace(0.1, 0.9, 81)
+        model = np.interp(place, share, grid)
+        scale = float(np.quantile(kept, place) @ model / (model @ model))
+        remaining = sigma[(sigma > 0.98 * scale * grid[0]) & (sigma < 1.02 * scale * grid[-1])]
+        if remaining.size < max(3, 0.8 * sigma.size) or remaining.size == kept.size:
+            break
+        kept = remaining
+    return scale**2
+
+
+def median(sigma: np.ndarray, shape: Shape) -> float:
+    """Match the median of all values (Gavish & Donoho 2014)."""
+    grid, share = quantiles(shape)
+    return float((np.median(sigma) / np.interp(0.5, share, grid)) ** 2)
+
+
+def all_quantiles(sigma: np.ndarray, shape: Shape) -> float:
+    """Fit the quantiles from 10 to 90 % of all values."""
+    grid, share = quantiles(shape)
+    place = np.linspace(0.1, 0.9, 81)
+    model = np.interp(place, share, grid)
+    return float((np.quantile(sigma, place) @ model / (model @ model)) ** 2)
+
+
+def bema(sigma: np.ndarray, shape: Shape) -> float:
+    """Regress the middle three fifths of λ on the law's quantiles (Ke, Ma & Lin 2023)."""
+    grid, share = quantiles(shape)
+    index = np.arange(int(0.2 * sigma.size), int(0.8 * sigma.size))
+    model = np.interp((index + 1) / sigma.size, share, grid) ** 2
+    return float(sigma[index] ** 2 @ model / (model @ model))
+
+
+def passemier_yao(sigma: np.ndarray, shape: Shape) -> float:
+    """Count spikes by gaps (Passemier & Yao 2014), correct the mean of the rest (Passemier, Li & Yao 2017)."""
+    rows, columns = shape
+    lam, c = sigma[::-1] ** 2 / columns, rows / columns
+    variance, spikes = float(lam.mean()), -1
+    for _ in range(50):
+        gap = 1.5 * variance * (1 + c**0.5) ** 2 * columns ** (-2 / 3) * (2 * np.log(np.log(columns))) ** 0.5
+        wide = -np.diff(lam) > gap
+        found = next((m for m in range(rows // 2) if not (wide[m] or wide[m + 1])), rows // 2)
+        middle = lam[:found] + variance * (1 - c)
+        strength = (middle + np.sqrt(np.maximum(middle**2 - 4 * variance * lam[:found], 0))) / 2
+        rest = float(lam[found:].mean())
+        changed = rest * (1 + c * (found + variance * float((1 / strength).sum())) / (rows - found))
+        if found == spikes and abs(changed - variance) < 1e-9 * variance:
+            break
+        variance, spikes = changed, found
+    return variance
+
+
+def nearest(sigma: np.ndarray, shape: Shape) -> float:
+    """Fit quantiles of what is left for each number of spikes, take the one of least Kolmogorov–Smirnov distance."""
+    best = (np.inf, np.nan)
+    for above in range(0, sigma.size // 2 + 1, max(sigma.size // 96, 1)):
+        kept, left = sigma[: sigma.size - above], (shape[0] - above, shape[1] - above)
+        variance = all_quantiles(kept, left)
+        grid, share = quantiles(left)
+        model, steps = np.interp(kept / variance**0.5, grid, share), np.arange(kept.size + 1) / kept.size
+        best = min(best, (float(np.maximum(abs(model - steps[:-1]), abs(model - steps[1:])).max()), variance))
+    return best[1]
+
+
+RIVALS: Mapping[str, Callable[[np.ndarray, Shape], float]] = {
+    "before": before,
+    "median (Gavish–Donoho)": median,
+    "quantiles": all_quantiles,
+    "BEMA (Ke–Ma–Lin)": bema,
+    "Passemier–Yao": passemier_yao,
+    "profile, least distance": nearest,
+}
+
+
+def compare_estimators() -> dict[str, Any]:
+    """Estimate a variance of 1."""
+    found: dict[str, Any] = {}
+    for shape, draws in SHAPES.items():
+        rng = np.random.default_rng(shape)
+        for kind, amount in NOISE:
+            spectra = [planted(shape, kind, amount, rng) for _ in range(draws)]
+            case: dict[str, Any] = {}
+            for name, estimate in RIVALS.items():
+                values = np.array([estimate(each, shape) for each in spectra])
+                case[name] = {"mean": _round(values.mean()), "sd": _round(values.std())}
+            bulks = [fit_bulk(each[::-1], shape) for each in spectra]
+            there = [bulk for bulk in bulks if not bulk.reason]
+            case["fit_bulk"] = {"identified": _round(len(there) / draws)}
+            if there:
+                away = np.array([(bulk.variance - 1) / bulk.error for bulk in there])
+                case["fit_bulk"] |= {
+                    "mean": _round(np.mean([bulk.variance for bulk in there])),
+                    "sd": _round(np.std([bulk.variance for bulk in there])),
+                    "mean error": _round(np.mean([bulk.error for bulk in there])),
+                    "within 1 error": _round(np.mean(abs(away) <= 1)),
+                    "within 2 errors": _round(np.mean(abs(away) <= 2)),
+                    "above": _round(np.mean([bulk.above for bulk in there])),
+                }
+            words = f"{amount:.0%} spikes" if kind == "spikes" else f"row scales, spread {amount}"
+            found.setdefault(_words(shape), {})[words] = case
+    return found
+
+
+def rates(p_values: Sequence[float]) -> dict[str, float]:
+    """Say how often p-values are at or below each level."""
+    return {f"{level:.0%}": _round(np.mean(np.array(p_values) <= level)) for level in LEVELS}
+
+
+def check_p_values(draws: int = 1000) -> dict[str, Any]:
+    """Draw Gaussian matrices, some with five spikes at the top, whose smallest values are chance."""
+    found: dict[str, Any] = {}
+    for shape in ((4, 8), (8, 40), (16, 32), (96, 96), (96, 384), (64, 768)):
+        rng = np.random.default_rng(shape)
+        matrices = [rng.normal(size=shape) for _ in range(draws)]
+        spectra = [np.linalg.svd(each, compute_uv=False) for each in matrices]
+        variances = [float(each.var()) for each in matrices]
+        case = {
+            "largest": rates([largest_p_value(each[0], shape, v) for each, v in zip(spectra, variances, strict=True)])
+        }
+        bulks = [fit_bulk(each, shape) for each in spectra]
+        pairs = [(each, bulk) for each, bulk in zip(spectra, bulks, strict=True) if not bulk.reason]
+        if pairs:
+            case["smallest"] = rates([smallest_p_value(each[-1], bulk.shape, bulk.variance) for each, bulk in pairs])
+            highs = [counting_edges(bulk.shape, bulk.variance)[1] for _, bulk in pairs]
+            case["any above the edge"] = _round(np.mean([each[0] > bulk.edges[1] for each, bulk in pairs]))
+            case["any counted above"] = _round(
+                np.mean([each[0] > high for (each, _), high in zip(pairs, highs, strict=True)])
+            )
+            case["number counted above"] = _round(
+                np.mean([(each > high).sum() for (each, _), high in zip(pairs, highs, strict=True)])
+            )
+        found[_words(shape)] = case
+    for shape in ((96, 96), (96, 384)):
+        rng = np.random.default_rng(7)
+        old, new = [], []
+        for _ in range(draws // 2):
+            matrix = rng.normal(size=shape)
+            matrix[np.arange(5), np.arange(5)] += marchenko_pastur_edges(shape, 1.0)[1] * np.arange(2, 7)
+            sigma = np.linalg.svd(matrix, compute_uv=False)
+            old.append(smallest_p_value(sigma[-1], shape, matrix.var()))
+            bulk = fit_bulk(sigma, shape)
+            new.append(smallest_p_value(sigma[-1], bulk.shape, bulk.variance))
+        found[_words(shape)] |= {"five spikes, smallest": rates(new), "five spikes, smallest, before": rates(old)}
+    return found
+
+
+def check_norms(draws: int = 300) -> dict[str, Any]:
+    """Draw independent Gaussian entries whose rows and columns have different norms: all that stands out is chance."""
+    found: dict[str, Any] = {}
+    cases = {
+        **{f"{_words(shape)}, one variance": (shape, 0.0) for shape in ((96, 96), (96, 384))},
+        **{f"{_words(shape)}, spread 0.5": (shape, 0.5) for shape in ((96, 96), (96, 384))},
+        "288 × 96, three blocks": ((288, 96), None),
+    }
+    for name, (shape, spread) in cases.items():
+        rng = np.random.default_rng(shape)
+        rows, columns = (np.exp((spread or 0) * rng.normal(size=size)) for size in shape)
+        rows = np.repeat([1.0, 2.0, 4.0], 96) if spread is None else rows
+        seen: dict[str, list[float]] = {key: [] for key in ("plain", "largest", "smallest", "above, plain", "above")}
+        for _ in range(draws):
+            matrix = rng.normal(size=shape) * rows[:, None] * columns
+            sigma, profile = np.linalg.svd(matrix, compute_uv=False), profile_of(matrix)
+            assert profile is not None
+            low, high = profile_edges(profile)
+            spent = 2 * np.prod([np.square(side).sum() / side.sum() ** 2 for side in profile])
+            seen["plain"].append(largest_p_value(sigma[0], shape, matrix.var()))
+            seen["largest"].append(chance_above(sigma[0] ** 2, high, float(spent)))
+            seen["above, plain"].append(float((sigma > counting_edges(shape, matrix.var())[1]).sum()))
+            seen["above"].append(float((sigma**2 > high.centre + 2.0234 * high.scale).sum()))
+            if low:
+                seen["smallest"].append(chance_below(sigma[-1] ** 2, low))
+        found[name] = {
+            "plain, largest": rates(seen["plain"]),
+            "norms, largest": rates(seen["largest"]),
+            **({"norms, smallest": rates(seen["smallest"])} if seen["smallest"] else {}),
+            "counted above, plain": _round(np.mean(seen["above, plain"])),
+            "counted above, norms": _round(np.mean(seen["above"])),
+        }
+    return found
+
+
+def check_alpha(draws: int = 300) -> dict[str, Any]:
+    """Fit tails of known exponent, some behind a body without any."""
+    found: dict[str, Any] = {}
+    for size, alpha, share in ((100, 2.5, 1.0), (400, 2.5, 1.0), (100, 3.0, 0.3), (400, 3.0, 0.3), (768, 4.0, 0.1)):
+        rng = np.random.default_rng(size)
+        values = []
+        for _ in range(draws):
+            tail = rng.binomial(size, share)
+            values.append(np.r_[1 + rng.pareto(alpha - 1, tail), rng.uniform(0.05, 1, size - tail) ** 0.5])
+        fits = fit_tails(np.stack(values))
+        away = np.abs(fits.alpha - alpha) / fits.alpha_sigma
+        found[f"{size} values, {share:.0%} of them a tail of α = {alpha}"] = {
+            "mean": _round(fits.alpha.mean()),
+            **{f"within {k} alpha_sigma": _round(np.mean(away <= k)) for k in (1, 2)},
+            **{f"within {k} alpha_error": _round(np.mean(away <= SEARCHED * k)) for k in (1, 2)},
+        }
+    return found
+
+
+def _round(value: Any) -> float:
+    return float(f"{float(value):.3g}")
+
+
+def _words(shape: Shape) -> str:
+    return f"{shape[0]} × {shape[1]}"
+
+
+def main() -> None:
+    """Run everything and write the JSON beside this file."""
+    warnings.simplefilter("error")
+    found = {
+        "estimators": compare_estimators(),
+        "p-values": check_p_values(),
+        "norms": check_norms(),
+        "alpha": check_alpha(),
+    }
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    Path(__file__).with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
