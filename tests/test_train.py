@@ -240,8 +240,8 @@ def test_interrupted_training_ends_as_if_it_had_not_been(spoilt: bool, trained: 
 
 def test_command_trains_draws_and_names_the_next_one(tmp_path: Path) -> None:
     """A refused option leaves nothing behind; the run has its page, figures and tables, and resumes to itself."""
-    small = ("train.steps=40", "train.vocab=300", "train.positions=16", "train.layers=1", "train.heads=2")
-    small = (*small, "train.d_model=16", "train.batch=4", "train.warmup=4", "task=train", "hydra.run.dir=my run")
+    sizes = ("train.steps=40", "train.vocab=300", "train.positions=16", "train.layers=1", "train.heads=2")
+    small = (*sizes, "train.d_model=16", "train.batch=4", "train.warmup=4", "task=train", "hydra.run.dir=my run")
     with jax.numpy_dtype_promotion("standard"):
         refused = run_here(*small, "train.revisions=[0,99]", cwd=tmp_path)
         assert (refused.code, files_below(tmp_path)) == (1, set()), refused.err

@@ -62,9 +62,9 @@ def main() -> None:
     except Refused as refused:
         _complain(refused.error)
     except Exception as error:
-        if interrupt := interrupted():  # a library made another error of it
-            interrupt_sweep(interrupt)
-            end_interrupted(interrupt)
+        if raised := interrupted():  # a library made another error of it
+            interrupt_sweep(raised)
+            end_interrupted(raised)
         close_sweep()
         _complain(error)
     finished = close_sweep()

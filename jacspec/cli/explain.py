@@ -114,7 +114,7 @@ def _unfit_value(word: str, said: str) -> str:
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return f"{word} is not known. " + suggest(value, kind.__members__)
     inner = typing.get_args(kind)[0] if is_list(kind) else kind
-    if takes := KIND_WORDS.get(inner):
+    if isinstance(inner, type) and (takes := KIND_WORDS.get(inner)):
         many = " or a list of them" if is_list(kind) else ""
         return f"{key} takes {takes}{many}, and {value} was given. Type {key}=VALUE; `jacspec help {key}` says more."
     return f"{word}: {said.rstrip('.')}."
