@@ -1,15 +1,17 @@
 """What a page says first: intervals beside SciPy's, sentences of planted runs, and none of a run without structure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from jacspec.axes import LayerResult
+from jacspec.axes import LayerResult, Row
 from jacspec.report.findings import median_interval, ratio_interval, sample_findings
 from jacspec.runs import Run, open_run, start_run
+from jacspec.runs.rows import matrix_layout, start_rows
+from jacspec.studies.weights.findings import matrix_findings
 
 METRICS = ("spectral_radius", "decay_ratio")
 
@@ -98,3 +100,32 @@ def test_gains_of_zero_are_no_ratios(tmp_path: Path) -> None:
     said = sample_findings(write_run(tmp_path / "run", gains, ratios))
     assert said[0].endswith("smallest in the MLP of layer 5, 0 (0 to 0).")
     assert not any("Over all layers" in sentence for sentence in said)
+
+
+def write_matrices(folder: Path, values: Sequence[Mapping[str, float]]) -> Run:
+    columns = tuple(values[0])
+    known = {"task": "weights", "metrics": list(columns)}
+    writer = start_rows(folder, known, matrix_layout(columns))
+    for number, row in enumerate(values):
+        arrays = {"singular_values": np.array([2.0, 1.0])}
+        writer.add([Row(number, (number // 2, "qk"[number % 2], None, f"w{number}", 2, 3), row, arrays)])
+    writer.write_tables()
+    writer.finish()
+    return open_run(folder)
+
+
+def test_matrices_beyond_their_nulls_are_counted(tmp_path: Path) -> None:
+    def row(sigma: float, p: float, above: float, alpha: float) -> dict[str, float]:
+        return {
+            "spectral_radius": sigma, "largest_p": 1e-9, "norms_largest_p": p, "norms_above": above,
+            "outliers_above": np.nan if sigma > 3 else 1.0, "alpha": alpha, "alpha_null_low": 2.5,
+        }  # fmt: skip
+
+    rows = [row(1, 1e-8, 4, 2.0), row(2, 0.03, 0, 3.0), row(3, 0.8, 2, 4.0), row(4, 0.9, 0, np.nan)]
+    said = list(matrix_findings(write_matrices(tmp_path / "run", rows)))
+    assert "from 1.00 (q, w0) to 4.00 (k, w3)" in said[0]
+    assert "in 4 of 4 matrices" in said[1]
+    assert "in 1 of 4 matrices" in said[2]  # of q-values: 0.03 · 4 / 2 is above 0.05
+    assert "q 3, k 0" in said[3]
+    assert said[4].startswith("1 of 4 matrices have no bulk")
+    assert "in 1 of 3 matrices; by chance in 0.1" in said[5]

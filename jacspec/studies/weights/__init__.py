@@ -163,6 +163,8 @@ STUDY = Study(
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
         title="weight matrices",
+        sentences="jacspec.studies.weights.findings:matrix_findings",
+        caution="The matrices of one model are not independent, and are of one training run.",
         reading=(
             "A matrix W (out, in) has singular values σ and λ = σ², without a factor of 1/N. Beside them stand three "
             "nulls. Plain Marchenko–Pastur and Tracy–Widom: independent entries of one variance. What is beyond that "
