@@ -67,6 +67,50 @@ def shared_table() -> str:
     return _table(("key", "in Python", "default", "meaning", "studies"), rows)
 
 
+def chance_tables() -> dict[str, str]:
+    """Write the tables of what chance was measured to be, from the record of its benchmark."""
+    file = Path(__file__).parent / "benchmarks" / "chance.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    rivals = [name for name in next(iter(next(iter(record["estimators"].values())).values())) if name != "fit_bulk"]
+    estimators = [
+        (shape, noise, *(_mean_and_sd(case[name]) for name in rivals), *_own_estimate(case["fit_bulk"]))
+        for shape, cases in record["estimators"].items()
+        for noise, case in cases.items()
+    ]
+    own = ("`fit_bulk`", "identified", "mean error", "within 1, 2 errors")
+    parts = {"estimators": _table(("shape", "noise", *rivals, *own), estimators)}
+    for word in ("p-values", "norms"):
+        rates = [
+            (case, name, *(f"{rate:g}" for rate in values.values()))
+            for case, found in record[word].items()
+            for name, values in found.items()
+            if isinstance(values, dict)
+        ]
+        counts = [
+            (case, name, f"{value:g}")
+            for case, found in record[word].items()
+            for name, value in found.items()
+            if not isinstance(value, dict)
+        ]
+        parts[word] = _table(("matrix", "p-value", "at 1 %", "at 5 %", "at 50 %"), rates)
+        parts[f"counts of {word}"] = _table(("matrix", "share or number of values", "found"), counts)
+    heads = list(next(iter(record["alpha"].values())))
+    rows = [(case, *(f"{found[head]:g}" for head in heads)) for case, found in record["alpha"].items()]
+    return parts | {"alpha": _table(("tail", *heads), rows)}
+
+
+def _mean_and_sd(found: Mapping[str, float]) -> str:
+    return f"{found['mean']:.3g} ± {found['sd']:.1g}" if "mean" in found else "–"
+
+
+def _own_estimate(found: Mapping[str, float]) -> tuple[str, ...]:
+    share = f"{found['identified']:.0%}"
+    if "mean" not in found:
+        return "–", share, "–", "–"
+    within = f"{found['within 1 error']:.2f}, {found['within 2 errors']:.2f}"
+    return _mean_and_sd(found), share, f"{found['mean error']:.2g}", within
+
+
 def ready_made_models() -> str:
     """List the ready-made models."""
     choices = (file.stem for file in (config_folder() / "model").glob("*.yaml"))
@@ -81,6 +125,7 @@ def pages() -> dict[str, dict[str, str]]:
     for study in DESCRIBED:
         if columns_of(study):
             found[f"{study}.md"]["columns"] = columns_table(study)
+    found["chance.md"] = chance_tables()
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}
 
 

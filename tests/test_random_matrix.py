@@ -1,23 +1,37 @@
 """Chance and tails: Marchenko–Pastur, Tracy–Widom, p-values that are calibrated, power laws."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
 
 from jacspec.spectra import random_matrix
+from jacspec.spectra.bulk import bulk_distance, fit_bulk
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import (
-    bulk_distance,
-    fit_bulk,
+    FEWEST_ROWS,
+    TRACY_WIDOM_99,
+    Edge,
+    chance_above,
+    chance_below,
+    counting_edges,
+    largest_edge,
     largest_p_value,
     marchenko_pastur_cdf,
     marchenko_pastur_density,
     marchenko_pastur_edges,
+    smallest_edge,
     smallest_p_value,
     tracy_widom_sf,
 )
-from jacspec.spectra.weight_metrics import compute_weight_metrics, gaussian_spectrum
+from jacspec.spectra.variance_profile import Profile, profile_edges, profile_of
+from jacspec.spectra.weight_metrics import SEARCHED, alpha_of_chance, compute_weight_metrics, gaussian_spectrum
 from jacspec.studies.weights import WEIGHT_METRICS
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+from chance import before, bema, median, passemier_yao, planted
 
 SHAPES = [(60, 60), (50, 100), (300, 40), (64, 768), (768, 3072)]
 
@@ -142,16 +156,226 @@ def test_bulk_is_fitted_without_its_outliers(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     matrix = rng.normal(scale=0.7, size=shape)
     sigma = np.linalg.svd(matrix, compute_uv=False)
-    assert fit_bulk(sigma, shape) == pytest.approx(0.49, rel=0.03)
-    assert bulk_distance(sigma, shape, fit_bulk(sigma, shape)) < 0.05
+    bulk = fit_bulk(sigma, shape)
+    assert bulk.variance == pytest.approx(0.49, rel=0.03)
+    assert bulk_distance(sigma, bulk) < 0.05
     spiked = matrix + sum(
         12 * sigma[0] * np.outer(np.linalg.qr(rng.normal(size=(shape[0], 1)))[0], np.eye(shape[1])[i]) for i in range(4)
     )
     sigma = np.linalg.svd(spiked, compute_uv=False)
-    assert fit_bulk(sigma, shape) == pytest.approx(0.49, rel=0.06)
+    bulk = fit_bulk(sigma, shape)
+    assert bulk.variance == pytest.approx(0.49, abs=3 * bulk.error)
+    assert bulk.above == 4
     assert spiked.var() > 2 * 0.49
-    assert np.isnan(fit_bulk(np.zeros(5), (5, 5)))
-    assert np.isnan(bulk_distance(np.ones(3), (3, 3), float("nan")))
+    none = fit_bulk(np.zeros(5), (5, 5))
+    assert none.reason.startswith("fewer than 16")
+    assert np.isnan([none.variance, none.error, *none.edges, bulk_distance(np.ones(5), none)]).all()
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (96, 384), (200, 300)])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
+def test_bulk_is_found_below_many_spikes(shape: tuple[int, int], share: float) -> None:
+    """Up to 40 % of the values, by its own error. The rule before this gave up at a fifth: five times the variance."""
+    rng = np.random.default_rng(11)
+    for _ in range(4):
+        sigma = planted(shape, "spikes", share, rng)
+        bulk = fit_bulk(sigma, shape)
+        assert not bulk.reason
+        assert abs(bulk.above - round(share * shape[0])) <= 2
+        assert bulk.variance == pytest.approx(1, abs=3 * bulk.error)
+        assert bulk.error < 0.08
+        if share == 0.4:
+            assert before(sigma, shape) > 3
+        assert min(abs(each(sigma, shape) - 1) for each in (median, bema)) > abs(bulk.variance - 1)
+    # Without the dimensions that the spikes take, a square's variance is a third too small.
+    assert (bulk.variance * bulk.shape[0] / shape[0] < 1 - 0.9 * share) == (share > 0)
+    assert passemier_yao(planted(shape, "spikes", 0.0, rng), shape) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (96, 384), (300, 400)])
+def test_no_bulk_is_said_to_be_where_rows_differ(shape: tuple[int, int]) -> None:
+    """Lognormal scales of the rows: the rule before this gave a number, up to half off, and no word."""
+    rng = np.random.default_rng(12)
+    spectra = [planted(shape, "rows", 0.5, rng) for _ in range(10)]
+    bulks = [fit_bulk(each, shape) for each in spectra]
+    assert all(np.isnan(bulk.variance) and bulk.reason for bulk in bulks)
+    assert min(before(each, shape) for each in spectra) > 0
+    assert max(abs(before(each, shape) - 1) for each in spectra) > 0.2
+    assert not any(fit_bulk(planted(shape, "rows", 0.0, rng), shape).reason for _ in range(10))
+
+
+def test_smallest_value_is_judged_by_the_bulk() -> None:
+    """Five spikes at the top, nothing below: with the variance of all entries p was below 1 % in nearly all draws."""
+    shape, rng = (96, 384), np.random.default_rng(13)
+    p_values = {"bulk": [], "entries": []}
+    for _ in range(150):
+        matrix = rng.normal(size=shape)
+        matrix[np.arange(5), np.arange(5)] += marchenko_pastur_edges(shape, 1.0)[1] * np.arange(2, 7)
+        sigma = np.linalg.svd(matrix, compute_uv=False)
+        found, _ = compute_weight_metrics(sigma[None], shape, np.array([matrix.var()]), None, [None], seed=0)
+        p_values["bulk"].append(found["smallest_p"][0])
+        p_values["entries"].append(smallest_p_value(sigma[-1], shape, matrix.var()))
+    assert np.mean(np.array(p_values["entries"]) <= 0.01) > 0.9
+    assert np.mean(np.array(p_values["bulk"]) <= 0.01) < 0.06
+    assert np.mean(p_values["bulk"]) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(80, 80), (60, 180)])
+def test_counts_have_the_level_that_is_stated(shape: tuple[int, int]) -> None:
+    """One Gaussian matrix in 100 has any; beyond the edges themselves one in seven has."""
+    spectra = [gaussian_spectrum(shape, seed) for seed in range(800)]
+    counts, naive = [], []
+    for sigma in spectra:
+        low, high = counting_edges(shape, 1.0)
+        counts.append([(sigma > high).any(), (sigma < low).any()])
+        naive.append((sigma > marchenko_pastur_edges(shape, 1.0)[1]).any())
+    bound = 3.3 * np.sqrt(0.01 * 0.99 / 800)
+    above, below = np.mean(counts, axis=0)
+    assert abs(above - 0.01) < bound
+    assert below == 0 if shape[0] == shape[1] else abs(below - 0.01) < bound
+    assert np.mean(naive) > 0.08
+    assert tracy_widom_sf(TRACY_WIDOM_99) == pytest.approx(0.01, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (12, 12), (8, 100)])
+def test_few_rows_are_judged_by_draws(shape: tuple[int, int]) -> None:
+    """Of whole matrices; Tracy–Widom, which stood here before, is wrong by far at 4 × 8."""
+    rng, draws = np.random.default_rng(14), 1500
+    matrices = [rng.normal(size=shape) for _ in range(draws)]
+    tops = [float(np.linalg.svd(each, compute_uv=False)[0]) for each in matrices]
+    for level in (0.01, 0.05, 0.5):
+        found = [largest_p_value(top, shape, each.var()) for top, each in zip(tops, matrices, strict=True)]
+        assert abs(np.mean(np.array(found) <= level) - level) < 3.5 * np.sqrt(level * (1 - level) / draws)
+    assert min(shape) < FEWEST_ROWS
+    if shape == (4, 8):
+        edge = largest_edge(shape)
+        law = [chance_above(top**2 / each.var(), edge, 2 / 32) for top, each in zip(tops, matrices, strict=True)]
+        assert np.mean(np.array(law) <= 0.01) > 0.04 or np.isnan(law).all()
+    assert largest_p_value(1e9, shape, 1.0) == 1e-4
+    assert np.isnan(largest_p_value(1.0, (1, 7), 1.0))
+
+
+PROFILES = {"wide": ((60, 180), 0.5, 0.7), "square": ((100, 100), 0.8, 0.3), "flat": ((80, 200), 0.0, 0.0)}
+
+
+@pytest.mark.parametrize(("shape", "of_rows", "of_columns"), PROFILES.values(), ids=PROFILES)
+def test_edges_of_a_variance_profile(shape: tuple[int, int], of_rows: float, of_columns: float) -> None:
+    """Against the smallest dense resolvent: vector Dyson equations iterated just outside, which end, and draws."""
+    rng = np.random.default_rng(15)
+    rows, columns = (np.exp(s * rng.normal(size=n)) for s, n in zip((of_rows, of_columns), shape, strict=True))
+    low, high = profile_edges(Profile(rows, columns))
+    if not of_rows:
+        for found, plain in ((low, smallest_edge(shape)), (high, largest_edge(shape))):
+            assert isinstance(found, Edge)
+            assert found == pytest.approx(plain, rel=1e-6)
+    raw = high.centre * _whole(shape) / largest_edge(shape).centre
+    assert _density(raw * 0.99, rows, columns) > 1e-3 / raw
+    assert _density(raw * 1.01, rows, columns) < 1e-4 / raw
+    ends = [
+        np.linalg.svd(rng.normal(size=shape) * np.sqrt(np.outer(rows, columns)), compute_uv=False)[[0, -1]] ** 2
+        for _ in range(200)
+    ]
+    above = [chance_above(top, high, 0.0) for top, _ in ends]
+    assert np.mean(np.array(above) <= 0.05) < 0.1
+    if low is not None:
+        assert np.mean(np.array([chance_below(least, low) for _, least in ends]) <= 0.05) < 0.1
+    # Entries of one variance with the same mean square end far below.
+    if of_rows:
+        plain = largest_edge(shape).centre * np.mean(np.outer(rows, columns))
+        assert np.mean([top > 1.1 * plain for top, _ in ends]) > 0.9
+
+
+def _whole(shape: tuple[int, int]) -> float:
+    return (shape[0] ** 0.5 + shape[1] ** 0.5) ** 2
+
+
+def _density(lam: float, rows: np.ndarray, columns: np.ndarray) -> float:
+    """The density of λ a row: the Dyson equation of the whole profile, row by row and column by column, damped."""
+    profile, z = np.outer(rows, columns), lam + 1e-5j * lam
+    own, other = -np.ones(rows.size) / z, -np.ones(columns.size) / z
+    for _ in range(20000):
+        changed = -1 / (z * (1 + profile @ other))
+        # 1/(1 + Σ v m) of the columns is what their resolvent is, times −z.
+        new = -1 / (z * (1 + profile.T @ changed))
+        step = np.abs(new - other).max() / np.abs(new).max()
+        own, other = changed, (new + other) / 2
+        if step < 1e-12:
+            break
+    return float(own.mean().imag / np.pi)
+
+
+def test_blocks_of_three_variances_are_chance_by_their_norms() -> None:
+    """As q, k and v fused: independent, yet p of one variance is nothing; with the norms of the rows it is chance."""
+    rng = np.random.default_rng(16)
+    scales = np.repeat([1.0, 2.0, 4.0], 96)[:, None]
+    found = []
+    for _ in range(30):
+        matrix = rng.normal(size=(288, 96)) * scales
+        sigma = np.linalg.svd(matrix, compute_uv=False)
+        metrics, _ = compute_weight_metrics(
+            sigma[None], (288, 96), np.array([matrix.var()]), None, [profile_of(matrix)], seed=0
+        )
+        found.append({name: values[0] for name, values in metrics.items()})
+    assert max(each["largest_p"] for each in found) < 1e-6
+    assert np.mean([each["norms_largest_p"] <= 0.05 for each in found]) <= 0.1
+    assert sum(each["norms_above"] + each["norms_below"] for each in found) <= 3
+    # What depends across entries is seen: one direction that many rows share.
+    planted_one = rng.normal(size=(288, 96)) * scales + 2 * np.outer(np.ones(288), np.ones(96))
+    sigma = np.linalg.svd(planted_one, compute_uv=False)
+    metrics, _ = compute_weight_metrics(
+        sigma[None], (288, 96), np.array([planted_one.var()]), None, [profile_of(planted_one)], seed=0
+    )
+    assert metrics["norms_largest_p"][0] < 1e-10
+    assert metrics["norms_above"][0] == 1
+
+
+def test_what_is_missing_has_its_reason() -> None:
+    rng = np.random.default_rng(17)
+
+    def one(matrix: np.ndarray) -> tuple[dict[str, float], str]:
+        sigma = np.linalg.svd(matrix, compute_uv=False)
+        shape = (matrix.shape[0], matrix.shape[1])
+        found, why = compute_weight_metrics(sigma[None], shape, np.array([matrix.var()]), None, [None], seed=0)
+        return {name: values[0] for name, values in found.items()}, "; ".join(why[0])
+
+    found, why = one(rng.normal(size=(60, 60)))
+    assert np.isnan(found["outliers_below"])
+    assert "square: " in why
+    found, why = one(rng.normal(size=(60, 50)) @ rng.normal(size=(50, 150)))
+    assert np.isnan(found["smallest_p"])
+    assert "below full rank" in why
+    found, why = one(np.r_[rng.normal(size=(60, 200)), np.zeros((3, 200))])
+    assert found["outliers_below"] == 0, "rows of zeros were counted before"
+    assert found["bulk_share"] * 60 / 63 == pytest.approx(1, abs=0.1) or found["bulk_share"] == pytest.approx(
+        63 / 60, abs=0.05
+    )
+    found, _ = one(np.linalg.qr(rng.normal(size=(64, 64)))[0].astype(np.float32))
+    assert np.isnan([found["alpha"], found["alpha_error"], found["alpha_null"]]).all()
+    assert fit_tails(np.full((1, 64), 1.0) + 1e-7 * rng.normal(size=(1, 64))).alpha[0] > 1e5, "as it was before"
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (40, 120)])
+def test_alpha_of_chance_is_that_of_gaussian_matrices(shape: tuple[int, int]) -> None:
+    """Whole matrices, by NumPy, fall outside its 5 and 95 % in a tenth of all cases."""
+    rng = np.random.default_rng(18)
+    alpha = fit_tails(np.linalg.svd(rng.normal(size=(300, *shape)), compute_uv=False) ** 2).alpha
+    level = alpha_of_chance(shape, 0)
+    assert np.mean(alpha < level["alpha_null_low"]) == pytest.approx(0.05, abs=0.07)
+    assert np.mean(alpha > level["alpha_null_high"]) == pytest.approx(0.05, abs=0.07)
+    assert np.mean(alpha < level["alpha_null"]) == pytest.approx(0.5, abs=0.2)
+    assert level["alpha_null_low"] > 1.5
+    assert level == alpha_of_chance(shape, 0) != alpha_of_chance(shape, 1)
+
+
+def test_error_of_alpha_has_the_search_in_it() -> None:
+    """A tail behind a body without any: one `alpha_sigma` covers half of the cases, where it should two thirds."""
+    rng, draws = np.random.default_rng(19), 250
+    values = np.concatenate([1 + rng.pareto(2.0, (draws, 120)), rng.uniform(0.05, 1, (draws, 280)) ** 0.5], axis=1)
+    fits = fit_tails(values)
+    away = np.abs(fits.alpha - 3) / fits.alpha_sigma
+    assert np.mean(away < 1) < 0.62
+    assert np.mean(away < SEARCHED) > 0.62
+    assert np.mean(away < 2 * SEARCHED) > 0.92
 
 
 def _search_by_hand(values: np.ndarray) -> tuple[float, float, float]:
@@ -214,15 +438,34 @@ def test_tails_equal_the_package_powerlaw() -> None:
 
 def test_weight_metrics_have_the_names_of_their_values() -> None:
     """Each value beside its own oracle, whatever the order of the table that explains them."""
-    shape = (12, 20)
-    sigma = np.linalg.svd(np.random.default_rng(3).normal(size=(1, *shape)), compute_uv=False)
-    found = {name: values[0] for name, values in compute_weight_metrics(sigma, shape, np.ones(1), None).items()}
+    shape = (30, 90)
+    matrix = np.random.default_rng(3).normal(size=shape)
+    matrix[0, 0] += 60
+    sigma, profile = np.linalg.svd(matrix, compute_uv=False)[None], profile_of(matrix)
+    assert profile is not None
+    arrays, why = compute_weight_metrics(sigma, shape, np.array([matrix.var()]), None, [profile], seed=0)
+    assert why == [[]]
+    found = {name: values[0] for name, values in arrays.items()}
     assert found.keys() == WEIGHT_METRICS.keys()
-    assert (found["mp_low"], found["mp_high"]) == pytest.approx((20**0.5 - 12**0.5, 20**0.5 + 12**0.5))
-    assert found["bulk_high"] / found["bulk_low"] == pytest.approx(found["mp_high"] / found["mp_low"])
-    assert found["bulk_share"] == pytest.approx((found["bulk_low"] / found["mp_low"]) ** 2)
-    assert found["bulk_distance"] == pytest.approx(bulk_distance(sigma[0], shape, found["bulk_share"]))
-    assert found["outliers_above"] == np.sum(sigma > found["bulk_high"])
-    assert found["outliers_below"] == np.sum(sigma < found["bulk_low"])
-    assert found["largest_p"] == pytest.approx(largest_p_value(float(sigma[0, 0]), shape, 1.0))
-    assert found["smallest_p"] == pytest.approx(smallest_p_value(float(sigma[0, -1]), shape, 1.0))
+    scale = matrix.std()
+    assert (found["mp_low"], found["mp_high"]) == pytest.approx(
+        (scale * (90**0.5 - 30**0.5), scale * (90**0.5 + 30**0.5))
+    )
+    bulk = fit_bulk(sigma[0], shape)
+    assert bulk.above == 1
+    assert found["bulk_high"] / found["bulk_low"] == pytest.approx((89**0.5 + 29**0.5) / (89**0.5 - 29**0.5), rel=0.02)
+    assert found["bulk_share"] == pytest.approx(bulk.variance / matrix.var())
+    assert found["bulk_error"] == pytest.approx(bulk.error / matrix.var())
+    assert found["bulk_distance"] == pytest.approx(bulk_distance(sigma[0], bulk))
+    assert (found["count_low"], found["count_high"]) == pytest.approx(counting_edges(bulk.shape, bulk.variance))
+    assert found["count_low"] < found["bulk_low"] < found["bulk_high"] < found["count_high"]
+    assert found["outliers_above"] == np.sum(sigma > found["count_high"]) == 1
+    assert found["outliers_below"] == np.sum(sigma < found["count_low"])
+    assert found["largest_p"] == pytest.approx(largest_p_value(float(sigma[0, 0]), shape, matrix.var()))
+    assert found["smallest_p"] == pytest.approx(smallest_p_value(float(sigma[0, -1]), bulk.shape, bulk.variance))
+    assert found["norms_above"] == np.sum(sigma > found["norms_high"])
+    assert found["norms_below"] == np.sum(sigma < found["norms_low"])
+    assert 0 < found["norms_largest_p"] < 1
+    assert 0 < found["norms_smallest_p"] < 1
+    assert found["alpha_error"] == pytest.approx(SEARCHED * found["alpha_sigma"])
+    assert found["alpha_null_low"] < found["alpha_null"] < found["alpha_null_high"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import airy
 
-Sides = tuple[float, float]
+Sides = tuple[int | float, int | float]
 """Both sides of a matrix; not whole numbers where spikes have taken their part of a bulk."""
 
 SQUARE = 1.15
