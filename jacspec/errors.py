@@ -14,6 +14,10 @@ class JacspecTypeError(JacspecError, TypeError):
     """What was given from Python is of the wrong type, or under a name that nothing has."""
 
 
+MOST_NAMES = 40
+"""Names of what is accepted that a message lists; more would hide what it says."""
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """Say which name was probably meant and list the accepted ones, sorted, the nearest match first.
 
@@ -24,7 +28,7 @@ def suggest(given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     meant = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{meant}Accepted: {', '.join(names)}."
+    return f"{meant}Accepted: {shortened(names, MOST_NAMES)}."
 
 
 def as_typed(key: str, value: object) -> str:

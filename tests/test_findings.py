@@ -123,7 +123,7 @@ def test_matrices_beyond_their_nulls_are_counted(tmp_path: Path) -> None:
 
     rows = [row(1, 1e-8, 4, 2.0), row(2, 0.03, 0, 3.0), row(3, 0.8, 2, 4.0), row(4, 0.9, 0, np.nan)]
     said = list(matrix_findings(write_matrices(tmp_path / "run", rows)))
-    assert "from 1.00 (q, w0) to 4.00 (k, w3)" in said[0]
+    assert "from 1 (q, w0) to 4 (k, w3)" in said[0]
     assert "in 4 of 4 matrices" in said[1]
     assert "in 1 of 4 matrices" in said[2]  # of q-values: 0.03 · 4 / 2 is above 0.05
     assert "q 3, k 0" in said[3]

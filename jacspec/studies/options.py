@@ -48,6 +48,7 @@ COMMAND_LINE: Mapping[str, str] = {
     "data.sha256": "the checksum that the text must have",
     "model.path": "a folder in Hugging Face layout; wins over model.id",
     "model.id": "ORG/NAME on the hub",
+    "model.base": "the model that an adapter changes: a folder, ORG/NAME or a ready-made name",
     "model.revision": "a revision of the hub, or a training step as step16",
     "model.init": "pretrained, or random: the architecture with Hugging Face's own initialisation",
     "model.config": "keys of the model's config.json, for init=random: model.config.KEY=VALUE",

@@ -19,8 +19,8 @@ def matrix_findings(run: Run) -> Iterator[str]:
     columns = set(run.metric_names)
     if "spectral_radius" in columns and table["spectral_radius"].notna().any():
         ends = [table.loc[find()] for find in (table["spectral_radius"].idxmax, table["spectral_radius"].idxmin)]
-        write = number_format([end["spectral_radius"] for end in ends], digits=(3,))
-        words = [f"{write(end['spectral_radius'])} ({end['role']}, {end['name']})" for end in ends]
+        write = number_format([float(end["spectral_radius"]) for end in ends], digits=(3,))
+        words = [f"{write(float(end['spectral_radius']))} ({end['role']}, {end['name']})" for end in ends]
         yield f"The largest singular value σ₁ of {len(table)} matrices runs from {words[1]} to {words[0]}."
     for column, null in (
         ("largest_p", "independent entries of one variance give"),
