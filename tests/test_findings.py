@@ -128,4 +128,4 @@ def test_matrices_beyond_their_nulls_are_counted(tmp_path: Path) -> None:
     assert "in 1 of 4 matrices" in said[2]  # of q-values: 0.03 · 4 / 2 is above 0.05
     assert "q 3, k 0" in said[3]
     assert said[4].startswith("1 of 4 matrices have no bulk")
-    assert "in 1 of 3 matrices; by chance in 0.1" in said[5]
+    assert "in 1 of 3 matrices; by chance in 0.2" in said[5]
