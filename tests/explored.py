@@ -58,6 +58,9 @@ def measured(
     edges = [scale * abs(max(shape) ** 0.5 + sign * min(shape) ** 0.5) for sign in (-1, 1)]
     metrics = {"spectral_radius": float(sigma[0]), "bulk_low": edges[0], "bulk_high": edges[1]}
     metrics |= {"mp_low": 1.1 * edges[0], "mp_high": 1.1 * edges[1]}
+    # Of a square matrix there is no lower one.
+    lower = 0.9 * edges[0] if edges[0] > 0 else math.nan
+    metrics |= {"count_low": lower, "count_high": 1.05 * edges[1], "norms_low": lower, "norms_high": 1.3 * edges[1]}
     return matrix_row(number, (layer, role, None, name), shape, sigma, metrics)
 
 
@@ -267,9 +270,15 @@ def check_matrix(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
     assert len(laws) == (2 if row["bulk_high"] != "nan" else 0)
     for name, law in zip(("bulk", "mp"), laws, strict=False):
         check_law(law, float(row[f"{name}_low"]), float(row[f"{name}_high"]))
-    beyond = [] if not laws else sigma[(sigma < float(row["bulk_low"])) | (sigma > float(row["bulk_high"]))]
+    beyond, beyond_norms = (
+        sigma[(sigma < float(row[f"{name}_low"])) | (sigma > float(row[f"{name}_high"]))] for name in ("count", "norms")
+    )
     same(outliers["x"], beyond, rtol=1e-7)
-    assert f" {len(beyond)} beyond the edges" in shown.says
+    if laws:
+        assert f" {len(beyond)} beyond the edges" in shown.says
+        assert f"; {len(beyond_norms)} beyond what independent entries" in shown.says
+    else:
+        assert "no Marchenko–Pastur bulk identified" in shown.says
     assert shown.scale == ("log" if choice["scale"] == "log" else "linear")
 
 

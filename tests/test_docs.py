@@ -46,7 +46,7 @@ def test_tables_keep_their_columns() -> None:
     """Bars inside words are escaped, so that each row has as many cells as its head."""
     assert r"max\|λ_i(J)\|" in columns_table("jacobian")
     for parts in pages().values():
-        for table in re.findall(r"(?:^\|.*\n?)+", "\n".join(parts.values()), flags=re.M):
+        for table in re.findall(r"(?:^\|.*\n?)+", "\n\n".join(parts.values()), flags=re.M):
             widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
             assert len(widths) == 1, table
 

@@ -207,7 +207,7 @@ def test_no_bulk_is_said_to_be_where_rows_differ(shape: tuple[int, int]) -> None
 def test_smallest_value_is_judged_by_the_bulk() -> None:
     """Five spikes at the top, nothing below: with the variance of all entries p was below 1 % in nearly all draws."""
     shape, rng = (96, 384), np.random.default_rng(13)
-    p_values = {"bulk": [], "entries": []}
+    p_values: dict[str, list[float]] = {"bulk": [], "entries": []}
     for _ in range(150):
         matrix = rng.normal(size=shape)
         matrix[np.arange(5), np.arange(5)] += marchenko_pastur_edges(shape, 1.0)[1] * np.arange(2, 7)

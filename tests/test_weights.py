@@ -403,4 +403,8 @@ def test_random_weights_are_chance(revision: str, tmp_path: Path, monkeypatch: p
     assert done.code == 0, done.err
     table = open_run(tmp_path / "out").metrics
     assert table["largest_p"].between(1e-4, 1).all()
-    assert table["bulk_share"].between(0.95, 1.05).all()
+    # Of Gaussian square matrices one in a hundred is said to have no bulk.
+    assert table["bulk_share"].isna().sum() <= 2
+    assert table["bulk_share"].dropna().between(0.95, 1.05).all()
+    assert table["norms_largest_p"].gt(1e-4).all()
+    assert table["outliers_above"].sum() <= 3

@@ -175,7 +175,7 @@ def check_p_values(draws: int = 1000) -> dict[str, Any]:
         matrices = [rng.normal(size=shape) for _ in range(draws)]
         spectra = [np.linalg.svd(each, compute_uv=False) for each in matrices]
         variances = [float(each.var()) for each in matrices]
-        case = {
+        case: dict[str, Any] = {
             "largest": rates([largest_p_value(each[0], shape, v) for each, v in zip(spectra, variances, strict=True)])
         }
         bulks = [fit_bulk(each, shape) for each in spectra]

@@ -57,15 +57,17 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
         r"$\sigma_\alpha$", "standard error of α were x_min known: (α − 1)/√n, n values in the tail", CLAUSET
     ),
     "alpha_error": Quantity(
-        r"$\Delta\alpha$", "standard error of α with the search for x_min: 1.4 times that, by calibration", CLAUSET
+        r"$\sigma_\alpha^{\mathrm{search}}$",
+        "standard error of α with the search for x_min: 1.4 times that, by calibration",
+        CLAUSET,
     ),
     "alpha_null_low": Quantity(
-        r"$\alpha_{5\%}^{\mathrm{null}}$",
+        r"$\alpha_{0.05}^{\mathrm{null}}$",
         "α that 5 % of Gaussian matrices of this shape are below, which have no tail (99 draws, 19 of large ones)",
         CLAUSET,
     ),
     "alpha_null": Quantity(r"$\alpha^{\mathrm{null}}$", "their median α", CLAUSET),
-    "alpha_null_high": Quantity(r"$\alpha_{95\%}^{\mathrm{null}}$", "α that 5 % of them are above", CLAUSET),
+    "alpha_null_high": Quantity(r"$\alpha_{0.95}^{\mathrm{null}}$", "α that 5 % of them are above", CLAUSET),
     "alpha_weighted": Quantity(r"$\alpha \log_{10} \lambda_1$", "α times log10 λ_1", WEIGHTWATCHER),
     "log_alpha_norm": Quantity(r"$\log_{10} \Sigma \lambda^\alpha$", "log10 Σ λ^α", WEIGHTWATCHER),
     "x_min": Quantity(r"$x_{\min}$", "where the tail of λ begins: the candidate of least distance D", CLAUSET),
@@ -98,7 +100,7 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
         "variance of the bulk over that of the entries; missing where no bulk is identified",
         PROFILED,
     ),
-    "bulk_error": Quantity(r"$\Delta(s_{\mathrm{bulk}}^2 / s^2)$", "standard error of that", PROFILED),
+    "bulk_error": Quantity("standard error of the bulk", "standard error of that", PROFILED),
     "bulk_distance": Quantity(
         r"$D_{MP}$", "Kolmogorov–Smirnov distance of the σ between the bulk's edges from Marchenko–Pastur there", MP
     ),
