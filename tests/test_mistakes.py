@@ -106,7 +106,7 @@ MISTAKES = {
     "data.split=words": "data.split=words is not known. Accepted: lines, sentences.",
     "model.init=rnadom": "model.init=rnadom is not known. Did you mean 'random'? Accepted: pretrained, random.",
     "layers=one": "layers takes a whole number or a list of them, and [one] was given. Type layers=VALUE",
-    "model=gpt3": "model=gpt3 is not a choice of model, nor a folder or ORG/NAME. Did you mean 'gpt2'? Accepted: albert",
+    "model=gpt3": "model=gpt3 is not a choice of model, nor a folder or ORG/NAME. Did you mean 'gpt2'? Accepted: al",
     "task=jacobain": "task=jacobain is not a choice of task. Did you mean 'jacobian'? Accepted: compare, ",
     "train.steps=5": "Keys as train.* belong to task=train: add it, or leave them out.",
     "merge.method=star": "Keys as merge.* belong to task=merge: add it, or leave them out.",
