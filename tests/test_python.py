@@ -27,6 +27,7 @@ from jacspec.api.options import NAMED, RUNNABLE, Option, apply, compose, options
 from jacspec.config import ASSETS, Config, config_folder, register
 from jacspec.runs import open_run as open_stored
 from jacspec.studies.inputs import read_texts
+from jacspec.studies.options import SHARED
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
 LINES = "\n".join(TEXTS) + "\n"
