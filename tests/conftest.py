@@ -146,7 +146,7 @@ def _status_row(family: str, cases: Iterable[str], known: list[str]) -> str:
         trained = f"{name}, {parameters / 1e6:.3g} M parameters"
     if family in CONFIGS:
         configs = ", ".join(sorted(CONFIGS[family]))
-    cells = [f"`{family}`", "; ".join(cases), *worst, trained or "none", configs]
+    cells = [f"`{family}`", "; ".join(cases), *worst, trained or "none", configs or "none"]
     return f"| {' | '.join(cells)} |"
 
 

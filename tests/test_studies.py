@@ -43,7 +43,7 @@ def test_what_a_study_names_is_there(name: str) -> None:
     if study.page is not None:
         assert study.rows
         assert study.figures
-        assert study.reads >= {"precision"}
+        assert study.reads >= {"precision"} or study.name == "train"  # always in float32
         assert study.name in study.reads or study.name in ("jacobian", "weights", "overlap")
     assert (config_folder() / "task" / f"{name}.yaml").is_file()
 
