@@ -154,7 +154,7 @@ def test_plugins_of_a_folder_are_not_run_by_the_command(tmp_path: Path) -> None:
     command = Path(sys.executable).parent / "jacspec"
     if not command.exists():
         pytest.skip("the command is not installed")
-    subprocess.run([command, "--help"], cwd=tmp_path, env=environment(), capture_output=True, check=True, timeout=60)
+    subprocess.run([command, "--hydra-help"], cwd=tmp_path, env=environment(), capture_output=True, check=True, timeout=60)
     assert not (tmp_path / "ran").exists()
-    subprocess.run(command_line("--help"), cwd=tmp_path, env=environment(), capture_output=True, check=True, timeout=60)
+    subprocess.run(command_line("--hydra-help"), cwd=tmp_path, env=environment(), capture_output=True, check=True, timeout=60)
     assert (tmp_path / "ran").exists()
