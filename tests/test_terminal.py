@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import NANO, TINY, command_line, environment, run_command, run_here, start, statuses
@@ -154,7 +155,14 @@ def test_plugins_of_a_folder_are_not_run_by_the_command(tmp_path: Path) -> None:
     command = Path(sys.executable).parent / "jacspec"
     if not command.exists():
         pytest.skip("the command is not installed")
-    subprocess.run([command, "--hydra-help"], cwd=tmp_path, env=environment(), capture_output=True, check=True, timeout=60)
+    given: dict[str, Any] = {
+        "cwd": tmp_path,
+        "env": environment(),
+        "capture_output": True,
+        "check": True,
+        "timeout": 60,
+    }
+    subprocess.run([command, "--hydra-help"], **given)
     assert not (tmp_path / "ran").exists()
-    subprocess.run(command_line("--hydra-help"), cwd=tmp_path, env=environment(), capture_output=True, check=True, timeout=60)
+    subprocess.run(command_line("--hydra-help"), **given)
     assert (tmp_path / "ran").exists()
