@@ -78,9 +78,9 @@ def should_stop(
     between = jnp.stack(entries, axis=-1).reshape(diagonal.shape[0], -1)
     scale = jnp.max(between, axis=1, keepdims=True)
     between = between / jnp.where(scale > 0, scale, 1)
-    values = scale * _largest(between, top + 1)
-    theta = values[:, :top] / jnp.where(scale > 0, scale, 1)
-    bound = residual[:, None] * jnp.minimum(2**0.5 * _vector_end(between, theta, 2 * taken), 1)
+    theta = _largest(between, top + 1)
+    values = scale * theta
+    bound = residual[:, None] * jnp.minimum(2**0.5 * _vector_end(between, theta[:, :top], 2 * taken), 1)
     wanted = _wanted(values, tolerance, ROUNDING * float(jnp.finfo(values.dtype).eps), jnp)
     return jnp.all(bound <= wanted, axis=1) | ~jnp.isfinite(scale[:, 0] + residual)
 

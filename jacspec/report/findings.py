@@ -93,24 +93,23 @@ def _places(run: Run, metric: str) -> list[Place]:
     return [Place(int(layer), str(component), group.to_numpy(np.float64)) for (layer, component), group in rows]
 
 
-def _ends(places: list[Place]) -> list[tuple[Place, Interval]]:
-    """Take the places of the largest and the smallest median, with their intervals."""
+def _medians(places: list[Place]) -> list[tuple[Place, Interval]]:
+    """Order places by their median, the largest first, with its interval; those without one are left out."""
     known = [(place, median_interval(place.values)) for place in places]
-    known = sorted((each for each in known if np.isfinite(each[1].low)), key=lambda each: -each[1].value)
-    return known if len(known) < 2 else [known[0], known[-1]]
+    return sorted((each for each in known if np.isfinite(each[1].low)), key=lambda each: -each[1].value)
 
 
 def _gains(run: Run) -> Iterator[str]:
     places = _places(run, GAIN)
-    ends = _ends(places)
-    if len(ends) == 2:
-        (top, most), (bottom, least) = ends
+    medians = _medians(places)
+    if len(medians) > 1:
+        (top, most), (bottom, least) = medians[0], medians[-1]
         yield f"The gain ρ is largest in {top}, median {most}, and smallest in {bottom}, {least}."
-    elif ends:
-        yield f"The gain ρ of {ends[0][0]} has the median {ends[0][1]}."
-    intervals = [median_interval(place.values) for place in places]
-    above, below = (sum(test(each) for each in intervals) for test in (lambda e: e.low > 1, lambda e: e.high < 1))
-    if ends:
+    elif medians:
+        yield f"The gain ρ of {medians[0][0]} has the median {medians[0][1]}."
+    above = sum(interval.low > 1 for _, interval in medians)
+    below = sum(interval.high < 1 for _, interval in medians)
+    if medians:
         yield (
             f"Of {len(places)} components of layers {above} amplify the direction that they amplify most (ρ above 1), "
             f"{below} shrink every direction (ρ below 1)"
@@ -161,9 +160,9 @@ def _depth(places: list[Place]) -> Iterator[str]:
 
 
 def _concentration(run: Run) -> Iterator[str]:
-    ends = _ends(_places(run, RATIO))
-    if len(ends) == 2:
-        (flat, most), (steep, least) = ends
+    medians = _medians(_places(run, RATIO))
+    if len(medians) > 1:
+        (flat, most), (steep, least) = medians[0], medians[-1]
         yield (
             f"One direction stands out most in {steep}, where σ₂ is {least} of σ₁, and least in {flat}, where it is "
             f"{most}."

@@ -4,7 +4,7 @@ import functools
 from dataclasses import replace
 
 from jacspec.errors import JacspecError
-from jacspec.models.architectures import LABELS, SUMMARY, TRAINING, Architecture, Config, linear, require, same
+from jacspec.models.architectures import LABELS, SUMMARY, TRAINING, Architecture, Config, Rules, linear, require, same
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
 from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
 
@@ -137,6 +137,12 @@ UNUSED = {
 }
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
+
+def _masked_head(transform: str, norm: str, decoder: str) -> Rules:
+    """Make the rules of the head that predicts masked tokens: a dense layer, a norm, and the unembedding."""
+    return (*linear(transform, "transform"), *linear(norm, "transform_norm"), *linear(decoder, "unembed"))
+
+
 _row = functools.partial(
     Architecture, ignored=IGNORED, embedding=EMBEDDING, blocks={"": BLOCK}, unused=UNUSED, renamed=OLD_NAMES
 )
@@ -144,11 +150,8 @@ _row = functools.partial(
 BERT = _row(
     model_type="bert",
     spec=_bert_spec,
-    head=(
-        *linear("cls.predictions.transform.dense", "transform"),
-        *linear("cls.predictions.transform.LayerNorm", "transform_norm"),
-        same("cls.predictions.decoder.weight", "unembed.weight"),
-        same("cls.predictions.decoder.bias", "unembed.bias"),
+    head=_masked_head(
+        "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"
     ),
     tied={
         "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
@@ -161,12 +164,7 @@ BERT = _row(
 ROBERTA = _row(
     model_type="roberta",
     spec=functools.partial(_bert_spec, roberta=True, transform="gelu"),
-    head=(
-        *linear("lm_head.dense", "transform"),
-        *linear("lm_head.layer_norm", "transform_norm"),
-        same("lm_head.decoder.weight", "unembed.weight"),
-        same("lm_head.decoder.bias", "unembed.bias"),
-    ),
+    head=_masked_head("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
     tied={
         "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
@@ -179,11 +177,7 @@ ELECTRA = _row(
     spec=_electra_spec,
     ignored={**IGNORED, **SUMMARY},
     embedding=(*EMBEDDING, *linear("embeddings_project", "project")),
-    head=(
-        *linear("generator_predictions.dense", "transform"),
-        *linear("generator_predictions.LayerNorm", "transform_norm"),
-        *linear("generator_lm_head", "unembed"),
-    ),
+    head=_masked_head("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head"),
     tied={"generator_lm_head.weight": "embeddings.word_embeddings.weight"},
     language_model=("generator_",),
     prefixes=("electra.",),
@@ -207,12 +201,7 @@ ALBERT = _row(
             *linear(f"{SHARED}.full_layer_layer_norm", "mlp_norms.sum_norm"),
         )
     },
-    head=(
-        *linear("predictions.dense", "transform"),
-        *linear("predictions.LayerNorm", "transform_norm"),
-        same("predictions.decoder.weight", "unembed.weight"),
-        same("predictions.decoder.bias", "unembed.bias"),
-    ),
+    head=_masked_head("predictions.dense", "predictions.LayerNorm", "predictions.decoder"),
     tied={
         "predictions.decoder.weight": "embeddings.word_embeddings.weight",
         "predictions.decoder.bias": "predictions.bias",
