@@ -33,6 +33,17 @@ SMALL: Mapping[str, Sequence[str]] = {
     ),
     "merge": ("merge.top_k=4",),
     "delta": ("delta.base={model}",),
+    "train": (
+        "train.steps=40",
+        "train.revisions=[0,10,20]",
+        "train.vocab=300",
+        "train.positions=16",
+        "train.layers=1",
+        "train.heads=2",
+        "train.d_model=16",
+        "train.batch=4",
+        "train.warmup=4",
+    ),
 }
 """What makes each of them take a second or two with the small model."""
 

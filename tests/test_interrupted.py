@@ -1,6 +1,6 @@
 """Every study that resumes, interrupted between two parts and resumed: the numbers are those of a run left alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,9 +14,15 @@ from jacspec.config import ASSETS
 from jacspec.runs import RunWriter
 from jacspec.runs.rows import RowWriter
 from jacspec.studies import STUDIES
+from jacspec.studies.train import run as train_run
 
-WRITES = {"samples": (RunWriter, "add_layer"), "matrices": (RowWriter, "add"), "experiments": (RowWriter, "add")}
-"""What writes a finished part durably, by the kind of rows."""
+WRITES: Mapping[str, tuple[Any, str]] = {
+    "samples": (RunWriter, "add_layer"),
+    "matrices": (RowWriter, "add"),
+    "experiments": (RowWriter, "add"),
+    "training": (train_run, "write_arrays"),
+}
+"""What writes a finished part durably, by the kind of rows; of a training run, how far it is."""
 
 QUICK = {
     "jacobian": ("data.samples=6", "components=[mlp]"),
@@ -33,10 +39,14 @@ QUICK = {
     "lazy": ("lazy.scales=[1]", "lazy.steps=20", "lazy.removed=[1]"),
     "merge": ("merge.include=[q,k]",),
     "delta": ("delta.include=[q,k]",),
+    "train": (),
 }
 """What leaves of each two parts or more: that one is written and another is not is all that matters here."""
 
-FILES = ("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.csv", "kinds.csv")
+FILES = (
+    *("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.csv", "kinds.csv", "curve.csv"),
+    "model/model.safetensors",
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ def test_the_table_has_every_study_that_resumes() -> None:
 def test_interrupted_run_ends_with_the_same_numbers(study: str, model: Path, tmp_path: Path) -> None:
     rows = STUDIES[study].rows
     assert rows is not None
-    kind, name = WRITES[rows.kind]
+    kind, name = WRITES["training" if study == "train" else rows.kind]
     real, written = getattr(kind, name), 0
 
     def stop(self: Any, results: Sequence[Any]) -> None:
@@ -78,9 +88,12 @@ def test_interrupted_run_ends_with_the_same_numbers(study: str, model: Path, tmp
         assert run(study, model, tmp_path, "hydra.run.dir=cut").code == 130
     assert written == 1
     assert any((tmp_path / "cut" / "layers").glob("*.npz"))
-    refused = run(study, model, tmp_path, "resume=cut", "precision=float64")
+    other, said = ("precision=float64", "config.precision was 'float32', now 'float64'")
+    if study == "train":  # always in float32
+        other, said = ("train.batch=5", "config.train.batch was 4, now 5")
+    refused = run(study, model, tmp_path, "resume=cut", other)
     assert refused.code == 1
-    assert "config.precision was 'float32', now 'float64'" in refused.err
+    assert said in refused.err
     resumed = run(study, model, tmp_path, "resume=cut")
     assert resumed.code == 0, resumed.err
     whole, cut = tmp_path / "whole", tmp_path / "cut"

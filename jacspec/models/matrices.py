@@ -169,7 +169,7 @@ def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:
                 continue
             pieces = piece_names(name, target)
             seen |= {name, *pieces}
-            vectors = ("bias", "norm.weight")  # also where they are stacked, of heads or experts
+            vectors = (".bias", "norm.weight")  # also where they are stacked, of heads or experts
             axes = {0 if leaf.endswith(vectors) else len(shapes[leaf]) for leaf in rule.leaves}
             if part == "head" and spec.tied and name in architecture.tied:
                 module.left_out.append(LeftOut(name, TIED))
