@@ -107,17 +107,23 @@ def main() -> None:
         writer.join()
         assert writer.exitcode == 0
         trained, random = f"model.path={decaying}", "model.init=random"
-        found["decaying weights, nothing compiled yet"] = time_run(text, SAMPLES, cache, trained)
-        found["decaying weights"] = time_run(text, SAMPLES, cache, trained)
-        found["decaying weights, a quarter of the samples"] = time_run(text, SAMPLES // 4, cache, trained)
+
+        def add(name: str, samples: int, cache: Path, weights: str, checkout: str | None = None) -> None:
+            found[name] = time_run(text, samples, cache, weights, checkout=checkout)
+            # After each: what was timed stands, also if a later one is broken off.
+            output = json.dumps(found, indent=2) + "\n"
+            Path(__file__).with_suffix(".json").write_text(output, encoding="utf-8")
+            print(name, found[name]["seconds"], flush=True)
+
+        for name in ("decaying weights, nothing compiled yet", "decaying weights"):
+            add(name, SAMPLES, cache, trained)
         for older in checkout:
             (cache / "before").mkdir()
             for name in ("decaying weights, nothing compiled yet", "decaying weights"):
-                found[f"before: {name}"] = time_run(text, SAMPLES, cache / "before", trained, checkout=older)
-        found["random weights"] = time_run(text, SAMPLES, cache, random)
-    output = json.dumps(found, indent=2) + "\n"
-    Path(__file__).with_suffix(".json").write_text(output, encoding="utf-8")
-    print(output)
+                add(f"before: {name}", SAMPLES, cache / "before", trained, older)
+        add("decaying weights, a quarter of the samples", SAMPLES // 4, cache, trained)
+        add("random weights", SAMPLES, cache, random)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
