@@ -155,7 +155,7 @@ def test_choices() -> None:
     spec = load_model("gpt2", init="random").spec.blocks[0]
     sizes = [batch_size(spec, tokens=100, itemsize=4, memory_bytes=gib * 2**30) for gib in (0.001, 1.0, 1000.0)]
     assert sizes[0] == 1 < sizes[1] < 32 < sizes[2] == pytest.approx(1000 * sizes[1], rel=0.2)
-    assert largest_batch(None) == 32
+    assert largest_batch(None) == 64
 
 
 def test_texts_without_tokens_are_refused() -> None:

@@ -262,10 +262,13 @@ def test_extreme_scales_change_metrics_by_their_laws_alone(dtype: str, exponent:
 
 def test_figures_and_page(cases: Run) -> None:
     drawn = {file.stem for file in (cases.folder / "figures").glob("*.png")}
-    assert drawn == set(matrix_figures(cases))
-    assert {"spectra", "bulk", "bulk_of_layer", "tails", "one_matrix", "metrics_1"} <= drawn
+    figures = matrix_figures(cases)
+    assert drawn == {name for name, plot in figures.items() if not plot.on_request}
+    assert {"metrics_2", "metrics_3"} <= figures.keys() - drawn
+    assert {"spectra", "bulk", "bulk_of_layer", "tails", "one_matrix", "metrics"} <= drawn
     page = (cases.folder / "report.html").read_text(encoding="utf-8")
     assert "Marchenko" in page
+    assert "report.figures=[metrics_2,metrics_3" in page
     assert "a vector: bias, norm or scalar" in page
 
 

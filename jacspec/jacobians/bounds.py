@@ -7,7 +7,7 @@ ends follows from the pivots from both ends, joined where they meet best (the tw
 1997), as sums of logarithms, so that a vector's end is known however small it is. All of it acts on each matrix of a
 batch alone.
 
-For 32 matrices and 12 steps it takes 1.2 ms of one core in float32, SciPy's `eigh_tridiagonal` one by one 2.9.
+For 64 matrices and 16 steps it takes 1.3 ms of two cores in float32.
 """
 
 import functools
@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.linalg.lapack import dstebz, dstein
 
 FIRST_CHECK, CHECK_EVERY, LATER = 10, 2, 16
-"""A sample looks at its bound after so many steps, then every two, beyond 16 every four."""
+"""A sample looks at its bound after so many steps, then every two, beyond 16 every four: the more often it looks, the
+more often is a mixture of two close values taken for one."""
 SHIFTS = 32
 """Places at which eigenvalues are counted at once; each round leaves a 33rd of the interval."""
 ROUNDING = 16
@@ -78,7 +79,7 @@ def should_stop(
     between = jnp.stack(entries, axis=-1).reshape(diagonal.shape[0], -1)
     scale = jnp.max(between, axis=1, keepdims=True)
     between = between / jnp.where(scale > 0, scale, 1)
-    theta = _largest(between, top + 1)
+    theta = _largest(between, top + 1, 2 * taken)
     values = scale * theta
     bound = residual[:, None] * jnp.minimum(2**0.5 * _vector_end(between, theta[:, :top], 2 * taken), 1)
     wanted = _wanted(values, tolerance, ROUNDING * float(jnp.finfo(values.dtype).eps), jnp)
@@ -99,23 +100,30 @@ def _wanted(values: Any, tolerance: Any, rounding: float, numpy: Any) -> Any:
     return numpy.where(most > least, numpy.clip(APART * nearest, FINEST * most, most), least)
 
 
-def _largest(between: Float[Array, "sample size"], top: int) -> Float[Array, "sample top"]:
-    """Find the largest eigenvalues of tridiagonal matrices whose entries are at most 1."""
+def _largest(between: Float[Array, "sample size"], top: int, rows: Int[Array, ""]) -> Float[Array, "sample top"]:
+    """Find the largest eigenvalues of tridiagonal matrices of `rows` rows, whose entries are at most 1.
+
+    Of the bases only what is filled is gone through, a fourth of it where a sample usually stops.
+    """
     wanted = jnp.arange(1, top + 1, dtype=jnp.int32)[None, :, None]
-    squares = jnp.square(between[:, :-1]).T
+    # A row of zeros counts nothing: turns of `UNROLL` rows may end beyond the last.
+    squares = jnp.square(jnp.pad(between[:, :-1], ((0, 0), (0, -(between.shape[1] - 1) % UNROLL)))).T
+    turns = (rows - 2) // UNROLL + 1
     shares = jnp.arange(1, SHIFTS + 1, dtype=between.dtype) / (SHIFTS + 1)
 
     def narrow(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         shifts = low[..., None] + (high - low)[..., None] * shares[None, None]
 
-        def pivot(carry: tuple[Array, Array], square: Array) -> tuple[tuple[Array, Array], Any]:
+        def pivots(turn: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             last, positive = carry
-            new = _away_from_zero(-shifts - square[:, None, None] / last)
-            return (new, positive + jnp.asarray(new > 0, jnp.int32)), None
+            for square in jax.lax.dynamic_slice_in_dim(squares, turn * UNROLL, UNROLL):
+                last = _away_from_zero(-shifts - square[:, None, None] / last)
+                positive += jnp.asarray(last > 0, jnp.int32)
+            return last, positive
 
         start = _away_from_zero(-shifts), jnp.zeros(shifts.shape, jnp.int32)
-        (_, positive), _ = jax.lax.scan(pivot, start, squares, unroll=UNROLL)
+        _, positive = jax.lax.fori_loop(0, turns, pivots, start)
         below = jnp.sum(positive >= wanted, axis=-1, keepdims=True)
         places = jnp.concatenate([low[..., None], shifts, high[..., None]], axis=-1)
         low, high = (jnp.take_along_axis(places, place, axis=-1)[..., 0] for place in (below, below + 1))

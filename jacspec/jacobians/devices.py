@@ -18,8 +18,9 @@ from jacspec.samples import PaddedBatch
 Tree = TypeVar("Tree")
 
 AUTO = "auto"
-CPU_BATCH = 32
-"""Samples in one compiled step of a CPU at most: beyond it only memory grows, and progress comes in larger steps."""
+CPU_BATCH = 64
+"""Samples in one compiled step of a CPU at most. A product with a weight takes a third less a sample than with 32;
+beyond, little is won, and all wait for the last of more samples."""
 
 
 def count_devices(choice: str) -> int:

@@ -36,7 +36,8 @@ def draw_figures(
 ) -> None:
     """Draw figures into the run's folder, on as many cores as there are helpers and this process.
 
-    **Arguments:** `console`, where progress is shown; `formats`, of `FORMATS`; `wanted`, `all`, `none` or names.
+    **Arguments:** `console`, where progress is shown; `formats`, of `FORMATS`; `wanted`, `all` (but those
+            on request), `none` or names.
 
     **Raises:** `JacspecError` for a figure that the run does not have.
     """
@@ -44,7 +45,7 @@ def draw_figures(
     if wanted == "none":
         return
     figures = list_figures(run)
-    names = list(figures) if wanted == "all" else list(wanted)
+    names = [name for name, plot in figures.items() if not plot.on_request] if wanted == "all" else list(wanted)
     if unknown := [name for name in names if name not in figures]:
         raise JacspecError(
             f"The run in {run.folder} has no figure {unknown[0]!r}. {suggest(unknown[0], figures)} Its numbers are all "

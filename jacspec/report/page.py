@@ -178,12 +178,19 @@ def _figures(run: Run, figures: Mapping[str, Plot], most_bytes: int | None, *, e
 
     What the interactive part shows is linked, and behind a click, for where there is no JavaScript.
     """
+    asked = [name for name, plot in figures.items() if plot.on_request and not image_file(run, name).is_file()]
+    further = [_on_request(run, asked)] if asked else []
     above = {name: plot for name, plot in figures.items() if explored and plot.explored}
     figures = {name: plot for name, plot in figures.items() if name not in above}
     if above and (linked := [*_link_explored(run, above)]):
-        return section("Figures", *_show(run, figures, most_bytes), *linked)
+        return section("Figures", *_show(run, figures, most_bytes), *linked, *further)
     none = f"None was drawn. jacspec task=report {as_typed('run', run.folder)} draws them."
-    return section("Figures", *(_show(run, figures, most_bytes) or [element("p", none)]))
+    return section("Figures", *(_show(run, figures, most_bytes) or [element("p", none)]), *further)
+
+
+def _on_request(run: Run, names: Sequence[str]) -> Markup:
+    typed = f"jacspec task=report {as_typed('run', run.folder)} report.figures=[{','.join(names)}]"
+    return element("p", "Further figures are drawn by ", element("code", typed), ".", class_="quiet")
 
 
 def _link_explored(run: Run, figures: Mapping[str, Plot]) -> Iterator[Markup]:

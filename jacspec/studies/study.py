@@ -32,13 +32,14 @@ class Plot(NamedTuple):
     """A figure of a run: what draws it, what its caption says, and what those are told who do not see it.
 
     Without a `description` that is the caption. What the page's interactive part shows too is `explored`: the page
-    then links the file, and has it behind a click.
+    then links the file, and has it behind a click. One `on_request` is drawn where its name is given, not with all.
     """
 
     draw: "Callable[[], Figure]"
     caption: str
     description: Callable[[], str] | None = None
     explored: bool = False
+    on_request: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,16 @@ from jacspec.report.plotting import CHANCE, panels, roles_of, styles_of
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
+FIRST = ("spectral_radius", "decay_ratio", "alpha", "norms_above", "norms_largest_p", "norms_smallest_p")
+"""The metrics that are drawn unasked: norm, ratio, tail, and what is beyond chance."""
+
 PANELS_A_FIGURE = 12
+
+TAILED = (2, 6)
+"""Between these Martin & Mahoney find α of well-trained layers."""
+
+SMALLEST_P = 1e-16
+"""Below a rounding of 1, p-values are no longer told apart."""
 
 BESIDE_ALPHA = ("alpha_null_low", "alpha_null", "alpha_null_high")
 """Columns that have no panel of their own."""
@@ -26,8 +35,9 @@ ONE_VARIANCE, NORMS = "black", "#009E73"
 
 
 CAPTIONS = {
-    "metrics": "Each metric against the layer, a line a role; of α, dotted, the median of Gaussian matrices of the "
-    "same shape, which have no tail.",
+    "metrics": "Each metric against the layer, a line a role. Of α, shaded, where well-trained layers are said to lie "
+    "(2 to 6), and dotted the median of Gaussian matrices of the same shape, which have no tail; of p-values, dotted, "
+    "1 %.",
     "spectra": "Singular values of each role, a line a layer; dashed, the edges of the Marchenko–Pastur bulk where one "
     "is identified; dotted, where independent entries with the matrix's own row and column norms end (medians).",
     "bulk": "Singular values over s√N of all layers. Black, dashed: the Marchenko–Pastur law of entries of one "
@@ -41,12 +51,24 @@ CAPTIONS = {
 
 
 def matrix_figures(run: Run) -> dict[str, Plot]:
-    """Name the figures of a `task=weights` run: its metrics a dozen a figure, spectra, chance, tails, one matrix."""
-    drawn = [name for name in run.metric_names if run.metrics[name].notna().any() and name not in BESIDE_ALPHA]
-    pages = [drawn[start : start + PANELS_A_FIGURE] for start in range(0, len(drawn), PANELS_A_FIGURE)]
+    """Name the figures of a `task=weights` run: the metrics, spectra, chance, tails, one matrix.
+
+    `metrics` has `FIRST`; the others, a dozen a figure, are drawn on request.
+    """
+    there = [name for name in run.metric_names if run.metrics[name].notna().any() and name not in BESIDE_ALPHA]
+    first = [name for name in FIRST if name in there]
+    rest = [name for name in there if name not in first]
+    pages = [rest[start : start + PANELS_A_FIGURE] for start in range(0, len(rest), PANELS_A_FIGURE)]
+    named = {"metrics": first, **{f"metrics_{number}": names for number, names in enumerate(pages, 2)}}
     figures = {
-        f"metrics_{number}": Plot(functools.partial(_draw_metrics, run, names), CAPTIONS["metrics"], explored=True)
-        for number, names in enumerate(pages, 1)
+        name: Plot(
+            functools.partial(_draw_metrics, run, names),
+            CAPTIONS["metrics"],
+            explored=True,
+            on_request=name != "metrics",
+        )
+        for name, names in named.items()
+        if names
     }
     layer = shown_layer(run)
     return figures | {
@@ -77,18 +99,16 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
     for panel, name in zip(axes, names, strict=True):
         for role, (colour, line) in styles.items():
             rows = table[(table["role"] == role) & table["layer"].notna()].sort_values("layer", kind="stable")
+            heights = rows[name].clip(lower=SMALLEST_P) if _is_p(name) else rows[name]
             # Several matrices of one role in a layer, as in checkpoints that are read by name: points.
             alone = rows["layer"].is_unique
             kind: Any = {"linestyle": line} if alone else {"linestyle": "none"}
             panel.plot(
-                rows["layer"], rows[name], color=colour, marker="o", markersize=2.5, linewidth=1, label=role, **kind
+                rows["layer"], heights, color=colour, marker="o", markersize=2.5, linewidth=1, label=role, **kind
             )
             if name == "alpha" and "alpha_null" in table and alone:
                 panel.plot(rows["layer"], rows["alpha_null"], color=colour, linewidth=0.9, linestyle=":")
-        values = table[name].to_numpy(float)
-        positive = values[np.isfinite(values) & (values > 0)]
-        if positive.size == np.isfinite(values).sum() and uses_log_axis(values):
-            panel.set_yscale("log")
+        _scale_metric(panel, name, table[name].to_numpy(float))
         panel.set_ylabel(metric_label(run, name), fontsize="small")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92", linewidth=0.6)
@@ -98,6 +118,23 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
+
+
+def _scale_metric(panel: Axes, name: str, values: Float[np.ndarray, " row"]) -> None:
+    """Choose the scale of a metric, and draw what it is read beside: p-values end at `SMALLEST_P` and 1."""
+    finite = values[np.isfinite(values)]
+    if _is_p(name):
+        panel.set_yscale("log")
+        panel.set_ylim(SMALLEST_P / 3, 3)
+        panel.axhline(0.01, color="0.4", linewidth=0.9, linestyle=":")
+    elif (finite > 0).all() and uses_log_axis(values):
+        panel.set_yscale("log")
+    if name == "alpha":
+        panel.axhspan(*TAILED, color="0.93", zorder=0)
+
+
+def _is_p(name: str) -> bool:
+    return name.endswith("_p")
 
 
 def _rows(run: Run, role: str, layer: int | None = None) -> list[int]:
