@@ -60,15 +60,10 @@ def matrix_figures(run: Run) -> dict[str, Plot]:
     rest = [name for name in there if name not in first]
     pages = [rest[start : start + PANELS_A_FIGURE] for start in range(0, len(rest), PANELS_A_FIGURE)]
     named = {"metrics": first, **{f"metrics_{number}": names for number, names in enumerate(pages, 2)}}
+    draw = {name: functools.partial(_draw_metrics, run, names) for name, names in named.items() if names}
     figures = {
-        name: Plot(
-            functools.partial(_draw_metrics, run, names),
-            CAPTIONS["metrics"],
-            explored=True,
-            on_request=name != "metrics",
-        )
-        for name, names in named.items()
-        if names
+        name: Plot(drawn, CAPTIONS["metrics"], explored=True, on_request=name != "metrics")
+        for name, drawn in draw.items()
     }
     layer = shown_layer(run)
     return figures | {
