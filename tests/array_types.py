@@ -38,7 +38,7 @@ def _check_first_calls(checked: Any = None, *, typechecker: Any) -> Any:
         return functools.partial(_check_first_calls, typechecker=typechecker)
     if isinstance(checked, type):
         if dataclasses.is_dataclass(checked) and "__init__" in vars(checked):
-            checked.__init__ = _check_first_calls(checked.__init__, typechecker=typechecker)  # type: ignore[misc]
+            checked.__init__ = _check_first_calls(checked.__init__, typechecker=typechecker)  # type: ignore[method-assign]
         return checked
     function: Callable[..., Any] = checked
     count = _calls.setdefault(id(checked.__code__), [0])
