@@ -1,6 +1,7 @@
 """Strictness for every test: array types checked at run time, no silent promotion, warnings are errors."""
 
 import atexit
+import gc
 import math
 import os
 import shutil
@@ -23,9 +24,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jacspec-cache-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-import jaxtyping
+from array_types import check_array_types, count_calls_anew
 
-jaxtyping.install_import_hook("jacspec", "beartype.beartype")
+check_array_types()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -53,6 +54,11 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 """Largest deviation from the oracle, relative to the largest value of the oracle's array."""
+
+
+@pytest.fixture(autouse=True)
+def _check_types_anew() -> None:
+    count_calls_anew()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -116,6 +122,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from docs_pages import write_pages
 
         write_pages()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of what Python looks through for garbage: it stays, and is most of all there is."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
