@@ -3,20 +3,23 @@
     python tests/benchmarks/pages.py [--smollm2 FOLDER --text FILE] [NAME ...]
 
 Each `NAME` (all of them by default) is a command as its page has it, on the embedded model; those of the README's
-gallery need SmolLM2-135M-Instruct and Tiny Shakespeare. Figures go to `docs/images/`, numbers and seconds of whole
-processes to `pages.json` beside this file, which `tests/test_docs.py` compares with the pages.
+gallery need SmolLM2-135M-Instruct and Tiny Shakespeare. Figures go to `docs/images/`, numbers and the processor
+seconds of each command, undrawn, to `pages.json` beside this file, which `tests/test_docs.py` compares with the pages.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import platform
+import re
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +34,7 @@ from jacspec.studies.provenance import versions
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IMAGES, RECORD = ROOT / "docs" / "images", HERE / "pages.json"
-LARGEST, DPI, COLOURS = 60_000, 80, 48
+LARGEST, DPI, COLOURS = 60_000, 120, 48
 Numbers = Mapping[str, float]
 
 
@@ -126,15 +129,76 @@ def of_spectral_radius(run: Run) -> Numbers:
     return found
 
 
-MODEL = "model={model} data.path={text}"
+def of_random(run: Run) -> Numbers:
+    """Take the medians of ρ over layers of the trained model and of random ones, by component."""
+    rows = run.metrics[run.metrics["metric"] == "spectral_radius"]
+    found = {}
+    for component in ("mlp", "attn"):
+        values = rows[(rows["component"] == component) & (rows["run"] == 1)]["median"]
+        found |= {f"{component}, random, least": values.min(), f"{component}, random, largest": values.max()}
+    return found
+
+
+def of_depth(run: Run) -> Numbers:
+    """Take the exponents, and both singular values in nats a layer, after the last layer."""
+    rows = run.summary[run.summary["layer"] == run.summary["layer"].max()].set_index("metric")["median"]
+    return {"lyapunov_1": rows["lyapunov_1"], "spectral_radius": rows["spectral_radius"], "layers": len(run.dataset.layer)}
+
+
+def of_weights(run: Run) -> Numbers:
+    """Count matrices whose values pass the edges of chance with their own norms; median α beside that of chance."""
+    table = run.metrics
+    return {
+        "matrices": len(table),
+        "with values above the norms' edge": int((table["norms_above"] > 0).sum()),
+        "median of them above": table["norms_above"].median(),
+        "median alpha": table["alpha"].median(),
+        "median alpha of chance": table["alpha_null"].median(),
+        "alpha below chance": int((table["alpha"] < table["alpha_null_low"]).sum()),
+    }
+
+
+def of_heads(run: Run) -> Numbers:
+    """Take medians of NPR_λ over all heads beside the baseline's, and how many heads lie below it."""
+    found: dict[str, float] = {}
+    for role, rows in run.metrics.groupby("role"):
+        chance = run.provenance["baseline"]["metrics"]["npr_lambda"]
+        found |= {f"{role}, heads": len(rows), f"{role}, median": rows["npr_lambda"].median()}
+        found |= {f"{role}, largest": rows["npr_lambda"].max(), f"{role}, least": rows["npr_lambda"].min()}
+        found |= {"chance": chance["mean"]}
+    return found
+
+
+def of_overlap(run: Run) -> Numbers:
+    """Take medians over layers by role of the overlap of the largest and the smallest tenth, and chance."""
+    table = run.metrics
+    found = {"chance": table["overlap_null"].median()}
+    for role, rows in table.groupby("role"):
+        found |= {f"{role}, top": rows["overlap_top"].median(), f"{role}, bottom": rows["overlap_bottom"].median()}
+    return found
+
+
+def of_removal(run: Run) -> Numbers:
+    """Take the perplexity of the whole model, and the change without the first and the last group of each role."""
+    table = run.metrics
+    whole = table[table["group"].isna() | (table["group"] == 0)].iloc[0]
+    found = {"perplexities": len(table), "perplexity": whole["perplexity"]}
+    cut = table[table["delta_perplexity"].notna() & (table.index != whole.name)]
+    for role, rows in cut.groupby("target"):
+        changes = rows.sort_values("group")["delta_perplexity"].to_numpy()
+        found |= {f"{role}, first": changes[0], f"{role}, last": changes[-1], f"{role}, least": changes.min()}
+        found |= {f"{role}, largest of the others": changes[1:].max()}
+    return found
+
+
 SHOWN: Mapping[str, Shown] = {
     "jacobian": Shown("", "spectral_radius", of_spectral_radius),
-    "depth": Shown("task=depth data.samples=40", "lyapunov"),
+    "depth": Shown("task=depth data.samples=40", "lyapunov", of_depth),
     "coupling": Shown("task=coupling", "coupling", of_coupling),
-    "weights": Shown("task=weights", "spectra"),
-    "heads": Shown("task=heads", "by_head_qk"),
-    "overlap": Shown("task=overlap data.samples=400", "overlap"),
-    "removal": Shown("task=removal", "removal", lambda run: {"perplexities": len(run.metrics)}),
+    "weights": Shown("task=weights", "spectra", of_weights),
+    "heads": Shown("task=heads", "by_head_qk", of_heads),
+    "overlap": Shown("task=overlap data.samples=400", "overlap", of_overlap),
+    "removal": Shown("task=removal", "removal", of_removal),
     "finetune": Shown("task=finetune", "accuracy", of_finetune),
     "lazy": Shown("task=lazy", "test_accuracy", of_lazy),
     "merge": Shown("task=merge", "compatibility", of_merge),
@@ -142,26 +206,44 @@ SHOWN: Mapping[str, Shown] = {
     "compare": Shown(
         "task=compare runs=controls",
         "spectral_radius",
-        after=("-m model.init=pretrained,random seed=0,1,2 hydra.sweep.dir=controls",),
+        after=("-m model.init=pretrained,random seed=0,1 data.samples=40 hydra.sweep.dir=controls",),
     ),
     "dynamics": Shown(
         "task=dynamics runs=sweep dynamics.final_step=4096",
         "onsets",
         after=(
             "-m model.revision=step0,step16,step64,step256,step1024,null metrics=full "
-            "report.figures=none hydra.sweep.dir=sweep",
+            "hydra.sweep.dir=sweep",
         ),
     ),
-    "train": Shown("task=train train.steps=256 train.revisions=[0,16,64]", "loss"),
+    "train": Shown("task=train train.steps=128 train.warmup=16 train.revisions=[0,16,64]", "loss"),
 }
-GALLERY: Mapping[str, Shown] = {}
+SMOLLM2 = "model={model} data={text}"
+GALLERY: Mapping[str, Shown] = {
+    "smollm2_jacobian": Shown(f"{SMOLLM2} data.samples=60", "spectral_radius", of_spectral_radius),
+    "smollm2_compare": Shown(
+        "task=compare runs=controls",
+        "spectral_radius",
+        of_random,
+        (f"-m {SMOLLM2} data.samples=20 model.init=pretrained,random hydra.sweep.dir=controls",),
+    ),
+    "smollm2_depth": Shown(f"task=depth {SMOLLM2} data.samples=8", "lyapunov", of_depth),
+    "smollm2_weights": Shown("task=weights model={model}", "spectra", of_weights),
+    "smollm2_heads": Shown("task=heads model={model}", "by_head_qk", of_heads),
+    "smollm2_overlap": Shown(f"task=overlap {SMOLLM2} data.samples=200", "overlap", of_overlap),
+    "smollm2_removal": Shown(
+        f"task=removal {SMOLLM2} removal.roles=[q,down] removal.tokens=1024", "removal", of_removal
+    ),
+}
 
 
 def run_command(command: str, folder: Path) -> float:
-    """Run a command as a process of its own and return its seconds; raises where it fails."""
-    begun = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "jacspec", *command.split()], cwd=folder, check=True, capture_output=True)
-    return time.perf_counter() - begun
+    """Run a command as a process of its own, undrawn, and return its processor seconds; raises where it fails."""
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+    line = [sys.executable, "-m", "jacspec", *command.split(), "report.figures=none"]
+    subprocess.run(line, cwd=folder, check=True, capture_output=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
 
 
 def keep(figure: Any, file: Path) -> None:
@@ -193,7 +275,22 @@ def show(name: str, shown: Shown, given: Mapping[str, str]) -> dict[str, Any]:
         numbers = {key: round(float(value), 4) for key, value in shown.numbers(run).items()}
         # Neither folders of this machine nor names of its files are kept.
         command = shown.command.format(model="SMOLLM2", text="TEXT")
-        return {"command": f"jacspec {command}".strip(), "seconds": round(seconds, 1), "numbers": numbers}
+        return {"command": f"jacspec {command}".strip(), "processor seconds": round(seconds), "numbers": numbers}
+
+
+def installed_size() -> float:
+    """Return the size of all that jacspec depends on, extras apart, in GB."""
+    found: dict[str, int] = {}
+    waiting = ["jacspec"]
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        with contextlib.suppress(PackageNotFoundError):
+            if name not in found:
+                files = [Path(str(file.locate())) for file in distribution(name).files or ()]
+                found[name] = sum(file.stat().st_size for file in files if file.is_file())
+                needed = [word for word in distribution(name).requires or () if "extra ==" not in word]
+                waiting += [re.split(r"[^\w.-]", word)[0] for word in needed]
+    return round(sum(found.values()) / 1e9, 1)
 
 
 def main() -> None:
@@ -210,6 +307,7 @@ def main() -> None:
         record[name] = show(name, known[name], given)
         print(name, record[name], flush=True)
         record["environment"] = {"cpus": os.cpu_count(), "machine": platform.machine(), "versions": versions()}
+        record["installed, GB"] = installed_size()
         RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
