@@ -221,7 +221,8 @@ def gallery() -> str:
     for pair in (shown[at : at + 2] for at in range(0, len(shown), 2)):
         rows.append([f"![{each.shows}](docs/images/{each.name}.png)" for each in pair])
         rows.append([formatted(each.says, recorded_pages()[each.name]["numbers"]) for each in pair])
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * 2, *rows[1:]))
+    whole = [[*row, ""][:2] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (whole[0], ["---"] * 2, *whole[1:]))
 
 
 def formatted(words: str, numbers: Mapping[str, float]) -> str:
@@ -242,7 +243,7 @@ def ready_made_models() -> str:
     return textwrap.fill(", ".join(names), 120, break_on_hyphens=False)
 
 
-@functoolsdef all_keys() -> str:
+def all_keys() -> str:
     """List every key of every study with the page that says more."""
     rows = [
         (f"`{option.key}`", option.words, f"[{study}]({study}.md#keys)")
@@ -266,7 +267,7 @@ def all_columns() -> str:
     return _table(("column", "meaning", "study"), rows)
 
 
-.cache
+@functools.cache
 def pages() -> dict[str, dict[str, str]]:
     """Return what is generated: by page of `docs/`, then by the word of its markers."""
     found = {f"{study}.md": {"keys": keys_table(study)} for study in DESCRIBED}

@@ -115,7 +115,9 @@ def _first_of(word: str) -> str:
 def test_python_calls_bind(page: Path) -> None:
     """Calls of studies have arguments that there are."""
     text = page.read_text(encoding="utf-8")
-    for block in FENCE.findall(text) if page.suffix == ".md" else ["".join(cell["source"]) for cell in code_cells(text)]:
+    for block in (
+        FENCE.findall(text) if page.suffix == ".md" else ["".join(cell["source"]) for cell in code_cells(text)]
+    ):
         for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
             check_call(call)
 
@@ -177,7 +179,7 @@ def test_every_study_has_its_page(study: str) -> None:
 def test_readme_is_short_and_has_its_two_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 200
-    assert len(readme.split()) <= 1400
+    assert len(readme.split()) <= 1500
     assert "    pip install -e . && python -m jacspec\n" in readme
     assert "    pip install -e '.[test]' && python -m pytest\n" in readme
 
@@ -246,9 +248,7 @@ def test_conclusion_of_a_figure_holds(shown: Any) -> None:
     assert shown.holds(recorded_pages()[shown.name]["numbers"])
 
 
-SHOWN: tuple[tuple[str, str, str], ...] = (
-    ("README.md", "installed, GB", "tested on Linux; {:.1f} GB with"),
-)
+SHOWN: tuple[tuple[str, str, str], ...] = (("README.md", "installed, GB", "tested on Linux; {:.1f} GB with"),)
 """Numbers of other pages and of the README: the page, where in `pages.json`, and the words around the number."""
 
 

@@ -73,7 +73,9 @@ def test_run_without_a_summary_is_told_by_its_rows(tmp_path: Path, monkeypatch: 
         assert run_here(*line, "hydra.run.dir=out", cwd=tmp_path).code == 0
     told = dict(json.loads(line)[::2] for line in (tmp_path / "told.jsonl").read_text().splitlines())
     rows = open_run(tmp_path / "out").metrics
-    assert told["delta_perplexity/q/2"] == rows[(rows["target"] == "q") & (rows["group"] == 2)]["delta_perplexity"].item()
+    assert (
+        told["delta_perplexity/q/2"] == rows[(rows["target"] == "q") & (rows["group"] == 2)]["delta_perplexity"].item()
+    )
     monkeypatch.delitem(sys.modules, "mlflow")
 
 

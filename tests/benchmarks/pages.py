@@ -1,4 +1,4 @@
-"""Run what pages of `docs/` and the README show, and keep their figures and numbers: `python tests/benchmarks/pages.py`.
+"""Run what pages of `docs/` and the README show, and keep their figures and numbers.
 
     python tests/benchmarks/pages.py [--smollm2 FOLDER --text FILE] [NAME ...]
 
@@ -125,7 +125,10 @@ def of_spectral_radius(run: Run) -> Numbers:
     for component in ("mlp", "attn"):
         values = medians(run, "spectral_radius")[component].sort_index().to_numpy()
         found |= {f"{component}, first": values[0], f"{component}, last": values[-1]}
-        found |= {f"{component}, least between": values[1:-1].min(), f"{component}, largest between": values[1:-1].max()}
+        found |= {
+            f"{component}, least between": values[1:-1].min(),
+            f"{component}, largest between": values[1:-1].max(),
+        }
     return found
 
 
@@ -142,7 +145,11 @@ def of_random(run: Run) -> Numbers:
 def of_depth(run: Run) -> Numbers:
     """Take the exponents, and both singular values in nats a layer, after the last layer."""
     rows = run.summary[run.summary["layer"] == run.summary["layer"].max()].set_index("metric")["median"]
-    return {"lyapunov_1": rows["lyapunov_1"], "spectral_radius": rows["spectral_radius"], "layers": len(run.dataset.layer)}
+    return {
+        "lyapunov_1": rows["lyapunov_1"],
+        "spectral_radius": rows["spectral_radius"],
+        "layers": len(run.dataset.layer),
+    }
 
 
 def of_weights(run: Run) -> Numbers:
@@ -211,10 +218,7 @@ SHOWN: Mapping[str, Shown] = {
     "dynamics": Shown(
         "task=dynamics runs=sweep dynamics.final_step=4096",
         "onsets",
-        after=(
-            "-m model.revision=step0,step16,step64,step256,step1024,null metrics=full "
-            "hydra.sweep.dir=sweep",
-        ),
+        after=("-m model.revision=step0,step16,step64,step256,step1024,null metrics=full hydra.sweep.dir=sweep",),
     ),
     "train": Shown("task=train train.steps=128 train.warmup=16 train.revisions=[0,16,64]", "loss"),
 }
@@ -302,9 +306,10 @@ def main() -> None:
     asked = parser.parse_args()
     given = {"model": str((asked.smollm2 or Path()).resolve()), "text": str((asked.text or Path()).resolve())}
     known = {**SHOWN, **(GALLERY if asked.smollm2 else {})}
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     for name in asked.names or known:
-        record[name] = show(name, known[name], given)
+        found = show(name, known[name], given)
+        record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+        record[name] = found
         print(name, record[name], flush=True)
         record["environment"] = {"cpus": os.cpu_count(), "machine": platform.machine(), "versions": versions()}
         record["installed, GB"] = installed_size()
