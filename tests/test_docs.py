@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_pages import DESCRIBED, DOCS, columns_table, exhibits, filled, keys_table, marks, pages, recorded_pages
+from docs_pages import (
+    DESCRIBED,
+    DOCS,
+    columns_table,
+    exhibits,
+    filled,
+    formatted,
+    keys_table,
+    marks,
+    pages,
+    recorded_pages,
+)
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -248,14 +259,44 @@ def test_conclusion_of_a_figure_holds(shown: Any) -> None:
     assert shown.holds(recorded_pages()[shown.name]["numbers"])
 
 
-SHOWN: tuple[tuple[str, str, str], ...] = (("README.md", "installed, GB", "tested on Linux; {:.1f} GB with"),)
-"""Numbers of other pages and of the README: the page, where in `pages.json`, and the words around the number."""
+SHOWN = (
+    (
+        "docs/delta.md",
+        "delta",
+        "| ‖ΔW‖_F / ‖W‖_F | {relative, q:.3f} | {relative, k:.3f} | {relative, v:.3f} | {relative, o:.3f} | "
+        "{relative, up:.3f} |",
+    ),
+    (
+        "docs/delta.md",
+        "delta",
+        "| σ₁(ΔW) / s(√N + √M) | {structure, q:.2f} | {structure, k:.2f} | {structure, v:.2f} | {structure, o:.2f} | "
+        "{structure, up:.2f} | {structure, down:.2f} |",
+    ),
+    (
+        "docs/delta.md",
+        "delta",
+        "| median of abs(σ′ − σ) / s | {shift, q:.2f} | {shift, k:.2f} | {shift, v:.2f} | {shift, o:.2f} | "
+        "{shift, up:.2f} | {shift, down:.2f} |",
+    ),
+    (
+        "docs/delta.md",
+        "delta",
+        "| σ of W below the noise, of 96 | {below_noise, q:g} | {below_noise, k:g} | {below_noise, v:g} | "
+        "{below_noise, o:g} | {below_noise, up:g} | {below_noise, down:g} |",
+    ),
+)
+"""Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""
 
 
-@pytest.mark.parametrize(("page", "path", "words"), SHOWN)
-def test_shown_number_is_recorded(page: str, path: str, words: str) -> None:
+@pytest.mark.parametrize(("page", "name", "words"), SHOWN)
+def test_shown_number_is_recorded(page: str, name: str, words: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
-    assert words.format(_recorded("pages", path)) in text
+    assert formatted(words, recorded_pages()[name]["numbers"]) in text
+
+
+def test_size_of_the_installation_is_recorded() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{recorded_pages()['installed, GB']:.1f} GB with all it depends on" in readme
 
 
 def test_plan_is_as_printed(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def of_delta(run: Run) -> Numbers:
 
 def of_spectral_radius(run: Run) -> Numbers:
     """Take the medians of ρ in the first layer, the last, and the range between, of MLP and attention."""
-    found = {}
+    found: dict[str, float] = {}
     for component in ("mlp", "attn"):
         values = medians(run, "spectral_radius")[component].sort_index().to_numpy()
         found |= {f"{component}, first": values[0], f"{component}, last": values[-1]}
@@ -135,7 +135,7 @@ def of_spectral_radius(run: Run) -> Numbers:
 def of_random(run: Run) -> Numbers:
     """Take the medians of ρ over layers of the trained model and of random ones, by component."""
     rows = run.metrics[run.metrics["metric"] == "spectral_radius"]
-    found = {}
+    found: dict[str, float] = {}
     for component in ("mlp", "attn"):
         values = rows[(rows["component"] == component) & (rows["run"] == 1)]["median"]
         found |= {f"{component}, random, least": values.min(), f"{component}, random, largest": values.max()}
@@ -213,14 +213,14 @@ SHOWN: Mapping[str, Shown] = {
     "compare": Shown(
         "task=compare runs=controls",
         "spectral_radius",
-        after=("-m model.init=pretrained,random seed=0,1 data.samples=40 hydra.sweep.dir=controls",),
+        after=("-m model.init=pretrained,random seed=0,1 data.samples=20 hydra.sweep.dir=controls",),
     ),
     "dynamics": Shown(
         "task=dynamics runs=sweep dynamics.final_step=4096",
         "onsets",
         after=("-m model.revision=step0,step16,step64,step256,step1024,null metrics=full hydra.sweep.dir=sweep",),
     ),
-    "train": Shown("task=train train.steps=128 train.warmup=16 train.revisions=[0,16,64]", "loss"),
+    "train": Shown("task=train train.steps=96 train.warmup=16 train.revisions=[0,16,64]", "loss"),
 }
 SMOLLM2 = "model={model} data={text}"
 GALLERY: Mapping[str, Shown] = {
@@ -276,7 +276,7 @@ def show(name: str, shown: Shown, given: Mapping[str, str]) -> dict[str, Any]:
         run = jacspec.open_run(folder / "out")
         if shown.figure:
             keep(run.plot(shown.figure), IMAGES / f"{name}.png")
-        numbers = {key: round(float(value), 4) for key, value in shown.numbers(run).items()}
+        numbers = {key: round(float(value), 6) for key, value in shown.numbers(run).items()}
         # Neither folders of this machine nor names of its files are kept.
         command = shown.command.format(model="SMOLLM2", text="TEXT")
         return {"command": f"jacspec {command}".strip(), "processor seconds": round(seconds), "numbers": numbers}
