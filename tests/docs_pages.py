@@ -191,10 +191,17 @@ GALLERY = (
         lambda found: found["left_overlap"] > 2 * found["left_chance"],
     ),
     Exhibit(
+        "depth",
+        "growth of a small change through nano",
+        "`task=depth` on `nano`: through all {layers:.0f} layers some change grows {spectral_radius:.0f}-fold; the "
+        "first Lyapunov exponent is {lyapunov_1:.2f} nats a layer.",
+        lambda found: found["spectral_radius"] > 1 and found["lyapunov_1"] > 0,
+    ),
+    Exhibit(
         "jacobian",
         "ρ of attention and MLP of nano",
         "`jacspec` on `nano`: its first MLP amplifies most, {mlp, first:.0f} beside at most "
-        "{mlp, largest between:.1f} until the last.",
+        "{mlp, largest between:.1f} in the layers between.",
         lambda found: found["mlp, first"] > found["mlp, largest between"],
     ),
     Exhibit(

@@ -284,6 +284,13 @@ SHOWN = (
         "| σ of W below the noise, of 96 | {below_noise, q:g} | {below_noise, k:g} | {below_noise, v:g} | "
         "{below_noise, o:g} | {below_noise, up:g} | {below_noise, down:g} |",
     ),
+    (
+        "docs/merge.md",
+        "merge",
+        "overlap by {left_overlap:.2f} (left) and {right_overlap:.2f} (right) with a cosine of {cosine:.2f}, at a "
+        "chance of {left_chance:.2f}. Each overlaps with the weights that it was added to by "
+        "{least overlap with the base:.2f} to {largest overlap with the base:.2f}",
+    ),
 )
 """Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""
 
