@@ -197,7 +197,7 @@ def test_readme_is_short_and_has_its_two_commands() -> None:
 
 def test_readme_lists_the_families() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    sentence = re.search(r"by Hugging Face `model_type`:(.*?)\. \[", readme, flags=re.S)
+    sentence = re.search(r"by Hugging Face `model_type`:(.*?)\.\s\[", readme, flags=re.S)
     assert sentence is not None
     assert re.findall(r"`([\w-]+)`", sentence[1]) == sorted(FAMILIES)
 
