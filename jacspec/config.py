@@ -38,6 +38,21 @@ class DecoderInput(enum.Enum):
     start = "start"
 
 
+class Tracker(enum.Enum):
+    """What is told of a finished run, beside its folder."""
+
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+
+
+class Tables(enum.Enum):
+    """What tables are written as; `parquet` stands beside the CSV."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
 class Precision(enum.Enum):
     """Floating point type of everything that is computed."""
 
@@ -136,7 +151,7 @@ class Config:
     """Everything a run is made of; beside this, each study that has options of its own has a group of its name.
 
     `layers` are those that are measured, null all of them. `resume` names a run folder to resume, `run` one to
-    report on, `runs` several (or a folder of them) to compare.
+    report on, `runs` several (or a folder of them) to compare. `log` is the tracker that is told of a finished run.
     """
 
     task: str = MISSING
@@ -153,6 +168,8 @@ class Config:
     resume: str | None = None
     run: str | None = None
     runs: Any = dataclasses.field(default_factory=list)
+    log: Tracker | None = None
+    tables: Tables = Tables.csv
 
     def own(self, kind: type[Options]) -> Options:
         """Return the options that the study of this run has of its own, which are of type `kind`."""

@@ -6,10 +6,11 @@
 import enum
 import functools
 import json
+import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jacspec.api.options import Option, options_of
 from jacspec.config import config_folder
@@ -111,11 +112,166 @@ def _own_estimate(found: Mapping[str, float]) -> tuple[str, ...]:
     return _mean_and_sd(found), share, f"{found['mean error']:.2g}", within
 
 
+def cost_line(study: str) -> str:
+    """Say what the command of a page took, from the record of its benchmark."""
+    found = recorded_pages()[study]
+    return f"`{found['command']}` took {found['processor seconds']} s of one core's time, figures apart."
+
+
+class Exhibit(NamedTuple):
+    """A figure of the README: its name in `pages.json`, what it shows, what follows, and whether that is so."""
+
+    name: str
+    shows: str
+    says: str
+    holds: Callable[[Mapping[str, float]], bool]
+
+
+GALLERY = (
+    Exhibit(
+        "smollm2_jacobian",
+        "ρ of attention and MLP in 30 layers",
+        "`jacspec`: the gain ρ of the MLPs is a U: {mlp, first:.0f} in the first layer, {mlp, least between:.1f} to "
+        "{mlp, largest between:.1f} between, {mlp, last:.1f} in the last.",
+        lambda found: min(found["mlp, first"], found["mlp, last"]) > found["mlp, largest between"],
+    ),
+    Exhibit(
+        "smollm2_compare",
+        "ρ over depth, trained and random",
+        "`task=compare`: the U is learnt. With random weights ρ of the MLPs is {mlp, random, least:.1f} to "
+        "{mlp, random, largest:.1f} in all layers.",
+        lambda found: found["mlp, random, largest"] < 2 * found["mlp, random, least"],
+    ),
+    Exhibit(
+        "smollm2_heads",
+        "spectral quantities of W_QK of 270 heads",
+        "`task=heads`: every W_QK is concentrated. NPR is {qk, least:.2f} to {qk, largest:.2f} where Gaussian factors "
+        "have {chance:.2f}.",
+        lambda found: found["qk, largest"] < found["chance"],
+    ),
+    Exhibit(
+        "smollm2_weights",
+        "singular values of 210 matrices by role",
+        "`task=weights`: {with values above the norms' edge:.0f} of {matrices:.0f} matrices have values above what "
+        "their row and column norms explain.",
+        lambda found: found["with values above the norms' edge"] > found["matrices"] / 2,
+    ),
+    Exhibit(
+        "smollm2_depth",
+        "growth of a small change with depth",
+        "`task=depth`: through all {layers:.0f} layers the gain is at most {spectral_radius:.0f}; the first Lyapunov "
+        "exponent is {lyapunov_1:.2f} nats a layer.",
+        lambda found: found["layers"] > 20 and found["spectral_radius"] > 1,
+    ),
+    Exhibit(
+        "smollm2_overlap",
+        "overlap of singular vectors with activations",
+        "`task=overlap`: the leading vectors of q read directions in which activations vary: {q, top:.2f} beside "
+        "{chance:.2f} by chance.",
+        lambda found: found["q, top"] > 1.2 * found["chance"],
+    ),
+    Exhibit(
+        "smollm2_removal",
+        "perplexity without each decile of singular values",
+        "`task=removal`: the first decile of `down` carries most: {down, first:.0f} of perplexity, any other at most "
+        "{down, largest of the others:.0f}.",
+        lambda found: found["down, first"] > found["down, largest of the others"],
+    ),
+    Exhibit(
+        "delta",
+        "what four bits change in nano",
+        "`task=delta`: four bits are noise: the largest σ of the change is {structure, q:.2f} (q) to "
+        "{structure, o:.2f} (o) of what noise of its size has.",
+        lambda found: all(0.9 < value < 1.1 for name, value in found.items() if name.startswith("structure")),
+    ),
+    Exhibit(
+        "merge",
+        "overlap of two updates of nano",
+        "`task=merge`: two steps of training write into one subspace: {left_overlap:.2f}, by chance {left_chance:.2f}.",
+        lambda found: found["left_overlap"] > 2 * found["left_chance"],
+    ),
+    Exhibit(
+        "depth",
+        "growth of a small change through nano",
+        "`task=depth` on `nano`: through all {layers:.0f} layers some change grows {spectral_radius:.0f}-fold; the "
+        "first Lyapunov exponent is {lyapunov_1:.2f} nats a layer.",
+        lambda found: found["spectral_radius"] > 1 and found["lyapunov_1"] > 0,
+    ),
+    Exhibit(
+        "jacobian",
+        "ρ of attention and MLP of nano",
+        "`jacspec` on `nano`: its first MLP amplifies most, {mlp, first:.0f} beside at most "
+        "{mlp, largest between:.1f} in the layers between.",
+        lambda found: found["mlp, first"] > found["mlp, largest between"],
+    ),
+    Exhibit(
+        "coupling",
+        "which component reads what another writes",
+        "`task=coupling`: overlap alone shows no reading: {downstream:.3f} where it can, "
+        "{not downstream:.3f} where it cannot, {chance:.3f} by chance.",
+        lambda found: found["not downstream"] > found["downstream"] > found["chance"],
+    ),
+)
+"""Figures of the README with their conclusions, of which the first that are recorded are shown."""
+
+SHOWN = 8
+
+
+def exhibits() -> list[Exhibit]:
+    """Return the figures that the README shows."""
+    return [each for each in GALLERY if each.name in recorded_pages()][:SHOWN]
+
+
+def gallery() -> str:
+    """Write the README's figures, two in a row, each over its conclusion."""
+    shown, rows = exhibits(), []
+    for pair in (shown[at : at + 2] for at in range(0, len(shown), 2)):
+        rows.append([f"![{each.shows}](docs/images/{each.name}.png)" for each in pair])
+        rows.append([formatted(each.says, recorded_pages()[each.name]["numbers"]) for each in pair])
+    whole = [[*row, ""][:2] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (whole[0], ["---"] * 2, *whole[1:]))
+
+
+def formatted(words: str, numbers: Mapping[str, float]) -> str:
+    """Put numbers into `{name:format}`, names being those of the record."""
+    return re.sub(r"\{([^{}]+):([^:{}]+)\}", lambda found: format(numbers[found[1]], found[2]), words)
+
+
+@functools.cache
+def recorded_pages() -> Any:
+    """Read the record of the commands that pages show."""
+    return json.loads((Path(__file__).parent / "benchmarks" / "pages.json").read_text(encoding="utf-8"))
+
+
 def ready_made_models() -> str:
     """List the ready-made models."""
     choices = (file.stem for file in (config_folder() / "model").glob("*.yaml"))
     names = (f"`{name}`" for name in sorted(choices) if name not in ("hub", "path"))
     return textwrap.fill(", ".join(names), 120, break_on_hyphens=False)
+
+
+def all_keys() -> str:
+    """List every key of every study with the page that says more."""
+    rows = [
+        (f"`{option.key}`", option.words, f"[{study}]({study}.md#keys)")
+        for study in DESCRIBED
+        for option in options_of(study)
+        if option.key.startswith(f"{study}.")
+    ]
+    return _table(("key", "meaning", "study"), rows)
+
+
+def all_columns() -> str:
+    """List every column of every study with what it holds, those of the metrics that all share first."""
+    found: dict[str, tuple[Quantity, list[str]]] = {}
+    for study in DESCRIBED:
+        for name, column in columns_of(study).items():
+            found.setdefault(name, (column, []))[1].append(study)
+    rows = [
+        (f"`{name}`", column.definition, ", ".join(f"[{study}]({study}.md#columns)" for study in studies))
+        for name, (column, studies) in found.items()
+    ]
+    return _table(("column", "meaning", "study"), rows)
 
 
 @functools.cache
@@ -125,7 +281,12 @@ def pages() -> dict[str, dict[str, str]]:
     for study in DESCRIBED:
         if columns_of(study):
             found[f"{study}.md"]["columns"] = columns_table(study)
+    for study in DESCRIBED:
+        if study in recorded_pages():
+            found[f"{study}.md"]["cost"] = cost_line(study)
     found["chance.md"] = chance_tables()
+    found["../README.md"] = {"gallery": gallery()}
+    found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}
 
 

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_pages import DESCRIBED, DOCS, columns_table, filled, keys_table, marks, pages
+from docs_pages import (
+    DESCRIBED,
+    DOCS,
+    columns_table,
+    exhibits,
+    filled,
+    formatted,
+    keys_table,
+    marks,
+    pages,
+    recorded_pages,
+)
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -18,12 +29,14 @@ from servers import run_here
 
 import jacspec
 from jacspec.api.options import options_of
+from jacspec.cli.arguments import read_arguments
 from jacspec.config import config_folder, register
 
 ROOT = DOCS.parent
 WRITTEN = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md"))]
 WRITTEN += sorted(DOCS.glob("*.md"))
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in WRITTEN]
+NOTEBOOKS = [pytest.param(file, id=file.name) for file in sorted(DOCS.glob("notebooks/*.ipynb"))]
 FENCE = re.compile(r"```python\n(.*?)```", flags=re.S)
 
 
@@ -73,7 +86,7 @@ def test_commands_compose() -> None:
     """Every command that stands on lines of its own names groups, choices and keys that there are."""
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for overrides in {tuple(overrides_of(command)) for page in WRITTEN for command in commands(page)}:
+        for overrides in {tuple(overrides_of(read_arguments(words))) for page in WRITTEN for words in commands(page)}:
             compose("config", overrides=list(overrides))
         with pytest.raises(HydraException):
             compose("config", overrides=overrides_of(["-m", "task=heads", "heads.draw=1,2"]))
@@ -91,7 +104,11 @@ def commands(page: Path) -> Iterator[list[str]]:
     for line in re.findall(
         r"^ {4}(?:srun .*?|pip install -e \. && )?(?:python -m )?jacspec\b(?! --)(.*)$", text, flags=re.M
     ):
-        yield shlex.split(line)
+        yield [PLACEHOLDER.sub(r"\1./", word) for word in shlex.split(line)]
+
+
+PLACEHOLDER = re.compile(r"((?:^model=|,))(?=[A-Z]{4,}(?:,|$))")
+"""FOLDER and its like, which stand for a path."""
 
 
 def overrides_of(command: list[str]) -> list[str]:
@@ -105,12 +122,34 @@ def _first_of(word: str) -> str:
     return f"{key}={values if values.startswith('[') else values.split(',')[0]}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_python_calls_bind(page: Path) -> None:
     """Calls of studies have arguments that there are."""
-    for block in FENCE.findall(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for block in (
+        FENCE.findall(text) if page.suffix == ".md" else ["".join(cell["source"]) for cell in code_cells(text)]
+    ):
         for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
             check_call(call)
+
+
+def code_cells(notebook: str) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS)
+def test_notebook_is_kept_without_outputs(file: Path) -> None:
+    cells = code_cells(file.read_text(encoding="utf-8"))
+    assert len(cells) > 4
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+
+
+def test_figures_are_small() -> None:
+    figures = sorted(DOCS.glob("images/*.png"))
+    assert len(figures) > 14
+    assert not [file.name for file in figures if file.stat().st_size > 60_000]
+    pages = "".join(page.read_text(encoding="utf-8") for page in WRITTEN)
+    assert not [file.name for file in figures if f"images/{file.name})" not in pages], "shown nowhere"
 
 
 def check_call(call: ast.Call) -> None:
@@ -141,21 +180,24 @@ def test_every_study_has_its_page(study: str) -> None:
     word = f"task={study}"
     assert any(word in command or (study == "jacobian" and not command) for command in commands(page))
     called = f'jacspec.run("{study}"' if study == "jacobian" else f"jacspec.{study}("
-    assert any(called in block for block in FENCE.findall(page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    assert any(called in block for block in FENCE.findall(text))
+    assert "## Limits and cost" in text
+    assert study == "plan" or f"](images/{study}.png)" in text
     assert f"](docs/{study}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_is_short_and_has_its_two_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 200
-    assert len(readme.split()) <= 1400
+    assert len(readme.split()) <= 1500
     assert "    pip install -e . && python -m jacspec\n" in readme
     assert "    pip install -e '.[test]' && python -m pytest\n" in readme
 
 
 def test_readme_lists_the_families() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    sentence = re.search(r"by Hugging Face `model_type`:(.*?)\. \[", readme, flags=re.S)
+    sentence = re.search(r"by Hugging Face `model_type`:(.*?)\.\s\[", readme, flags=re.S)
     assert sentence is not None
     assert re.findall(r"`([\w-]+)`", sentence[1]) == sorted(FAMILIES)
 
@@ -210,6 +252,58 @@ QUOTED = (
 def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
     page = " ".join((DOCS / "performance.md").read_text(encoding="utf-8").split())
     assert words.format(_recorded(file, path)) in page
+
+
+@pytest.mark.parametrize("shown", exhibits(), ids=lambda shown: shown.name)
+def test_conclusion_of_a_figure_holds(shown: Any) -> None:
+    assert shown.holds(recorded_pages()[shown.name]["numbers"])
+
+
+SHOWN = (
+    (
+        "docs/delta.md",
+        "delta",
+        "| ‖ΔW‖_F / ‖W‖_F | {relative, q:.3f} | {relative, k:.3f} | {relative, v:.3f} | {relative, o:.3f} | "
+        "{relative, up:.3f} |",
+    ),
+    (
+        "docs/delta.md",
+        "delta",
+        "| σ₁(ΔW) / s(√N + √M) | {structure, q:.2f} | {structure, k:.2f} | {structure, v:.2f} | {structure, o:.2f} | "
+        "{structure, up:.2f} | {structure, down:.2f} |",
+    ),
+    (
+        "docs/delta.md",
+        "delta",
+        "| median of abs(σ′ − σ) / s | {shift, q:.2f} | {shift, k:.2f} | {shift, v:.2f} | {shift, o:.2f} | "
+        "{shift, up:.2f} | {shift, down:.2f} |",
+    ),
+    (
+        "docs/delta.md",
+        "delta",
+        "| σ of W below the noise, of 96 | {below_noise, q:g} | {below_noise, k:g} | {below_noise, v:g} | "
+        "{below_noise, o:g} | {below_noise, up:g} | {below_noise, down:g} |",
+    ),
+    (
+        "docs/merge.md",
+        "merge",
+        "overlap by {left_overlap:.2f} (left) and {right_overlap:.2f} (right) with a cosine of {cosine:.2f}, at a "
+        "chance of {left_chance:.2f}. Each overlaps with the weights that it was added to by "
+        "{least overlap with the base:.2f} to {largest overlap with the base:.2f}",
+    ),
+)
+"""Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""
+
+
+@pytest.mark.parametrize(("page", "name", "words"), SHOWN)
+def test_shown_number_is_recorded(page: str, name: str, words: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert formatted(words, recorded_pages()[name]["numbers"]) in text
+
+
+def test_size_of_the_installation_is_recorded() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{recorded_pages()['installed, GB']:.1f} GB with all it depends on" in readme
 
 
 def test_plan_is_as_printed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from jacspec.errors import JacspecError, as_typed, printable
 from jacspec.interrupts import end_interrupted, forget_interrupts, interrupted
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
+from jacspec.runs.tracking import check_package
 from jacspec.studies import STUDIES, find_study
 from jacspec.studies.study import load
 
@@ -90,6 +91,8 @@ def _hydra_main(config: DictConfig) -> str | None:
 
         _check_folder(typed, folder)
         check_report(typed.report.formats, typed.report.figures)
+        check_package(typed.log.value if typed.log else None)
+        check_package(typed.tables.value)
         study = find_study(typed.task)
         draws = study.page is not None or "run" in study.inputs
         if _own_process and draws and typed.report.figures != "none":

@@ -22,6 +22,7 @@
 | `workers.py`    | which of several processes this is, and their heartbeats  |
 | `rendezvous.py` | how these processes meet at an address                    |
 | `several.py`    | several finished runs at once, as one table               |
+| `tracking.py`   | what a tracker of experiments is told; tables as Parquet  |
 """
 
 from jacspec.runs.files import RUN_FILE, SPECTRA, write_atomically, write_csv, write_json

@@ -57,6 +57,8 @@ COMMAND_LINE: Mapping[str, str] = {
     "resume": "the folder of an unfinished run: with the rest of its command, computes what is missing",
     "run": "the folder of a finished run, for task=report",
     "runs": "folders of finished runs, or that of a sweep, for task=compare and task=dynamics",
+    "log": "wandb, tensorboard or mlflow: a tracker that is told the medians of a finished run",
+    "tables": "csv, or parquet: each table as Parquet too",
     "distributed.coordinator": "HOST:PORT of process 0 where several share a run, or auto on a cluster",
     "distributed.processes": "how many there are",
     "distributed.index": "which one this is, from 0",

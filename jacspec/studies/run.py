@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from jacspec.backend import use_compilation_cache
-from jacspec.config import Config
+from jacspec.config import Config, Tables
 from jacspec.errors import JacspecError
 from jacspec.progress import Stopwatch, row_progress
 from jacspec.report import write_report
@@ -22,6 +22,7 @@ from jacspec.runs import RUN_FILE, Run, open_run, write_atomically, write_csv
 from jacspec.runs.folder import blaming_folders
 from jacspec.runs.rows import resume_rows, start_rows
 from jacspec.runs.several import LabelledRun, common_metrics, open_runs
+from jacspec.runs.tracking import track, write_parquet
 from jacspec.runs.writing import Writer, make_folder, releasing_folders
 from jacspec.studies import find_study, study_of
 from jacspec.studies.inputs import Inputs
@@ -71,7 +72,11 @@ def finish_run(config: Config, writer: Writer, console: Console, inputs: Inputs,
         (print_brief if inputs.brief else print_report)(run, console)
         with watch("draw"):
             write_report(run, console, **vars(config.report))
+    if config.tables is Tables.parquet:
+        write_parquet(run)
     writer.finish(seconds=watch.seconds)
+    if config.log is not None:
+        track(run, config.log.value)
     if inputs.page:
         print_files(run, console, brief=inputs.brief)
 

@@ -1,0 +1,320 @@
+"""Run what pages of `docs/` and the README show, and keep their figures and numbers.
+
+    python tests/benchmarks/pages.py [--smollm2 FOLDER --text FILE] [NAME ...]
+
+Each `NAME` (all of them by default) is a command as its page has it, on the embedded model; those of the README's
+gallery need SmolLM2-135M-Instruct and Tiny Shakespeare. Figures go to `docs/images/`, numbers and the processor
+seconds of each command, undrawn, to `pages.json` beside this file, which `tests/test_docs.py` compares with the pages.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+from PIL import Image
+
+import jacspec
+from jacspec.api.result import Run
+from jacspec.studies.provenance import versions
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+IMAGES, RECORD = ROOT / "docs" / "images", HERE / "pages.json"
+LARGEST, DPI, COLOURS = 60_000, 120, 48
+Numbers = Mapping[str, float]
+
+
+class Shown(NamedTuple):
+    """A command, the figure of its run that is shown, and the numbers that are quoted; `after`: sweeps it reads."""
+
+    command: str
+    figure: str | None = None
+    numbers: Callable[[Run], Numbers] = lambda run: {}
+    after: tuple[str, ...] = ()
+
+
+def medians(run: Run, metric: str) -> "pandas.Series[float]":
+    """Return the medians of a metric by (component, layer)."""
+    rows = run.summary[run.summary["metric"] == metric]
+    return rows.set_index(["component", "layer"])["median"]
+
+
+def of_coupling(run: Run) -> Numbers:
+    """Sum up bounds and overlaps: those downstream, the others with and without each with itself."""
+    share = medians(run, "bound_share")
+    table = run.tables["coupling"]
+    own = (table["write_layer"] == table["read_layer"]) & (table["write_component"] == table["read_component"])
+    down = table["downstream"] == 1
+    return {
+        "least median of bound_share": share.min(),
+        "largest median of bound_share": share.max(),
+        "downstream": table[down]["mean"].mean(),
+        "not downstream": table[~down & ~own]["mean"].mean(),
+        "not downstream, with itself": table[~down]["mean"].mean(),
+        "chance": run.provenance["chance"],
+    }
+
+
+def of_finetune(run: Run) -> Numbers:
+    """Take accuracies over seeds, and the largest loss from any group but the first."""
+    table = run.metrics
+    mean = table.groupby(["order", "group"])["accuracy"].mean()
+    whole = float(table[table["group"] == 0]["accuracy"].mean())
+    others = mean[mean.index.get_level_values("group") > 1]
+    return {
+        "whole": whole,
+        "after, group 1": mean["after", 1],
+        "after, group 1, sd": table[(table["order"] == "after") & (table["group"] == 1)]["accuracy"].std(),
+        "before, group 1": mean["before", 1],
+        "largest loss of another group": whole - others.min(),
+    }
+
+
+def of_lazy(run: Run) -> Numbers:
+    """Take movement and accuracies at the smallest and the largest scale."""
+    table = run.metrics
+    found = {}
+    for scale in (0.1, 30.0):
+        rows = table[np.isclose(table["scale"], scale)]
+        whole = rows[rows["order"] == "none"]
+        found[f"movement at {scale:g}"] = whole["movement"].mean()
+        found[f"accuracy at {scale:g}"] = whole["test_accuracy"].mean()
+        for order in ("after", "both"):
+            cut = rows[(rows["order"] == order) & (rows["group"] == 10)]
+            found[f"accuracy at {scale:g}, group 10, {order}"] = cut["test_accuracy"].mean()
+    return found
+
+
+def of_merge(run: Run) -> Numbers:
+    """Take medians over layers and roles of task vectors beside each other and beside the base."""
+    table = run.metrics[run.metrics["layer"] >= 0]
+    tasks, base = table[table["compared"] == "tasks"], table[table["compared"] == "task-base"]
+    pair = base.groupby(["first", "second"])[["left_overlap", "right_overlap"]].median()
+    return {
+        **{name: tasks[name].median() for name in ("left_overlap", "right_overlap", "cosine", "left_chance")},
+        "least overlap with the base": pair.to_numpy().min(),
+        "largest overlap with the base": pair.to_numpy().max(),
+    }
+
+
+def of_delta(run: Run) -> Numbers:
+    """Take medians over layers by role: size, structure, shifts in units of the noise, values below it, intruders."""
+    table = run.metrics.assign(shift=lambda rows: rows["median_shift"] / rows["noise"])
+    shown = ["relative", "structure", "shift", "below_noise", "intruders_left"]
+    found = table.groupby("role")[shown].median()
+    return {f"{name}, {role}": found.loc[role, name] for name in shown for role in found.index}
+
+
+def of_spectral_radius(run: Run) -> Numbers:
+    """Take the medians of ρ in the first layer, the last, and the range between, of MLP and attention."""
+    found: dict[str, float] = {}
+    for component in ("mlp", "attn"):
+        values = medians(run, "spectral_radius")[component].sort_index().to_numpy()
+        found |= {f"{component}, first": values[0], f"{component}, last": values[-1]}
+        found |= {
+            f"{component}, least between": values[1:-1].min(),
+            f"{component}, largest between": values[1:-1].max(),
+        }
+    return found
+
+
+def of_random(run: Run) -> Numbers:
+    """Take the medians of ρ over layers of the trained model and of random ones, by component."""
+    rows = run.metrics[run.metrics["metric"] == "spectral_radius"]
+    found: dict[str, float] = {}
+    for component in ("mlp", "attn"):
+        values = rows[(rows["component"] == component) & (rows["run"] == 1)]["median"]
+        found |= {f"{component}, random, least": values.min(), f"{component}, random, largest": values.max()}
+    return found
+
+
+def of_depth(run: Run) -> Numbers:
+    """Take the exponents, and both singular values in nats a layer, after the last layer."""
+    rows = run.summary[run.summary["layer"] == run.summary["layer"].max()].set_index("metric")["median"]
+    return {
+        "lyapunov_1": rows["lyapunov_1"],
+        "spectral_radius": rows["spectral_radius"],
+        "layers": len(run.dataset.layer),
+    }
+
+
+def of_weights(run: Run) -> Numbers:
+    """Count matrices whose values pass the edges of chance with their own norms; median α beside that of chance."""
+    table = run.metrics
+    return {
+        "matrices": len(table),
+        "with values above the norms' edge": int((table["norms_above"] > 0).sum()),
+        "median of them above": table["norms_above"].median(),
+        "median alpha": table["alpha"].median(),
+        "median alpha of chance": table["alpha_null"].median(),
+        "alpha below chance": int((table["alpha"] < table["alpha_null_low"]).sum()),
+    }
+
+
+def of_heads(run: Run) -> Numbers:
+    """Take medians of NPR_λ over all heads beside the baseline's, and how many heads lie below it."""
+    found: dict[str, float] = {}
+    for role, rows in run.metrics.groupby("role"):
+        chance = run.provenance["baseline"]["metrics"]["npr_lambda"]
+        found |= {f"{role}, heads": len(rows), f"{role}, median": rows["npr_lambda"].median()}
+        found |= {f"{role}, largest": rows["npr_lambda"].max(), f"{role}, least": rows["npr_lambda"].min()}
+        found |= {"chance": chance["mean"]}
+    return found
+
+
+def of_overlap(run: Run) -> Numbers:
+    """Take medians over layers by role of the overlap of the largest and the smallest tenth, and chance."""
+    table = run.metrics
+    found = {"chance": table["overlap_null"].median()}
+    for role, rows in table.groupby("role"):
+        found |= {f"{role}, top": rows["overlap_top"].median(), f"{role}, bottom": rows["overlap_bottom"].median()}
+    return found
+
+
+def of_removal(run: Run) -> Numbers:
+    """Take the perplexity of the whole model, and the change without the first and the last group of each role."""
+    table = run.metrics
+    whole = table[table["group"].isna() | (table["group"] == 0)].iloc[0]
+    found = {"perplexities": len(table), "perplexity": whole["perplexity"]}
+    cut = table[table["delta_perplexity"].notna() & (table.index != whole.name)]
+    for role, rows in cut.groupby("target"):
+        changes = rows.sort_values("group")["delta_perplexity"].to_numpy()
+        found |= {f"{role}, first": changes[0], f"{role}, last": changes[-1], f"{role}, least": changes.min()}
+        found |= {f"{role}, largest of the others": changes[1:].max()}
+    return found
+
+
+SHOWN: Mapping[str, Shown] = {
+    "jacobian": Shown("", "spectral_radius", of_spectral_radius),
+    "depth": Shown("task=depth data.samples=40", "lyapunov", of_depth),
+    "coupling": Shown("task=coupling", "coupling", of_coupling),
+    "weights": Shown("task=weights", "spectra", of_weights),
+    "heads": Shown("task=heads", "by_head_qk", of_heads),
+    "overlap": Shown("task=overlap data.samples=400", "overlap", of_overlap),
+    "removal": Shown("task=removal", "removal", of_removal),
+    "finetune": Shown("task=finetune", "accuracy", of_finetune),
+    "lazy": Shown("task=lazy", "test_accuracy", of_lazy),
+    "merge": Shown("task=merge", "compatibility", of_merge),
+    "delta": Shown("task=delta model=path model.path=nano.gguf delta.base=nano", "changes", of_delta),
+    "compare": Shown(
+        "task=compare runs=controls",
+        "spectral_radius",
+        after=("-m model.init=pretrained,random seed=0,1 data.samples=20 hydra.sweep.dir=controls",),
+    ),
+    "dynamics": Shown(
+        "task=dynamics runs=sweep dynamics.final_step=4096",
+        "onsets",
+        after=("-m model.revision=step0,step16,step64,step256,step1024,null metrics=full hydra.sweep.dir=sweep",),
+    ),
+    "train": Shown("task=train train.steps=96 train.warmup=16 train.revisions=[0,16,64]", "loss"),
+}
+SMOLLM2 = "model={model} data={text}"
+GALLERY: Mapping[str, Shown] = {
+    "smollm2_jacobian": Shown(f"{SMOLLM2} data.samples=60", "spectral_radius", of_spectral_radius),
+    "smollm2_compare": Shown(
+        "task=compare runs=controls",
+        "spectral_radius",
+        of_random,
+        (f"-m {SMOLLM2} data.samples=20 model.init=pretrained,random hydra.sweep.dir=controls",),
+    ),
+    "smollm2_depth": Shown(f"task=depth {SMOLLM2} data.samples=8", "lyapunov", of_depth),
+    "smollm2_weights": Shown("task=weights model={model}", "spectra", of_weights),
+    "smollm2_heads": Shown("task=heads model={model}", "by_head_qk", of_heads),
+    "smollm2_overlap": Shown(f"task=overlap {SMOLLM2} data.samples=200", "overlap", of_overlap),
+    "smollm2_removal": Shown(
+        f"task=removal {SMOLLM2} removal.roles=[q,down] removal.tokens=1024", "removal", of_removal
+    ),
+}
+
+
+def run_command(command: str, folder: Path) -> float:
+    """Run a command as a process of its own, undrawn, and return its processor seconds; raises where it fails."""
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+    line = [sys.executable, "-m", "jacspec", *command.split(), "report.figures=none"]
+    subprocess.run(line, cwd=folder, check=True, capture_output=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
+
+
+def keep(figure: Any, file: Path) -> None:
+    """Write a figure with few colours, as large as `LARGEST` bytes allow."""
+    for dpi in range(DPI, 30, -6):
+        drawn, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=dpi)
+        Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        if small.tell() < LARGEST:
+            break
+    file.write_bytes(small.getvalue())
+
+
+def show(name: str, shown: Shown, given: Mapping[str, str]) -> dict[str, Any]:
+    """Run one command with those that it reads, keep its figure, and return its seconds and numbers."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        if "nano.gguf" in shown.command:
+            sys.path.insert(0, str(HERE.parent))
+            from test_delta import nano_in_four_bits
+
+            nano_in_four_bits(folder / "nano.gguf")
+        for command in shown.after:
+            run_command(command.format(**given), folder)
+        seconds = run_command(f"{shown.command.format(**given)} hydra.run.dir=out", folder)
+        run = jacspec.open_run(folder / "out")
+        if shown.figure:
+            keep(run.plot(shown.figure), IMAGES / f"{name}.png")
+        numbers = {key: round(float(value), 6) for key, value in shown.numbers(run).items()}
+        # Neither folders of this machine nor names of its files are kept.
+        command = shown.command.format(model="SMOLLM2", text="TEXT")
+        return {"command": f"jacspec {command}".strip(), "processor seconds": round(seconds), "numbers": numbers}
+
+
+def installed_size() -> float:
+    """Return the size of all that jacspec depends on, extras apart, in GB."""
+    found: dict[str, int] = {}
+    waiting = ["jacspec"]
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        with contextlib.suppress(PackageNotFoundError):
+            if name not in found:
+                files = [Path(str(file.locate())) for file in distribution(name).files or ()]
+                found[name] = sum(file.stat().st_size for file in files if file.is_file())
+                needed = [word for word in distribution(name).requires or () if "extra ==" not in word]
+                waiting += [re.split(r"[^\w.-]", word)[0] for word in needed]
+    return round(sum(found.values()) / 1e9, 1)
+
+
+def main() -> None:
+    """Run what was asked for and add it to the record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--smollm2", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("names", nargs="*")
+    asked = parser.parse_args()
+    given = {"model": str((asked.smollm2 or Path()).resolve()), "text": str((asked.text or Path()).resolve())}
+    known = {**SHOWN, **(GALLERY if asked.smollm2 else {})}
+    for name in asked.names or known:
+        found = show(name, known[name], given)
+        record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+        record[name] = found
+        print(name, record[name], flush=True)
+        record["environment"] = {"cpus": os.cpu_count(), "machine": platform.machine(), "versions": versions()}
+        record["installed, GB"] = installed_size()
+        RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
