@@ -30,10 +30,10 @@ def coupling_findings(run: Run) -> Iterator[str]:
         return
     top = pairs[beyond & after].sort_values("mean").iloc[-1]
     yield (
-        f"Of reads that come after a write {count} of {of} meet it beyond 99 % of random directions (by chance "
-        f"{(1 - LEVEL) * of:.1f}), of those that no way leads to, a control, {int(beyond[~after].sum())} of "
-        f"{int((~after).sum())}; most the {component_words(top['read_component'])} of layer {top['read_layer']} that of "
-        f"the {component_words(top['write_component'])} of layer {top['write_layer']}: |u · v| {top['mean']:.2f}, by "
+        f"Of reads that come after a write {count} of {of} meet it beyond 99 % of random directions (chance: "
+        f"{(1 - LEVEL) * of:.1f}), of others, a control, {int(beyond[~after].sum())} "
+        f"of {int((~after).sum())}; most the {component_words(top['read_component'])} of layer {top['read_layer']} that "
+        f"of the {component_words(top['write_component'])} of layer {top['write_layer']}: |u · v| {top['mean']:.2f}, by "
         f"chance {random_alignment(d_model):.3f}."
     )
 

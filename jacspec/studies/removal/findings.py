@@ -28,7 +28,7 @@ def removal_findings(run: Run) -> Iterator[str]:
     whole = table[table["group"] == 0].iloc[0]
     chunks = run.provenance["scored"]["chunks"]
     if chunks < FEWEST_CHUNKS:
-        yield f"With {chunks} chunks of text nothing is said of how sure a change of {metric_title(run, name)} is."
+        yield f"{FEWEST_CHUNKS} chunks of text are needed to say how sure a change is; there are {chunks}."
         return
     removed = table[table["group"] > 0]
     found = [_compare(run, int(number), int(whole.name)) for number in removed.index]
