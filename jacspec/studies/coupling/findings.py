@@ -10,7 +10,7 @@ from jacspec.runs import Run
 from jacspec.studies.coupling.figures import coupling_table
 from jacspec.studies.coupling.tables import random_alignment
 
-LEVEL = 0.99
+LEVEL, ENDS = 0.99, ("read", "write")
 
 
 def coupling_findings(run: Run) -> Iterator[str]:
@@ -29,12 +29,12 @@ def coupling_findings(run: Run) -> Iterator[str]:
             yield f"Reads meet earlier writes no more often than random directions: {count} of {of} beyond 99 %."
         return
     top = pairs[beyond & after].sort_values("mean").iloc[-1]
+    read, write = (f"the {component_words(top[f'{end}_component'])} of layer {top[f'{end}_layer']}" for end in ENDS)
+    control = f"{int(beyond[~after].sum())} of {int((~after).sum())}"
     yield (
         f"Of reads that come after a write {count} of {of} meet it beyond 99 % of random directions (chance: "
-        f"{(1 - LEVEL) * of:.1f}), of others, a control, {int(beyond[~after].sum())} "
-        f"of {int((~after).sum())}; most the {component_words(top['read_component'])} of layer {top['read_layer']} that "
-        f"of the {component_words(top['write_component'])} of layer {top['write_layer']}: |u · v| {top['mean']:.2f}, by "
-        f"chance {random_alignment(d_model):.3f}."
+        f"{(1 - LEVEL) * of:.1f}), of others, a control, {control}; most {read} that of {write}: |u · v| "
+        f"{top['mean']:.2f}, by chance {random_alignment(d_model):.3f}."
     )
 
 
