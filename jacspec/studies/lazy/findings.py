@@ -45,7 +45,7 @@ def _say(when: str, own: list[Change]) -> str:
             most = max(sure, key=lambda change: abs(change.interval.value))
             said.append(
                 f"group {group} changes the test accuracy at {len(sure)} of {len(mine)} scales, most at "
-                f"α = {most.key[2]:g}, by {most.interval}"
+                f"α = {float(str(most.key[2])):g}, by {most.interval}"
             )
         else:
             said.append(f"group {group} at none beyond the spread of seeds")
