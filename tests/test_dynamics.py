@@ -13,7 +13,7 @@ import xarray
 from servers import assert_refused, run_here
 
 from jacspec import open_run
-from jacspec.studies.dynamics.figures import onset_sentences, spans
+from jacspec.studies.dynamics.findings import changes_by_step, spans
 from jacspec.studies.dynamics.run import find_onset, step_of
 
 LAYERS = (0, 4, 5)
@@ -116,10 +116,9 @@ def test_what_counts_as_a_change(sweeps: Path) -> None:
 def test_words_say_what_the_table_says(sweeps: Path) -> None:
     run = open_run(sweeps / "heads_dynamics")
     onsets = run.table("onsets.csv")
-    first, *_ = onset_sentences(run)
-    earliest = onsets[onsets["appears"] == 1]["onset"].min()
-    assert first.startswith(f"By step {earliest}: ")
-    assert first in (sweeps / "heads_dynamics" / "report.html").read_text(encoding="utf-8")
+    step, words = next(changes_by_step(run))
+    assert step == onsets[onsets["appears"] == 1]["onset"].min()
+    assert f"By step {step}: {words}." in (sweeps / "heads_dynamics" / "report.html").read_text(encoding="utf-8")
 
 
 def test_overlap_over_revisions(sweeps: Path) -> None:

@@ -14,11 +14,13 @@ import pytest
 from explored import COMPONENTS, MAKERS, check, finite, head_runs, matrix_runs, read, rows_of, sample_runs, spectra_of
 from test_report import make_run
 
+from jacspec.axes import Row
 from jacspec.errors import JacspecError
 from jacspec.report import explorer, figures, write_report
 from jacspec.report.explorer import budget, embedding, explore
 from jacspec.report.page import write_sections
 from jacspec.runs import Run, open_run
+from jacspec.runs.rows import experiment_layout, start_rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -351,3 +353,29 @@ def test_own_scripts_cannot_close_their_element() -> None:
     text = embedding._own_script()
     assert "</script" not in text.lower()
     assert "<!--" not in text
+
+
+def test_experiments_are_drawn_as_means_over_seeds(browser: "Browser", tmp_path: Path) -> None:
+    """A line an order, of the group that is chosen and of what nothing was removed from, with chance beside."""
+    rng, keys = np.random.default_rng(0), ("scale", "order", "group", "seed")
+    orders = [("none", 0), ("after", 1), ("after", 4)]
+    places = [(scale, *order, seed) for scale in (0.1, 10.0) for order in orders for seed in range(3)]
+    known = {"task": "lazy", "metrics": ["test_accuracy"], "key_columns": list(keys), "chance": 0.5}
+    writer = start_rows(tmp_path / "run", known, experiment_layout(keys, ("test_accuracy",), over="seed"))
+    values = {place: float(rng.uniform(0.5, 1)) for place in places}
+    writer.add([Row(number, place, {"test_accuracy": values[place]}, {}) for number, place in enumerate(places)])
+    writer.write_tables()
+    writer.finish()
+    page, noise = open_page(browser, write_explorer([("only", open_run(writer.folder))]))
+    for group in (1, 4):
+        page.select_option("#explorer-pick", f"group {group}")
+        whole, after, chance = read(page).traces
+        for trace, order in ((whole, ("none", 0)), (after, ("after", group))):
+            own = np.array([[values[scale, *order, seed] for seed in range(3)] for scale in (0.1, 10.0)])
+            assert trace["x"] == [0.1, 10.0]
+            np.testing.assert_allclose(trace["y"], own.mean(axis=1), rtol=1e-14)
+            np.testing.assert_allclose(trace["error_y"]["array"], own.std(axis=1, ddof=1), rtol=1e-12)
+        assert (whole["name"], after["name"]) == ("nothing removed", "removed after training")
+        assert chance["y"] == [0.5, 0.5]
+    assert noise == []
+    page.context.close()

@@ -101,6 +101,7 @@ def close_sweep() -> bool:
     began = any(job.status != "not started" for job in jobs)
     if began:
         _write_table(folder)
+        _sum_up_seeds(jobs)
         _say(folder, jobs)
     if not began or all(job.status in ("finished", "failed") for job in jobs):
         _remove_records(folder)
@@ -229,3 +230,24 @@ def _say(folder: Path, jobs: list[Job]) -> None:
 
 def _where(job: Job) -> str:
     return f", {job.status} in {job.folder}" if job.folder else f", {job.status}"
+
+
+def _sum_up_seeds(jobs: list[Job]) -> None:
+    """Print one block for the jobs that differ by their seed alone."""
+    from jacspec.cli.terminal import Terminal
+    from jacspec.report.console import print_seeds
+    from jacspec.runs import open_run
+    from jacspec.studies import study_of
+
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for job in jobs:
+        given = job.overrides.split(" ")
+        rest = tuple(part for part in given if not part.startswith("seed="))
+        if job.status == "finished" and job.folder and len(rest) < len(given):
+            groups.setdefault(rest, []).append(job.folder)
+    for folders in groups.values():
+        if len(folders) > 1:
+            runs = [open_run(Path(folder)) for folder in folders]
+            rows = study_of(runs[0].provenance).rows
+            if rows is not None and rows.kind != "runs":
+                print_seeds(runs, Terminal())

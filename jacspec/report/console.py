@@ -1,16 +1,26 @@
 """The summary of a run on the console."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jacspec.errors import printable
-from jacspec.report.labels import component_words, lookup, metric_title, model_name, number_format, run_title
+from jacspec.report.labels import (
+    component_words,
+    layer_words,
+    lookup,
+    metric_title,
+    model_name,
+    number_format,
+    run_title,
+)
 from jacspec.report.tables import shown_rows
 from jacspec.runs import QUANTILES, Run
 from jacspec.runs.files import REASON
@@ -72,6 +82,18 @@ def print_brief(run: Run, console: Console) -> None:
         _print_line(console, f"  {metric_title(run, name)}: ", f"median {median} [{low} .. {high}]")
     _print_left_out(run, console)
     _print_missing(run, console, "rows")
+
+
+def print_seeds(runs: Sequence[Run], console: Console) -> None:
+    """Sum up runs that differ by their seed alone: of each metric the mean of their medians and how these differ."""
+    first = runs[0]
+    title = f"{model_name(first)}, task={study_of(first.provenance).name}, {len(runs)} seeds"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    for name in _wanted(first):
+        medians = np.array([run.metrics[name].median() for run in runs], np.float64)
+        mean, spread = float(medians.mean()), float(medians.std(ddof=1))
+        write = number_format([mean, spread])
+        _print_line(console, f"  {metric_title(first, name)}: ", f"median {write(mean)} ± {write(spread)}")
 
 
 def _wanted(run: Run) -> list[str]:
@@ -159,8 +181,10 @@ def print_matrices(run: Run, console: Console) -> None:
 def _print_missing(run: Run, console: Console, unit: str) -> None:
     """Say of how many rows values are missing, and why; runs of older versions over samples have no reasons."""
     reasons = run.metrics[REASON].dropna() if REASON in run.metrics else ()
-    if len(reasons):
-        _print_line(console, f"{len(reasons)} {unit} lack some values: ", "; ".join(sorted(set(reasons))))
+    counts = Counter(part for reason in reasons for part in dict.fromkeys(str(reason).split("; ")))
+    if counts:
+        listed = "; ".join(f"{part} ({count})" for part, count in counts.most_common())
+        _print_line(console, f"{len(reasons)} {unit} lack some values: ", listed)
 
 
 def _groups(components: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -176,7 +200,7 @@ def _table(run: Run, metric: str, rows: Any, components: Sequence[str]) -> Table
     table = Table(
         title=Text(metric_title(run, metric), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    table.add_column("\nlayer", justify="right")
+    table.add_column(f"\n{layer_words(components)}", justify="right", no_wrap=True)
     for component in components:
         table.add_column(_header(component, digits), no_wrap=True)
     for layer in sorted({layer for layer, component in cells if component in components}):

@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
-from jacspec.report.labels import component_words, metric_label, metric_title, title_lines
+from jacspec.report.labels import component_words, layer_words, metric_label, metric_title, title_lines
 from jacspec.report.lines import draw_spectra
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise, write_atomically
 from jacspec.runs.files import FIGURES, make_subfolder
@@ -128,6 +128,7 @@ def draw_boxes(run: Run, metric: str) -> Figure:
         add_boxes(axes, samples, style, shift=(position - (len(components) - 1) / 2) * slot, width=0.86 * slot)
     scale_values(axes, table[metric].to_numpy(np.float64))
     label_layers(axes, layers, pitch)
+    axes.set_xlabel(layer_words(components))
     axes.set_ylabel(metric_label(run, metric))
     axes.set_title(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
     _add_legend(figure, components)

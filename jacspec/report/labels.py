@@ -37,6 +37,9 @@ MATHTEXT = {
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
 
+SPELLED = {"lambda": "λ", "sigma": "σ", "alpha": "α", "kappa": "κ", "sum": "σ", "square": "²"}
+"""What letters are called in the names of columns."""
+
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 NO_VALUE = "–"
 LONGEST_NAME = 48
@@ -46,6 +49,16 @@ LETTERS_AN_INCH = 11
 def component_words(component: str) -> str:
     """Return the word for a component; one that has none is called as it is."""
     return COMPONENT_WORDS.get(component, component)
+
+
+def upper_first(words: str) -> str:
+    """Begin a sentence with words; symbols in them stay as they are."""
+    return words[:1].upper() + words[1:]
+
+
+def layer_words(components: Iterable[str]) -> str:
+    """Return what an axis of layers is called: a path goes from the first layer up to each."""
+    return "up to layer" if all(name.endswith("path") for name in components) else "layer"
 
 
 def metric_words(metric: str) -> str:
@@ -82,7 +95,13 @@ def metric_label(run: Run, metric: str) -> str:
     if found is None:
         return metric_words(metric)
     in_words = "$" not in found.symbol or re.match(r"[A-Za-z]", found.symbol)
-    return found.symbol if in_words else f"{metric_words(metric)} {found.symbol}"
+    return found.symbol if in_words or _spells(found.symbol, metric) else f"{metric_words(metric)} {found.symbol}"
+
+
+def _spells(symbol: str, metric: str) -> bool:
+    """Tell whether a metric's name only spells its symbol, as `x_min` does, and `lambda_sum`."""
+    letters = _in_unicode(symbol).lower()
+    return all(SPELLED.get(word, word) in letters for word in metric.split("_"))
 
 
 def metric_title(run: Run, metric: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from jacspec.report.labels import component_words, title_lines
+from jacspec.report.labels import component_words, layer_words, title_lines
 from jacspec.runs import Run
 
 PANEL_COLUMNS = 3
@@ -30,7 +30,7 @@ def draw_spectra(run: Run) -> Figure:
     for axes, component in zip(panels, components, strict=False):
         median = sigma.sel(component=component).median("sample").values
         visible = visible_spectrum(median, sigma.dtype)
-        _add_lines(axes, visible, layers, colours)
+        _add_lines(axes, visible, layers, colours, layer_words(components))
         if np.isfinite(visible).any():
             axes.set_yscale("log")
         axes.set_title(component_words(component), fontsize="medium", parse_math=False)
@@ -40,7 +40,7 @@ def draw_spectra(run: Run) -> Figure:
     figure.supxlabel("index $i$", fontsize="medium")
     figure.supylabel(r"singular value $\sigma_i$, median over samples", fontsize="medium")
     figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
-    add_layer_key(figure, panels[: len(components)], layers, colours)
+    add_layer_key(figure, panels[: len(components)], layers, colours, layer_words(components))
     return figure
 
 
@@ -53,17 +53,21 @@ def visible_spectrum(sigma: Float[np.ndarray, "layer k"], dtype: np.dtype) -> Fl
     return np.where(sigma > threshold, sigma, np.nan)
 
 
-def _add_lines(axes: Axes, sigma: Float[np.ndarray, "layer k"], layers: Sequence[int], colours: np.ndarray) -> None:
+def _add_lines(
+    axes: Axes, sigma: Float[np.ndarray, "layer k"], layers: Sequence[int], colours: np.ndarray, words: str
+) -> None:
     index = np.arange(1, sigma.shape[1] + 1)
     marker = "o" if sigma.shape[1] <= 20 else ""
     for layer, values, colour in zip(layers, sigma, colours, strict=True):
-        axes.plot(index, values, color=colour, linewidth=1.1, marker=marker, markersize=3, label=f"layer {layer}")
+        axes.plot(index, values, color=colour, linewidth=1.1, marker=marker, markersize=3, label=f"{words} {layer}")
     ticks = MaxNLocator(5, integer=True).tick_values(1, len(index))
     axes.xaxis.set_major_locator(FixedLocator([1, *(tick for tick in ticks if 1 < tick <= len(index))]))
     axes.grid(color="0.92", linewidth=0.6)
 
 
-def add_layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray) -> None:
+def add_layer_key(
+    figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray, words: str = "layer"
+) -> None:
     """Say which colour is which layer: a legend while its lines can be told apart, else a colour bar."""
     if len(layers) <= LEGEND_LINES:
         figure.legend(handles=panels[0].get_lines(), loc="outside right center", frameon=False)
@@ -71,6 +75,6 @@ def add_layer_key(figure: Figure, panels: Sequence[Axes], layers: Sequence[int],
     edges = np.arange(len(layers) + 1) - 0.5
     mappable = ScalarMappable(BoundaryNorm(edges, len(layers)), ListedColormap(colours))
     shown = range(0, len(layers), -(-len(layers) // 12))
-    bar = figure.colorbar(mappable, ax=list(panels), label="layer", ticks=list(shown), fraction=0.05)
+    bar = figure.colorbar(mappable, ax=list(panels), label=words, ticks=list(shown), fraction=0.05)
     bar.ax.set_yticklabels([str(layers[position]) for position in shown])
     bar.ax.minorticks_off()

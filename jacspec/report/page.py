@@ -40,7 +40,10 @@ TABLES = {
         "metrics.csv": "one row a matrix, a column a metric",
         "summary.csv": "mean, standard error, median, quartiles and whiskers by role, in each layer and over all",
     },
-    "experiments": {"metrics.csv": "one row an experiment: which it is, then what it gave"},
+    "experiments": {
+        "metrics.csv": "one row an experiment: which it is, then what it gave",
+        "summary.csv": "mean, standard error, median, quartiles and whiskers over what is repeated, as seeds or layers",
+    },
     "runs": {"metrics.csv": "one row a run, layer, component and metric: mean, standard error, number"},
 }
 """Tables of a run, by the kind of its rows."""
@@ -163,9 +166,15 @@ def _explore(run: Run) -> Markup:
     try:
         found = [open_run(folder) for folder in run.provenance["runs"]]
         with blaming_folders(*found):
-            return explore(list(zip(run.provenance["labels"], found, strict=True)))
+            return explore(list(zip(run.provenance["labels"], found, strict=True)), _groups(run))
     except JacspecError as error:
         return element("p", f"The runs cannot be explored here: {error}", class_="quiet")
+
+
+def _groups(run: Run) -> list[str]:
+    """Return of each run the group that it shares with others of other seeds, where the study says so."""
+    table = run.folder / "runs.csv"
+    return run.table(table.name)["group"].astype(str).tolist() if table.is_file() else []
 
 
 def image_file(run: Run, name: str, kind: str = "png") -> Path:
@@ -249,6 +258,6 @@ def list_files(run: Run, study: Study) -> Markup:
     """Link the tables of a run."""
     tables = TABLES[study.rows.kind] if study.rows else {}
     words_by_file = {**tables, **FILES, **study.files}
-    there = {name: words for name, words in words_by_file.items() if (run.folder / name).is_file()}
+    there = {name: words for name, words in words_by_file.items() if (run.folder / name).exists()}
     items = (element("li", element("a", name, href=name), f": {words}") for name, words in there.items())
     return section("Files of this run", element("ul", together(items, "\n")))

@@ -139,7 +139,7 @@ def add_band(axes: Axes, found: "pandas.DataFrame") -> None:
     axes.fill_between(
         found.index, found["mean"] - spread, found["mean"] + spread, color=WHOLE[1], alpha=0.15, linewidth=0
     )
-    axes.plot(found.index, found["mean"], color=WHOLE[1], linewidth=1.1, label=WHOLE[0])
+    axes.plot(found.index, found["mean"], color=WHOLE[1], marker=".", linewidth=1.1, label=WHOLE[0])
 
 
 def add_chance(axes: Axes, run: Run) -> None:

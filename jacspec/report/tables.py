@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jacspec.report.labels import NO_VALUE, component_words, metric_title, number_format
+from jacspec.report.labels import NO_VALUE, component_words, layer_words, metric_title, number_format
 from jacspec.report.markup import Markup, element, fold, section, together
 from jacspec.runs import QUANTILES, Run
 
@@ -70,7 +70,7 @@ def _component_head(components: Sequence[str]) -> Markup:
         element("th", "median [q1, q3]", scope="col", class_="first") + element("th", "mean ± s.e.", scope="col")
         for _ in components
     )
-    top = element("tr", element("th", "layer", rowspan="2", scope="col"), *names)
+    top = element("tr", element("th", layer_words(components), rowspan="2", scope="col"), *names)
     return element("thead", top, element("tr", *map(Markup, kinds)))
 
 
@@ -82,7 +82,7 @@ def matrix_numbers(run: Run) -> Iterator[Markup]:
         _across(run, name, roles, whole[whole["metric"] == name].set_index("component")) for name in run.metric_names
     )
     note = element("p", "By role: the median over its matrices, with the quartiles.")
-    yield section("Numbers", note, table(("metric", *roles), rows))
+    yield section("Numbers", note, fold(table(("metric", *roles), rows), len(run.metric_names), "metrics"))
 
 
 def _across(run: Run, name: str, roles: Sequence[str], rows: "pandas.DataFrame") -> tuple[str, ...]:

@@ -4,10 +4,11 @@
 |----------------|---------------------------------------------------------------------|
 | `samples.py`   | the data of runs over samples                                       |
 | `matrices.py`  | the data of runs over weight matrices and heads                     |
+| `experiments.py` | the data of runs over experiments                               |
 | `budget.py`    | how many singular values a page holds, and how they are written     |
 | `embedding.py` | scripts, data and styles on the page, and the policy that fences it |
 | `views.js`     | what all views need: words, scales, controls                        |
-| `sample_views.js`, `matrix_views.js`, `head_views.js`, `comparison.js` | what each view draws, says, tabulates |
+| `*_views.js`, `comparison.js` | what each view draws, says, tabulates              |
 | `explorer.js`  | the controls, and starting                                          |
 | `explorer.css` | how it looks, on a screen and on paper                              |
 
@@ -21,6 +22,7 @@ from typing import Any
 from jacspec.errors import JacspecError, printable
 from jacspec.report.explorer.budget import METRIC_VALUES, SPECTRUM_VALUES, Budget
 from jacspec.report.explorer.embedding import embed, explorer_style, script_policy
+from jacspec.report.explorer.experiments import along_key, experiment_data, experiment_styles
 from jacspec.report.explorer.matrices import line_styles, matrix_data, role_styles
 from jacspec.report.explorer.samples import sample_data, sample_styles
 from jacspec.report.labels import metric_title
@@ -32,13 +34,16 @@ __all__ = ["explore", "explorer_style", "script_policy"]
 
 WAITING = "The interactive part needs a browser with JavaScript. The figures and tables below need none."
 
+COLLECTORS = {"samples": (sample_data, sample_styles), "experiments": (experiment_data, experiment_styles)}
+"""What collects the data and the styles of a kind of rows, where they are no matrices."""
 
-def explore(runs: Sequence[tuple[str, Run]]) -> Markup:
+
+def explore(runs: Sequence[tuple[str, Run]], groups: Sequence[str] = ()) -> Markup:
     """Write the part of a page on which runs of one task are explored.
 
-    **Arguments:** `runs`, a label and a run each.
+    **Arguments:** `runs`, a label and a run each; `groups`, of each the group whose colour it has, else each its own.
 
-    **Returns:** the section with its scripts and data; nothing for runs over experiments, which one table shows whole.
+    **Returns:** the section with its scripts and data; nothing for rows that are drawn against nothing.
     The page needs `explorer_style()` and `script_policy()` in its head, as `write_page` puts them there.
 
     **Raises:** `JacspecError` where the runs are of several tasks.
@@ -49,7 +54,7 @@ def explore(runs: Sequence[tuple[str, Run]]) -> Markup:
     kind = _kind(runs[0][1]) if runs else None
     if kind is None:
         return Markup("")
-    data, note = _collect(kind, runs)
+    data, note = _collect(kind, runs, groups)
     waiting = element("p", WAITING, id="explorer-state", class_="quiet")
     return section("Explore", waiting, element("div", id="explorer"), note, embed(data))
 
@@ -59,18 +64,21 @@ def _kind(run: Run) -> str | None:
     columns = set(run.metrics.columns)
     if {"layer", "component", "sample"} <= columns:
         return "samples"
-    if not {"layer", "role", "head", "name"} <= columns or run.metrics.empty:
+    if run.metrics.empty:
         return None
-    return "heads" if run.metrics["head"].notna().all() else "matrices"
+    if {"layer", "role", "head", "name"} <= columns:
+        return "heads" if run.metrics["head"].notna().all() else "matrices"
+    return "experiments" if along_key(run) else None
 
 
-def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Markup]:
-    collect, styles = (sample_data, sample_styles) if kind == "samples" else (matrix_data, role_styles)
+def _collect(kind: str, runs: Sequence[tuple[str, Run]], groups: Sequence[str]) -> tuple[dict[str, Any], Markup]:
+    collect, styles = COLLECTORS.get(kind, (matrix_data, role_styles))
     values = sum(len(run.metrics) * len(run.metric_names) for _, run in runs)
     budget = Budget(SPECTRUM_VALUES // len(runs), samples=values <= METRIC_VALUES)
     labels = [printable(label) for label, _ in runs]
     collected = [collect(run, budget) for _, run in runs]
-    lines = line_styles([str(place) for place in range(len(runs))]).values()
+    own = groups or [str(place) for place in range(len(runs))]
+    lines = line_styles(list(dict.fromkeys(own)))
     named = {name: run for _, run in reversed(runs) for name in run.metric_names}
     names = dict.fromkeys(name for _, run in runs for name in run.metric_names)
     data = {
@@ -78,8 +86,8 @@ def _collect(kind: str, runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any]
         "metrics": {name: metric_title(named[name], name) for name in names},
         "styles": styles([run for _, run in runs]),
         "runs": [
-            {"label": label, "style": style, "metrics": list(run.metric_names), **found}
-            for label, (_, run), style, (found, _) in zip(labels, runs, lines, collected, strict=True)
+            {"label": label, "style": lines[group], "metrics": list(run.metric_names), **found}
+            for label, (_, run), group, (found, _) in zip(labels, runs, own, collected, strict=True)
         ],
     }
     return data, _say_in_part({label: words for label, (_, words) in zip(labels, collected, strict=True) if words})

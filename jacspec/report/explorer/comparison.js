@@ -74,4 +74,5 @@ const VIEWS = {
   samples: [boxes, medianSpectra, sampleSpectrum, comparison],
   matrices: [metricByLayer, matrixSpectrum, comparison],
   heads: [headMap, headSpectrum, comparison],
+  experiments: [byExperiment],
 };

@@ -15,7 +15,10 @@ HERE = Path(__file__).parent
 LEVEL = 6
 """Of gzip: the highest takes twice as long for a page that is half a per cent smaller."""
 
-SCRIPTS = ("views.js", "sample_views.js", "matrix_views.js", "head_views.js", "comparison.js", "explorer.js")
+SCRIPTS = (
+    *("views.js", "sample_views.js", "matrix_views.js", "head_views.js", "experiment_views.js"),
+    *("comparison.js", "explorer.js"),
+)
 
 
 def explorer_style() -> Markup:

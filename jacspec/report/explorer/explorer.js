@@ -31,6 +31,7 @@ async function start() {
   if (!window.Plotly) throw new Error("Plotly did not load");
   const data = JSON.parse(await unpack("explorer-data"));
   const views = VIEWS[data.kind].filter((view) => view.exists(data));
+  if (views.includes(comparison)) views.unshift(views.pop()); // several runs are there to be compared
   const chooseView = { key: "view", words: "View", options: () => views.map((view) => [view.name, view.title]) };
   const page = layOut();
   const choice = {};

@@ -37,7 +37,7 @@ const boxes = {
       traces: choice.components.map((name) => boxTrace(data, name, shown, choice)),
       layout: {
         boxmode: "group",
-        xaxis: countAxis(shown.map((group) => group.layer), "layer"),
+        xaxis: countAxis(shown.map((group) => group.layer), runOf(data, choice).layers),
         yaxis: valueAxis(data.metrics[metric], type, values),
       },
       says: `${what} Medians: ${spanWords(medians)}${hiddenWords(values, type)}`,

@@ -7,7 +7,7 @@ import numpy as np
 
 from jacspec.report.explorer.budget import Budget, finite_values, partly, short_decimals, spread
 from jacspec.report.figures import component_styles, has_spectra
-from jacspec.report.labels import component_words
+from jacspec.report.labels import component_words, layer_words
 from jacspec.report.lines import visible_spectrum
 from jacspec.runs import SUMMARY_COLUMNS, Run, summarise
 
@@ -36,6 +36,7 @@ def sample_data(run: Run, budget: Budget) -> tuple[dict[str, Any], list[str]]:
         in_part += partly("median spectra", len(medians), len(layers), "layers")
         in_part += partly("spectra", len(samples), count, "samples")
     data = {
+        "layers": layer_words(run.components),
         "groups": list(_groups(run, medians, samples, every=budget.samples)),
         "tokens": run.samples["n_tokens"].tolist(),
         "texts": {str(sample): str(run.samples["text"].iloc[sample]) for sample in samples},

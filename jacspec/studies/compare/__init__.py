@@ -68,8 +68,9 @@ STUDY = Study(
             "The noise floor is what two random halves of one run differ by, exceeded by 5 % of splits: a "
             "difference within it says nothing. q is the p-value adjusted for all tests of the table.",
         ),
-        findings="jacspec.studies.compare.figures:compare_findings",
-        sentences="jacspec.studies.compare.figures:compare_sentences",
+        findings="jacspec.studies.compare.figures:compare_sections",
+        sentences="jacspec.studies.compare.findings:compare_findings",
+        caution="Intervals of 95 % over samples or heads; they say nothing of a model trained from another seed.",
         picture_bytes=2500000,
     ),
     resumable=False,

@@ -13,11 +13,10 @@ from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name, number_format
-from jacspec.report.markup import Markup, section
+from jacspec.report.markup import Markup, fold, section
 from jacspec.report.plotting import drawn_metrics, panels, styles_of
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE
 from jacspec.studies.study import Plot
 
@@ -153,7 +152,7 @@ def _add_legend(figure: Figure, panel: Axes) -> None:
         text.set_parse_math(False)
 
 
-def compare_findings(run: Run) -> Iterator[Markup]:
+def compare_sections(run: Run) -> Iterator[Markup]:
     """List the runs, and write the means over layers of each."""
     rows = run.metrics[run.metrics["n"] > 0]
     means = rows.groupby(["metric", "component", "run"], sort=False)["mean"].mean().unstack("run")
@@ -165,22 +164,4 @@ def compare_findings(run: Run) -> Iterator[Markup]:
 
     head = ("mean over layers", *(f"run {number}" for number in means.columns))
     yield list_runs(run)
-    yield section("Numbers", table(head, lines()))
-
-
-def count_sure(run: Run) -> str:
-    """Say how many differences are more than noise."""
-    differences = run.table(DIFFERENCES_FILE)
-    tested = differences[differences["q_value"].notna()]
-    if tested.empty:
-        return "No layer has enough units (samples, heads) to tell a difference from noise."
-    sure = (tested["q_value"] < SURE) & (tested["difference"].abs() > tested["floor"])
-    return (
-        f"{int(sure.sum())} of {len(tested)} differences by layer are beyond the noise floor with q below {SURE}; "
-        f"{int((tested['paired'] == 1).sum())} compare the same samples (or heads) in pairs."
-    )
-
-
-def compare_sentences(run: Run) -> Iterator[str]:
-    """Say in a sentence what was found."""
-    yield count_sure(run)
+    yield section("Numbers", fold(table(head, lines()), len(means), "rows"))

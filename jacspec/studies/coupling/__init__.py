@@ -4,7 +4,16 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
-from jacspec.studies.study import ENGINE_OPTIONS, MISSING, SAMPLES, TEXT_OPTIONS, Page, Quantity, Study
+from jacspec.studies.study import (
+    ENGINE_OPTIONS,
+    MISSING,
+    SAMPLE_CAUTION,
+    SAMPLES,
+    TEXT_OPTIONS,
+    Page,
+    Quantity,
+    Study,
+)
 
 
 class End(enum.Enum):
@@ -100,6 +109,7 @@ STUDY = Study(
     files={
         "coupling.csv": "which component reads what another writes: a row a pair, over samples",
         "kinds.csv": "spectral radius and residual gain by kind of the last token",
+        "spectra.nc": "singular values, and what each component writes and reads along (netCDF)",
     },
     console=("spectral_radius", "bound", "bound_share", "residual_gain", "write_alignment"),
     figures="jacspec.studies.coupling.figures:coupling_figures",
@@ -120,6 +130,8 @@ STUDY = Study(
             "special, white space, punctuation, the start of a word, or its continuation.",
         ),
         numbers="jacspec.studies.coupling.page:coupling_numbers",
+        sentences="jacspec.studies.coupling.findings:coupling_findings",
+        caution=SAMPLE_CAUTION,
     ),
     shareable=True,
 )

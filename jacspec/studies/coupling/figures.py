@@ -69,7 +69,7 @@ KIND_STYLES = dict(
         strict=True,
     )
 )
-PANEL_COLUMNS, LABELLED_PLACES = 3, 32
+PANEL_COLUMNS, LABELLED_PLACES, LABELLED_LAYERS = 3, 32, 16
 
 
 CAPTIONS = {
@@ -144,15 +144,31 @@ def draw_coupling(run: Run) -> Figure:
     bar.ax.axhline(chance, color="white", linewidth=2)
     for row, column in np.ndindex(size, size):
         _add_border(axes, seen, row, column)
-    step = -(-size // LABELLED_PLACES)
-    names = [f"{layer} {component_words(component)}" for layer, component in places]
-    axes.set_xticks(range(0, size, step), names[::step], rotation=90, fontsize="small", parse_math=False)
-    axes.set_yticks(range(0, size, step), names[::step], fontsize="small", parse_math=False)
-    axes.set_xlabel("read: leading right singular vector $v$ of layer and component")
-    axes.set_ylabel("write: leading left singular vector $u$ of layer and component")
+    of = _label_places(axes, places)
+    axes.set_xlabel(f"read: leading right singular vector $v$ of {of}")
+    axes.set_ylabel(f"write: leading left singular vector $u$ of {of}")
     title = f"{title_lines(run, figure.get_figwidth())}\nabove the line: reads that come after the write in the stream"
     axes.set_title(title, fontsize="medium", parse_math=False)
     return figure
+
+
+def _label_places(axes: Axes, places: Sequence[tuple[int, str]]) -> str:
+    """Name layer and component at every place, or, where these are many, layers alone; returns what ticks are of."""
+    if len(places) <= LABELLED_PLACES:
+        names = [f"{layer} {component_words(component)}" for layer, component in places]
+        axes.set_xticks(range(len(places)), names, rotation=90, fontsize="small", parse_math=False)
+        axes.set_yticks(range(len(places)), names, fontsize="small", parse_math=False)
+        return "layer and component"
+    layers = np.array([layer for layer, _ in places])
+    begins = np.flatnonzero(np.r_[True, layers[1:] != layers[:-1]])
+    step = -(-len(begins) // LABELLED_LAYERS)
+    middles = (begins + np.r_[begins[1:], len(places)] - 1) / 2
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(middles[::step], [str(layer) for layer in layers[begins][::step]], fontsize="small")
+        axis.set_ticks(begins - 0.5, minor=True)
+        axis.set_tick_params(which="major", length=0)
+    inside = dict.fromkeys(component_words(component) for _, component in places)
+    return f"layer (in each: {', '.join(inside)})"
 
 
 def draw_kinds(run: Run) -> Figure:

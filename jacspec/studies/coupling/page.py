@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import pandas
 
 from jacspec.report.labels import component_words, metric_symbol, metric_title, number_format
-from jacspec.report.markup import Markup, element, section
+from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import table
 from jacspec.runs import QUANTILES, Run
 from jacspec.studies.coupling.figures import FEWEST, coupling_table, shown_kinds
@@ -30,7 +30,7 @@ def _layers(run: Run) -> Iterable[Markup]:
         writers = {name: number_format(medians[name].tolist(), digits=(3, 2)) for name in names}
         body = ((layer, *(writers[name](row[name]) for name in names)) for layer, row in medians.iterrows())
         yield element("h3", component_words(component))
-        yield table(("layer", *(metric_symbol(run, name) for name in names)), body)
+        yield fold(table(("layer", *(metric_symbol(run, name) for name in names)), body), len(medians), "layers")
 
 
 def _strongest(run: Run) -> Iterable[Markup]:
@@ -81,4 +81,4 @@ def _kinds(run: Run) -> Iterable[Markup]:
                 for across in ([rows[kind, layer] for kind in shown],)
             )
             counts = [f"{kind} (n = {run.provenance['token_kinds'][component].count(kind)})" for kind in shown]
-            yield table(("layer", *counts), body)
+            yield fold(table(("layer", *counts), body), len(layers), "layers")

@@ -89,6 +89,7 @@ STUDY = Study(
     takes=("layers", "precision"),
     rows=Rows("experiments", "matrices"),
     columns=DELTA,
+    files={"spectra.nc": "singular values of base, model and change, and the best matches of leading vectors (netCDF)"},
     console=("relative", "structure", "stable_rank_delta", "intruders_left", "least_match_left", "below_noise"),
     figures="jacspec.studies.delta.figures:delta_figures",
     page=Page(
@@ -104,5 +105,7 @@ STUDY = Study(
             "factors. Layer −1 stands for matrices outside the blocks; a missing value (–) belongs to a matrix of "
             "zeros.",
         ),
+        sentences="jacspec.studies.delta.findings:delta_findings",
+        caution="Matrices of one model and one base; noise is independent entries of one variance.",
     ),
 )

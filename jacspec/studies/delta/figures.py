@@ -26,7 +26,7 @@ CAPTIONS = {
 def delta_figures(run: Run) -> Mapping[str, Plot]:
     """Name the figures of the run."""
     return {
-        "changes": Plot(lambda: _draw_changes(run), CAPTIONS["changes"]),
+        "changes": Plot(lambda: _draw_changes(run), CAPTIONS["changes"], explored=True),
         "shifts": Plot(lambda: _draw_shifts(run), CAPTIONS["shifts"]),
     }
 

@@ -4,7 +4,17 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-from jacspec.studies.study import ENGINE_OPTIONS, MISSING, READ_SAMPLES, SAMPLES, TEXT_OPTIONS, Page, Quantity, Study
+from jacspec.studies.study import (
+    ENGINE_OPTIONS,
+    MISSING,
+    READ_SAMPLES,
+    SAMPLE_CAUTION,
+    SAMPLES,
+    TEXT_OPTIONS,
+    Page,
+    Quantity,
+    Study,
+)
 
 
 @dataclasses.dataclass
@@ -66,6 +76,8 @@ STUDY = Study(
             "own stream passes. Changes that other tokens would pick up in between and hand back are left out; "
             "in a causal model there are none.",
         ),
+        sentences="jacspec.studies.depth.findings:depth_findings",
+        caution=SAMPLE_CAUTION,
     ),
     shareable=True,
 )

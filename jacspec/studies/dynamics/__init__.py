@@ -45,6 +45,8 @@ STUDY = Study(
     columns=DYNAMICS,
     files={
         "onsets.csv": "when each metric of each layer changes in training",
+        "metrics.csv": "one row a step, layer, component and metric: mean, standard error, number",
+        "spectra.nc": "median singular values by step (netCDF)",
     },
     figures="jacspec.studies.dynamics.figures:dynamics_figures",
     page=Page(
@@ -58,8 +60,9 @@ STUDY = Study(
             "away and comes back has a late onset; onsets.csv has its extreme too.",
             "Steps between two revisions are not seen: an onset at a step means after the revision before it.",
         ),
-        findings="jacspec.studies.dynamics.figures:dynamics_findings",
-        sentences="jacspec.studies.dynamics.figures:onset_sentences",
+        findings="jacspec.studies.dynamics.figures:dynamics_sections",
+        sentences="jacspec.studies.dynamics.findings:dynamics_findings",
+        caution="One training run, seen at the revisions that there are.",
         picture_bytes=2500000,
     ),
     resumable=False,

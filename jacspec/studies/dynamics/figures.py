@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,15 +13,13 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.lines import add_layer_key
-from jacspec.report.markup import Markup
+from jacspec.report.markup import Markup, element, fold, section, together
 from jacspec.report.plotting import EDGES, add_spectrum, drawn_metrics, frame_overlap, label_overlap, panels
 from jacspec.report.tables import list_runs
 from jacspec.runs import Run
 from jacspec.studies.dynamics import ONSETS_FILE
+from jacspec.studies.dynamics.findings import changes_by_step
 from jacspec.studies.study import Plot
-
-if TYPE_CHECKING:
-    import pandas
 
 ONSETS, OVERLAP = "onsets", "overlap_by_step"
 LISTED_STEPS = 12
@@ -152,44 +149,9 @@ def _mean_over_layers(rows: np.ndarray) -> np.ndarray:
     return np.nanmean(rows, axis=0)
 
 
-def onset_sentences(run: Run) -> Iterator[str]:
-    """Say, step by step, which metrics of which layers have made half of their change for good."""
-    table = run.table(ONSETS_FILE)
-    found = table[table["appears"] == 1]
-    if found.empty:
-        yield "Nothing changes beyond dynamics.least_change and noise."
-        return
-    whole = {str(name): layers.nunique() for name, layers in run.metrics.groupby("component")["layer"]}
-    for step in sorted(set(found["onset"])):
-        rows = found[found["onset"] == step]
-        yield f"By step {step}: {'; '.join(_by_metric(run, rows, whole))}."
-    within = len(table) - len(found)
-    yield f"{within} of {len(table)} curves change too little or within noise, and are not listed."
-
-
-def _by_metric(run: Run, rows: "pandas.DataFrame", whole: Mapping[str, int]) -> Iterator[str]:
-    """Name the components and layers of each metric; `whole` counts the layers of each component."""
-    for metric, own in rows.groupby("metric", sort=False):
-        where = (
-            f"{component_words(str(component))} in "
-            + ("all layers" if len(set(layers)) == whole[str(component)] > 1 else spans(sorted(set(layers))))
-            for component, layers in own.groupby("component", sort=False)["layer"]
-        )
-        yield f"{metric_title(run, str(metric))} of {', '.join(where)}"
-
-
-def spans(layers: Sequence[int]) -> str:
-    """Write layers as a person would: `layer 3`, `layers 0–2, 5`."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    words = ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
-    return f"layer{'s' * (len(layers) > 1)} {words}"
-
-
-def dynamics_findings(run: Run) -> Iterator[Markup]:
-    """List the runs."""
+def dynamics_sections(run: Run) -> Iterator[Markup]:
+    """List what changes by which step, and the runs."""
+    steps = [element("li", f"By step {step}: {changes}.") for step, changes in changes_by_step(run)]
+    if steps:
+        yield section("What changes when", fold(element("ul", together(steps, "\n")), len(steps), "steps"))
     yield list_runs(run)

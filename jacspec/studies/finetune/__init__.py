@@ -61,6 +61,7 @@ STUDY = Study(
     takes=("precision", "seed"),
     rows=EXPERIMENTS,
     columns=FINETUNE,
+    files={"models": "the fine-tuned models, one a seed, in HF layout"},
     figures="jacspec.studies.finetune.figures:finetune_figures",
     page=Page(
         title="removal of singular values before and after fine-tuning",
@@ -70,5 +71,7 @@ STUDY = Study(
             "order; what the fine-tuned model needs of the group shows in the second. The accuracy is that of "
             "examples held out; chance is the answer that is right most often among them.",
         ),
+        sentences="jacspec.studies.finetune.findings:finetune_findings",
+        caution="Intervals of 95 % over seeds; the choice of the examples held out is not in them.",
     ),
 )

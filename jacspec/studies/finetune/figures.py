@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,9 +11,6 @@ from jacspec.report.plotting import add_chance, add_level, add_line, finish_orde
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
-if TYPE_CHECKING:
-    pass
-
 
 def finetune_figures(run: Run) -> Mapping[str, Plot]:
     """Name the figures of a `task=finetune` run."""
@@ -23,10 +19,12 @@ def finetune_figures(run: Run) -> Mapping[str, Plot]:
             functools.partial(draw_groups, run, "accuracy"),
             "Accuracy on the examples held out against the group removed, before fine-tuning and after it; bars and "
             "band: one standard deviation over seeds.",
+            explored=True,
         ),
         "label_loss": Plot(
             functools.partial(draw_groups, run, "label_loss"),
             "Mean cross-entropy of the labels of the examples held out, in nats, in the same way.",
+            explored=True,
         ),
     }
 

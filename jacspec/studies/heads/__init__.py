@@ -53,5 +53,7 @@ STUDY = Study(
             "what is read; both have d_head singular values. Rotations of rotary models, biases and query–key "
             "norms are left out: they stand between the two factors.",
         ),
+        sentences="jacspec.studies.heads.findings:head_findings",
+        caution="Heads of one trained model beside independent Gaussian factors; of another training they say nothing.",
     ),
 )

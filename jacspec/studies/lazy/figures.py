@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
@@ -11,9 +10,6 @@ from jacspec.report.labels import metric_label
 from jacspec.report.plotting import CHANCE_LINE, add_band, add_chance, add_line, finish_orders
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
-
-if TYPE_CHECKING:
-    pass
 
 SCALE = r"output scale $\alpha$ (small: rich, large: lazy)"
 
@@ -26,10 +22,12 @@ def lazy_figures(run: Run) -> Mapping[str, Plot]:
         "test_accuracy": Plot(
             functools.partial(draw_scales, run, "test_accuracy"),
             "Accuracy on test points against the output scale α, a panel a group removed.",
+            explored=True,
         ),
         "test_loss": Plot(
             functools.partial(draw_scales, run, "test_loss"),
             "Mean of (output − target)²/2 over test points, in the same way.",
+            explored=True,
         ),
         "movement": Plot(
             functools.partial(draw_movement, run),

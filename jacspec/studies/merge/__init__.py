@@ -112,6 +112,10 @@ STUDY = Study(
     takes=("memory_gib", "precision"),
     rows=Rows("experiments", "comparisons of a matrix"),
     columns=COMPATIBILITY,
+    files={
+        "spectra.nc": "singular values of both matrices, and the principal angles of their leading subspaces (netCDF)",
+        "merged": "the merged checkpoint, in HF layout",
+    },
     figures="jacspec.studies.merge.figures:merge_figures",
     page=Page(
         title="spectral compatibility",
@@ -125,5 +129,7 @@ STUDY = Study(
             "the gap behind it. Fused matrices are there in parts and whole. Layer −1 stands for matrices "
             "outside the blocks; a missing value (–) belongs to a matrix of zeros.",
         ),
+        sentences="jacspec.studies.merge.findings:merge_findings",
+        caution="In brackets, intervals of 95 % over the matrices of these checkpoints, which were trained together.",
     ),
 )

@@ -26,7 +26,7 @@ LONGEST, PAIRS_THAT_FIT = 34, 10
 
 
 CAPTION = (
-    "By layer, a line a role, the mean over pairs: overlap of leading subspaces (mean of left and right; band: "
+    "By layer, a line a role, the mean over pairs: overlap of leading subspaces (mean of left and right; dashed: "
     "chance), cosine, distance of effective ranks, distance of spectra. Below: singular values over the largest, the "
     "mean over matrices; overlap of each pair over all matrices, median and quartiles."
 )
@@ -82,7 +82,11 @@ def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str) -
 def _draw_chance(panel: Axes, rows: "pandas.DataFrame") -> None:
     levels = rows[["left_chance", "right_chance"]].to_numpy(float)
     if np.isfinite(levels).any():
-        panel.axhspan(float(np.nanmin(levels)), float(np.nanmax(levels)), color=CHANCE, alpha=0.2, linewidth=0)
+        low, high = float(np.nanmin(levels)), float(np.nanmax(levels))
+        panel.axhspan(low, high, color=CHANCE, alpha=0.2, linewidth=0)
+        panel.axhline(
+            (low + high) / 2, color=CHANCE, linewidth=0.9, linestyle="--"
+        )  # matrices of one shape have no band
     panel.set_ylim(0, 1.02)
 
 

@@ -40,6 +40,7 @@ STUDY = Study(
     takes=("layers", *TEXT_OPTIONS, "memory_gib", "precision", "seed"),
     rows=MATRICES,
     columns=OVERLAP,
+    files={"spectra.nc": "singular values, overlaps and relative variances by index (netCDF)"},
     console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "variance_top"),
     figures="jacspec.studies.overlap.figures:overlap_figures",
     page=Page(
@@ -51,5 +52,7 @@ STUDY = Study(
             "and O_k with them, the relative variance n v_kᵀ C v_k / tr C is not. Few tokens make both those of "
             "the sample.",
         ),
+        sentences="jacspec.studies.overlap.findings:overlap_findings",
+        caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",
     ),
 )

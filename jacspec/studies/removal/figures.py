@@ -32,7 +32,7 @@ CAPTION = (
 
 def removal_figures(run: Run) -> Mapping[str, Plot]:
     """Name the one figure of the run."""
-    return {"removal": Plot(lambda: draw_removal(run), CAPTION)}
+    return {"removal": Plot(lambda: draw_removal(run), CAPTION, explored=True)}
 
 
 def draw_removal(run: Run) -> Figure:
@@ -90,7 +90,7 @@ def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
 
     The curves end at the part `FREE` of the axis; no tick is labelled in the room above them, which is the inset's.
     """
-    axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.axhline(0, color="0.35", linewidth=1, linestyle="--", zorder=1, label="nothing removed")
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     sizes = np.abs(change[np.isfinite(change) & (change != 0)])

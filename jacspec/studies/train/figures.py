@@ -26,6 +26,7 @@ def train_figures(run: Run) -> Mapping[str, Plot]:
         "bits_per_byte": Plot(
             functools.partial(draw_bits, run),
             "Bits per byte of the held-out text at every revision that was kept.",
+            explored=True,
         ),
     }
 

@@ -1,0 +1,48 @@
+"""What was found of weights beside activations: whether they read where their input varies, beyond chance."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jacspec.report.findings import median_interval, say_trend
+from jacspec.runs import Run
+from jacspec.spectra.bootstrap import SURE, adjust_for_many
+
+BEYOND = 0.01
+"""The share of random directions that the level of `beyond_null` leaves beyond it."""
+
+
+def overlap_findings(run: Run) -> Iterator[str]:
+    """Count the matrices that read along principal directions beyond chance, and say how much their input varies there.
+
+    Of a matrix with K singular values chance has Bin(K, 1 %) beyond the level; q-values are over all matrices.
+    """
+    from scipy.stats import binom
+
+    table = run.metrics.dropna(subset=["beyond_null"])
+    if table.empty:
+        return
+    counts = table[["rows", "cols"]].min(axis=1).to_numpy(np.float64)
+    beyond = np.round(table["beyond_null"].to_numpy(np.float64) * counts)
+    sure = adjust_for_many(np.where(beyond > 0, binom.sf(beyond - 1, counts, BEYOND), 1.0)) < SURE
+    if sure.any():
+        yield (
+            f"In {sure.sum()} of {len(table)} matrices more singular vectors lie along a principal direction of what "
+            f"enters than of random ones (q below {SURE}): in the median matrix {table['beyond_null'].median():.0%} of "
+            f"them, by chance {BEYOND:.0%}."
+        )
+    else:
+        yield f"In none of {len(table)} matrices more singular vectors than by chance lie along a principal direction."
+    said = []
+    for end in ("top", "bottom"):
+        variance = median_interval(run.metrics[f"variance_{end}"].to_numpy(np.float64))
+        if variance.excludes(1.0):
+            said.append(
+                f"along the tenth of the {'largest' if end == 'top' else 'smallest'} σ {variance} times as much"
+            )
+    if said:
+        yield f"What enters varies {' and '.join(said)} as along an average direction (medians over matrices)."
+    by_role = {
+        str(role): rows.set_index("layer")["overlap_top"] for role, rows in run.metrics.groupby("role", sort=False)
+    }
+    yield from say_trend("mean O_k of the tenth of the largest σ", by_role)
