@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, TOLERANCE
+from conftest import CONFIRMED, SHARED, TOLERANCE
 from families import layout_of
 from oracles import deviation, save_random, watch
 from parity import forward_one
@@ -92,7 +92,7 @@ def test_ready_made_choice_is_what_the_real_file_gives(
 ) -> None:
     found = read_config(CONFIGS[READY_MADE[name]], "config.json")
     assert found.spec == load_model(name, init="random").spec
-    record_config(found.architecture.model_type, f"{name} †")
+    record_config(found.architecture.model_type, f"{name} {CONFIRMED}")
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - SUPPORTED.keys()))
