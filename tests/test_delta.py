@@ -6,6 +6,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pandas
 import peft
 import pytest
 import torch
@@ -249,6 +250,27 @@ def test_four_bits_are_noise_that_small_values_drown_in(tmp_path: Path, quick: N
     assert table["structure"].between(0.8, 1.6).all()
     assert table["relative"].between(0.03, 0.2).all()
     assert run.provenance["identity"]["checkpoint"]["stored as"] == {"nano.gguf": {"Q4_0": 24, "Q8_0": 1, "F32": 51}}
+
+
+def test_weights_and_compare_say_what_four_bits_do(tmp_path: Path, quick: None) -> None:
+    """One layer's `down`: its largest value hardly moves, the ratio to its smallest does, as NumPy has both."""
+    nano_in_four_bits(tmp_path / "nano.gguf")
+    asked = ("weights.include=[down]", "layers=[3]", "weights.against=none", "precision=float64", "report.figures=none")
+    names = ("spectral_radius", "condition_number")
+    for out, model in {"float": NANO, "bits": "nano.gguf"}.items():
+        metrics = f"metrics.names=[{','.join(names)}]"
+        done = run_here("task=weights", f"model={model}", metrics, *asked, f"hydra.run.dir={out}", cwd=tmp_path)
+        assert done.code == 0, done.err
+    done = run_here("task=compare", "runs=[float,bits]", "report.figures=none", "hydra.run.dir=both", cwd=tmp_path)
+    assert done.code == 0, done.err
+    table = pandas.read_csv(tmp_path / "both/differences.csv").set_index("metric")
+    base = load_file(NANO / "model.safetensors")["transformer.h.3.mlp.c_proj.weight"].T.astype(np.float32)
+    kind = gguf.GGMLQuantizationType.Q4_0
+    few = gguf.quants.dequantize(gguf.quants.quantize(base, kind), kind)
+    sigma = [np.linalg.svd(each.astype(np.float64), compute_uv=False) for each in (base, few)]
+    before, after = ({"spectral_radius": s[0], "condition_number": s[0] / s[-1]} for s in sigma)
+    for name in names:
+        assert table["difference"][name] == pytest.approx(after[name] - before[name], rel=1e-6)
 
 
 def test_a_changed_tensor_is_the_only_one_that_differs(tmp_path: Path, quick: None) -> None:

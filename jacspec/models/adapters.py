@@ -140,11 +140,12 @@ def has_adapter(tensors: TensorFiles) -> bool:
 def take_apart(tensors: TensorFiles) -> tuple[Mapping[str, AdaptedTensor], TensorFiles, TensorFiles]:
     """List the tensors that an adapter changed; index all with these as the base has them, and as what was added."""
     changed = {name: stored for name, stored in tensors.index.items() if isinstance(stored, AdaptedTensor)}
-    updates = {name: Update(*stored) for name, stored in changed.items()}
-    for name, update in updates.items():
-        update.adapted = changed[name]
-    views = ({name: stored.base for name, stored in changed.items()}, updates)
-    base, update = (dataclasses.replace(tensors, index={**tensors.index, **view}) for view in views)
+    updates: dict[str, StoredTensor] = {}
+    for name, stored in changed.items():
+        updates[name] = own = Update(*stored)
+        own.adapted = stored
+    before = {name: stored.base for name, stored in changed.items()}
+    base, update = (dataclasses.replace(tensors, index={**tensors.index, **view}) for view in (before, updates))
     return changed, base, update
 
 
