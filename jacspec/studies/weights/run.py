@@ -93,7 +93,8 @@ def _count_intruders(matrix: Matrix, precision: str) -> dict[str, float]:
     pair = [values.astype(precision) for values in (matrix.base, matrix.values)]
     if not all(np.isfinite(values).all() for values in pair):
         return dict.fromkeys(INTRUDERS, float("nan"))
-    return match_leading(*decompose(pair), LEADING).columns(THRESHOLD)
+    before, after = decompose(pair)
+    return match_leading(before, after, LEADING).columns(THRESHOLD)
 
 
 def _add_intruders(row: Row, found: Mapping[str, float] | None) -> Row:
