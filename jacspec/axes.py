@@ -25,6 +25,9 @@ from jaxtyping import Float
 Key = tuple[str | int | float | None, ...]
 """Which row of a run it is, one value a key column."""
 
+BASE, UPDATE = ".base", ".update"
+"""What stands behind the role and name of a matrix before an adapter changed it, and of what was added to it."""
+
 
 class LayerResult(NamedTuple):
     """What one block gave: by component, the singular values and, by metric, one value a sample.

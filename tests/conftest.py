@@ -46,6 +46,9 @@ REAL: dict[str, tuple[int, str]] = {}
 CONFIGS: dict[str, set[str]] = {}
 """By family, the real checkpoints whose configurations this session loaded."""
 
+CONFIRMED = "†"
+"""What stands behind a ready-made choice that a real file gives too."""
+
 FAMILIES_PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 STATUS = ("<!-- status: written by pytest --write-status -->", "<!-- end of status -->")
 RESPECTS = ("float64", "float32", "Jacobians")
@@ -157,7 +160,7 @@ def _status_row(family: str, cases: Iterable[str], known: list[str]) -> str:
         parameters, name = REAL[family]
         trained = f"{name}, {parameters / 1e6:.3g} M parameters"
     if family in CONFIGS:
-        configs = ", ".join(sorted(CONFIGS[family]))
+        configs = ", ".join(sorted(name for name in CONFIGS[family] if f"{name} {CONFIRMED}" not in CONFIGS[family]))
     cells = [f"`{family}`", "; ".join(cases), *worst, trained or "none", configs or "none"]
     return f"| {' | '.join(cells)} |"
 

@@ -239,8 +239,10 @@ def serve_garbage() -> Iterator[str]:
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def hub(files: Mapping[str, bytes]) -> Callable[[str], Answer]:
-    """Imitate the hub's API: `org/nano` at `main` holds `files`, `org/gated` is gated, nothing else is there.
+def hub(files: Mapping[str, bytes], adapter: Mapping[str, bytes] = {}) -> Callable[[str], Answer]:
+    """Imitate the hub's API: `org/nano` at `main` holds `files`, `org/tuned` an adapter's, `org/gated` is gated.
+
+    Nothing else is there.
 
     Statuses and headers are those that `hf_raise_for_status` of huggingface_hub 2.4 tells errors by.
     """
@@ -251,23 +253,24 @@ def hub(files: Mapping[str, bytes]) -> Callable[[str], Answer]:
         api = re.fullmatch(r"/api/models/(\w+/\w+)/(revision|tree)/([^/]+)/?", path)
         resolve = re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", path)
         repository, revision = (api[1], api[3]) if api else (resolve[1], resolve[2]) if resolve else ("", "")
-        if repository not in ("org/nano", "org/gated"):
+        held = {"org/nano": files, "org/tuned": adapter, "org/gated": {}}.get(repository)
+        if held is None:
             # The hub's 401 without this code is known as what it is over https only.
             return Answer(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username."})
         if revision not in ("main", COMMIT):
             return Answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         if api and api[2] == "revision":
-            names = [{"rfilename": name} for name in files]
+            names = [{"rfilename": name} for name in held]
             return _json({"id": repository, "sha": COMMIT, "siblings": names, "private": False})
         if api:
-            kept = [{"type": "file", "path": name, "size": len(body), "oid": name} for name, body in files.items()]
+            kept = [{"type": "file", "path": name, "size": len(body), "oid": name} for name, body in held.items()]
             return _json(kept)
         if repository == "org/gated":
             return Answer(401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
         assert resolve is not None
-        if resolve[3] not in files:
+        if resolve[3] not in held:
             return Answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-        return Answer(200, files[resolve[3]], {"ETag": f'"{resolve[3]}"', "X-Repo-Commit": COMMIT})
+        return Answer(200, held[resolve[3]], {"ETag": f'"{resolve[3]}"', "X-Repo-Commit": COMMIT})
 
     return answer
 

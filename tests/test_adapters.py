@@ -20,9 +20,9 @@ import jacspec
 from jacspec.backend import numerics
 from jacspec.config import ModelConfig
 from jacspec.errors import JacspecError
-from jacspec.models.adapters import apply_adapter, open_adapter
+from jacspec.models.adapters import AdaptedTensor, Change, apply_adapter, open_adapter
 from jacspec.models.hub import locate, open_model
-from jacspec.models.tensor_files import open_tensors
+from jacspec.models.tensor_files import StoredTensor, open_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, of transformers' next version and of what it corrects
 
@@ -105,6 +105,36 @@ def test_sum_is_pefts_tensor_by_tensor_and_in_logits(case: str, tmp_path: Path) 
     with float64_throughout(), torch.no_grad():
         hf = merged(torch.from_numpy(ids)[None]).logits[0].numpy()
     np.testing.assert_allclose(logits, hf, atol=1e-10, rtol=1e-10)
+
+
+class InMemory(StoredTensor):
+    """A tensor that is there already."""
+
+    array: np.ndarray
+
+    def values(self) -> np.ndarray:
+        return self.array
+
+
+def in_memory(array: np.ndarray) -> InMemory:
+    made = InMemory(Path("x"), "x", array.shape, "F64")
+    made.array = array
+    return made
+
+
+@pytest.mark.parametrize(
+    ("transposed", "embedding", "as_stored"),
+    [(False, False, False), (True, False, False), (True, False, True), (True, True, False), (True, True, True)],
+)
+def test_basis_of_a_square_change_stands_on_its_right(transposed: bool, embedding: bool, as_stored: bool) -> None:
+    rng = np.random.default_rng(0)
+    down, up, base = (in_memory(rng.normal(size=shape)) for shape in ((2, 6), (6, 2), (6, 6)))
+    adapted = AdaptedTensor.make(base, Change(down, up, None, 0.5, embedding), transposed)
+    # Weights are read (out, in), tables of tokens and what is read by name as they are stored.
+    matrix = adapted.update().T if transposed and not embedding and not as_stored else adapted.update()
+    basis = adapted.inputs(as_stored=as_stored)
+    assert basis is not None
+    np.testing.assert_allclose(matrix @ basis @ basis.T, matrix, atol=1e-12)
 
 
 def test_unembedding_that_was_saved_unties(tmp_path: Path) -> None:

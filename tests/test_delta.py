@@ -1,10 +1,12 @@
 """What was changed in a base: intruders by their definition in NumPy, adapters by their factors, few bits by noise."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import pandas
 import peft
 import pytest
 import torch
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from servers import NANO, Finished, assert_refused, run_here
 from test_adapters import CASES, make_adapter
 from test_gguf import write_gguf
+from test_merge import star_by_numpy
 from transformers import AutoModelForCausalLM
 
 from jacspec.backend import numerics
@@ -137,6 +140,50 @@ def test_an_adapter_has_the_spectrum_of_its_factors(adapted: tuple[str, Path, Ru
         np.testing.assert_allclose(run.dataset["sigma_delta"].values[row.name][:3], part, rtol=1e-10)
 
 
+def test_weights_have_rows_of_base_sum_and_update(adapted: tuple[str, Path, Run], quick: None) -> None:
+    case, folder, run = adapted
+    done = run_here(
+        *("task=weights", "model=path", "model.path=adapter", "weights.against=none", "precision=float64"),
+        *("layers=[1]", "hydra.run.dir=weights"),
+        cwd=folder,
+    )
+    assert done.code == 0, done.err
+    found = open_run(folder / "weights")
+    table = found.metrics
+    role, module = {"llama": ("v", "model.layers.1.self_attn.v_proj"), "gpt2": ("qkv", "transformer.h.1.attn.c_attn")}[
+        CASES[case][0]
+    ]
+    tensors = load_file(folder / "adapter/adapter_model.safetensors")
+    a, b = (tensors[f"base_model.model.{module}.lora_{part}.weight"] for part in "AB")
+    base = load_file(folder / "base/model.safetensors")[f"{module}.weight"]
+    base = base if role == "v" else base.T
+    added = CASES[case][1].get("lora_alpha", 2) / 3 * b @ a
+    if case == "dora":
+        magnitude = tensors[f"base_model.model.{module}.lora_magnitude_vector"][:, None]
+        added = (base + added) * magnitude / np.linalg.norm(base + added, axis=1, keepdims=True) - base
+    for suffix, matrix in {"": base + added, ".base": base, ".update": added}.items():
+        (row,) = table[table["role"] == f"{role}{suffix}"].index
+        sigma = found.dataset["singular_values"].values[row]
+        expected = np.linalg.svd(matrix, compute_uv=False)
+        np.testing.assert_allclose(sigma[: expected.size], expected, rtol=1e-9, atol=1e-12)
+        assert table["spectral_radius"][row] == pytest.approx(expected[0], rel=1e-9)
+        if suffix == ".update" and case != "dora":
+            assert (sigma[3 : expected.size] == 0).all()
+            assert table["alpha"].isna()[row]
+    left, right = matches_by_numpy(base, base + added, min(10, *base.shape))
+    row = table[table["role"] == role].iloc[0]
+    assert row["intruders_left"] == (left < 0.5).sum()
+    assert row["intruders_right"] == (right < 0.5).sum()
+    assert row["least_match_left"] == pytest.approx(left.min(), rel=1e-8)
+    mates = run.metrics[(run.metrics["role"] == role) & (run.metrics["layer"] == 1)].iloc[0]
+    assert row["least_match_right"] == pytest.approx(mates["least_match_right"], rel=1e-8)
+    others = table[table["role"] != role]
+    assert others["reason"][others["intruders_left"].isna()].str.contains("no intruders").all()
+    if case == "conv1d":  # parts of the fused tensor too, and what was left alone
+        assert {"k", "k.base", "k.update", "o", "o.update", "up"} <= set(table["role"])
+        assert "up.base" not in set(table["role"])
+
+
 @pytest.mark.parametrize("adapted", ["lora"], indirect=True)
 def test_intruders_are_as_many_as_peft_counts(adapted: tuple[str, Path, Run]) -> None:
     _, folder, run = adapted
@@ -205,6 +252,27 @@ def test_four_bits_are_noise_that_small_values_drown_in(tmp_path: Path, quick: N
     assert run.provenance["identity"]["checkpoint"]["stored as"] == {"nano.gguf": {"Q4_0": 24, "Q8_0": 1, "F32": 51}}
 
 
+def test_weights_and_compare_say_what_four_bits_do(tmp_path: Path, quick: None) -> None:
+    """One layer's `down`: its largest value hardly moves, the ratio to its smallest does, as NumPy has both."""
+    nano_in_four_bits(tmp_path / "nano.gguf")
+    asked = ("weights.include=[down]", "layers=[3]", "weights.against=none", "precision=float64", "report.figures=none")
+    names = ("spectral_radius", "condition_number")
+    for out, model in {"float": NANO, "bits": "nano.gguf"}.items():
+        metrics = f"metrics.names=[{','.join(names)}]"
+        done = run_here("task=weights", f"model={model}", metrics, *asked, f"hydra.run.dir={out}", cwd=tmp_path)
+        assert done.code == 0, done.err
+    done = run_here("task=compare", "runs=[float,bits]", "report.figures=none", "hydra.run.dir=both", cwd=tmp_path)
+    assert done.code == 0, done.err
+    table = pandas.read_csv(tmp_path / "both/differences.csv").set_index("metric")
+    base = load_file(NANO / "model.safetensors")["transformer.h.3.mlp.c_proj.weight"].T.astype(np.float32)
+    kind = gguf.GGMLQuantizationType.Q4_0
+    few = gguf.quants.dequantize(gguf.quants.quantize(base, kind), kind)
+    sigma = [np.linalg.svd(each.astype(np.float64), compute_uv=False) for each in (base, few)]
+    before, after = ({"spectral_radius": s[0], "condition_number": s[0] / s[-1]} for s in sigma)
+    for name in names:
+        assert table["difference"][name] == pytest.approx(after[name] - before[name], rel=1e-6)
+
+
 def test_a_changed_tensor_is_the_only_one_that_differs(tmp_path: Path, quick: None) -> None:
     done = delta("delta.base=nano@step1024", "layers=[2]", "delta.include=[up]", "precision=float64", cwd=tmp_path)
     assert done.code == 0, done.err
@@ -219,33 +287,55 @@ def test_a_changed_tensor_is_the_only_one_that_differs(tmp_path: Path, quick: No
     assert row["least_match_left"] == pytest.approx(left.min(), rel=1e-8)
 
 
-def test_merge_takes_adapters_as_task_vectors(tmp_path: Path, quick: None) -> None:
-    make_adapter(tmp_path, *[CASES["lora"][0]], **CASES["lora"][1])
-    second = tmp_path / "second"
-    second.mkdir()
-    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
+@pytest.fixture(scope="module")
+def two_adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, np.ndarray]]]:
+    """A base that is not where two adapters say, and by PEFT the weights of the base and of each of them merged."""
+    folder = tmp_path_factory.mktemp("two")
+    merged = [make_adapter(folder, CASES["lora"][0], **CASES["lora"][1])]
+    (folder / "second").mkdir()
+    tensors = load_file(folder / "adapter/adapter_model.safetensors")
+    turned = {name: value if "lora_A" in name else value[::-1].copy() for name, value in tensors.items()}
     save_file(
-        {name: torch.from_numpy(value if "lora_A" in name else value[::-1].copy()) for name, value in tensors.items()},
-        second / "adapter_model.safetensors",
+        {name: torch.from_numpy(value) for name, value in turned.items()}, folder / "second/adapter_model.safetensors"
     )
-    (second / "adapter_config.json").write_bytes((tmp_path / "adapter/adapter_config.json").read_bytes())
-    (tmp_path / "base").rename(tmp_path / "moved")
-    done = run_here(
-        *("task=merge", "merge.models=[adapter,second]", "merge.base=moved", "merge.method=arithmetic"),
-        *("merge.coefficient=1", "precision=float64", "hydra.run.dir=out"),
-        cwd=tmp_path,
-    )
+    (folder / "second/adapter_config.json").write_bytes((folder / "adapter/adapter_config.json").read_bytes())
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float64)
+    second = peft.PeftModel.from_pretrained(base, folder / "second", autocast_adapter_dtype=False)
+    merged.append(second.merge_and_unload())
+    (folder / "base").rename(folder / "moved")
+    weights = [{name: value.numpy() for name, value in model.state_dict().items()} for model in merged]
+    return folder, [load_file(folder / "moved/model.safetensors"), *weights]
+
+
+def star(delta: np.ndarray, is_matrix: bool) -> np.ndarray:
+    return star_by_numpy(delta, 0.4) if is_matrix and delta.any() else delta
+
+
+MERGED: dict[str, Callable[[np.ndarray, np.ndarray, bool], np.ndarray]] = {
+    "average": lambda one, two, is_matrix: (one + two) / 2,
+    "arithmetic": lambda one, two, is_matrix: 0.4 * (one + two),
+    "star": lambda one, two, is_matrix: (star(one, is_matrix) + star(two, is_matrix)) / 2,
+}
+"""What each method makes of two task vectors."""
+
+
+@pytest.mark.parametrize("method", MERGED)
+def test_merge_takes_adapters_as_task_vectors(method: str, two_adapters: Any, quick: None, tmp_path: Path) -> None:
+    folder, (base, one, two) = two_adapters
+    arguments = ("merge.models=[adapter,second]", "merge.base=moved", f"merge.method={method}", "precision=float64")
+    done = run_here("task=merge", *arguments, f"hydra.run.dir={tmp_path / 'out'}", cwd=folder)
     assert done.code == 0, done.err
-    run = open_run(tmp_path / "out")
-    a, b = (tensors[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight"] for part in "AB")
-    both = [b @ a, b[::-1] @ a]  # alpha is the rank
-    table = run.metrics
+    merged = load_file(tmp_path / "out/merged/model.safetensors")
+    assert merged.keys() == base.keys()
+    for name, found in merged.items():
+        is_matrix = found.ndim == 2 and "embed" not in name and "lm_head" not in name
+        expected = base[name] + MERGED[method](one[name] - base[name], two[name] - base[name], is_matrix)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12, err_msg=name)
+    table = open_run(tmp_path / "out").metrics
     row = table[(table["compared"] == "tasks") & (table["role"] == "q") & (table["layer"] == 0)].iloc[0]
-    assert row["norm_first"] == pytest.approx(np.linalg.norm(both[0]), rel=1e-10)
-    assert row["right_overlap"] == pytest.approx(1, abs=1e-9)  # they read the same
     name = "model.layers.0.self_attn.q_proj.weight"
-    merged, base = (load_file(tmp_path / folder / "model.safetensors")[name] for folder in ("out/merged", "moved"))
-    np.testing.assert_allclose(merged, base + sum(both), rtol=1e-10, atol=1e-12)
+    assert row["norm_first"] == pytest.approx(np.linalg.norm(one[name] - base[name]), rel=1e-9)
+    assert row["right_overlap"] == pytest.approx(1, abs=1e-9)  # they read the same
 
 
 REFUSED = {

@@ -1,5 +1,6 @@
 """Models from the hub: a server on this machine imitates its API, or nothing answers at all."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.torch import load_file
 from servers import (
@@ -31,6 +33,10 @@ from jacspec.runs import open_run
 
 ONLINE: dict[str, Any] = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 RUN = (*TINY, "components=[mlp]", "layers=[0,-1]", "report.figures=none")
+BOTH = ("-m", "model=hub", "model.id=org/nano,org/tuned", *RUN, "hydra.sweep.dir=runs")
+"""A model, and an adapter of it."""
+
+TUNED = ("adapter_config.json", "adapter_model.safetensors")
 WAYS_ON = ["model.path=", "model.init=random", "`jacspec`"]
 
 
@@ -39,22 +45,32 @@ def server() -> Iterator[Server]:
     """A hub with nano's files, and files beside them that jacspec must leave alone."""
     files = {name: (NANO / name).read_bytes() for name in NANO_FILES}
     files |= {"pytorch_model.bin": b"pickle", "odd.py": b"raise SystemExit", "tf_model.h5": b"h5", "README.md": b"#"}
-    with serve(hub(files)) as running:
+    with serve(hub(files, make_adapter() | {"training_args.bin": b"pickle"})) as running:
         yield running
+
+
+def make_adapter() -> dict[str, bytes]:
+    """Make the files of a LoRA of nano's first MLP, which names the hub's nano as its base."""
+    rng = np.random.default_rng(0)
+    module = "base_model.model.transformer.h.0.mlp.c_fc"
+    factors = {
+        f"{module}.lora_{part}.weight": rng.normal(size=shape) for part, shape in (("A", (2, 96)), ("B", (384, 2)))
+    }
+    config = {"peft_type": "LORA", "lora_alpha": 1, "fan_in_fan_out": True, "base_model_name_or_path": "org/nano"}
+    return dict(zip(TUNED, (json.dumps(config).encode(), safetensors.numpy.save(factors)), strict=True))
 
 
 @pytest.fixture(scope="module")
 def hub_home(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The hub's cache after one run of `org/nano`."""
+    """The hub's cache after one run of `org/nano` and one of its adapter."""
     home = tmp_path_factory.mktemp("home")
-    arguments = ["model=hub", "model.id=org/nano", *RUN, "hydra.run.dir=out"]
-    done = run_command(*arguments, cwd=home, HF_ENDPOINT=server.url, HF_HOME=str(home / "hf"), **ONLINE)
+    done = run_command(*BOTH, cwd=home, HF_ENDPOINT=server.url, HF_HOME=str(home / "hf"), **ONLINE)
     assert done.code == 0, done.err
     return home
 
 
 def test_checkpoint_is_downloaded_and_named_by_its_commit(hub_home: Path, tmp_path: Path) -> None:
-    run = open_run(hub_home / "out")
+    run = open_run(hub_home / "runs/0")
     assert run.provenance["identity"]["checkpoint"]["name"] == "org/nano"
     assert run.provenance["identity"]["checkpoint"]["revision"] == COMMIT
     done = run_here(*RUN, "hydra.run.dir=out", cwd=tmp_path)
@@ -64,22 +80,38 @@ def test_checkpoint_is_downloaded_and_named_by_its_commit(hub_home: Path, tmp_pa
     assert np.array_equal(run.dataset["singular_values"], embedded.dataset["singular_values"])
 
 
+def test_adapter_brings_its_base(hub_home: Path, tmp_path: Path) -> None:
+    run = open_run(hub_home / "runs/1")
+    described = run.provenance["identity"]["checkpoint"]
+    assert (described["name"], described["revision"]) == ("org/tuned", COMMIT)
+    assert described["files"].keys() == {"config.json", "model.safetensors", *TUNED}
+    (tmp_path / "tuned").mkdir()
+    for name, content in make_adapter().items():
+        (tmp_path / "tuned" / name).write_bytes(content)
+    arguments = ("model=path", "model.path=tuned", f"model.base={NANO}", *RUN, "hydra.run.dir=out")
+    done = run_here(*arguments, cwd=tmp_path)
+    assert done.code == 0, done.err
+    here, base = open_run(tmp_path / "out").dataset, open_run(hub_home / "runs/0").dataset
+    assert np.array_equal(run.dataset["singular_values"], here["singular_values"])
+    assert not np.allclose(run.dataset["singular_values"], base["singular_values"], rtol=0.1)
+
+
 def test_only_what_is_read_is_asked_for(hub_home: Path, server: Server) -> None:
     """Weights in pickles and code never leave the server."""
     fetched = {path.rsplit("/", 1)[1] for _, path in server.requests if "/resolve/" in path}
-    assert fetched == set(NANO_FILES)
+    assert fetched == {*NANO_FILES, *TUNED}
     snapshot = {Path(name).name for name in files_below(hub_home / "hf") if "/snapshots/" in name}
-    assert snapshot == set(NANO_FILES)
+    assert snapshot == {*NANO_FILES, *TUNED}
 
 
-def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> None:
+def test_cached_checkpoints_need_no_network(hub_home: Path, tmp_path: Path) -> None:
     shutil.copytree(hub_home / "hf", tmp_path / "hf", symlinks=True)
-    arguments = ["model=hub", "model.id=org/nano", *RUN, "hydra.run.dir=out"]
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
-    done = run_command(*arguments, cwd=tmp_path, **ONLINE | closed)
+    done = run_command(*BOTH, cwd=tmp_path, **ONLINE | closed)
     assert done.code == 0, done.err
-    again, first = (folder / "out" / "metrics.csv" for folder in (tmp_path, hub_home))
-    assert again.read_bytes() == first.read_bytes()
+    for number in "01":
+        again, first = (folder / "runs" / number / "metrics.csv" for folder in (tmp_path, hub_home))
+        assert again.read_bytes() == first.read_bytes()
 
 
 def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path) -> None:
@@ -92,7 +124,7 @@ def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path
         changes = {"HF_ENDPOINT": running.url, "HF_HOME": str(tmp_path / "hf")} | ONLINE
         done = run_command(*arguments, cwd=tmp_path, **changes)
     assert done.code == 0, done.err
-    again, first = (folder / "out" / "metrics.csv" for folder in (tmp_path, hub_home))
+    again, first = tmp_path / "out" / "metrics.csv", hub_home / "runs/0/metrics.csv"
     assert again.read_bytes() == first.read_bytes()
 
 

@@ -23,6 +23,8 @@ from jacspec.models.hf_config import read_config
 
 PARAMETERS = {
     "mixtral-8x7b": 46_702_792_704,
+    "gpt-oss-20b": 20_914_757_184,
+    "aya-23-8b": 8_028_033_024,
     "qwen3-30b-a3b": 30_532_122_624,
     "olmoe-1b-7b": 6_919_161_856,
     "bloom-560m": 559_214_592,
@@ -450,6 +452,7 @@ UNREAD = {
         "use_parallel_embedding",
     ),
     "distilgpt2": ("_num_labels",),
+    "gpt-oss-20b": ("experts_per_token", "initial_context_length"),
     "falcon-7b": ("apply_residual_connection_post_layernorm",),
     "modernbert-base": ("layer_norm_eps", "position_embedding_type"),
     "gpt2-medium": ("n_special", "predict_special_tokens"),

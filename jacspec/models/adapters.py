@@ -94,18 +94,59 @@ class AdaptedTensor(StoredTensor):
 
     def values(self) -> Float[np.ndarray, "rows cols"]:
         """Read the base's tensor and put the change onto it, in float64: the difference is the change again."""
-        weight = _read(self.base, finite=False)
-        weight = (weight.T if self.transposed else weight) + self.change.scale * (
-            _read(self.change.up) @ _read(self.change.down)
-        )
+        weight = _read(self.base, finite=False) + self._product()
         if self.change.magnitude is not None:
-            magnitude = _read(self.change.magnitude).reshape(-1, 1)
-            weight = weight * (magnitude / np.linalg.norm(weight, axis=1, keepdims=True))
-        return weight.T if self.transposed else weight
+            norms = np.linalg.norm(weight, axis=0 if self.transposed else 1, keepdims=True)
+            weight = weight * (_read(self.change.magnitude).reshape(norms.shape) / norms)
+        return weight
 
-    def inputs(self) -> Float[np.ndarray, "in r"] | None:
-        """Return an orthonormal basis of what A reads; None where the change is more than s B A."""
-        return None if self.change.magnitude is not None else np.linalg.qr(_read(self.change.down).T)[0]
+    def update(self) -> Float[np.ndarray, "rows cols"]:
+        """Compute what is added to the base's tensor."""
+        if self.change.magnitude is None:
+            return self._product()
+        return self.values() - _read(self.base, finite=False)
+
+    def inputs(self, *, as_stored: bool = False) -> Float[np.ndarray, "in r"] | None:
+        """Return an orthonormal basis of what the change reads; None where it is more than s B A.
+
+        **Arguments:** `as_stored`, of the tensor as it is stored, not as a matrix (out, in): what stands on its right.
+        Tables of tokens are as they are stored in any case.
+        """
+        if self.change.magnitude is not None:
+            return None
+        turned = self.transposed and (as_stored or self.change.embedding)
+        return np.linalg.qr(_read(self.change.up) if turned else _read(self.change.down).T)[0]
+
+    def _product(self) -> Float[np.ndarray, "rows cols"]:
+        product = self.change.scale * (_read(self.change.up) @ _read(self.change.down))
+        return product.T if self.transposed else product
+
+
+class Update(StoredTensor):
+    """What an adapter adds to a tensor of its base, as a tensor of its own."""
+
+    adapted: AdaptedTensor
+
+    def values(self) -> Float[np.ndarray, "rows cols"]:
+        """Compute it, in float64."""
+        return self.adapted.update()
+
+
+def has_adapter(tensors: TensorFiles) -> bool:
+    """Say whether an adapter changes any of these tensors."""
+    return any(isinstance(stored, AdaptedTensor) for stored in tensors.index.values())
+
+
+def take_apart(tensors: TensorFiles) -> tuple[Mapping[str, AdaptedTensor], TensorFiles, TensorFiles]:
+    """List the tensors that an adapter changed; index all with these as the base has them, and as what was added."""
+    changed = {name: stored for name, stored in tensors.index.items() if isinstance(stored, AdaptedTensor)}
+    updates: dict[str, StoredTensor] = {}
+    for name, stored in changed.items():
+        updates[name] = own = Update(*stored)
+        own.adapted = stored
+    before = {name: stored.base for name, stored in changed.items()}
+    base, update = (dataclasses.replace(tensors, index={**tensors.index, **view}) for view in (before, updates))
+    return changed, base, update
 
 
 def _read(stored: StoredTensor, *, finite: bool = True) -> Float[np.ndarray, "..."]:

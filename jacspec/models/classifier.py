@@ -50,10 +50,12 @@ def _roberta(hf_class: str) -> SequenceHead:
 
 
 SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
+    "bloom": _decoder("BloomForSequenceClassification"),
     "bert": _encoder("BertForSequenceClassification", "pooler.dense", "classifier", "tanh"),
     "camembert": _roberta("CamembertForSequenceClassification"),
     "distilbert": _encoder("DistilBertForSequenceClassification", "pre_classifier", "classifier", "relu"),
     "electra": _encoder("ElectraForSequenceClassification", "classifier.dense", "classifier.out_proj", "gelu"),
+    "falcon": _decoder("FalconForSequenceClassification"),
     "gemma": _decoder("GemmaForSequenceClassification"),
     "gemma2": _decoder("Gemma2ForSequenceClassification"),
     "gemma3_text": _decoder("Gemma3TextForSequenceClassification"),
@@ -63,11 +65,13 @@ SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
     "gpt_bigcode": _decoder("GPTBigCodeForSequenceClassification"),
     "gpt_neo": _decoder("GPTNeoForSequenceClassification"),
     "gpt_neox": _decoder("GPTNeoXForSequenceClassification"),
+    "gpt_oss": _decoder("GptOssForSequenceClassification"),
     "gptj": _decoder("GPTJForSequenceClassification"),
     "helium": _decoder("HeliumForSequenceClassification"),
     "llama": _decoder("LlamaForSequenceClassification"),
     "ministral": _decoder("MinistralForSequenceClassification"),
     "mistral": _decoder("MistralForSequenceClassification"),
+    "mixtral": _decoder("MixtralForSequenceClassification"),
     "olmo": _decoder("OlmoForSequenceClassification"),
     "olmo2": _decoder("Olmo2ForSequenceClassification"),
     "olmo3": _decoder("Olmo3ForSequenceClassification"),
@@ -76,14 +80,16 @@ SEQUENCE_HEADS: Mapping[str, SequenceHead] = {
     "phi3": _decoder("Phi3ForSequenceClassification"),
     "qwen2": _decoder("Qwen2ForSequenceClassification"),
     "qwen3": _decoder("Qwen3ForSequenceClassification"),
+    "qwen3_moe": _decoder("Qwen3MoeForSequenceClassification"),
     "roberta": _roberta("RobertaForSequenceClassification"),
     "smollm3": _decoder("SmolLM3ForSequenceClassification"),
     "stablelm": _decoder("StableLmForSequenceClassification"),
     "starcoder2": _decoder("Starcoder2ForSequenceClassification"),
     "xlm-roberta": _roberta("XLMRobertaForSequenceClassification"),
 }
-"""Heads by HF `model_type`, tensors named without the family's prefix. HF has none for Granite; T5 and its kin have
-none here, nor have a Gemma 3 with its vision tower and ALBERT, whose layers share weights."""
+"""Heads by HF `model_type`, tensors named without the family's prefix. HF has none for Cohere, Granite and
+OLMoE; T5 and its kin have none here, nor have ModernBERT, whose head has a norm, a Gemma 3 with its vision tower and
+ALBERT, whose layers share weights."""
 
 WITH_PREFIX = ("pooler.",)
 """How names begin that HF keeps inside the bare model, behind the family's prefix."""
@@ -194,7 +200,7 @@ def _sequence_head(checkpoint: Checkpoint) -> SequenceHead:
     if model_type not in SEQUENCE_HEADS:
         raise JacspecError(
             f"{checkpoint.name} is a {model_type}: encoder-decoders, models of several towers, models whose layers "
-            "share weights, mixtures of experts and some others have no classification head here. "
+            "share weights and some others have no classification head here. "
             f"Accepted: {', '.join(sorted(SEQUENCE_HEADS))}. Type model=nano, gpt2 or bert-base."
         )
     return SEQUENCE_HEADS[model_type]

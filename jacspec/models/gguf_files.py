@@ -4,12 +4,13 @@ The package `gguf` (the extra `jacspec[gguf]`) reads and dequantises them and ha
 an HF config and a tokenizer of the metadata. What llama.cpp's converter changed in the values is undone here.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def read_gguf_config(file: Path) -> dict[str, Any]:
     """Make the HF config of a GGUF file's metadata, as transformers does."""
     reader = _reader(file)
     kind = _architecture(reader, file)
-    with deferring_torch(), blaming(f"{file}: transformers makes no config of its metadata"):
+    with _parsed_once(file), deferring_torch(), blaming(f"{file}: transformers makes no config of its metadata"):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True).to_dict()
@@ -151,7 +152,7 @@ def _decimal(value: Any) -> Any:
 
 def load_gguf_tokenizer(file: Path) -> Any:
     """Make the tokenizer of a GGUF file's metadata, as transformers does."""
-    with deferring_torch(), blaming(f"{file}: transformers makes no tokenizer of its metadata"):
+    with _parsed_once(file), deferring_torch(), blaming(f"{file}: transformers makes no tokenizer of its metadata"):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
@@ -192,6 +193,17 @@ def _reader(file: Path) -> Any:
     gguf = _package()
     with blaming(f"{file} is damaged or not a GGUF file; download it again"):
         return gguf.GGUFReader(file)
+
+
+@contextlib.contextmanager
+def _parsed_once(file: Path) -> Iterator[None]:
+    """Give transformers the metadata that are parsed already, where it would parse them once more each time."""
+    gguf, reader = _package(), _reader(file)
+    own, gguf.GGUFReader = gguf.GGUFReader, lambda *_: reader
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = own
 
 
 def _package() -> Any:

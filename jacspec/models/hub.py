@@ -17,7 +17,6 @@ from jacspec.models.adapters import ADAPTER_FILES, base_of, is_adapter
 from jacspec.models.checkpoint import Checkpoint, open_adapted, open_checkpoint, random_checkpoint, read_model_config
 from jacspec.models.foreign import ADAPTER, describe_file
 from jacspec.models.gguf_files import find_gguf, is_gguf
-from jacspec.models.hf_config import read_json
 from jacspec.models.tensor_files import TensorFiles, open_tensors, require_torch
 
 TOKENIZER_FILES = (
@@ -126,10 +125,10 @@ def model_label(model: ModelConfig) -> str:
     return model.name if folder == ASSETS / model.name else folder.resolve().name
 
 
-def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> Location:
+def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES, base: str | None = None) -> Location:
     """Find the files of a model that has weights, fetching them from the hub where they lie there.
 
-    An adapter lies on its base: that of `model.base`, else the one that it names itself.
+    An adapter lies on its base: that of `model.base`, else `base`, else the one that it names itself.
 
     **Arguments:** `beside`, patterns of the files that are fetched beside config and weights.
 
@@ -140,12 +139,12 @@ def locate(model: ModelConfig, *, beside: tuple[str, ...] = TOKENIZER_FILES) -> 
         if model.base is not None:
             raise JacspecError(f"model.base={model.base} is for adapters, and {found.name} has weights of its own.")
         return found
-    base = _locate(_base_model(model, found.weights), beside)
-    if is_adapter(base.weights):
+    below = _locate(_base_model(model.base or base, found.weights), beside)
+    if is_adapter(below.weights):
         raise JacspecError(
-            f"{base.name}, the base of {found.name}, is an adapter itself. Merge it into its base first."
+            f"{below.name}, the base of {found.name}, is an adapter itself. Merge it into its base first."
         )
-    return base._replace(name=found.name, revision=found.revision, adapter=found.weights)
+    return below._replace(name=found.name, revision=found.revision, adapter=found.weights)
 
 
 def base_name(model: ModelConfig) -> str | None:
@@ -174,10 +173,10 @@ def _locate(model: ModelConfig, beside: tuple[str, ...]) -> Location:
     return found
 
 
-def _base_model(model: ModelConfig, adapter: Path) -> ModelConfig:
+def _base_model(asked: str | None, adapter: Path) -> ModelConfig:
     """Say which model an adapter's base is: the one asked for, else the one that the adapter names."""
-    if model.base is not None:
-        given, revision = split_revision(model.base)
+    if asked is not None:
+        given, revision = split_revision(asked)
         base = known_model(given)
         base.revision = revision or base.revision
         return base
@@ -208,19 +207,22 @@ def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
 
 def _open_random(model: ModelConfig, seed: int, dtype: str) -> Checkpoint:
     label = model_label(model)
-    if model.path is not None and is_adapter(folder := _existing_folder(model.path)):
-        model = _base_model(model, folder)  # which has the same shapes
-    if model.path is not None:
-        folder = _existing_folder(model.path)
-        config = read_model_config(folder)
-    elif model.config:
-        # A ready-made architecture brings no tokenizer: the embedded byte-level one reads any text, and its ids
-        # fit any vocabulary of at least its size.
-        folder, config = ASSETS / "nano", dict(model.config)
-    else:
-        folder = _download(model, TOKENIZER_FILES)
-        config = read_json(folder / "config.json")
+    folder = _folder_of_config(model)
+    if folder is not None and is_adapter(folder) and not (folder / "config.json").is_file():
+        model = _base_model(model.base, folder)  # which has the same shapes
+        folder = _folder_of_config(model)
+    # A ready-made architecture brings no tokenizer: the embedded byte-level one reads any text, and its ids fit any
+    # vocabulary of at least its size.
+    config = dict(model.config) if folder is None else read_model_config(folder)
+    folder = folder or ASSETS / "nano"
     return random_checkpoint(config, tokenizer_folder=folder, seed=seed, name=f"{label} (random)", dtype=dtype)
+
+
+def _folder_of_config(model: ModelConfig) -> Path | None:
+    """Find the folder or file that says a model's shapes; None where the choice itself does."""
+    if model.path is not None:
+        return _existing_folder(model.path)
+    return None if model.config else _download(model, (*TOKENIZER_FILES, ADAPTER))
 
 
 def _existing_folder(path: str) -> Path:

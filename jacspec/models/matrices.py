@@ -4,15 +4,18 @@ Of a supported family each matrix has a role and a layer, a fused tensor gives i
 checkpoint each tensor is a matrix by its name.
 """
 
+import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
+from jacspec.axes import BASE, UPDATE
+from jacspec.models.adapters import take_apart
 from jacspec.models.architectures import piece_names
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
@@ -58,7 +61,8 @@ NO_EMBEDDING = "an embedding: weights.embeddings=true takes it in"
 class Matrix(NamedTuple):
     """A weight matrix `(out, in)`, or what a tensor gives as one; `layer` is None outside the blocks.
 
-    It is `values` times two to the `exponent`.
+    It is `values` times two to the `exponent`. Of one of known low rank `inputs` is an orthonormal basis of what it
+    reads; of one that an adapter changed `base` holds the values before.
     """
 
     layer: int | None
@@ -66,6 +70,14 @@ class Matrix(NamedTuple):
     name: str
     values: Shaped[np.ndarray, "rows cols"]
     exponent: int = 0
+    inputs: Float[np.ndarray, "cols rank"] | None = None
+    base: Shaped[np.ndarray, "rows cols"] | None = None
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What it has in common with those that one call of the SVD kernel takes: sizes, whichever is first."""
+        shape = self.values.shape
+        return tuple(sorted(shape, reverse=True)) if self.inputs is None else (*shape, self.inputs.shape[1])
 
 
 class LeftOut(NamedTuple):
@@ -78,13 +90,15 @@ class LeftOut(NamedTuple):
 class Choice(NamedTuple):
     """Which matrices are wanted: patterns (`*` and `?`) on name or role, an empty `include` meaning all.
 
-    `stacked` is what tensors of three axes are taken for where they are read by name, as `lay_out` has it.
+    `stacked` is what tensors of three axes are taken for where they are read by name, as `lay_out` has it; `only`
+    these names are wanted, where it is given.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     embeddings: bool = False
     stacked: str = AUTO
+    only: Collection[str] | None = None
 
     def refuses(self, role: str, name: str) -> str | None:
         """Say why a matrix is left out; None where it is wanted."""
@@ -94,11 +108,13 @@ class Choice(NamedTuple):
 
         if (self.include and not matches(self.include)) or matches(self.exclude):
             return UNWANTED
+        if self.only is not None and name not in self.only:
+            return UNWANTED
         return NO_EMBEDDING if role in EMBEDDINGS and not self.embeddings and not self.include else None
 
 
 class Listed(NamedTuple):
-    """A matrix that is wanted, not read yet; `whole` where it is all of its tensor, not a part of a fused one."""
+    """A matrix that is wanted, not read yet; `whole` where it is no part of a fused one."""
 
     layer: int | None
     role: str
@@ -289,7 +305,7 @@ def list_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Listed | Left
             yield layout
             continue
         layer = _layer(name)
-        yield from (Listed(layer, "other", part, layout.kind != EXPERTS) for part in layout.names(name))
+        yield from (Listed(layer, "other", part, whole=True) for part in layout.names(name))
 
 
 def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | LeftOut]:
@@ -307,6 +323,34 @@ def stream_tensors(tensors: TensorFiles, choice: Choice) -> Iterator[Matrix | Le
         yield from (Matrix(layer, "other", *each) for each in zip(layout.names(name), values, strict=True))
 
 
+def stream_adapted(tensors: TensorFiles, checkpoint: Checkpoint | None, choice: Choice) -> Iterator[Matrix | LeftOut]:
+    """Yield what `stream_model` does (`stream_tensors` without a checkpoint), and apart what an adapter changed.
+
+    Behind a matrix that an adapter changed come its base's, with `.base` behind its role and name, and what was added
+    to it, with `.update`.
+    """
+    changed, base, update = take_apart(tensors)
+
+    def read(files: TensorFiles, choice: Choice) -> Iterator[Matrix | LeftOut]:
+        if checkpoint is None:
+            return stream_tensors(files, choice)
+        return stream_model(dataclasses.replace(checkpoint, tensors=files), choice)
+
+    def changed_alone(files: TensorFiles) -> Iterator[Matrix]:
+        return (each for each in read(files, choice._replace(only=changed)) if isinstance(each, Matrix))
+
+    beside = zip(changed_alone(base), changed_alone(update), strict=True)
+    for found in read(tensors, choice):
+        if isinstance(found, LeftOut) or found.name not in changed:
+            yield found
+            continue
+        before, added = next(beside)
+        yield found._replace(base=before.values)
+        yield before._replace(role=f"{found.role}{BASE}", name=f"{found.name}{BASE}")
+        inputs = changed[found.name].inputs(as_stored=checkpoint is None)
+        yield added._replace(role=f"{found.role}{UPDATE}", name=f"{found.name}{UPDATE}", inputs=inputs)
+
+
 def _layer(name: str) -> int | None:
     found = LAYER_NUMBER.search(name)
     return int(found[0]) if found else None
@@ -321,18 +365,17 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def in_batches(
     matrices: Iterator[tuple[int, Matrix]], *, memory_bytes: float, most: int = 16
 ) -> Iterator[list[tuple[int, Matrix]]]:
-    """Gather matrices of one shape, wide ones turned tall, into batches for one call of the SVD kernel.
+    """Gather matrices of one kind, wide ones turned tall, into batches for one call of the SVD kernel.
 
-    Waiting matrices take `memory_bytes` at most: beyond it the shape that holds most goes first.
+    Waiting matrices take `memory_bytes` at most: beyond it the kind that holds most goes first.
     """
     waiting: dict[tuple[int, ...], list[tuple[int, Matrix]]] = {}
     for number, matrix in matrices:
-        shape = tuple(sorted(matrix.values.shape, reverse=True))
-        waiting.setdefault(shape, []).append((number, matrix))
-        if len(waiting[shape]) >= most:
-            yield waiting.pop(shape)
+        waiting.setdefault(matrix.kind, []).append((number, matrix))
+        if len(waiting[matrix.kind]) >= most:
+            yield waiting.pop(matrix.kind)
         while waiting and sum(each.values.nbytes for batch in waiting.values() for _, each in batch) > memory_bytes:
-            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]) * int(np.prod(shape))))
+            yield waiting.pop(max(waiting, key=lambda kind: sum(each.values.size for _, each in waiting[kind])))
     yield from waiting.values()
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from jacspec.config import config_folder
 from jacspec.errors import JacspecError, suggest
 from jacspec.files import Hashes
-from jacspec.models.adapters import is_adapter
 from jacspec.models.architectures import IGNORED_EVERYWHERE
 from jacspec.models.checkpoint import Checkpoint, load_tokenizer
 from jacspec.models.hf_config import read_json
@@ -125,8 +124,6 @@ def _open(name: str | Checkpoint, label: str, dtype: str, base: str | None) -> S
     given, revision = split_revision(name)
     model = named_model(given)
     model.revision = revision
-    if base is not None and model.path is not None and is_adapter(Path(model.path).expanduser()):
-        model.base = base
     if model.name == "hub" and given.count("/") != 1:
         known = [file.stem for file in (config_folder() / "model").glob("*.yaml") if file.stem not in ("hub", "path")]
         raise JacspecError(
@@ -134,7 +131,7 @@ def _open(name: str | Checkpoint, label: str, dtype: str, base: str | None) -> S
             "than the default is meant). " + suggest(given, known)
         )
     try:
-        location = locate(model, beside=SIDE_FILES)
+        location = locate(model, beside=SIDE_FILES, base=base)
     except JacspecError as error:
         raise JacspecError(f"{name}: {error}") from None
     try:

@@ -6,35 +6,14 @@ u_i^\top \Delta W v_i$ has the standard deviation $s$ (Stewart 1990), and $\sigm
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.spectra.svd import leading_pairs, singular_values
+from jacspec.spectra.subspaces import decompose, match_leading
+from jacspec.spectra.svd import singular_values
 from jacspec.studies.delta import ARRAYS, DELTA
-
-
-class Decomposed(NamedTuple):
-    """A thin SVD, singular vectors as columns, the largest value first."""
-
-    left: Float[np.ndarray, "m k"]
-    sigma: Float[np.ndarray, " k"]
-    right: Float[np.ndarray, "n k"]
-
-    @property
-    def rank(self) -> int:
-        """How many values are above rounding; the vectors of the others are arbitrary."""
-        longest = max(len(self.left), len(self.right))
-        return int((self.sigma > self.sigma[0] * longest * np.finfo(self.sigma.dtype).eps).sum())
-
-
-def decompose(matrices: Sequence[Float[np.ndarray, "m n"]]) -> list[Decomposed]:
-    """Compute the thin SVDs of matrices of one shape, in their own type; about 4 m n² + 8 n³ FLOPs each, m ≥ n."""
-    found = leading_pairs(jnp.asarray(np.stack(matrices)), min(matrices[0].shape))
-    return [Decomposed(*parts) for parts in zip(*map(np.asarray, found), strict=True)]
 
 
 def measure(
@@ -58,10 +37,7 @@ def measure(
     shifts = after.sigma.astype(np.float64) - before.sigma
     noise = norm_delta / math.sqrt(base.size)
     edge = noise * sum(map(math.sqrt, base.shape))
-    matches = {
-        "left": best_matches(before.left, before.rank, after.left, min(top_k, after.rank)),
-        "right": best_matches(before.right, before.rank, after.right, min(top_k, after.rank)),
-    }
+    matches = match_leading(before, after, top_k)
     found = {
         "relative": _ratio(norm_delta, norm_base),
         "norm_base": norm_base,
@@ -76,25 +52,11 @@ def measure(
         "largest_shift": float(np.abs(shifts).max()),
         "median_shift": float(np.median(np.abs(shifts))),
         "smallest_shift": float(shifts[-1]),
+        **matches.columns(threshold),
     }
-    for side, match in matches.items():
-        found[f"intruders_{side}"] = float((match < threshold).sum()) if match.size else math.nan
-        found[f"least_match_{side}"] = float(match.min()) if match.size else math.nan
-    arrays = (before.sigma, after.sigma, sigma, *matches.values())
+    arrays = (before.sigma, after.sigma, sigma, *matches)
     values = {name: found[name] for name in DELTA}
     return values, dict(zip(ARRAYS, (np.asarray(each, np.float64) for each in arrays), strict=True))
-
-
-def best_matches(
-    before: Float[np.ndarray, "m k"], rank: int, after: Float[np.ndarray, "m k"], top_k: int
-) -> Float[np.ndarray, " top"]:
-    """Find of each of the first `top_k` columns of `after` the largest |cos| with one of the first `rank` of `before`.
-
-    Vectors of the base beyond its rank are arbitrary and are nobody's counterpart.
-    """
-    if not rank:
-        return np.zeros(0)
-    return np.abs(before[:, :rank].T @ after[:, :top_k]).max(axis=0)
 
 
 def missing_reason(values: Mapping[str, float]) -> str:

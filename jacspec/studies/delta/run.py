@@ -13,7 +13,7 @@ from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init, ModelConfig
 from jacspec.errors import JacspecError
-from jacspec.models.adapters import AdaptedTensor
+from jacspec.models.adapters import AdaptedTensor, has_adapter
 from jacspec.models.hub import REVISION, base_name
 from jacspec.models.matrices import Choice, Listed, Matrix
 from jacspec.models.siblings import Sibling, list_matrices, open_siblings, role_name, stream_same_matrices
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
     def changed(self) -> Collection[str] | None:
         """Names of the tensors that an adapter changes; None for a model that is none."""
         index, before = self.model.tensors.index, self.base.tensors.index
-        if not any(isinstance(stored, AdaptedTensor) for stored in index.values()):
+        if not has_adapter(self.model.tensors):
             return None
         return {
             name for name, stored in index.items() if stored != before.get(name) or isinstance(stored, AdaptedTensor)
@@ -154,5 +154,5 @@ def _stream(pair: Pair, done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
 def _inputs(sibling: Sibling, matrix: Matrix) -> Float[np.ndarray, "n r"] | None:
     """Return a basis of what an adapter's A reads, where the matrix has the same inputs."""
     stored = sibling.tensors.index.get(matrix.name)
-    inputs = stored.inputs() if isinstance(stored, AdaptedTensor) else None
+    inputs = stored.inputs(as_stored=sibling.checkpoint is None) if isinstance(stored, AdaptedTensor) else None
     return inputs if inputs is not None and len(inputs) == matrix.values.shape[1] else None

@@ -231,15 +231,18 @@ def _compare(
 
 
 def _merge(
-    family: Family, merge: Merge, stored: StoredTensor, name: str, own: Sequence[Shaped[np.ndarray, "..."]]
+    family: Family, merge: Merge, name: str, own: Sequence[Shaped[np.ndarray, "..."]], dtype: np.dtype
 ) -> Shaped[np.ndarray, "..."]:
-    """Merge one tensor of all models."""
+    """Merge one tensor of all models; a stack, as of experts, matrix by matrix."""
+    if own[0].ndim == 3:
+        stack = enumerate(zip(*own, strict=True))
+        return np.stack([_merge(family, merge, f"{name}[{place}]", parts, dtype) for place, parts in stack])
     return merge_tensors(
         merge.recipe,
         own[0] if family.has_base else None,
         own[1:] if family.has_base else own,
-        dtype=NUMPY_TYPES[stored.dtype],
-        truncate=name in merge.truncated and len(stored.shape) == 2,
+        dtype=dtype,
+        truncate=name in merge.truncated and own[0].ndim == 2,
         precision=family.precision,
     )
 
@@ -259,14 +262,14 @@ def _write(family: Family, merge: Merge) -> None:
         name = names[stored]
         if stored.dtype not in FLOATS:
             return reference.tensors.read(name)
-        own = [each.tensors.read(name) for each in family.siblings]
+        own, dtype = [each.tensors.read(name) for each in family.siblings], NUMPY_TYPES[stored.dtype]
         if len({each.shape for each in own}) == 1:
-            merged = _merge(family, merge, stored, name, own)
+            merged = _merge(family, merge, name, own, dtype)
         elif family.options.resized is Resized.first:
-            merged = own[0].astype(NUMPY_TYPES[stored.dtype])
+            merged = own[0].astype(dtype)
         else:
             rows = min(map(len, own))
-            shared = _merge(family, merge, stored, name, [each[:rows] for each in own])
+            shared = _merge(family, merge, name, [each[:rows] for each in own], dtype)
             merged = np.concatenate([shared, own[0][rows:]])
         if not np.isfinite(merged).all():
             raise JacspecError(f"Merged, {stored.name} exceeds what {stored.dtype} holds. Lower merge.coefficient.")

@@ -151,6 +151,24 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
 λ_max, its `log_norm` log10 ‖W‖_F².
 """
 
+LEADING, THRESHOLD = 10, 0.5
+"""How many leading singular vectors may be intruders, and the |cos| below which one is: PEFT's own defaults."""
+
+SHUTTLEWORTH = "Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence"
+
+INTRUDERS: Mapping[str, Quantity] = {
+    "intruders_left": Quantity(
+        "intruders, left",
+        f"of an adapter: number of the {LEADING} first left singular vectors of the sum whose largest |cos| with one "
+        f"of the base's is below {THRESHOLD} (other numbers: task=delta)",
+        SHUTTLEWORTH,
+    ),
+    "intruders_right": Quantity("intruders, right", "the same of right singular vectors", SHUTTLEWORTH),
+    "least_match_left": Quantity("worst match, left", "the smallest of these largest |cos|, left", SHUTTLEWORTH),
+    "least_match_right": Quantity("worst match, right", "the smallest of these largest |cos|, right", SHUTTLEWORTH),
+}
+"""Columns beside these where the model is an adapter on its base."""
+
 
 STUDY = Study(
     name="weights",
@@ -160,7 +178,7 @@ STUDY = Study(
     reads=frozenset({"model", "metrics", "weights", "layers", "precision", "seed"}),
     takes=("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns=WEIGHT_METRICS,
+    columns={**WEIGHT_METRICS, **INTRUDERS},
     console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
@@ -177,6 +195,9 @@ STUDY = Study(
             "expected on each side. A bulk of one variance is identified where its lower and upper half agree and two "
             "searches find it; where not, what depends on it is missing. α means nothing without that of Gaussian "
             "matrices, which have no power law: α^null with its 5 and 95 %.",
+            "Of an adapter, each matrix that it changes has three rows: the sum, the base's (.base) and what was "
+            "added (.update), whose spectrum is that of its factors. An intruder is a leading singular vector of the "
+            "sum that has no counterpart in the base.",
             "A missing value (–) has its reason in the last column of metrics.csv.",
         ),
     ),

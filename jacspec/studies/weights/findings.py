@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from jacspec.axes import BASE, UPDATE
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.studies.weights import LEADING
 
 COUNTED = 0.01
 """How many values a null has on average beyond the edge from which they are counted."""
@@ -15,7 +17,7 @@ def matrix_findings(run: Run) -> Iterator[str]:
 
     A p-value counts where its q-value over all matrices (Benjamini & Hochberg) is below `SURE`.
     """
-    table = run.metrics
+    table = run.metrics[~run.metrics["role"].str.endswith((BASE, UPDATE))]  # an adapter's sums stand for themselves
     columns = set(run.metric_names)
     if "spectral_radius" in columns and table["spectral_radius"].notna().any():
         ends = [table.loc[find()] for find in (table["spectral_radius"].idxmax, table["spectral_radius"].idxmin)]
@@ -29,6 +31,12 @@ def matrix_findings(run: Run) -> Iterator[str]:
         if column in columns and (tested := table[column].dropna()).size:
             sure = int((adjust_for_many(tested.to_numpy(float)) < SURE).sum())
             yield f"σ₁ is larger than {null} in {sure} of {len(tested)} matrices (q below {SURE})."
+    if "intruders_left" in columns and (counts := table["intruders_left"].dropna()).size:
+        yield (
+            f"Of {len(counts)} matrices that the adapter changed, {int((counts > 0).sum())} have an intruder among "
+            f"their first {LEADING} left singular vectors, {int(counts.sum())} in all; the worst match with one of "
+            f"the base's is |cos| = {table['least_match_left'].min():.2g}."
+        )
     if "norms_above" in columns and (counts := table["norms_above"].dropna()).size:
         roles = table.loc[counts.index].groupby("role", sort=False)["norms_above"].median()
         listed = ", ".join(f"{role} {count:g}" for role, count in roles.items())

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from jacspec.axes import Row
 from jacspec.backend import numerics
@@ -73,7 +74,7 @@ def measure_all(
 def measure_batch(
     batch: Sequence[tuple[int, Matrix]], metric_names: Sequence[str], *, top_k: int, null: str, seed: int
 ) -> list[Row]:
-    """Compute the spectra of matrices of one shape (some perhaps transposed), and all that is said of them.
+    """Compute the spectra of matrices of one kind (some perhaps transposed), and all that is said of them.
 
     What has a power of two set apart is computed without it, and has it in the result.
 
@@ -90,7 +91,7 @@ def measure_batch(
     )
     # A matrix that holds NaN is computed as zeros and blanked: LAPACK may not end on it.
     matrices = [matrix if whole else np.zeros_like(matrix) for matrix, whole in zip(matrices, finite, strict=True)]
-    sigma = singular_values(matrices)
+    sigma = _spectra([matrix for _, matrix in batch], matrices)
     rows, cols = matrices[0].shape
     values = compute_metrics(metric_names, sigma, shape=(rows, cols), top_k=top_k)
     drawn = None
@@ -117,6 +118,16 @@ def measure_batch(
         key = (matrix.layer, matrix.role, None, matrix.name)
         results.append(matrix_row(number, key, shape, values, metrics, reason))
     return results
+
+
+def _spectra(batch: Sequence[Matrix], matrices: Sequence[Float[np.ndarray, "m n"]]) -> Float[Array, "batch k"]:
+    """Compute the singular values of matrices, those of low rank W = (W Q) Qᵀ from W Q: the others are zero."""
+    if batch[0].inputs is None:
+        return singular_values(matrices)
+    found = singular_values(
+        [own.values @ own.inputs.astype(own.values.dtype) for own in batch if own.inputs is not None]
+    )
+    return jnp.pad(found, ((0, 0), (0, matrices[0].shape[1] - found.shape[1])))
 
 
 def _variance(matrix: Float[np.ndarray, "m n"], mean: float, sigma: Float[np.ndarray, " k"]) -> float:

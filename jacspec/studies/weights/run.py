@@ -4,8 +4,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 
 from jacspec.axes import Row
@@ -14,15 +15,19 @@ from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.files import Hashes
 from jacspec.jacobians.engine import memory_budget
-from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
+from jacspec.models.adapters import has_adapter
+from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_adapted, stream_model
 from jacspec.runs.rows import matrix_layout
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
+from jacspec.spectra.subspaces import decompose, match_leading
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.weights import WEIGHT_METRICS, WeightsOptions
+from jacspec.studies.weights import INTRUDERS, LEADING, THRESHOLD, WEIGHT_METRICS, WeightsOptions
 from jacspec.studies.weights.measure import measure_all, within_range
 from jacspec.studies.work import RowWork
+
+NOT_A_SUM = "no intruders: not the sum of a base and an adapter's change"
 
 
 def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -44,41 +49,72 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
 def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     options = config.own(WeightsOptions)
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
-    identity, facts, matrices = _open(config, inputs, choice)
+    opened = _open(config, inputs, choice)
+    precision = config.precision.value
     left_out: Counter[str] = Counter()
 
     def stream(done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
         counter = itertools.count()
+        intruders: dict[int, dict[str, float]] = {}
 
         def wanted() -> Iterator[tuple[int, Matrix]]:
-            for found in matrices:
+            for found in opened.matrices:
                 if isinstance(found, LeftOut):
                     left_out[found.reason] += 1
                 elif (number := next(counter)) not in done:
-                    yield number, within_range(found, config.precision.value)
+                    if found.base is not None:
+                        intruders[number] = _count_intruders(found, precision)
+                    yield number, within_range(found._replace(base=None), precision)
 
-        yield from measure_all(
+        for rows in measure_all(
             wanted(),
             names,
-            precision=config.precision.value,
+            precision=precision,
             top_k=config.metrics.top_k,
             null=options.against.value,
             seed=config.seed,
             memory_bytes=memory_budget(config.engine.memory_gib),
-        )
+        ):
+            yield [_add_intruders(row, intruders.pop(row.number, None)) for row in rows] if opened.adapted else rows
         if not next(counter):
             raise JacspecError(
                 f"No matrix is left: {dict(left_out) or 'the checkpoint holds no tensor'}. "
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    layout = matrix_layout((*names, *WEIGHT_METRICS))
-    return RowWork(layout, {"checkpoint": identity}, facts, stream, "matrices", learnt={"left_out": left_out})
+    layout = matrix_layout((*names, *WEIGHT_METRICS, *(INTRUDERS if opened.adapted else ())))
+    identity = {"checkpoint": opened.identity}
+    return RowWork(layout, identity, opened.facts, stream, "matrices", learnt={"left_out": left_out})
 
 
-def _open(
-    config: Config, inputs: Inputs, choice: Choice
-) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:
+def _count_intruders(matrix: Matrix, precision: str) -> dict[str, float]:
+    """Count the singular vectors that a matrix has and its base has not."""
+    assert matrix.base is not None
+    pair = [values.astype(precision) for values in (matrix.base, matrix.values)]
+    if not all(np.isfinite(values).all() for values in pair):
+        return dict.fromkeys(INTRUDERS, float("nan"))
+    before, after = decompose(pair)
+    return match_leading(before, after, LEADING).columns(THRESHOLD)
+
+
+def _add_intruders(row: Row, found: Mapping[str, float] | None) -> Row:
+    """Put the columns of adapters behind a row."""
+    if found is not None:
+        return row._replace(values={**row.values, **found})
+    reason = "; ".join(filter(None, [row.reason, NOT_A_SUM]))
+    return row._replace(values={**row.values, **dict.fromkeys(INTRUDERS, float("nan"))}, reason=reason)
+
+
+class Opened(NamedTuple):
+    """A checkpoint as this study reads it: what `run.json` says of it, its matrices, whether an adapter is on it."""
+
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    matrices: Iterator[Matrix | LeftOut]
+    adapted: bool
+
+
+def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
     """Open a checkpoint by its family's rules, or where it has none by tensor name."""
     try:
         checkpoint = inputs.checkpoint()
@@ -94,9 +130,13 @@ def _open(
         identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
         identity |= {"notes": notes} if notes else {}
         layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
-        return identity, {"read by name": str(error)}, _of_layers(stream_tensors(tensors, choice), layers)
-    matrices = _of_layers(stream_model(checkpoint, choice), inputs.layers(checkpoint.spec))
-    return describe_checkpoint(checkpoint), {}, matrices
+        matrices = _of_layers(stream_adapted(tensors, None, choice), layers)
+        return Opened(identity, {"read by name": str(error)}, matrices, has_adapter(tensors))
+    layers, identity = inputs.layers(checkpoint.spec), describe_checkpoint(checkpoint)
+    if checkpoint.tensors is None:
+        return Opened(identity, {}, _of_layers(stream_model(checkpoint, choice), layers), adapted=False)
+    matrices = _of_layers(stream_adapted(checkpoint.tensors, checkpoint, choice), layers)
+    return Opened(identity, {}, matrices, has_adapter(checkpoint.tensors))
 
 
 def _of_layers(found: Iterator[Matrix | LeftOut], layers: frozenset[int] | None) -> Iterator[Matrix | LeftOut]:
