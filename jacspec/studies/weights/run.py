@@ -1,5 +1,7 @@
 """`task=weights`: the spectra of a checkpoint's weight matrices, by role, beside chance."""
 
+import dataclasses
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,20 +10,22 @@ from typing import Any
 
 from rich.console import Console
 
-from jacspec.axes import Row
+from jacspec.axes import Key, Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.files import Hashes
 from jacspec.jacobians.engine import memory_budget
-from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
-from jacspec.runs.rows import matrix_layout
+from jacspec.models.matrices import ROLES, Choice, LeftOut, Matrix, describe_layouts, stream_model, stream_tensors
+from jacspec.runs.rows import WHOLE_MODEL, matrix_layout
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.weights import WEIGHT_METRICS, WeightsOptions
+from jacspec.studies.weights import OVER_MATRICES, WEIGHT_METRICS, WORDS, WeightsOptions
+from jacspec.studies.weights.extras import choose_extra
 from jacspec.studies.weights.measure import measure_all, within_range
+from jacspec.studies.weights.verdicts import complete_rows
 from jacspec.studies.work import RowWork
 
 
@@ -44,7 +48,8 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
 def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     options = config.own(WeightsOptions)
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
-    identity, facts, matrices = _open(config, inputs, choice)
+    extra = choose_extra(options.extra, options.draws)
+    identity, facts, matrices, depth = _open(config, inputs, choice)
     left_out: Counter[str] = Counter()
 
     def stream(done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
@@ -65,6 +70,7 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
             null=options.against.value,
             seed=config.seed,
             memory_bytes=memory_budget(config.engine.memory_gib),
+            extra=extra,
         )
         if not next(counter):
             raise JacspecError(
@@ -72,14 +78,28 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    layout = matrix_layout((*names, *WEIGHT_METRICS))
+    columns = (*names, *WEIGHT_METRICS, *OVER_MATRICES, *extra.columns)
+    layout = dataclasses.replace(
+        matrix_layout(columns),
+        groups=_count_towards,
+        complete=functools.partial(complete_rows, depth=depth),
+        words=tuple(WORDS),
+    )
     return RowWork(layout, {"checkpoint": identity}, facts, stream, "matrices", learnt={"left_out": left_out})
+
+
+def _count_towards(key: Key) -> Iterator[Key]:
+    """Count a matrix to its role, and to the whole model unless it is fused of others that count."""
+    role = key[1]
+    yield None, role
+    if role == "other" or role in ROLES.values():
+        yield None, WHOLE_MODEL
 
 
 def _open(
     config: Config, inputs: Inputs, choice: Choice
-) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut]]:
-    """Open a checkpoint by its family's rules, or where it has none by tensor name."""
+) -> tuple[dict[str, Any], dict[str, Any], Iterator[Matrix | LeftOut], int | None]:
+    """Open a checkpoint by its family's rules, or where it has none by tensor name, its depth then being unknown."""
     try:
         checkpoint = inputs.checkpoint()
     except JacspecError as error:
@@ -94,9 +114,9 @@ def _open(
         identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
         identity |= {"notes": notes} if notes else {}
         layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
-        return identity, {"read by name": str(error)}, _of_layers(stream_tensors(tensors, choice), layers)
+        return identity, {"read by name": str(error)}, _of_layers(stream_tensors(tensors, choice), layers), None
     matrices = _of_layers(stream_model(checkpoint, choice), inputs.layers(checkpoint.spec))
-    return describe_checkpoint(checkpoint), {}, matrices
+    return describe_checkpoint(checkpoint), {}, matrices, len(checkpoint.spec.blocks)
 
 
 def _of_layers(found: Iterator[Matrix | LeftOut], layers: frozenset[int] | None) -> Iterator[Matrix | LeftOut]:
