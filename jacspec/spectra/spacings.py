@@ -5,7 +5,7 @@ do; values that know nothing of one another (Poisson) do not. Two ways to say it
 
 - the ratio $\tilde r = \min(s_i, s_{i+1}) / \max(s_i, s_{i+1})$ of neighbouring spacings, whose mean is 0.5307 of the
   GOE and $2 \ln 2 - 1$ = 0.3863 of Poisson (Oganesyan & Huse 2007; Atas et al. 2013): nothing has to be unfolded;
-- spacings unfolded to a density of 1: Brody's β, 0 of Poisson and close to 1 of the GOE, and the variance of how many
+- spacings unfolded to a density of 1: Brody's β, 0 of Poisson and about 0.95 of the GOE, and the variance of how many
   values an interval of length L holds, L of Poisson, $\frac{2}{\pi^2} (\ln 2 \pi L + 1.577 - \frac{\pi^2}{8})$ of
   the GOE.
 

@@ -1,6 +1,6 @@
 """How well vectors, spacings and tails are judged: rates under the null and power on what is planted.
 
-    python tests/benchmarks/tails.py   (from the repository; about four minutes; writes tails.json)
+    python tests/benchmarks/tails.py   (from the repository; about a minute; writes tails.json)
 
 docs/chance.md has its tables. Seeds are fixed, and nothing depends on the machine.
 """
@@ -26,13 +26,13 @@ from jacspec.spectra.tails import bootstrap_tail, compare_laws, square_windows
 from jacspec.spectra.weight_metrics import shuffled_spectra
 
 DRAWS = 99
-"""Of each bootstrap here; weights.draws has more."""
+"""Of each bootstrap here; `weights.draws` are more."""
 
 
 def check_vectors() -> dict[str, Any]:
     """Take singular vectors of Gaussian matrices, and vectors of entries that are not Gaussian."""
     found: dict[str, Any] = {}
-    for n, matrices in ((32, 600), (96, 200), (576, 36), (3072, 3)):
+    for n, matrices in ((32, 100), (96, 60), (384, 10)):
         rng = np.random.default_rng(n)
         vectors = np.concatenate(
             [np.linalg.svd(rng.normal(size=(n, max(n // 3, 24))), full_matrices=False)[0].T for _ in range(matrices)]
@@ -44,7 +44,7 @@ def check_vectors() -> dict[str, Any]:
             "mean participation": _round(seen.participation.mean()),
             "localised": _round((seen.participation > rare_participation(n)).mean()),
         }
-    for n in (96, 576):
+    for n in (96, 384):
         rng = np.random.default_rng(n + 1)
         for words, entries in _unlike_normal(rng, n).items():
             seen = vector_chance(entries / np.linalg.norm(entries, axis=1, keepdims=True))
@@ -56,7 +56,7 @@ def check_vectors() -> dict[str, Any]:
     return found
 
 
-def _unlike_normal(rng: np.random.Generator, n: int, draws: int = 1000) -> dict[str, np.ndarray]:
+def _unlike_normal(rng: np.random.Generator, n: int, draws: int = 400) -> dict[str, np.ndarray]:
     return {
         "entries of Student's t, 4 degrees": rng.standard_t(4, (draws, n)),
         "a third of the entries three times as large": rng.normal(size=(draws, n)) * rng.choice([1, 1, 3], (draws, n)),
@@ -67,7 +67,7 @@ def _unlike_normal(rng: np.random.Generator, n: int, draws: int = 1000) -> dict[
 
 def check_spacings() -> dict[str, Any]:
     """Take spectra that repel and spectra that do not."""
-    draws = 60
+    draws = 40
     found = {}
     for words, draw in _spectra().items():
         rng = np.random.default_rng(len(words))
@@ -96,24 +96,24 @@ def _spectra() -> Mapping[str, Callable[[np.random.Generator], np.ndarray]]:
         return lambda rng: np.linalg.svd(rng.normal(size=shape), compute_uv=False)
 
     return {
-        **{f"GOE, {n} values": lambda rng, n=n: goe(rng, 4 * n // 3) for n in (96, 576)},
-        **{f"Gaussian matrix, {_words(shape)}": gaussian(shape) for shape in ((96, 96), (96, 384), (576, 576))},
-        **{f"Poisson, {n} values": lambda rng, n=n: rng.uniform(1, 2, n) for n in (96, 576)},
-        "Poisson, 576 values of density 1/x": lambda rng: np.exp(rng.uniform(0, 3, 576)),
+        **{f"GOE, {n} values": lambda rng, n=n: goe(rng, 4 * n // 3) for n in (96, 384)},
+        **{f"Gaussian matrix, {_words(shape)}": gaussian(shape) for shape in ((96, 96), (96, 384), (384, 384))},
+        **{f"Poisson, {n} values": lambda rng, n=n: rng.uniform(1, 2, n) for n in (96, 384)},
+        "Poisson, 384 values of density 1/x": lambda rng: np.exp(rng.uniform(0, 3, 384)),
     }
 
 
 TAILS: Mapping[str, Callable[[np.random.Generator], np.ndarray]] = {
-    "power law, α = 2.5, 100 values": lambda rng: 1 + rng.pareto(1.5, 100),
-    "power law, α = 2.5, 400 values": lambda rng: 1 + rng.pareto(1.5, 400),
-    "power law, α = 3, 120 of 400 values": lambda rng: np.r_[
-        1 + rng.pareto(2.0, 120), rng.uniform(0.05, 1, 280) ** 0.5
+    "power law, α = 2.5, 50 values": lambda rng: 1 + rng.pareto(1.5, 50),
+    "power law, α = 2.5, 150 values": lambda rng: 1 + rng.pareto(1.5, 150),
+    "power law, α = 3, 60 of 150 values": lambda rng: np.r_[
+        1 + rng.pareto(2.0, 60), rng.uniform(0.05, 1, 90) ** 0.5
     ],
-    "lognormal, σ = 1, 400 values": lambda rng: np.exp(rng.normal(size=400)),
-    "exponential, 400 values": lambda rng: 1 + rng.exponential(size=400),
-    "power law cut off, 400 values": lambda rng: _cut_off(rng, 400),
+    "lognormal, σ = 1, 150 values": lambda rng: np.exp(rng.normal(size=150)),
+    "exponential, 150 values": lambda rng: 1 + rng.exponential(size=150),
+    "power law cut off, 150 values": lambda rng: _cut_off(rng, 150),
     "Gaussian matrix, 96 × 96": lambda rng: np.linalg.svd(rng.normal(size=(96, 96)), compute_uv=False) ** 2,
-    "Gaussian matrix, 384 × 384": lambda rng: np.linalg.svd(rng.normal(size=(384, 384)), compute_uv=False) ** 2,
+    "Gaussian matrix, 96 × 384": lambda rng: np.linalg.svd(rng.normal(size=(96, 384)), compute_uv=False) ** 2,
 }
 
 
@@ -123,10 +123,10 @@ def _cut_off(rng: np.random.Generator, count: int) -> np.ndarray:
     return x[rng.uniform(size=x.size) < np.exp(-(x - 1) / 10)][:count]
 
 
-TRUE = {"power law, α = 2.5, 100": 2.5, "power law, α = 2.5, 400": 2.5, "power law, α = 3, 120": 3.0}
+TRUE = {"power law, α = 2.5, 50": 2.5, "power law, α = 2.5, 150": 2.5, "power law, α = 3, 60": 3.0}
 
 
-def check_tails(draws: int = 200) -> dict[str, Any]:
+def check_tails(draws: int = 60) -> dict[str, Any]:
     """Fit tails that are power laws and tails that are not: p-values, and how often the interval holds α."""
     found: dict[str, Any] = {}
     for words, draw in TAILS.items():
@@ -148,10 +148,10 @@ def check_tails(draws: int = 200) -> dict[str, Any]:
     return found
 
 
-def check_exponents(draws: int = 100) -> dict[str, Any]:
+def check_exponents(draws: int = 60) -> dict[str, Any]:
     """Fit Gaussian matrices: how many are below what 5 % and half of such matrices should be below."""
     found: dict[str, Any] = {}
-    for shape in ((96, 96), (96, 384), (192, 576)):
+    for shape in ((96, 96), (96, 384)):
         level, below = chance_of_tails(shape, 0), dict[str, list[tuple[bool, bool]]]()
         rng = np.random.default_rng(shape)
         for number in range(draws):
@@ -182,15 +182,15 @@ def further(matrix: np.ndarray, number: int) -> dict[str, float]:
     fit = fit_tails(sigma[None] ** 2)
     given = {"alpha": float(fit.alpha[0]), "x_min": float(fit.x_min[0]), "ks_distance": float(fit.ks_distance[0])}
     windows = np.asarray(singular_values(square_windows(matrix.astype(np.float32))))
-    shuffled = shuffled_spectra([(0, number)], [matrix.astype(np.float32)])[0]
+    shuffled = shuffled_spectra([(0, number)], [(matrix - matrix.mean()).astype(np.float32)])[0]
     shape = matrix.shape[0], matrix.shape[1]
     return tail_metrics(sigma, shape, windows, shuffled, given, draws=2, seed=(0, number))[0]
 
 
-def check_mixture(draws: int = 100) -> dict[str, Any]:
+def check_mixture(draws: int = 40) -> dict[str, Any]:
     """Plant a tail of known weight and exponent beyond a bulk."""
     found = {}
-    for shape, count, mu in (((96, 384), 10, 3.0), ((384, 384), 40, 3.0), ((384, 384), 40, 5.0)):
+    for shape, count, mu in (((96, 384), 10, 3.0), ((192, 192), 20, 3.0), ((192, 192), 20, 5.0)):
         rng = np.random.default_rng([*shape, count])
         seen = []
         for number in range(draws):
@@ -210,8 +210,8 @@ def check_mixture(draws: int = 100) -> dict[str, Any]:
         found[f"{_words(shape)}, {count} values of exponent {mu:g} beyond"] = {
             "weight planted": _round(count / shape[0]),
             "weight": _round(weight.mean()),
-            "exponent": _round(np.median(alpha)),
-            "within 2 errors": _round(np.mean(abs(alpha - mu) < 2 * error)),
+            "exponent": _round(np.nanmedian(alpha)),
+            "within 2 errors": _round(np.mean((abs(alpha - mu) < 2 * error)[np.isfinite(alpha)])),
             "identified": _round(len(seen) / draws),
         }
     return found

@@ -217,7 +217,7 @@ SPACINGS: Mapping[str, Quantity] = {
     "brody": Quantity(
         r"Brody's $\beta$",
         "exponent of repulsion of the unfolded spacings, maximum likelihood: 0 of values that know nothing of one "
-        "another (Poisson), about 0.9 of random matrices",
+        "another (Poisson), about 0.95 of random matrices",
         f"Brody 1973; {THAMM}",
     ),
     "brody_error": Quantity(r"$\sigma_\beta$", "its standard error, from the curvature", "Brody 1973"),
