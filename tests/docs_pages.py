@@ -121,17 +121,7 @@ def _tail_tables() -> dict[str, str]:
         heads = list(next(iter(record[word].values())))
         rows = [(case, *(_number(found[head]) for head in heads)) for case, found in record[word].items()]
         parts[word] = _table((first, *heads), rows)
-    heads = ("farms_alpha", "hill_alpha", "alpha_to_max")
-    rows = [
-        (
-            case,
-            *(_number(found.get(head, {}).get(level)) for head in heads for level in ("below low", "below median")),
-            _number(found["any trap"]),
-        )
-        for case, found in record["exponents"].items()
-    ]
-    named = (f"`{head}` below {level}" for head in heads for level in ("5 %", "50 %"))
-    return parts | {"exponents": _table(("matrix", *named, "any trap"), rows)}
+    return parts
 
 
 ENDS = ("participation", "localised", "likelier", "holds α")
