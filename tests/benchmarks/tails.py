@@ -106,9 +106,7 @@ def _spectra() -> Mapping[str, Callable[[np.random.Generator], np.ndarray]]:
 TAILS: Mapping[str, Callable[[np.random.Generator], np.ndarray]] = {
     "power law, α = 2.5, 50 values": lambda rng: 1 + rng.pareto(1.5, 50),
     "power law, α = 2.5, 150 values": lambda rng: 1 + rng.pareto(1.5, 150),
-    "power law, α = 3, 60 of 150 values": lambda rng: np.r_[
-        1 + rng.pareto(2.0, 60), rng.uniform(0.05, 1, 90) ** 0.5
-    ],
+    "power law, α = 3, 60 of 150 values": lambda rng: np.r_[1 + rng.pareto(2.0, 60), rng.uniform(0.05, 1, 90) ** 0.5],
     "lognormal, σ = 1, 150 values": lambda rng: np.exp(rng.normal(size=150)),
     "exponential, 150 values": lambda rng: 1 + rng.exponential(size=150),
     "power law cut off, 150 values": lambda rng: _cut_off(rng, 150),
