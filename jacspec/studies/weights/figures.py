@@ -43,8 +43,8 @@ CAPTIONS = {
     "tails": "The share of λ = σ² at or above x in one layer, and the power law fitted from x_min on, with α of "
     "Gaussian matrices of the shape (median; 5 and 95 %).",
     "vectors": "p-values of singular vectors beside random ones (Kolmogorov–Smirnov of their entries), the mean over "
-    "layers and 15 neighbours; by chance 0.5 everywhere (grey: 95 % of such means). Above that, entries are nearer to a "
-    "normal law than random ones, as behind a LayerNorm, where they sum to zero.",
+    "layers and 15 neighbours; by chance 0.5 everywhere (grey: 95 % of such means). Above that, entries are nearer to "
+    "a normal law than random ones, as behind a LayerNorm, where they sum to zero.",
     "participation": "Inverse participation ratio Σv⁴ of singular vectors over that of chance, the mean over layers "
     "and 15 neighbours; by chance 1 everywhere.",
     "spacings": "Spacings of neighbouring singular values of all layers, unfolded to a mean of 1: values that repel "
