@@ -612,6 +612,8 @@ def weights(
     embeddings: bool = False,
     stacked: Literal["auto", "experts", "kernel", "skip"] = "auto",
     against: Literal["shuffled", "gaussian", "none"] = "gaussian",
+    extra: str | Sequence[str] = (),
+    draws: int = 199,
     show_layer: int = 0,
     layers: int | Sequence[int] | None = None,
     metrics: str | Sequence[str] = "paper",
@@ -636,6 +638,9 @@ def weights(
       auto: by name and shape
     - `against`: one draw of chance beside each spectrum: gaussian (one a shape), shuffled (its own
       entries), none
+    - `extra`: further columns, by name or group: vectors (singular vectors), spacings (of singular
+      values), tails; minutes for a large model
+    - `draws`: of the bootstraps of extra=['tails']
     - `show_layer`: the layer that figures of single matrices show
     - `layers`: which layers, -1 the last; None: all
     - `metrics`: names of metrics, `paper` or `full`: one or several

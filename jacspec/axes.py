@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
     `number` is its place in the run, `key` which it is, one value a key column of the run, None where it has none;
     `values` are its numbers, NaN where there is none; `arrays` have one axis each, and all rows of a run have the same
-    ones. `reason` says why values are missing, and is empty where none is.
+    ones. `reason` says why values are missing, and is empty where none is. `words` are columns of text.
     """
 
     number: int
@@ -61,3 +61,4 @@ class Row(NamedTuple):
     values: Mapping[str, float]
     arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
     reason: str = ""
+    words: Mapping[str, str] = {}

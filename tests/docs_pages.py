@@ -97,7 +97,40 @@ def chance_tables() -> dict[str, str]:
         parts[f"counts of {word}"] = _table(("matrix", "share or number of values", "found"), counts)
     heads = list(next(iter(record["alpha"].values())))
     rows = [(case, *(f"{found[head]:g}" for head in heads)) for case, found in record["alpha"].items()]
-    return parts | {"alpha": _table(("tail", *heads), rows)}
+    return parts | {"alpha": _table(("tail", *heads), rows)} | _tail_tables()
+
+
+def _tail_tables() -> dict[str, str]:
+    """Write those of vectors, spacings and tails: rates at three levels as cells of their own."""
+    record = json.loads((Path(__file__).parent / "benchmarks" / "tails.json").read_text(encoding="utf-8"))
+    parts = {}
+    for word, (first, second) in {
+        "vectors": ("vectors", "p-value"),
+        "tails": ("values", "p-value"),
+    }.items():
+        rates = [
+            (case, name, *(f"{rate:g}" for rate in values.values()))
+            for case, found in record[word].items()
+            for name, values in found.items()
+            if isinstance(values, dict)
+        ]
+        parts[word] = _table((first, second, "at 1 %", "at 5 %", "at 50 %"), rates)
+        names = list(dict.fromkeys(name for found in record[word].values() for name in found if name.endswith(ENDS)))
+        shares = [(case, *(_number(found.get(name)) for name in names)) for case, found in record[word].items()]
+        parts[f"shares of {word}"] = _table((first, *names), shares)
+    for word, first in (("spacings", "spectrum"), ("mixture", "matrix")):
+        heads = list(next(iter(record[word].values())))
+        rows = [(case, *(_number(found[head]) for head in heads)) for case, found in record[word].items()]
+        parts[word] = _table((first, *heads), rows)
+    return parts
+
+
+ENDS = ("participation", "localised", "likelier", "holds α")
+"""Of names of what is a share or a mean, and no rate at three levels."""
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
 
 
 def _mean_and_sd(found: Mapping[str, float]) -> str:

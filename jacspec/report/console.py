@@ -166,8 +166,8 @@ def print_matrices(run: Run, console: Console) -> None:
     for heading in ("role", "n", *(metric_title(run, name) for name in metrics)):
         table.add_column(heading, justify="left" if heading == "role" else "right")
     for role in dict.fromkeys(whole["component"]):
-        rows = whole[whole["component"] == role].set_index("metric")["median"]
-        count = int((run.metrics["role"] == role).sum())
+        own = whole[whole["component"] == role].set_index("metric")
+        rows, count = own["median"], int((run.metrics["role"] == role).sum()) or int(own["n"].max())
         table.add_row(printable(role), str(count), *(number_format([rows[name]])(rows[name]) for name in metrics))
     console.print(table)
     for reason, count in (run.provenance.get("left_out") or {}).items():

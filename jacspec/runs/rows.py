@@ -39,6 +39,7 @@ class RowLayout:
     `grouped` (none: there is no such file); `groups(key)` names the groups that a row counts towards. In `spectra.nc`
     rows are the axis `axis`, with the key columns `labels` beside it; arrays share the axis `index`, counted from 1,
     and values stand beside them; without an `index` each array has an axis of its own, and values are left out.
+    What only all rows together say, `complete` adds to them before tables are written; `words` are its columns of text.
     """
 
     keys: tuple[str, ...]
@@ -48,6 +49,12 @@ class RowLayout:
     axis: str
     labels: tuple[str, ...]
     index: str | None
+    complete: Callable[[Sequence[Row]], Sequence[Row]] = list
+    words: tuple[str, ...] = ()
+
+
+WHOLE_MODEL = "all"
+"""What stands for the role of all matrices together in `summary.csv`; it comes last."""
 
 
 def matrix_layout(columns: tuple[str, ...]) -> RowLayout:
@@ -95,9 +102,12 @@ class RowWriter(Writer):
 
     def write_tables(self) -> None:
         """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the rows that are done."""
-        layout, rows = self.layout, [self.done[number] for number in sorted(self.done)]
-        lines = ((*row.key, *(row.values[name] for name in layout.columns), row.reason) for row in rows)
-        write_csv(self.folder / "metrics.csv", (*layout.keys, *layout.columns, REASON), lines)
+        layout, rows = self.layout, self.layout.complete([self.done[number] for number in sorted(self.done)])
+        lines = (
+            (*row.key, *(row.values[name] for name in layout.columns), *map(row.words.get, layout.words), row.reason)
+            for row in rows
+        )
+        write_csv(self.folder / "metrics.csv", (*layout.keys, *layout.columns, *layout.words, REASON), lines)
         if rows and layout.grouped:
             header = (*layout.grouped, *SUMMARY_COLUMNS[SUMMARY_COLUMNS.index("metric") :])
             write_csv(self.folder / "summary.csv", header, _summary_rows(rows, layout))
@@ -134,6 +144,8 @@ def _summary_rows(rows: Sequence[Row], layout: RowLayout) -> list[tuple[Any, ...
     for row in rows:
         for key in layout.groups(row.key):
             groups.setdefault(key, []).append(row)
+    if (last := (None, WHOLE_MODEL)) in groups:
+        groups[last] = groups.pop(last)
     return [
         (*key, name, *summarise(np.array([row.values[name] for row in group], np.float64)))
         for key, group in groups.items()

@@ -31,6 +31,7 @@ from jacspec.spectra.variance_profile import Profile, profile_edges
 
 SCALING: Mapping[str, int] = {
     "x_min": 2,
+    "detx_lambda": 2,
     **{f"{what}_{side}": 1 for what in ("null", "mp", "bulk", "count", "norms") for side in ("low", "high")},
     **{name: metric.scaling for name, metric in METRICS.items()},
 }
@@ -74,7 +75,7 @@ def compute_weight_metrics(
     missing.
     """
     sigma = sigma.astype(np.float64)
-    some = _above_rounding(sigma, shape)
+    some = above_rounding(sigma, shape)
     lam = np.where(some, sigma**2, np.nan)
     tailed = np.where(equal_to_rounding(sigma, shape)[:, None], np.nan, lam)
     tails = {name: np.asarray(values, np.float64) for name, values in fit_tails(tailed)._asdict().items()}
@@ -220,8 +221,14 @@ def gaussian_spectrum(shape: tuple[int, int], seed: int) -> Float[np.ndarray, " 
     return eigvalsh_tridiagonal(np.zeros(2 * n), beside, lapack_driver="sterf")[: n - 1 : -1]
 
 
-def _gaussian_eigenvalues(shape: tuple[int, int], rng: np.random.Generator, draws: int) -> Float[np.ndarray, "draw k"]:
-    """Draw λ of such matrices as eigenvalues of B Bᵀ: a quarter of the cost, right to rounding of the largest."""
+@functools.lru_cache(maxsize=8)
+def gaussian_eigenvalues(shape: tuple[int, int], seed: int) -> Float[np.ndarray, "draw k"]:
+    """Draw λ of `ALPHA_DRAWS` such matrices as eigenvalues of B Bᵀ, ascending, right to rounding of the largest.
+
+    A quarter of the cost of singular values.
+    """
+    draws = ALPHA_DRAWS[min(shape) <= LARGE]
+    rng = np.random.default_rng([seed, draws, *shape])
     found = []
     for _ in range(draws):
         entries = _bidiagonal(shape, rng)
@@ -250,8 +257,8 @@ def alpha_of_chance(shape: tuple[int, int], seed: int) -> dict[str, float]:
     **Returns:** the columns `alpha_null_low` (5 %), `alpha_null` (median) and `alpha_null_high` (95 %); NaN where a
     spectrum of this size has no tail.
     """
-    draws = ALPHA_DRAWS[min(shape) <= LARGE]
-    alpha = np.sort(fit_tails(_gaussian_eigenvalues(shape, np.random.default_rng([seed, draws, *shape]), draws)).alpha)
+    alpha = np.sort(fit_tails(gaussian_eigenvalues(shape, seed)).alpha)
+    draws = alpha.size
     places = (draws + 1) // 20 - 1, draws // 2, draws - (draws + 1) // 20
     names = "alpha_null_low", "alpha_null", "alpha_null_high"
     return dict(zip(names, map(float, alpha[list(places)]), strict=True))
@@ -262,7 +269,7 @@ def equal_to_rounding(sigma: Float[np.ndarray, "batch k"], shape: tuple[int, int
     return sigma[:, 0] - sigma[:, -1] <= sigma[:, 0] * max(shape) * float(np.finfo(np.float32).eps)
 
 
-def _above_rounding(sigma: Float[np.ndarray, "batch k"], shape: tuple[int, int]) -> np.ndarray:
+def above_rounding(sigma: Float[np.ndarray, "batch k"], shape: tuple[int, int]) -> np.ndarray:
     """Say which values are more than rounding, as `numerical_rank` does for float32."""
     return sigma > sigma[:, :1] * max(shape) * float(np.finfo(np.float32).eps)
 

@@ -58,7 +58,7 @@ from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
 from jacspec.runs.rows import matrix_layout, start_rows
 from jacspec.spectra import bulk
-from jacspec.spectra.weight_metrics import alpha_of_chance, gaussian_spectrum
+from jacspec.spectra.weight_metrics import alpha_of_chance, gaussian_eigenvalues, gaussian_spectrum
 from jacspec.studies.weights import WEIGHT_METRICS
 from jacspec.studies.weights.run import spectral_metrics
 from jacspec.studies.weights.measure import measure_all
@@ -79,6 +79,7 @@ with numerics("float32"):
         if place == "first":
             whole = time.perf_counter() - begin
             gaussian_spectrum.cache_clear()
+            gaussian_eigenvalues.cache_clear()
             alpha_of_chance.cache_clear()
             bulk.quantiles.cache_clear()
 print(len(writer.done), time.perf_counter() - begun, time.process_time() - cpu, whole)

@@ -33,6 +33,8 @@ class WeightsOptions:
     embeddings: bool = MISSING
     stacked: Stacked = MISSING
     against: Against = MISSING
+    extra: list[str] = MISSING
+    draws: int = MISSING
     show_layer: int = MISSING
 
 
@@ -168,6 +170,200 @@ INTRUDERS: Mapping[str, Quantity] = {
     "least_match_right": Quantity("worst match, right", "the smallest of these largest |cos|, right", SHUTTLEWORTH),
 }
 """Columns beside these where the model is an adapter on its base."""
+BENJAMINI = "Benjamini & Hochberg 1995"
+
+OVER_MATRICES: Mapping[str, Quantity] = {
+    "largest_q": Quantity(
+        r"$q_{\max}$", "false discovery rate of p_max over all matrices of the run that have one", BENJAMINI
+    ),
+    "smallest_q": Quantity(r"$q_{\min}$", "the same of p_min", BENJAMINI),
+    "norms_largest_q": Quantity(r"$q_{\max}^{rc}$", "the same of p_max with the matrix's own norms", BENJAMINI),
+    "norms_smallest_q": Quantity(r"$q_{\min}^{rc}$", "the same of p_min with the matrix's own norms", BENJAMINI),
+}
+"""Columns that are known once all matrices are; each has its p-value's name but for the last letter."""
+
+THAMM = "Thamm, Staats & Rosenow 2022, Phys. Rev. E 106, 054124"
+
+VUONG = "Vuong 1989; Clauset, Shalizi & Newman 2009, 5"
+
+HU = "Hu et al. 2025 (FARMS); half of the values, Zhou et al. 2023"
+
+MERGING = "Martin & Mahoney 2021; the merging document's mixture"
+
+VECTORS: Mapping[str, Quantity] = {
+    "vectors_p01": Quantity(
+        r"$f_{PT}$",
+        "share of the singular vectors, left and right, whose entries are no draw of N(0, 1/n) at p ≤ 1 % "
+        "(Kolmogorov–Smirnov, calibrated for unit vectors); 0.01 by chance",
+        THAMM,
+    ),
+    "vectors_beyond": Quantity(r"$n_{PT}$", "number of these vectors with q < 5 % over those of the matrix", THAMM),
+    "vectors_p01_norms": Quantity(
+        r"$f_{PT}^{rc}$",
+        "f_PT of one draw of independent Gaussian entries with the matrix's own row and column norms",
+        THAMM,
+    ),
+    **{
+        name: quantity
+        for region, words in (
+            ("large", "the tenth with the largest σ"),
+            ("bulk", "the eight tenths between"),
+            ("small", "the tenth with the smallest σ"),
+        )
+        for name, quantity in {
+            f"vectors_p01_{region}": Quantity(
+                rf"$f_{{PT}}^{{\mathrm{{{region}}}}}$", f"f_PT of {words}; 0.01 by chance", THAMM
+            ),
+            f"participation_{region}": Quantity(
+                rf"IPR$^{{\mathrm{{{region}}}}}$",
+                f"inverse participation ratio Σv⁴ of {words}, over 3/(n + 2), that of chance: mean; 1 by chance",
+                THAMM,
+            ),
+            f"localised_{region}": Quantity(
+                rf"$f_{{loc}}^{{\mathrm{{{region}}}}}$",
+                f"share of {words} whose Σv⁴ is above that of 99 % of random vectors; 0.01 by chance",
+                THAMM,
+            ),
+        }.items()
+    },
+}
+
+ATAS = "Oganesyan & Huse 2007; Atas et al. 2013"
+
+SPACINGS: Mapping[str, Quantity] = {
+    "brody": Quantity(
+        r"Brody's $\beta$",
+        "exponent of repulsion of the unfolded spacings, maximum likelihood: 0 of values that know nothing of one "
+        "another (Poisson), about 0.95 of random matrices",
+        f"Brody 1973; {THAMM}",
+    ),
+    "brody_error": Quantity(r"$\sigma_\beta$", "its standard error, from the curvature", "Brody 1973"),
+    "spacing_ratio": Quantity(
+        r"$\langle\tilde{r}\rangle$",
+        "mean ratio of the smaller to the larger of neighbouring spacings of σ: 0.5307 of random matrices (GOE), "
+        "0.3863 of Poisson",
+        ATAS,
+    ),
+    "spacing_ratio_error": Quantity(r"$\sigma_r$", "its standard error", ATAS),
+    "number_variance": Quantity(
+        r"$\Sigma^2(2)$",
+        "variance of the number of σ in an interval of two mean spacings, unfolded: 0.58 of random matrices (GOE), 2 "
+        "of Poisson",
+        THAMM,
+    ),
+    **{
+        f"spacing_ratio_{region}": Quantity(
+            rf"$\langle\tilde{{r}}\rangle^{{\mathrm{{{region}}}}}$", f"the mean ratio in {words}; none below 16", ATAS
+        )
+        for region, words in (
+            ("large", "the largest tenth of σ"),
+            ("bulk", "the eight tenths between"),
+            ("small", "the smallest tenth"),
+        )
+    },
+}
+
+TAILS: Mapping[str, Quantity] = {
+    "power_p": Quantity(
+        r"$p_{PL}$",
+        "chance of so large a D of a power law with the fitted α and x_min, its search repeated (weights.draws); the "
+        "power law is rejected where it is small",
+        CLAUSET,
+    ),
+    "alpha_low": Quantity(
+        r"$\alpha_{0.025}$", "lower end of the interval of 95 % of α, bootstrap with the search for x_min", CLAUSET
+    ),
+    "alpha_high": Quantity(r"$\alpha_{0.975}$", "its upper end", CLAUSET),
+    "against_lognormal": Quantity(
+        r"$R_{LN}$",
+        "log-likelihood of the power law over that of a lognormal, both from x_min on, in standard deviations: "
+        "negative where the lognormal is likelier",
+        VUONG,
+    ),
+    "against_lognormal_p": Quantity(r"$p(R_{LN})$", "two-sided p-value that neither is likelier", VUONG),
+    "against_exponential": Quantity(r"$R_{exp}$", "the same beside an exponential", VUONG),
+    "against_exponential_p": Quantity(r"$p(R_{exp})$", "p-value of that", VUONG),
+    "against_truncated": Quantity(
+        r"$R_{cut}$",
+        "log-likelihood of the power law less that of one with an exponential cut-off, which has it in it: at most 0",
+        VUONG,
+    ),
+    "against_truncated_p": Quantity(
+        r"$p(R_{cut})$", "chance of as much where there is no cut-off (half of χ² with one degree of freedom)", VUONG
+    ),
+    "alpha_to_max": Quantity(
+        r"$\alpha^{\leq\lambda_1}$",
+        "α where the law is taken to end at the largest λ, with the same x_min",
+        "Aban, Meerschaert & Panorska 2006",
+    ),
+    "alpha_to_max_null_low": Quantity(
+        r"$\alpha_{0.05}^{\leq\lambda_1}$", "what 5 % of Gaussian matrices of this shape are below", CLAUSET
+    ),
+    "alpha_to_max_null": Quantity(r"$\alpha_{null}^{\leq\lambda_1}$", "their median", CLAUSET),
+    "hill_alpha": Quantity(r"$\alpha_{Hill}$", "Hill's α of the largest tenth of λ", "Hill 1975"),
+    "hill_alpha_null_low": Quantity(
+        r"$\alpha_{Hill,0.05}$", "what 5 % of Gaussian matrices of this shape are below", "Hill 1975"
+    ),
+    "hill_alpha_null": Quantity(r"$\alpha_{Hill}^{null}$", "their median", "Hill 1975"),
+    "farms_alpha": Quantity(
+        r"$\alpha_{FARMS}$",
+        "Hill's α of the larger half of λ of square windows of the matrix together, so that its aspect ratio has no "
+        "part in it",
+        HU,
+    ),
+    "farms_alpha_null_low": Quantity(r"$\alpha_{FARMS,0.05}$", "what 5 % of Gaussian matrices are below", HU),
+    "farms_alpha_null": Quantity(r"$\alpha_{FARMS}^{null}$", "their median", HU),
+    "detx_number": Quantity(
+        r"$n_{detX}$",
+        "how many of the largest λ, the mean λ being 1, have a product of 1: the last takes it below",
+        WEIGHTWATCHER,
+    ),
+    "detx_lambda": Quantity(r"$\lambda_{detX}$", "the least of these λ", WEIGHTWATCHER),
+    "detx_share": Quantity(r"$f_{detX}$", "their share of the λ", WEIGHTWATCHER),
+    "detx_share_null": Quantity(r"$f_{detX}^{null}$", "median share of Gaussian matrices of this shape", WEIGHTWATCHER),
+    "erg_gap": Quantity(
+        r"ERG gap", "n_detX less the number of λ from x_min on: 0 where both tails are the same", WEIGHTWATCHER
+    ),
+    "rand_distance_null_high": Quantity(
+        r"$D_{JS,0.95}^{null}$",
+        "what 5 % of pairs of Gaussian matrices of this shape are further apart than, by D_JS",
+        WEIGHTWATCHER,
+    ),
+    "num_traps": Quantity(
+        r"$n_{traps}$",
+        "number of σ of the matrix's entries less their mean, shuffled (one draw), above what their bulk passes in one "
+        "draw of 100: large entries; 0.01 by chance",
+        WEIGHTWATCHER,
+    ),
+    "tail_weight": Quantity(
+        r"$w_{tail}$",
+        "weight w of the tail in (1 − w) ρ_MP + w ρ_tail, ρ_tail a power law from σ_> on: the share of σ above it",
+        MERGING,
+    ),
+    "tail_alpha": Quantity(r"$\mu_{tail}$", "exponent of ρ_tail, maximum likelihood, of five values or more", MERGING),
+    "tail_alpha_error": Quantity(r"$\sigma_\mu$", "its standard error, (μ − 1)/√n", MERGING),
+}
+
+EXTRAS: Mapping[str, Mapping[str, Quantity]] = {"vectors": VECTORS, "spacings": SPACINGS, "tails": TAILS}
+"""Columns on request (`weights.extra`), by group."""
+
+WORDS: Mapping[str, Quantity] = {
+    "verdict": Quantity(
+        "verdict",
+        "the range of α and how it is beside chance. Below 2: over-trained (WeightWatcher), heavy-tailed (merging "
+        "document); 2 to 6: well trained; above 6: under-trained (both WeightWatcher); above 4: thin-tailed (merging "
+        "document). As by chance: not below what 5 % of Gaussian matrices are below, so that no rule applies",
+        f"{WEIGHTWATCHER}; the merging document",
+    ),
+    "depth_verdict": Quantity(
+        "depth verdict",
+        "whether α is in the range given for its third of the depth: 2.5 to 3.5 early, 2 to 3 in the middle, 1.5 to "
+        "2.5 late; none where α is as by chance",
+        "the merging document",
+    ),
+    "flags": Quantity("flags", "what stands out of a matrix, by `flags_of`; empty where nothing does", "jacspec"),
+}
+"""Columns of words."""
 
 
 STUDY = Study(
@@ -178,7 +374,7 @@ STUDY = Study(
     reads=frozenset({"model", "metrics", "weights", "layers", "precision", "seed"}),
     takes=("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns={**WEIGHT_METRICS, **INTRUDERS},
+    columns={**WEIGHT_METRICS, **OVER_MATRICES, **INTRUDERS, **VECTORS, **SPACINGS, **TAILS, **WORDS},
     console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
@@ -198,6 +394,10 @@ STUDY = Study(
             "Of an adapter, each matrix that it changes has three rows: the sum, the base's (.base) and what was "
             "added (.update), whose spectrum is that of its factors. An intruder is a leading singular vector of the "
             "sum that has no counterpart in the base.",
+            "The verdict on α names its range and, with it, how it is beside chance: where it is as by chance no rule "
+            "applies. WeightWatcher: 2 to 6 well trained, less over-trained, more under-trained; the merging document: "
+            "below 2 heavy-tailed, above 4 thin-tailed. The role “all” is the whole model, of fused tensors their "
+            "parts. Singular vectors, spacings and what tails admit come with weights.extra.",
             "A missing value (–) has its reason in the last column of metrics.csv.",
         ),
     ),

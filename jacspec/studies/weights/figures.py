@@ -15,6 +15,7 @@ from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of, styles_of
 from jacspec.runs import Run
+from jacspec.spectra.spacings import inner_spacings
 from jacspec.studies.study import Plot
 
 FIRST = ("spectral_radius", "decay_ratio", "alpha", "norms_above", "norms_largest_p", "norms_smallest_p")
@@ -29,15 +30,20 @@ SMALLEST_P = 1e-16
 """Below a rounding of 1, p-values are no longer told apart."""
 
 BESIDE_ALPHA = ("alpha_null_low", "alpha_null", "alpha_null_high")
-"""Columns that have no panel of their own."""
+
+BESIDE_OTHERS = ("_null", "_null_low", "_null_high", "_error", "_q")
+"""What names of columns end in that have no panel of their own."""
+
+SMOOTHED = 15
+"""Neighbouring vectors that are averaged, as Thamm, Staats & Rosenow 2022 do."""
 
 ONE_VARIANCE, NORMS = "black", "#009E73"
 
 
 CAPTIONS = {
     "metrics": "Each metric against the layer, a line a role. Of α, shaded, where well-trained layers are said to lie "
-    "(2 to 6), and dotted the median of Gaussian matrices of the same shape, which have no tail; of p-values, dotted, "
-    "1 %.",
+    "(2 to 6); of exponents, dotted, the median of Gaussian matrices of the same shape, which have no tail; of "
+    "p-values, dotted, 1 %.",
     "spectra": "Singular values of each role, a line a layer; dashed, the edges of the Marchenko–Pastur bulk where one "
     "is identified; dotted, where independent entries with the matrix's own row and column norms end (medians).",
     "bulk": "Singular values over s√N of all layers. Black, dashed: the Marchenko–Pastur law of entries of one "
@@ -46,6 +52,14 @@ CAPTIONS = {
     "bulk_of_layer": "The same for one layer (weights.show_layer).",
     "tails": "The share of λ = σ² at or above x in one layer, and the power law fitted from x_min on, with α of "
     "Gaussian matrices of the shape (median; 5 and 95 %).",
+    "vectors": "p-values of singular vectors beside random ones (Kolmogorov–Smirnov of their entries), the mean over "
+    "layers and 15 neighbours; by chance 0.5 everywhere (grey: 95 % of such means). Above that, entries are nearer to "
+    "a normal law than random ones, as behind a LayerNorm, where they sum to zero.",
+    "participation": "Inverse participation ratio Σv⁴ of singular vectors over that of chance, the mean over layers "
+    "and 15 neighbours; by chance 1 everywhere.",
+    "spacings": "Spacings of neighbouring singular values of all layers, unfolded to a mean of 1: values that repel "
+    "one another as those of random matrices do follow the black curve (Wigner's surmise), values that know nothing of "
+    "one another the dotted one.",
     "one_matrix": "One matrix: singular values, cumulative variance, eigenvalues of its Gram matrix.",
 }
 
@@ -55,7 +69,7 @@ def matrix_figures(run: Run) -> dict[str, Plot]:
 
     `metrics` has `FIRST`; the others, a dozen a figure, are drawn on request.
     """
-    there = [name for name in run.metric_names if run.metrics[name].notna().any() and name not in BESIDE_ALPHA]
+    there = [name for name in run.metric_names if run.metrics[name].notna().any() and not name.endswith(BESIDE_OTHERS)]
     first = [name for name in FIRST if name in there]
     rest = [name for name in there if name not in first]
     pages = [rest[start : start + PANELS_A_FIGURE] for start in range(0, len(rest), PANELS_A_FIGURE)]
@@ -66,6 +80,13 @@ def matrix_figures(run: Run) -> dict[str, Plot]:
         for name, drawn in draw.items()
     }
     layer = shown_layer(run)
+    if "left_p" in run.dataset:
+        figures |= {
+            "vectors": Plot(lambda: _draw_vectors(run, "p", 0.5), CAPTIONS["vectors"]),
+            "participation": Plot(lambda: _draw_vectors(run, "participation", 1.0), CAPTIONS["participation"]),
+        }
+    if "brody" in run.metrics:
+        figures["spacings"] = Plot(lambda: _draw_spacings(run), CAPTIONS["spacings"])
     return figures | {
         "spectra": Plot(lambda: _draw_spectra(run), CAPTIONS["spectra"]),
         "bulk": Plot(lambda: _draw_bulk(run, None), CAPTIONS["bulk"]),
@@ -101,8 +122,8 @@ def _draw_metrics(run: Run, names: Sequence[str]) -> Figure:
             panel.plot(
                 rows["layer"], heights, color=colour, marker="o", markersize=2.5, linewidth=1, label=role, **kind
             )
-            if name == "alpha" and "alpha_null" in table and alone:
-                panel.plot(rows["layer"], rows["alpha_null"], color=colour, linewidth=0.9, linestyle=":")
+            if f"{name}_null" in table and alone:
+                panel.plot(rows["layer"], rows[f"{name}_null"], color=colour, linewidth=0.9, linestyle=":")
         _scale_metric(panel, name, table[name].to_numpy(float))
         panel.set_ylabel(metric_label(run, name), fontsize="small")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -259,11 +280,62 @@ def _draw_tails(run: Run, layer: int) -> Figure:
             if "alpha_null" in run.metrics:
                 low, middle, high = run.metrics[list(BESIDE_ALPHA)].iloc[row]
                 words += f"\nchance {middle:.1f} ({low:.1f} to {high:.1f})"
+            if "power_p" in run.metrics:
+                words += f"\npower law p = {run.metrics['power_p'].iloc[row]:.2g}"
             panel.annotate(words, (0.05, 0.08), xycoords="axes fraction", fontsize="small")
         panel.set_title(role, fontsize="medium", parse_math=False)
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel(r"$\lambda$ (dashed: $x_{\min}$)", fontsize="medium")
     figure.supylabel("share of values at or above (orange: power law)", fontsize="medium")
+    return figure
+
+
+def _draw_vectors(run: Run, what: str, chance: float) -> Figure:
+    """Draw a quantity a vector, left and right, against its place, averaged over layers and `SMOOTHED` neighbours."""
+    roles = [role for role in roles_of(run) if _rows(run, role)]
+    title = "singular vectors beside random ones" if what == "p" else "participation of singular vectors"
+    figure, axes = panels(max(len(roles), 1), _title(run, title))
+    for panel, role in zip(axes, roles, strict=False):
+        rows = _rows(run, role)
+        for side, colour in (("left", "#0072B2"), ("right", "#E69F00")):
+            table = run.dataset[f"{side}_{what}"].values[rows]
+            sums, counts = np.nansum(table, axis=0), np.isfinite(table).sum(axis=0)
+            window = np.ones(min(SMOOTHED, max(int((counts > 0).sum()), 1)))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = np.convolve(sums, window, "valid") / np.convolve(counts, window, "valid")
+            panel.plot(np.arange(mean.size) + 1 + window.size // 2, mean, color=colour, linewidth=1, label=side)
+        if what == "p":
+            reach = 1.96 / (12 * SMOOTHED * len(rows)) ** 0.5
+            panel.axhspan(chance - reach, chance + reach, color="0.85", linewidth=0)
+            panel.set_ylim(0, 1)
+        panel.axhline(chance, color=CHANCE, linewidth=0.9, linestyle="--")
+        panel.set_title(role, fontsize="medium", parse_math=False)
+        panel.grid(color="0.92", linewidth=0.6)
+    figure.supxlabel("index $i$ of the singular value (1: the largest)", fontsize="medium")
+    figure.supylabel("mean p-value" if what == "p" else r"$\Sigma v^4$ over that of chance", fontsize="medium")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    return figure
+
+
+def _draw_spacings(run: Run) -> Figure:
+    """Draw histograms of unfolded spacings with Wigner's surmise and the law of Poisson."""
+    roles = [role for role in roles_of(run) if _rows(run, role)]
+    figure, axes = panels(max(len(roles), 1), _title(run, "spacings of neighbouring singular values, unfolded"))
+    grid = np.linspace(0, 4, 200)
+    for panel, role in zip(axes, roles, strict=False):
+        rows = _rows(run, role)
+        spectra = [_sigma(run, row) for row in rows]
+        found = [inner_spacings(sigma[sigma > sigma[0] * 1e-6]) for sigma in spectra]
+        panel.hist(np.minimum(np.concatenate(found), 4), bins=np.linspace(0, 4, 41), density=True, color="#56B4E9")
+        panel.plot(grid, np.pi / 2 * grid * np.exp(-np.pi * grid**2 / 4), color="black", linewidth=1.2)
+        panel.plot(grid, np.exp(-grid), color="black", linewidth=1, linestyle=":")
+        beta, ratio = (run.metrics[name].to_numpy(float)[rows] for name in ("brody", "spacing_ratio"))
+        words = rf"$\beta = {np.nanmean(beta):.2f}$" + "\n" + rf"$\langle\tilde{{r}}\rangle = {np.nanmean(ratio):.3f}$"
+        panel.annotate(words, (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize="small")
+        panel.set_title(role, fontsize="medium", parse_math=False)
+    figure.supxlabel("spacing (mean 1)", fontsize="medium")
+    figure.supylabel("density (black: random matrices; dotted: Poisson)", fontsize="medium")
     return figure
 
 

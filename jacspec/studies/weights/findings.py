@@ -1,12 +1,18 @@
 """What was found of weight matrices, in a few sentences: how many are beyond each null, and how many by chance."""
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from jacspec.axes import BASE, UPDATE
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.spectra.bootstrap import SURE, adjust_for_many
 from jacspec.studies.weights import LEADING
+from jacspec.studies.weights.verdicts import HEAVIER, RANGES, REJECTED
+
+if TYPE_CHECKING:
+    import pandas
 
 COUNTED = 0.01
 """How many values a null has on average beyond the edge from which they are counted."""
@@ -54,3 +60,51 @@ def matrix_findings(run: Run) -> Iterator[str]:
                 f"The tail exponent α is below that of 95 % of Gaussian matrices of the same shape in {below} of "
                 f"{len(known)} matrices; by chance in {0.05 * len(known):.1f}."
             )
+    yield from _verdicts(table)
+    yield from _on_request(table)
+
+
+def _verdicts(table: "pandas.DataFrame") -> Iterator[str]:
+    """Count the verdicts on α that are beyond chance."""
+    if "verdict" not in table:
+        return
+    known = (word.split(", ") for word in table["verdict"].dropna())
+    ranges = Counter(name for name, relation in known if relation == HEAVIER)
+    if ranges:
+        listed = ", ".join(f"{name} in {ranges[name]}" for _, name in RANGES if ranges[name])
+        yield (
+            f"Where α is below chance's it is {listed}. WeightWatcher calls 2 to 6 well trained, less over-trained, "
+            "more under-trained; the merging document calls below 2 heavy-tailed, above 4 thin-tailed."
+        )
+
+
+def _on_request(table: "pandas.DataFrame") -> Iterator[str]:
+    """Say what `weights.extra` found, beside what chance gives."""
+    if "power_p" in table and (known := table["power_p"].dropna()).size:
+        yield (
+            f"A power law is ruled out (p < {REJECTED}) as the law of the tail in {int((known < REJECTED).sum())} of "
+            f"{known.size} matrices; of true power laws in {REJECTED * known.size:.1f}. A lognormal is likelier "
+            f"(p < {SURE}) in {_likelier(table, 'lognormal')}, a cut-off in {_likelier(table, 'truncated')}, an "
+            f"exponential in {_likelier(table, 'exponential')}."
+        )
+    if "num_traps" in table and (known := table["num_traps"].dropna()).size:
+        yield (
+            f"Large entries alone, in any order, lift a singular value out of the bulk in {int((known > 0).sum())} of "
+            f"{known.size} matrices; by chance in {COUNTED * known.size:.1f}."
+        )
+    if "vectors_p01" in table and (known := table["vectors_p01"].dropna()).size:
+        norms = table.get("vectors_p01_norms", known * float("nan")).median()
+        yield (
+            f"Of the singular vectors of the median matrix {known.median():.1%} are beyond random directions at 1 %; "
+            f"of independent entries with its row and column norms {norms:.1%}."
+        )
+    if "spacing_ratio" in table and (known := table["spacing_ratio"].dropna()).size:
+        yield (
+            f"Neighbouring singular values have a mean spacing ratio of {known.median():.3f} in the median matrix; "
+            "those of random matrices 0.531, without repulsion 0.386."
+        )
+
+
+def _likelier(table: "pandas.DataFrame", law: str) -> int:
+    ratio, p_value = f"against_{law}", f"against_{law}_p"
+    return int(((table[ratio] < 0) & (table[p_value] < SURE)).sum()) if ratio in table and p_value in table else 0

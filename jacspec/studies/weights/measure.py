@@ -22,6 +22,8 @@ from jacspec.spectra.weight_metrics import (
     rescale,
     shuffled_spectra,
 )
+from jacspec.studies.weights import OVER_MATRICES
+from jacspec.studies.weights.extras import NOTHING, Extra, measure_extras
 
 UNSCALED = 32
 """Powers of two within which the largest entry of a matrix is left as it is: no real weights lie beyond."""
@@ -50,6 +52,7 @@ def measure_all(
     null: str,
     seed: int,
     memory_bytes: float,
+    extra: Extra = NOTHING,
 ) -> Iterator[list[Row]]:
     """Measure numbered matrices batch by batch, as `measure_batch`; while one is measured the next is read.
 
@@ -58,7 +61,7 @@ def measure_all(
 
     def measure(batch: Sequence[tuple[int, Matrix]]) -> list[Row]:
         with numerics(precision):  # each thread has its own
-            return measure_batch(batch, metric_names, top_k=top_k, null=null, seed=seed)
+            return measure_batch(batch, metric_names, top_k=top_k, null=null, seed=seed, extra=extra)
 
     running: Future[list[Row]] | None = None
     with ThreadPoolExecutor(1) as worker:
@@ -72,7 +75,13 @@ def measure_all(
 
 
 def measure_batch(
-    batch: Sequence[tuple[int, Matrix]], metric_names: Sequence[str], *, top_k: int, null: str, seed: int
+    batch: Sequence[tuple[int, Matrix]],
+    metric_names: Sequence[str],
+    *,
+    top_k: int,
+    null: str,
+    seed: int,
+    extra: Extra = NOTHING,
 ) -> list[Row]:
     """Compute the spectra of matrices of one kind (some perhaps transposed), and all that is said of them.
 
@@ -80,7 +89,8 @@ def measure_batch(
 
     **Arguments:** `batch`, matrices with their numbers in the run, in the dtype they are computed in; `metric_names`,
     rows of `METRICS` that need no matrix; `null`, `shuffled`, `gaussian` or `none`; `seed`, of its draws, which
-    depend on a matrix's number (shuffled) or its shape (gaussian) and on nothing else.
+    depend on a matrix's number (shuffled) or its shape (gaussian) and on nothing else; `extra`, what is said on
+    request.
     """
     matrices = [_tall(matrix.values) for _, matrix in batch]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -105,10 +115,12 @@ def measure_batch(
     profiles = [profile_of(matrix) for matrix in matrices]
     beside, why = compute_weight_metrics(spectra, (rows, cols), variances, drawn, profiles, seed=seed)
     found |= beside
+    further = measure_extras(batch, matrices, spectra, beside, profiles, extra, seed)
     results = []
-    for row, (number, matrix) in enumerate(batch):
+    for row, ((number, matrix), more) in enumerate(zip(batch, further, strict=True)):
         metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}
-        reason = _reason(spectra[row], (rows, cols), float(variances[row]), metrics, why[row])
+        reason = _reason(spectra[row], (rows, cols), float(variances[row]), metrics, [*why[row], *more.reasons])
+        metrics |= {**more.values, **dict.fromkeys(OVER_MATRICES, float("nan"))}  # those are known in the end
         values = spectra[row]
         if matrix.exponent:
             values = np.ldexp(values.astype(np.float64), matrix.exponent)
@@ -116,7 +128,7 @@ def measure_batch(
             reason = "; ".join(filter(None, [reason, *(f"{name} is beyond what float64 holds" for name in lost)]))
         shape = (int(matrix.values.shape[0]), int(matrix.values.shape[1]))
         key = (matrix.layer, matrix.role, None, matrix.name)
-        results.append(matrix_row(number, key, shape, values, metrics, reason))
+        results.append(matrix_row(number, key, shape, values, metrics, reason, more.profiles))
     return results
 
 

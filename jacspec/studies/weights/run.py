@@ -1,5 +1,7 @@
 """`task=weights`: the spectra of a checkpoint's weight matrices, by role, beside chance."""
 
+import dataclasses
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,22 +11,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from jacspec.axes import Row
+from jacspec.axes import Key, Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
 from jacspec.files import Hashes
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.adapters import has_adapter
-from jacspec.models.matrices import Choice, LeftOut, Matrix, describe_layouts, stream_adapted, stream_model
-from jacspec.runs.rows import matrix_layout
+from jacspec.models.matrices import ROLES, Choice, LeftOut, Matrix, describe_layouts, stream_adapted, stream_model
+from jacspec.runs.rows import WHOLE_MODEL, matrix_layout
 from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
 from jacspec.spectra.subspaces import decompose, match_leading
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.weights import INTRUDERS, LEADING, THRESHOLD, WEIGHT_METRICS, WeightsOptions
+from jacspec.studies.weights import (
+    INTRUDERS,
+    LEADING,
+    OVER_MATRICES,
+    THRESHOLD,
+    WEIGHT_METRICS,
+    WORDS,
+    WeightsOptions,
+)
+from jacspec.studies.weights.extras import choose_extra
 from jacspec.studies.weights.measure import measure_all, within_range
+from jacspec.studies.weights.verdicts import complete_rows
 from jacspec.studies.work import RowWork
 
 NOT_A_SUM = "no intruders: not the sum of a base and an adapter's change"
@@ -49,6 +61,7 @@ def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
 def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     options = config.own(WeightsOptions)
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
+    extra = choose_extra(options.extra, options.draws)
     opened = _open(config, inputs, choice)
     precision = config.precision.value
     left_out: Counter[str] = Counter()
@@ -74,6 +87,7 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
             null=options.against.value,
             seed=config.seed,
             memory_bytes=memory_budget(config.engine.memory_gib),
+            extra=extra,
         ):
             yield [_add_intruders(row, intruders.pop(row.number, None)) for row in rows] if opened.adapted else rows
         if not next(counter):
@@ -82,9 +96,23 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
                 "Type weights.include=[] weights.exclude=[] for all."
             )
 
-    layout = matrix_layout((*names, *WEIGHT_METRICS, *(INTRUDERS if opened.adapted else ())))
+    further = INTRUDERS if opened.adapted else ()
+    layout = dataclasses.replace(
+        matrix_layout((*names, *WEIGHT_METRICS, *OVER_MATRICES, *further, *extra.columns)),
+        groups=_count_towards,
+        complete=functools.partial(complete_rows, depth=opened.depth),
+        words=tuple(WORDS),
+    )
     identity = {"checkpoint": opened.identity}
     return RowWork(layout, identity, opened.facts, stream, "matrices", learnt={"left_out": left_out})
+
+
+def _count_towards(key: Key) -> Iterator[Key]:
+    """Count a matrix to its role, and to the whole model unless it is fused of others that count."""
+    role = key[1]
+    yield None, role
+    if role == "other" or role in ROLES.values():
+        yield None, WHOLE_MODEL
 
 
 def _count_intruders(matrix: Matrix, precision: str) -> dict[str, float]:
@@ -106,12 +134,16 @@ def _add_intruders(row: Row, found: Mapping[str, float] | None) -> Row:
 
 
 class Opened(NamedTuple):
-    """A checkpoint as this study reads it: what `run.json` says of it, its matrices, whether an adapter is on it."""
+    """A checkpoint as this study reads it: what `run.json` says of it, its matrices, whether an adapter is on it.
+
+    `depth` is the number of its layers, where it is known.
+    """
 
     identity: dict[str, Any]
     facts: dict[str, Any]
     matrices: Iterator[Matrix | LeftOut]
     adapted: bool
+    depth: int | None = None
 
 
 def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
@@ -133,10 +165,11 @@ def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
         matrices = _of_layers(stream_adapted(tensors, None, choice), layers)
         return Opened(identity, {"read by name": str(error)}, matrices, has_adapter(tensors))
     layers, identity = inputs.layers(checkpoint.spec), describe_checkpoint(checkpoint)
+    depth = len(checkpoint.spec.blocks)
     if checkpoint.tensors is None:
-        return Opened(identity, {}, _of_layers(stream_model(checkpoint, choice), layers), adapted=False)
+        return Opened(identity, {}, _of_layers(stream_model(checkpoint, choice), layers), adapted=False, depth=depth)
     matrices = _of_layers(stream_adapted(checkpoint.tensors, checkpoint, choice), layers)
-    return Opened(identity, {}, matrices, has_adapter(checkpoint.tensors))
+    return Opened(identity, {}, matrices, has_adapter(checkpoint.tensors), depth)
 
 
 def _of_layers(found: Iterator[Matrix | LeftOut], layers: frozenset[int] | None) -> Iterator[Matrix | LeftOut]:
