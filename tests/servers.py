@@ -1,6 +1,7 @@
 """What the tests of the command line share: ways to run it, and servers on this machine that stand for the network."""
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -267,9 +268,16 @@ def hub(files: Mapping[str, bytes]) -> Callable[[str], Answer]:
         assert resolve is not None
         if resolve[3] not in files:
             return Answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-        return Answer(200, files[resolve[3]], {"ETag": f'"{resolve[3]}"', "X-Repo-Commit": COMMIT})
+        return Answer(200, files[resolve[3]], {"ETag": f'"{blob_name(resolve[3], files)}"', "X-Repo-Commit": COMMIT})
 
     return answer
+
+
+def blob_name(name: str, files: Mapping[str, bytes]) -> str:
+    """Name a file as the hub does: by git's hash, or, where it lies in Git LFS, by its SHA-256."""
+    if name.endswith((".safetensors", ".bin")):
+        return hashlib.sha256(files[name]).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(files[name]) + files[name]).hexdigest()
 
 
 def _json(content: object) -> Answer:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,9 @@ from servers import (
     serve_silence,
 )
 
+from jacspec.config import ModelConfig
+from jacspec.errors import JacspecError
+from jacspec.models.hub import locate
 from jacspec.runs import open_run
 
 ONLINE: dict[str, Any] = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -80,6 +84,31 @@ def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> N
     assert done.code == 0, done.err
     again, first = (folder / "out" / "metrics.csv" for folder in (tmp_path, hub_home))
     assert again.read_bytes() == first.read_bytes()
+
+
+def test_damaged_files_of_the_cache_are_fetched_again_or_named(
+    hub_home: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(hub_home / "hf", tmp_path / "hf", symlinks=True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    model = ModelConfig("hub", id="org/nano")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = locate(model).folder
+    config, weights = ((folder / name).resolve() for name in ("config.json", "model.safetensors"))
+    config.write_bytes(config.read_bytes()[:100])
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a weight that stays finite
+    with pytest.raises(JacspecError, match=f"{config}, {weights}. Delete that"):
+        locate(model)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    before = len(server.requests)
+    assert locate(model).folder == folder
+    assert "config.json, model.safetensors of org/nano was damaged" in capsys.readouterr().err
+    assert (config.read_bytes(), weights.read_bytes()) == ((NANO / "config.json").read_bytes(), content)
+    fetched = [path for kind, path in server.requests[before:] if kind == "GET" and "/resolve/" in path]
+    assert sorted(Path(path).name for path in fetched) == ["config.json", "model.safetensors"]
 
 
 def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path) -> None:
