@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from servers import (
     COMMIT,
@@ -87,22 +87,25 @@ def test_cached_checkpoint_needs_no_network(hub_home: Path, tmp_path: Path) -> N
 
 
 def test_damaged_files_of_the_cache_are_fetched_again_or_named(
-    hub_home: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(hub_home / "hf", tmp_path / "hf", symlinks=True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     model = ModelConfig("hub", id="org/nano")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = locate(model).folder
     config, weights = ((folder / name).resolve() for name in ("config.json", "model.safetensors"))
     config.write_bytes(config.read_bytes()[:100])
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a weight that stays finite
-    with pytest.raises(JacspecError, match=f"{config}, {weights}. Delete that"):
-        locate(model)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    with monkeypatch.context() as offline:
+        offline.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(JacspecError, match=f"{config}, {weights}. Delete that"):
+            locate(model)
+    assert capsys.readouterr().err == ""
     before = len(server.requests)
     assert locate(model).folder == folder
     assert "config.json, model.safetensors of org/nano was damaged" in capsys.readouterr().err

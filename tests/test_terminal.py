@@ -96,9 +96,10 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize(("code", "status", "said"), MOMENTS.values(), ids=MOMENTS)
-def test_signal_at_an_odd_moment_ends_with_one_line(code: str, status: int, said: str) -> None:
+def test_signal_at_an_odd_moment_ends_with_one_line(code: str, status: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "moment.py").write_text(SCRIPT.format(code))
     given: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": 20}
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(code)], check=False, **given)
+    done = subprocess.run([sys.executable, "-m", "moment"], cwd=tmp_path, check=False, **given)
     assert (done.returncode, done.stderr) == (status, said)
 
 

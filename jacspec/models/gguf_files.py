@@ -228,7 +228,8 @@ def _check_lists(file: Path) -> None:
                 return
             for _ in range(count):
                 if kind == STRING:
-                    at += number("Q")
+                    length = number("Q")
+                    at += length
                 elif kind == LIST:
                     skip(number("I"), number("Q"))
                 else:
