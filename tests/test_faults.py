@@ -219,7 +219,8 @@ def test_error_of_the_system_without_a_file_names_the_folder(tmp_path: Path, mon
 
     monkeypatch.setattr("jacspec.cli.command.load", lambda _: fail)
     done = run_here(*SMALL, f"hydra.run.dir={tmp_path}/out", cwd=tmp_path)
-    assert done.err == f"jacspec: Cannot read or write a file in {tmp_path}/out: No space left on device.\n"
+    place = f"a file in {tmp_path}/out, or the output"
+    assert done.err == f"jacspec: Cannot read or write {place}: No space left on device.\n"
 
 
 def test_everything_read_may_be_read_only(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _hydra_main(config: DictConfig) -> str | None:
                 interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
             raise interrupt from None
         # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
-        return _complain(error, f"a file in {folder}")
+        return _complain(error, f"a file in {folder}, or the output")
     finally:
         remove_empty(folder)
         if HydraConfig.get().mode == RunMode.MULTIRUN and "jax" in sys.modules:
@@ -158,7 +158,7 @@ def _check_workers(config: Config) -> None:
         raise JacspecError("Processes that share a run need one folder. Type hydra.run.dir=FOLDER, the same for all.")
 
 
-def _complain(error: Exception, place: str = "a file or the output") -> str:
+def _complain(error: Exception, place: str = "a file, or the output") -> str:
     """Print the message of an error that the user can mend; raise one that is ours, or any where asked to.
 
     **Arguments:** `place`, where an error of the system happened that names no file, as that of a full disk.
