@@ -322,9 +322,9 @@ ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"| {seen['failed']} end in anything but a value or a clear error |"
     ),
     "made up": lambda seen: (
-        f"| {seen['inputs']:,} made-up files for {len(seen['readers'])} readers: tokenizers of odd parts, adapters and "
-        f"GGUF files with changes | {seen['failed']} end in anything but a value or a clear error; the slowest takes "
-        f"{seen['slowest']} s, the peak is {seen['largest peak GiB']} GiB |"
+        f"| {seen['inputs']:,} made-up files for {', '.join(seen['readers'])}: odd parts put together, good files with "
+        f"changes | {seen['failed']} end in anything but a value or a clear error; the slowest takes "
+        f"{seen['slowest']} s of a busy machine, the peak is {seen['largest peak GiB']} GiB |"
     ),
     "damage": lambda seen: (
         f"| {seen['tried']} finished runs of {seen['studies']} tasks with a value, a cell, a bit or an end changed, "
