@@ -97,8 +97,8 @@ def _metaspace(draw: random.Random) -> Part:
 
 
 def _template(draw: random.Random) -> Part:
-    token = {"id": "<s>", "ids": [draw.choice([0, 2**32 - 1])] * draw.choice(COUNTS), "tokens": ["<s>"]}
-    token["tokens"] *= len(token["ids"])
+    count = draw.choice(COUNTS)
+    token = {"id": "<s>", "ids": [draw.choice([0, 2**32 - 1])] * count, "tokens": ["<s>"] * count}
     pieces = [{"SpecialToken": {"id": "<s>", "type_id": 0}}] * draw.choice(COUNTS)
     texts = [{"Sequence": {"id": draw.choice("AB"), "type_id": 0}}] * draw.choice([0, 1, 1, 1, 2])
     return {"single": pieces + texts, "pair": texts, "special_tokens": {"<s>": token}}

@@ -109,9 +109,8 @@ def _hydra_main(config: DictConfig) -> str | None:
             if HydraConfig.get().mode != RunMode.MULTIRUN and (folder / "run.json").is_file():
                 interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
             raise interrupt from None
-        assert isinstance(error, Exception)
         # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
-        return _complain(error, f"a file in {folder}, or the output")
+        return _complain(cast(Exception, error), f"a file in {folder}, or the output")
     finally:
         remove_empty(folder)
         if HydraConfig.get().mode == RunMode.MULTIRUN and "jax" in sys.modules:
