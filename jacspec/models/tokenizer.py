@@ -131,8 +131,10 @@ def _check_growth(file: Path) -> None:
         longest = part.get("max_input_chars_per_word")
         if isinstance(longest, int) and longest > MAX_ADDED:  # takes the square of it
             raise JacspecError(f"{file} takes words of {longest} letters apart. Accepted: {MAX_ADDED} letters.")
-    if steps > MAX_STEPS:
-        raise JacspecError(f"{file} has {steps} steps. Accepted: {MAX_STEPS}.")
+        if steps > MAX_STEPS:
+            raise JacspecError(f"{file} has more than {MAX_STEPS} steps. Accepted: {MAX_STEPS}.")
+        if added > MAX_ADDED:
+            break  # before it goes through a million pieces
     if growth > MAX_GROWTH:
         raise JacspecError(
             f"{file} makes a text up to {growth:.1g} times longer before it is cut into tokens. "
