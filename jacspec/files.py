@@ -1,5 +1,6 @@
 """Files: read from others within limits, hashed while nobody waits, put into the user's cache."""
 
+import functools
 import hashlib
 import json
 import os
@@ -91,6 +92,12 @@ class Hashes(Mapping[str, str]):
 
 
 def sha256(file: Path) -> str:
-    """Hash a file without holding it in memory."""
+    """Hash a file without holding it in memory; one that has not changed since is not read again."""
+    state = file.stat()
+    return _sha256(file.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(file: Path, size: int, changed: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,6 +1,8 @@
 """What a stranger's file may hold, and what each reader may do with it: give the right value or one clear error."""
 
 import json
+import random
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,9 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import save
 
 from jacspec.config import DataConfig, Split
 from jacspec.errors import JacspecError
+from jacspec.models import gguf_files
+from jacspec.models.adapters import apply_adapter, base_of, open_adapter
+from jacspec.models.checkpoint import open_checkpoint
 from jacspec.models.hf_config import read_config, read_json
 from jacspec.models.tensor_files import open_tensors
 from jacspec.models.tokenizer import load_tokenizer
@@ -133,14 +139,84 @@ def read_examples(raw: bytes, folder: Path) -> None:
         assert all(isinstance(example.text, str) for example in found.train + found.held_out)
 
 
+SMALL_BASE = save({"q.weight": np.ones((3, 2), np.float32)})
+ADAPTER_CONFIG = {"peft_type": "LORA", "lora_alpha": 1, "base_model_name_or_path": "base"}
+ADAPTER_WEIGHTS = save(
+    {
+        f"base_model.model.q.lora_{part}.weight": np.ones(shape, np.float32)
+        for part, shape in (("A", (1, 2)), ("B", (3, 1)))
+    }
+)
+
+
+def read_adapter_config(raw: bytes, folder: Path) -> None:
+    """Put an adapter whose config holds these bytes on a base."""
+    _read_adapter(raw, ADAPTER_WEIGHTS, folder)
+
+
+def read_adapter_weights(raw: bytes, folder: Path) -> None:
+    """Put an adapter whose weights hold these bytes on a base."""
+    _read_adapter(json.dumps(ADAPTER_CONFIG).encode(), raw, folder)
+
+
+def _read_adapter(config: bytes, weights: bytes, folder: Path) -> None:
+    for name, content in (("base", SMALL_BASE), ("adapter", weights)):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / f"{'adapter_' * (name == 'adapter')}model.safetensors").write_bytes(content)
+    (folder / "adapter" / "adapter_config.json").write_bytes(config)
+    assert base_of(folder / "adapter")[0]
+    files = apply_adapter(open_tensors(folder / "base"), open_adapter(folder / "adapter"))
+    assert files.index["q.weight"].shape == files.read("q.weight").shape == (3, 2)
+
+
+def read_gguf(raw: bytes, folder: Path) -> None:
+    """Open a GGUF file that holds these bytes, as a model with its tokenizer, and read it to its end."""
+    file = folder / "own.gguf"
+    gguf_files._reader.cache_clear()
+    file.unlink(missing_ok=True)  # it may be mapped into memory
+    file.write_bytes(raw)
+    checkpoint = open_checkpoint(file)
+    assert encode(checkpoint.tokenizer, ["a cab"], max_tokens=9)
+    assert checkpoint.tensors is not None
+    for name, stored in checkpoint.tensors.index.items():
+        assert checkpoint.tensors.read(name).shape == stored.shape
+
+
 READERS: Mapping[str, Callable[[bytes, Path], Any]] = {
     "config": read_model_config,
     "tokenizer": read_tokenizer,
     "index": read_index,
     "corpus": read_corpus,
     "labelled": read_examples,
+    "adapter_config": read_adapter_config,
+    "adapter": read_adapter_weights,
+    "gguf": read_gguf,
 }
 """By name: each may raise `JacspecError` and nothing else."""
+
+
+NUMBERS = [struct.pack("<Q", number) for number in (0, 1, 255, 2**16, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)]
+VALUES = ["null", "-1", "1e308", "NaN", "[]", "{}", '""', "true", "9" * 400, "[[[]]]", '"../x"', '"(a+)+$"']
+
+
+def mutate(raw: bytes, draw: random.Random) -> bytes:
+    """Change a good file in a few places: bits, numbers of eight bytes, values of JSON, the end, pieces twice."""
+    for _ in range(draw.choice([1, 1, 2, 6])):
+        at, kind = draw.randrange(max(len(raw), 1)), draw.choice(["bit", "number", "value", "end", "twice"])
+        if kind == "bit" and raw:
+            raw = raw[:at] + bytes([raw[at] ^ 1 << draw.randrange(8)]) + raw[at + 1 :]
+        elif kind == "number":
+            raw = raw[:at] + draw.choice(NUMBERS)[: draw.choice([4, 8])] + raw[at + 8 :]
+        elif kind == "value":
+            values = [*re.finditer(rb'(?<=[:\[,])\s*("[^"]*"|[-\w.]+)(?=\s*[\],}])', raw)] if raw[:1] == b"{" else []
+            if values:
+                start, stop = draw.choice(values).span()
+                raw = raw[:start] + draw.choice(VALUES).encode() + raw[stop:]
+        elif kind == "end":
+            raw = raw[: draw.choice([at, len(raw) - 1, max(len(raw), 1)])]
+        else:
+            raw = raw[:at] + raw[at : at + draw.choice([1, 8, 40])] + raw[at:]
+    return raw
 
 
 def refuses_or_reads(reader: str, raw: bytes, folder: Path) -> bool:

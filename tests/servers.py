@@ -1,6 +1,7 @@
 """What the tests of the command line share: ways to run it, and servers on this machine that stand for the network."""
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -270,9 +271,17 @@ def hub(files: Mapping[str, bytes], adapter: Mapping[str, bytes] = {}) -> Callab
         assert resolve is not None
         if resolve[3] not in held:
             return Answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-        return Answer(200, held[resolve[3]], {"ETag": f'"{resolve[3]}"', "X-Repo-Commit": COMMIT})
+        etag = f'"{blob_name(resolve[3], held)}"'
+        return Answer(200, held[resolve[3]], {"ETag": etag, "X-Repo-Commit": COMMIT})
 
     return answer
+
+
+def blob_name(name: str, files: Mapping[str, bytes]) -> str:
+    """Name a file as the hub does: by git's hash, or, where it lies in Git LFS, by its SHA-256."""
+    if name.endswith((".safetensors", ".bin")):
+        return hashlib.sha256(files[name]).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(files[name]) + files[name]).hexdigest()
 
 
 def _json(content: object) -> Answer:

@@ -139,11 +139,14 @@ def test_fetch_keeps_only_what_has_the_checksum(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(JacspecError, match="nothing was kept"):
         read_text_bytes(DataConfig("play", url=remote.as_uri(), sha256="00"))
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
-    for _ in range(2):  # the second time from the cache
+    for time in ("first", "damaged", "from the cache"):
         raw, source = read_text_bytes(DataConfig("play", url=remote.as_uri(), sha256=right))
         assert raw == b"text"
         assert Path(source).is_relative_to(tmp_path / "cache")
-        remote.unlink(missing_ok=True)
+        if time == "first":
+            Path(source).write_bytes(b"te")
+        else:
+            remote.unlink(missing_ok=True)
     with pytest.raises(JacspecError, match=r"data\.path=FILE.*data=verse"):
         read_text_bytes(DataConfig("other", url=remote.as_uri()))
 

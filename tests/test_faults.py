@@ -205,10 +205,22 @@ def test_read_only_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         assert run_here(*SMALL, "resume=out", cwd=tmp_path).code == 0
     finished = contents(tmp_path)
     with read_only(tmp_path / "out"):
-        done = run_here("task=report", "run=out", cwd=tmp_path)
-    assert done.code == 1
-    assert done.err.startswith("jacspec: Cannot read or write"), done.err
+        for command in (("task=report", "run=out"), ("-m", "seed=0,1", "hydra.sweep.dir=out/sweep")):
+            done = run_here(*command, cwd=tmp_path)
+            assert done.code == 1
+            assert done.err.startswith("jacspec: Cannot read or write out"), done.err
+            assert done.err.count("\n") == 1
     assert contents(tmp_path) == finished
+
+
+def test_error_of_the_system_without_a_file_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("jacspec.cli.command.load", lambda _: fail)
+    done = run_here(*SMALL, f"hydra.run.dir={tmp_path}/out", cwd=tmp_path)
+    place = f"a file in {tmp_path}/out, or the output"
+    assert done.err == f"jacspec: Cannot read or write {place}: No space left on device.\n"
 
 
 def test_everything_read_may_be_read_only(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 """
 
 import json
+import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,21 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hostile import MOST_HEADER, is_right, read_ours, read_unchecked, refuses_or_reads, safetensors, tensor
+from hostile import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MOST_HEADER,
+    is_right,
+    mutate,
+    read_ours,
+    read_unchecked,
+    refuses_or_reads,
+    safetensors,
+    tensor,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd_tokenizers import charsmap, make_tokenizer
 from safetensors.numpy import save
 from servers import (
     NANO,
@@ -28,10 +42,13 @@ from servers import (
     run_here,
     serve,
 )
+from test_gguf import make as make_gguf
 
 from jacspec.cli.explain import explain
 from jacspec.config import ASSETS
 from jacspec.errors import JacspecError
+from jacspec.models import gguf_files
+from jacspec.models.gguf_files import open_gguf
 from jacspec.models.hf_config import read_config
 from jacspec.models.tensor_files import open_tensors
 from jacspec.models.tokenizer import load_tokenizer
@@ -238,6 +255,26 @@ TOKENIZERS = {
         _spoil(normalizer={"type": "Sequence", "normalizers": [DOUBLE | {"pattern": {"Regex": ""}}] * 20}),
         "times longer",
     ),
+    "doubled by no letter": (
+        _spoil(normalizer={"type": "Sequence", "normalizers": [DOUBLE | {"pattern": {"String": ""}}] * 20}),
+        "times longer",
+    ),
+    "bytes of bytes": (
+        _spoil(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 40}),
+        "times longer",
+    ),
+    "a table that puts a megabyte": (
+        _spoil(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap(b"", b"a" * 2**20)}),
+        "times longer",
+    ),
+    "many added tokens": (
+        _spoil(added_tokens=[{"id": number, "content": f"<{number}>"} for number in range(2**17 + 1)]),
+        "131073 added tokens",
+    ),
+    "tokens of megabytes": (
+        _spoil(model={"type": "Unigram", "vocab": [["a", 0.0], ["b" * 2**24, 0.0]]}),
+        "16777217 letters",
+    ),
     "a megabyte before": (_spoil(normalizer={"type": "Prepend", "prepend": "e" * 2**20}), "adds 1048576 letters"),
     "a template of a million": (_spoil(post_processor=_template(pieces=10**6, ids=1)), "adds 1000000 letters or ids"),
     "a token of a million ids": (_spoil(post_processor=_template(pieces=1, ids=10**6)), "adds 1000000 letters or ids"),
@@ -247,7 +284,7 @@ TOKENIZERS = {
     ),
     "steps without end": (
         _spoil(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100_000}),
-        "has 100002 steps",
+        "has more than 100 steps",
     ),
     "ways without end": (_spoil(pre_tokenizer=_split(r"(?:[\w ]{1,2}){20}[^\w ]{2}")), "end within"),
     "no model": (_spoil(model=None), "cannot be loaded"),
@@ -283,6 +320,38 @@ def test_setting_that_makes_a_long_list_is_refused(name: str, tmp_path: Path) ->
 def test_any_tokenizer(tmp_path: Path, part: str, value: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     refuses_or_reads("tokenizer", _spoil(**{part: value}), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_parts_of_a_tokenizer(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    refuses_or_reads("tokenizer", make_tokenizer(seed, largest=300), tmp_path)
+
+
+# Adapters and GGUF files
+
+
+@pytest.mark.parametrize(("reader", "count"), [("adapter_config", 150), ("adapter", 100), ("gguf", 12)])
+def test_any_change_of_an_adapter_or_a_gguf_file(reader: str, count: int, tmp_path: Path) -> None:
+    raw = {"adapter_config": json.dumps(ADAPTER_CONFIG).encode(), "adapter": ADAPTER_WEIGHTS}.get(reader)
+    raw = raw or make_gguf(tmp_path, "llama").read_bytes()
+    assert refuses_or_reads(reader, raw, tmp_path)
+    read = [refuses_or_reads(reader, mutate(raw, random.Random(seed)), tmp_path) for seed in range(count)]
+    assert 0 < sum(read) < count
+
+
+def test_gguf_that_claims_more_than_a_model_has_is_refused_at_once(tmp_path: Path) -> None:
+    start = b"GGUF" + struct.pack("<I", 3)
+    listed = struct.pack("<Q1sIIQ", 1, b"a", 9, 0, 2**23) + bytes(2**23)
+    for content, said in (
+        (struct.pack("<QQ", 2**40, 0), "1099511627776 tensors"),
+        (struct.pack("<QQ", 0, 1) + listed, "more than 4194304 values"),
+    ):
+        (tmp_path / "own.gguf").write_bytes(start + content)
+        with pytest.raises(JacspecError, match=said):
+            open_gguf(tmp_path / "own.gguf")
+        (tmp_path / "own.gguf").unlink()
+        gguf_files._reader.cache_clear()
 
 
 # Texts

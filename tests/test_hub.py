@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from servers import (
     COMMIT,
@@ -29,6 +30,9 @@ from servers import (
     serve_silence,
 )
 
+from jacspec.config import ModelConfig
+from jacspec.errors import JacspecError
+from jacspec.models.hub import locate
 from jacspec.runs import open_run
 
 ONLINE: dict[str, Any] = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -112,6 +116,34 @@ def test_cached_checkpoints_need_no_network(hub_home: Path, tmp_path: Path) -> N
     for number in "01":
         again, first = (folder / "runs" / number / "metrics.csv" for folder in (tmp_path, hub_home))
         assert again.read_bytes() == first.read_bytes()
+
+
+def test_damaged_files_of_the_cache_are_fetched_again_or_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    model = ModelConfig("hub", id="org/nano")
+    folder = locate(model).folder
+    config, weights = ((folder / name).resolve() for name in ("config.json", "model.safetensors"))
+    config.write_bytes(config.read_bytes()[:100])
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a weight that stays finite
+    with monkeypatch.context() as offline:
+        offline.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(JacspecError, match=f"{config}, {weights}. Delete that"):
+            locate(model)
+    assert capsys.readouterr().err == ""
+    before = len(server.requests)
+    assert locate(model).folder == folder
+    assert "config.json, model.safetensors of org/nano was damaged" in capsys.readouterr().err
+    assert (config.read_bytes(), weights.read_bytes()) == ((NANO / "config.json").read_bytes(), content)
+    fetched = [path for kind, path in server.requests[before:] if kind == "GET" and "/resolve/" in path]
+    assert sorted(Path(path).name for path in fetched) == ["config.json", "model.safetensors"]
 
 
 def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path) -> None:

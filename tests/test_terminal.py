@@ -63,6 +63,46 @@ def wait_for_python(process: subprocess.Popen[str]) -> None:
     raise AssertionError("it never caught signals")
 
 
+SCRIPT = """
+import atexit, os, signal, sys, threading, time
+from jacspec.interrupts import catch_signals, end_interrupted, leave, raise_interrupt
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+class Dropped:
+    def __del__(self):
+        send(signal.SIGINT)
+
+catch_signals()
+try:
+    {}
+except KeyboardInterrupt as interrupt:
+    end_interrupted(interrupt)
+leave(0)
+"""
+LINE = "\njacspec: interrupted.\n"
+MOMENTS = {
+    "as a tuple is named": ("exec('send(signal.SIGINT)')", 130, LINE),
+    "in a destructor": ("Dropped(); raise_interrupt()", 130, LINE),
+    "again, as all closes": ("atexit.register(send, signal.SIGINT); send(signal.SIGTERM)", 143, LINE),
+    "again, while a thread works": (
+        "threading.Thread(target=lambda: (time.sleep(0.3), send(signal.SIGINT), time.sleep(60))).start(); "
+        "send(signal.SIGINT)",
+        *(130, LINE),
+    ),
+    "when all is done": ("atexit.register(send, signal.SIGINT)", 0, ""),
+}
+
+
+@pytest.mark.parametrize(("code", "status", "said"), MOMENTS.values(), ids=MOMENTS)
+def test_signal_at_an_odd_moment_ends_with_one_line(code: str, status: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "moment.py").write_text(SCRIPT.format(code))
+    given: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": 20}
+    done = subprocess.run([sys.executable, "-m", "moment"], cwd=tmp_path, check=False, **given)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_interrupt_that_was_swallowed_is_raised_by_the_next_step() -> None:
     class Dropped:
         def __del__(self) -> None:

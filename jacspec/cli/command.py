@@ -104,15 +104,16 @@ def _hydra_main(config: DictConfig) -> str | None:
         run_study = load(study.run)
         gc.enable()
         run_study(typed, folder, Terminal(), Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
-    except KeyboardInterrupt as interrupt:
-        if HydraConfig.get().mode != RunMode.MULTIRUN and (folder / "run.json").is_file():
-            interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
-        raise
     except BrokenPipeError:
         raise
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # A library may have made another error of an interrupt.
+        if interrupt := error if isinstance(error, KeyboardInterrupt) else interrupted():
+            if HydraConfig.get().mode != RunMode.MULTIRUN and (folder / "run.json").is_file():
+                interrupt.add_note(f"Add {as_typed('resume', folder)} to the same command to resume it.")
+            raise interrupt from None
         # Not left to Hydra, which would print a line of its own first and end a sweep at its first failure.
-        return _complain(error)
+        return _complain(cast(Exception, error), f"a file in {folder}, or the output")
     finally:
         remove_empty(folder)
         if HydraConfig.get().mode == RunMode.MULTIRUN and "jax" in sys.modules:
@@ -160,9 +161,12 @@ def _check_workers(config: Config) -> None:
         raise JacspecError("Processes that share a run need one folder. Type hydra.run.dir=FOLDER, the same for all.")
 
 
-def _complain(error: Exception) -> str:
-    """Print the message of an error that the user can mend; raise one that is ours, or any where asked to."""
-    message = None if os.environ.get(TRACEBACK) else explain(error)
+def _complain(error: Exception, place: str = "a file, or the output") -> str:
+    """Print the message of an error that the user can mend; raise one that is ours, or any where asked to.
+
+    **Arguments:** `place`, where an error of the system happened that names no file, as that of a full disk.
+    """
+    message = None if os.environ.get(TRACEBACK) else explain(error, place)
     if message is None:
         raise error
     _failures.append(message)

@@ -21,8 +21,11 @@ LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm":
 """The extra that brings a launcher."""
 
 
-def explain(error: Exception) -> str | None:
-    """Return the message for an error that the user can mend, `None` for one that is ours."""
+def explain(error: Exception, place: str = "a file") -> str | None:
+    """Return the message for an error that the user can mend, `None` for one that is ours.
+
+    **Arguments:** `place`, where an error of the system happened that names no file.
+    """
     if isinstance(error, JacspecError):
         return str(error)
     if isinstance(error, OverrideParseException):
@@ -52,7 +55,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ValueError) and "integer string conversion" in str(error):  # Python's own limit
         return "A number on the command line has thousands of digits. Write a shorter one."
     if isinstance(error, OSError):
-        return f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}."
+        return f"Cannot read or write {error.filename or place}: {error.strerror or error}."
     return None
 
 

@@ -32,7 +32,7 @@ class Folders(Callback):
         """Take the folder that was given, if it is fit, or that of the run to resume or redraw, or make a new one."""
         named = config.resume or (config.run if config.task == "report" else None)
         _given.clear()
-        with _refusing():
+        with refusing():
             if not _named_by_clock(config.hydra.run):
                 _check_given(config)
             elif named and (Path(named) / "run.json").is_file():
@@ -45,7 +45,7 @@ class Folders(Callback):
         from jacspec.cli.sweep import check_sweep, is_sweep
 
         _given.clear()
-        with _refusing():
+        with refusing():
             wanted = config.hydra.sweep.dir
             if not _named_by_clock(config.hydra.sweep):
                 check_sweep(Path(wanted))
@@ -113,7 +113,8 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
+    """Refuse the command for whatever is wrong with a folder that is looked at or made inside."""
     try:
         yield
     except (JacspecError, OSError) as error:

@@ -48,6 +48,8 @@ def answered(given: Sequence[str]) -> bool:
         print(f"jacspec {version('jacspec')}" if VERSION in given else help_text(topics(given)), flush=True)
     except BrokenPipeError:
         end_without_reader()
+    except OSError as error:
+        sys.exit(f"jacspec: Cannot write to the output: {error.strerror}.")
     except JacspecError as error:
         print(f"jacspec: {printable(error)}", file=sys.stderr)
         sys.exit(1)

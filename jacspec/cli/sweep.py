@@ -22,6 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from jacspec.cli.folders import refusing
 from jacspec.config import Config
 from jacspec.errors import JacspecError, shortened
 from jacspec.studies import find_study
@@ -56,9 +57,10 @@ class SweepRecord(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record which jobs there will be, in place of an earlier sweep's."""
         folder = Path(config.hydra.sweep.dir)
-        _remove_records(folder)
-        for number, overrides in enumerate(_expand(config)):
-            _write(folder, Job(number, " ".join(overrides), "not started", "", "The sweep ended before it."))
+        with refusing():
+            _remove_records(folder)
+            for number, overrides in enumerate(_expand(config)):
+                _write(folder, Job(number, " ".join(overrides), "not started", "", "The sweep ended before it."))
         _started.append(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:

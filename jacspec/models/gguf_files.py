@@ -9,6 +9,8 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import mmap
+import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +31,13 @@ LABELS = ("_model_name_or_path", "_name_or_path", "transformers_version", "unk_t
 
 SCALED = ("rope_freqs", "rope_factors", "rope.scaling.")
 """Names of tensors and keys that transformers leaves out of the config, and that change the forward pass."""
+
+VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+STRING, LIST = 8, 9
+"""How GGUF numbers the types of its values, and the bytes of those that have a size."""
+
+MOST_VALUES, MOST_TENSORS = 2**22, 2**17
+"""Values in the metadata, where tokens, scores, types and merges of a published file are a million, and tensors."""
 
 Weights = Float[np.ndarray, "..."]
 Undo = Callable[[str, Weights, Callable[[str], int]], Weights]
@@ -192,6 +201,7 @@ def _architecture(reader: Any, file: Path) -> str:
 def _reader(file: Path) -> Any:
     gguf = _package()
     with blaming(f"{file} is damaged or not a GGUF file; download it again"):
+        _check_lists(file)
         return gguf.GGUFReader(file)
 
 
@@ -204,6 +214,45 @@ def _parsed_once(file: Path) -> Iterator[None]:
         yield
     finally:
         gguf.GGUFReader = own
+
+
+def _check_lists(file: Path) -> None:
+    """Refuse more tensors, or values in the metadata, than a model has: the package makes an array of NumPy's of each.
+
+    It stops where the package would, at a kind that nobody knows or at the end of the file.
+    """
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        order = "<" if content[4:6] != b"\0\0" else ">"
+        values, at = 0, 24
+
+        def number(form: str) -> int:
+            nonlocal at
+            (found,) = struct.unpack_from(order + form, content, at)
+            at += struct.calcsize(form)
+            return int(found)
+
+        def skip(kind: int, count: int) -> None:
+            nonlocal at, values
+            if (values := values + count) > MOST_VALUES:
+                raise JacspecError(f"{file} has more than {MOST_VALUES} values in its metadata.")
+            if kind in VALUE_BYTES:
+                at += VALUE_BYTES[kind] * count
+                return
+            for _ in range(count):
+                if kind == STRING:
+                    length = number("Q")
+                    at += length
+                elif kind == LIST:
+                    skip(number("I"), number("Q"))
+                else:
+                    raise ValueError(f"there is no type {kind} of values")
+
+        tensors, entries = struct.unpack_from(order + "QQ", content, 8)
+        if tensors > MOST_TENSORS:
+            raise JacspecError(f"{file} says that it has {tensors} tensors. Accepted: {MOST_TENSORS} at most.")
+        for _ in range(entries):
+            skip(STRING, 1)
+            skip(number("I"), 1)
 
 
 def _package() -> Any:

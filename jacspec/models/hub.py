@@ -12,11 +12,12 @@ from typing import NamedTuple, cast
 from omegaconf import OmegaConf
 
 from jacspec.config import ASSETS, Init, ModelConfig, config_folder, register
-from jacspec.errors import JacspecError, printable, suggest
+from jacspec.errors import JacspecError, printable, shortened, suggest
 from jacspec.models.adapters import ADAPTER_FILES, base_of, is_adapter
 from jacspec.models.checkpoint import Checkpoint, open_adapted, open_checkpoint, random_checkpoint, read_model_config
 from jacspec.models.foreign import ADAPTER, describe_file
 from jacspec.models.gguf_files import find_gguf, is_gguf
+from jacspec.models.hub_cache import damaged_files, remove_files
 from jacspec.models.tensor_files import TensorFiles, open_tensors, require_torch
 
 TOKENIZER_FILES = (
@@ -249,10 +250,12 @@ def _revision_folder(folder: Path, revision: str | None) -> Path:
 
 
 def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
-    """Fetch the named files of a hub checkpoint, or find them in the hub's cache, and return their folder."""
+    """Fetch the named files of a hub checkpoint, or find them in the hub's cache, and return their folder.
+
+    Files of the cache that were damaged are fetched again once, or named where the hub cannot be reached.
+    """
     if not model.id:
         raise JacspecError(f"model={model.name} needs a place: model.path=FOLDER, or model=hub model.id=ORG/NAME.")
-    import huggingface_hub
     from huggingface_hub import constants, errors
     from huggingface_hub.utils import disable_progress_bars
 
@@ -261,9 +264,13 @@ def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
     allow = ["config.json", *patterns]
     where = f"{model.id}" + (f" at revision {model.revision}" if model.revision else "")
     try:
-        if not _reachable(constants.ENDPOINT):
-            return Path(_cached(model, allow))
-        return Path(huggingface_hub.snapshot_download(model.id, revision=model.revision, allow_patterns=allow))
+        fetch = _fetched if (online := _reachable(constants.ENDPOINT)) else _cached
+        folder = fetch(model, allow)
+        if online and (damaged := damaged_files(folder, allow)):
+            names = shortened(file.name for file in damaged)
+            print(f"jacspec: {names} of {where} was damaged in the hub's cache and is fetched again.", file=sys.stderr)
+            remove_files(damaged)
+            return fetch(model, allow)
     except errors.GatedRepoError:
         raise JacspecError(
             f"{where} is gated: accept its terms on the hub, then `hf auth login` or set HF_TOKEN."
@@ -281,16 +288,29 @@ def _download(model: ModelConfig, patterns: tuple[str, ...]) -> Path:
         raise JacspecError(f"The model {where} is not in the cache and the hub cannot be reached. {WAYS_ON}") from None
     except Exception as error:  # HF's client raises many types where a server answers nonsense
         raise JacspecError(f"Fetching {where} from the hub failed: {error}") from error
+    if not online and (damaged := damaged_files(folder, allow)):
+        raise JacspecError(
+            f"Of {where} in the hub's cache is damaged: {shortened(str(file.resolve()) for file in damaged)}. "
+            "Delete that: it is fetched again when the hub can be reached."
+        )
+    return folder
 
 
-def _cached(model: ModelConfig, allow: list[str]) -> str:
+def _fetched(model: ModelConfig, allow: list[str], *, local: bool = False) -> Path:
     import huggingface_hub
+
+    return Path(
+        huggingface_hub.snapshot_download(
+            model.id, revision=model.revision, allow_patterns=allow, local_files_only=local
+        )
+    )
+
+
+def _cached(model: ModelConfig, allow: list[str]) -> Path:
     from huggingface_hub import errors
 
-    folder = huggingface_hub.snapshot_download(
-        model.id, revision=model.revision, allow_patterns=allow, local_files_only=True
-    )
-    if not any((Path(folder) / name).is_file() for name in ("config.json", ADAPTER)):
+    folder = _fetched(model, allow, local=True)
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
         raise errors.LocalEntryNotFoundError("config.json")
     return folder
 

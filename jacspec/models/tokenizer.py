@@ -1,5 +1,7 @@
 """The HF tokenizer of a folder: loaded without running what comes with it, and refused where it would fill memory."""
 
+import base64
+import contextlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,8 +27,17 @@ LETTERS = ("prepend", "continuing_subword_prefix", "end_of_word_suffix")
 """Keys of what is put before or behind a text, or every subword."""
 
 MAX_GROWTH = 1000
-"""Of a text under the replacements of a tokenizer; those of published ones put one character for one."""
+"""Of a text under the replacements of a tokenizer; those of published ones put one character for one, the table that
+T5 and XLM-R normalise by 18 for a ligature.
+"""
 
+MAX_STEPS = 100
+"""Of a normaliser, of what cuts a text and of what adds ids; published ones have a dozen."""
+
+MAX_ADDED_TOKENS, MAX_LETTERS = 2**17, 2**24
+"""Tokens beside a vocabulary, each of which HF handles by itself, and letters of all tokens of a Unigram model, which
+holds a node of a hundred bytes for each that begins no other; mT5's has two million.
+"""
 
 MAX_NUMBER = 2**20
 """Of a setting that is no length."""
@@ -108,14 +119,11 @@ def _check_growth(file: Path) -> None:
     if not file.is_file():
         return
     content = read_json(file)
-    growth, added = 1, 0
-    steps = sum(1 for _ in _parts([content.get("normalizer"), content.get("pre_tokenizer")]))
-    if steps > MAX_ADDED:
-        raise JacspecError(f"{file} has {steps} steps or parts of them. Accepted: {MAX_ADDED}.")
+    _check_vocabulary(file, content)
+    growth, added, steps = 1, 0, 0
     for part in _parts([content.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "model")]):
-        put, pattern = part.get("content"), part.get("pattern")
-        if isinstance(put, str) and isinstance(pattern, dict):  # a `Replace`
-            growth *= max(len(put) + ("Regex" in pattern), 1)
+        steps += "type" in part
+        growth = min(growth * _growth(part), 10**18)
         added += sum(len(part[name]) for name in LETTERS if isinstance(part.get(name), str))
         added += _template_ids(part)
         if (times := _template_texts(part)) > 1:
@@ -123,6 +131,10 @@ def _check_growth(file: Path) -> None:
         longest = part.get("max_input_chars_per_word")
         if isinstance(longest, int) and longest > MAX_ADDED:  # takes the square of it
             raise JacspecError(f"{file} takes words of {longest} letters apart. Accepted: {MAX_ADDED} letters.")
+        if steps > MAX_STEPS:
+            raise JacspecError(f"{file} has more than {MAX_STEPS} steps. Accepted: {MAX_STEPS}.")
+        if added > MAX_ADDED:
+            break  # before it goes through a million pieces
     if growth > MAX_GROWTH:
         raise JacspecError(
             f"{file} makes a text up to {growth:.1g} times longer before it is cut into tokens. "
@@ -130,6 +142,35 @@ def _check_growth(file: Path) -> None:
         )
     if added > MAX_ADDED:
         raise JacspecError(f"{file} adds {added} letters or ids to a text. Accepted: {MAX_ADDED}.")
+
+
+def _check_vocabulary(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse more tokens beside the vocabulary, or more letters of a Unigram model, than memory and time have room for.
+
+    The model keeps its tokens as a tree of letters, those of BPE and WordPiece as they are.
+    """
+    tokens, model = content.get("added_tokens"), content.get("model")
+    if isinstance(tokens, list) and len(tokens) > MAX_ADDED_TOKENS:
+        raise JacspecError(f"{file} has {len(tokens)} added tokens. Accepted: {MAX_ADDED_TOKENS}.")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list):  # of Unigram alone
+        letters = sum(len(each[0]) for each in vocab if isinstance(each, list) and each and isinstance(each[0], str))
+        if letters > MAX_LETTERS:
+            raise JacspecError(f"{file} has tokens of {letters} letters in all. Accepted: {MAX_LETTERS}.")
+
+
+def _growth(part: Mapping[str, Any]) -> int:
+    """Say how many letters a step puts for one at most: a `Replace`, letters for bytes, a table of sentencepiece's."""
+    put, pattern, table = part.get("content"), part.get("pattern"), part.get("precompiled_charsmap")
+    if isinstance(put, str) and isinstance(pattern, dict):
+        nothing = "Regex" in pattern or pattern.get("String") == ""
+        return max(len(put) + nothing, 1)
+    if isinstance(table, str):
+        with contextlib.suppress(ValueError):  # no base64, which is for whoever reads it to say
+            raw = base64.b64decode(table)
+            replacements = raw[4 + int.from_bytes(raw[:4], "little") :].split(b"\0")
+            return max(1, *(len(each.decode("utf-8", "replace")) for each in replacements))
+    return 2 if part.get("type") == "ByteLevel" else 1
 
 
 def _parts(waiting: list[Any]) -> Iterator[dict[str, Any]]:
@@ -159,8 +200,10 @@ def _template_texts(part: Mapping[str, Any]) -> int:
 
 
 def _check_numbers(file: Path) -> None:
-    """Refuse settings of which HF makes a list as long as a number says, as T5's `extra_ids`."""
+    """Refuse settings of which HF makes a list as long as a number says, as T5's `extra_ids`, and lists as long."""
     content = read_json(file) if file.is_file() else {}
     for name, value in content.items():
+        if isinstance(value, list | dict) and len(value) > MAX_ADDED_TOKENS:
+            raise JacspecError(f"{file} has {len(value)} of {name}. Accepted: {MAX_ADDED_TOKENS} at most.")
         if isinstance(value, int) and value > MAX_NUMBER and not name.endswith("length"):
             raise JacspecError(f"{file} has {name}={value}. Accepted: {MAX_NUMBER} at most.")

@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,49 @@ def _run(name: str, folder: Path, sender: Any) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
     sender.send((outcome, peak))
     sys.exit()
+
+
+SLOWEST = 60.0
+"""Seconds that a file may take; a regular expression alone may take `text.pace.PACE_SECONDS`."""
+
+
+def run_made_up(reader: str, make: Callable[[int], bytes], count: int, folder: Path) -> dict[str, Any]:
+    """Give a reader `count` files that were made up, in a process with as little address space and time for each."""
+    found, failed, slowest, peak, seed = Counter[str](), [], 0.0, 0.0, 0
+    while seed < count:
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(
+            target=_read_all, args=(reader, make, seed, folder, sender)
+        )
+        process.start()
+        sender.close()
+        while seed < count:
+            try:
+                outcome, seconds, peak = receiver.recv() if receiver.poll(SLOWEST) else ("took too long", SLOWEST, peak)
+            except EOFError:
+                outcome, seconds = "died", 0.0
+            slowest = max(slowest, seconds)
+            found[outcome if outcome in ("read", "refused") else "failed"] += 1
+            if outcome not in ("read", "refused"):
+                failed.append(f"{seed}: {outcome}")
+            seed += 1
+            if outcome in ("died", "took too long"):
+                break
+        process.kill()
+        process.join()
+    figures = {"slowest": round(slowest, 1), "peak GiB": round(peak, 2)}
+    return {"reader": reader, "inputs": count, **found, **figures, "failed": failed}
+
+
+def _read_all(reader: str, make: Callable[[int], bytes], seed: int, folder: Path, sender: Any) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust panics speak
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_GIB * GIB, LIMIT_GIB * GIB))
+    while True:
+        raw, began = make(seed), time.monotonic()
+        try:
+            outcome = "read" if hostile.refuses_or_reads(reader, raw, folder) else "refused"
+        except BaseException as error:
+            outcome = f"{error!r}"[:300]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+        sender.send((outcome, time.monotonic() - began, peak))
+        seed += 1

@@ -30,11 +30,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
 import bounded
 import disk
 import fuzzing
+import hostile
 import kills
 from damaged import spoil, without_hashes
+from odd_tokenizers import make_tokenizer
 from servers import command_line, in_session, run_command, run_here, start, statuses
 from servers import environment as environment_of_tests
 from small_runs import SMALL, arguments, make_small_model
+from test_gguf import make as make_gguf
 
 from jacspec.studies import find_study
 from jacspec.studies.provenance import git_commit
@@ -44,6 +47,7 @@ RECORD = Path(__file__).with_suffix(".json")
 LIBRARIES = ("jax", "numpy", "safetensors", "tokenizers", "transformers", "filelock")
 CHAINS, JOBS = (1, 2, 3), 8
 FUZZ_SECONDS = 60
+MADE_UP = 1500
 DAMAGES, SWEEP_JOBS = 60, 200
 SIGNALS, SIGNAL_SECONDS = 24, 12.0
 MARKS = ("<!-- reliability: written by tests/faults/campaign.py -->", "<!-- end of reliability -->")
@@ -80,7 +84,7 @@ def _sum_up_kills(found: Sequence[kills.Kill]) -> dict[str, Any]:
         "with parts done": sum(kill.parts > 0 for kill in found),
         "runs": sum(kill.before == 0 for kill in found),
         "runs that differ": sum(bool(kill.differing) for kill in found if kill.before == 0),
-        "by task": {task: sum(kill.task == task for kill in found) for task in SMALL},
+        "by task": Counter(kill.task for kill in found),
         "each": [kill._asdict() for kill in found],
     }
 
@@ -136,6 +140,31 @@ def run_fuzzing(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def run_made_up(folder: Path) -> Iterator[dict[str, Any]]:
+    """Give readers files that are made up: tokenizers of odd parts, adapters and GGUF files with changes in them."""
+    gguf = make_gguf(folder, "llama").read_bytes()
+    good = {
+        "adapter_config": json.dumps(hostile.ADAPTER_CONFIG).encode(),
+        "adapter": hostile.ADAPTER_WEIGHTS,
+        "gguf": gguf,
+    }
+    makers: dict[str, Callable[[int], bytes]] = {"tokenizer": make_tokenizer}
+    for reader, raw in good.items():
+        makers[reader] = lambda seed, raw=raw: hostile.mutate(raw, random.Random(seed))
+    found: list[dict[str, Any]] = []
+    for reader, make in makers.items():
+        found.append(bounded.run_made_up(reader, make, MADE_UP, folder))
+        yield {
+            "inputs": sum(each["inputs"] for each in found),
+            "readers": [each["reader"] for each in found],
+            "limit GiB": bounded.LIMIT_GIB,
+            "slowest": max(each["slowest"] for each in found),
+            "largest peak GiB": max(each["peak GiB"] for each in found),
+            "failed": sum(len(each["failed"]) for each in found),
+            "each": found,
+        }
+
+
 def run_damage(folder: Path) -> Iterator[dict[str, Any]]:
     """Damage a finished run of every study at random, with its hashes and without, and draw or compare it."""
     model = folder / "small"
@@ -171,23 +200,32 @@ def run_signals(folder: Path) -> Iterator[dict[str, Any]]:
     """Interrupt real commands at random moments, from their first on, by Ctrl-C or SIGTERM, and resume them."""
     small = ("components=[mlp]", "data.samples=60", "data.max_tokens=16")
     sweep = ("-m", *small, "report.figures=none", "seed=0,1")
-    given = {"run": small, "sweep": sweep, "workers": (*sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")}
-    found, wrong = Counter[str](), []
+    model = folder / "small"
+    make_small_model(model)
+    given = {
+        "run": small,
+        "train": (*arguments("train", model), "train.steps=400", "report.figures=none"),
+        "sweep": sweep,
+        "workers": (*sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    }
+    found, by_kind, wrong = Counter[str](), Counter[str](), []
     for number in range(SIGNALS):
         draw, cwd = random.Random(number), folder / str(number)
         cwd.mkdir()
         kind = draw.choice(sorted(given))
         sent = draw.choice([signal.SIGINT, signal.SIGTERM])
-        place = "hydra.run.dir=out" if kind == "run" else "hydra.sweep.dir=out"
+        place = "hydra.sweep.dir=out" if "-m" in given[kind] else "hydra.run.dir=out"
         run = start(*given[kind], place, cwd=cwd, start_new_session=True)
         time.sleep(0.3 + draw.random() * SIGNAL_SECONDS)
-        run.send_signal(sent)
+        by_terminal = sent == signal.SIGINT and draw.random() < 0.5
+        (os.killpg if by_terminal else os.kill)(run.pid, sent)  # Ctrl-C goes to all that the command started
         err = run.communicate(timeout=120)[1]
         time.sleep(3.0)  # for what notices by itself that it has nothing to track any more
         left = in_session(run.pid)
         lines = [line for line in err.splitlines() if line]
         said = run.returncode == 128 + sent and len(lines) == 1 and lines[0].startswith("jacspec: interrupted.")
         before_python = run.returncode == -sent and not err  # then it is the kernel that ends it
+        by_kind[kind] += 1
         found["before it ended" if run.returncode else "after it ended"] += 1
         if left or (run.returncode and not (said or before_python)):
             wrong.append(f"{number}: {kind}, {sent.name}: {run.returncode}: {left} left: {err[-300:]}")
@@ -196,7 +234,7 @@ def run_signals(folder: Path) -> Iterator[dict[str, Any]]:
         done = run_command(*again, cwd=cwd, timeout=600)
         if done.code or set(statuses(cwd)) != {"finished"}:
             wrong.append(f"{number}: not resumed: {done.err[-300:]}")
-        yield {"signals": number + 1, **found, "wrong": wrong}
+        yield {"signals": number + 1, "by kind": by_kind, **found, "wrong": wrong}
 
 
 def run_sweep(folder: Path) -> Iterator[dict[str, Any]]:
@@ -233,6 +271,7 @@ PARTS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     "disk": run_disk,
     "sizes": run_sizes,
     "fuzzing": run_fuzzing,
+    "made up": run_made_up,
     "damage": run_damage,
     "signals": run_signals,
     "sweep": run_sweep,
@@ -266,7 +305,7 @@ def write_table(record: Mapping[str, Any]) -> None:
 
 ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "kills": lambda seen: (
-        f"| `kill -9` at {seen['kills']} random moments of {sum(map(bool, seen['by task'].values()))} tasks, "
+        f"| `kill -9` at {seen['kills']} random moments of {len(seen['by task'])} tasks, "
         f"{seen['of tries to go on']} of them while resuming | {seen['runs that differ']} of {seen['runs']} runs "
         "differ from one left alone, byte for byte, figures included |"
     ),
@@ -282,13 +321,18 @@ ROWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"| {seen['inputs']:,} inputs by atheris to {seen['readers']} readers, {seen['seconds a reader']} s each "
         f"| {seen['failed']} end in anything but a value or a clear error |"
     ),
+    "made up": lambda seen: (
+        f"| {seen['inputs']:,} made-up files for {', '.join(seen['readers'])}: odd parts put together, good files with "
+        f"changes | {seen['failed']} end in anything but a value or a clear error; the slowest takes "
+        f"{seen['slowest']} s of a busy machine, the peak is {seen['largest peak GiB']} GiB |"
+    ),
     "damage": lambda seen: (
         f"| {seen['tried']} finished runs of {seen['studies']} tasks with a value, a cell, a bit or an end changed, "
         f"drawn or compared | {len(seen['tracebacks'])} end in a traceback; {seen['refused']} are refused |"
     ),
     "signals": lambda seen: (
-        f"| Ctrl-C or SIGTERM at {seen['signals']} random moments of runs and sweeps | {len(seen['wrong'])} end "
-        "without their one line or cannot be resumed |"
+        f"| Ctrl-C or SIGTERM at {seen['signals']} random moments of runs, training and sweeps | "
+        f"{len(seen['wrong'])} end without their one line or cannot be resumed |"
     ),
     "sweep": lambda seen: (
         f"| {seen['jobs']} jobs of different shapes in one process | memory maps {seen['memory maps, early']} early, "

@@ -5,6 +5,7 @@ no extra, because it has wheels for few Pythons: pip install atheris.
 """
 
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
 
+import numpy as np
+from safetensors.numpy import save
 from servers import NANO, environment
 
 MEMORY_MIB = 3000
@@ -24,6 +27,9 @@ SEEDS: dict[str, list[bytes]] = {
     "index": [b'{"weight_map": {"a": "model-1.safetensors"}}'],
     "corpus": ["One. Two! Ça va ?\r\n\r\nthree".encode()],
     "labelled": [b'{"text": "a", "label": 1}\n{"text": "b", "label": true}\n', b'text,label\n"a ""b""",1\nc,2\n'],
+    "adapter_config": [b'{"peft_type": "LORA", "lora_alpha": 1, "base_model_name_or_path": "base"}'],
+    "adapter": [save({f"q.lora_{part}.weight": np.ones((1, 1), np.float32) for part in "AB"})],
+    "gguf": [b"GGUF" + struct.pack("<IQQQ20sIQ5s", 3, 0, 1, 20, b"general.architecture", 8, 5, b"llama")],
 }
 
 
