@@ -1,20 +1,26 @@
 """How well chance is known: the bulk's variance, p-values, counts and errors of α where the answer is known.
 
-    python tests/benchmarks/chance.py   (from the repository; about three minutes; writes chance.json)
+    python tests/benchmarks/chance.py          (from the repository; about five minutes; writes chance.json)
+    python tests/benchmarks/chance.py heads    (that part alone)
 
 docs/chance.md has its tables. Seeds are fixed, and nothing depends on the machine.
 """
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from jacspec.backend import numerics
+from jacspec.spectra.bootstrap import compare_means, noise_floor
 from jacspec.spectra.bulk import fit_bulk, quantiles
 from jacspec.spectra.power_law import fit_tails
+from jacspec.spectra.products import ends_of, p_value, plain_products
 from jacspec.spectra.random_matrix import (
     chance_above,
     chance_below,
@@ -25,6 +31,8 @@ from jacspec.spectra.random_matrix import (
 )
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED
+from jacspec.studies.heads import NULLS
+from jacspec.studies.heads.measure import Chance, describe_heads, measure_products
 
 Shape = tuple[int, int]
 SHAPES: Mapping[Shape, int] = {(96, 96): 60, (96, 384): 60, (768, 768): 10, (768, 3072): 10}
@@ -259,6 +267,93 @@ def check_alpha(draws: int = 300) -> dict[str, Any]:
     return found
 
 
+HEAD_CASES: Mapping[str, tuple[Shape, int, float, float]] = {
+    "d_head 16, d_model 96": ((16, 96), 1500, 0.0, 0.0),
+    "d_head 64, d_model 768": ((64, 768), 250, 0.0, 0.0),
+    "16, 96, norms of spread 0.5": ((16, 96), 1500, 0.5, 0.0),
+    "64, 768, norms of spread 0.5": ((64, 768), 250, 0.5, 0.0),
+    "16, 96, norms of spread 1": ((16, 96), 1500, 1.0, 0.0),
+    "64, 768, one direction planted in both factors": ((64, 768), 100, 0.0, 2.0),
+    "64, 768, spread 0.5, one direction planted": ((64, 768), 100, 0.5, 2.0),
+}
+"""d_head and d_model, heads, spread of ln of the variances of rows and columns, size of what is planted."""
+
+
+def draw_heads(case: tuple[Shape, int, float, float], seed: int = 0) -> list[np.ndarray]:
+    """Draw both factors of heads, each with norms of its own; what is planted is a direction of d_head in both."""
+    (d_head, d_model), heads, spread, planted = case
+    rng = np.random.default_rng([seed, d_head, heads])
+    directions = rng.normal(size=(heads, d_head, 1)) / d_head**0.5
+    factors = []
+    for _ in range(2):
+        scales = np.exp(spread * rng.normal(size=(heads, d_head, 1)) / 2) * np.exp(
+            spread * rng.normal(size=(heads, 1, d_model)) / 2
+        )
+        entries = scales * rng.normal(size=(heads, d_head, d_model))
+        factors.append(entries + planted * directions * rng.normal(size=(heads, 1, d_model)))
+    return factors
+
+
+def check_heads(draws: int = 199) -> dict[str, Any]:
+    """Draw heads, and compare each with its three nulls as `task=heads` does."""
+    found: dict[str, Any] = {}
+    for name, case in HEAD_CASES.items():
+        with numerics("float64"):
+            left, right = (jnp.asarray(part) for part in draw_heads(case))
+            rows = describe_heads(measure_products(left[:, None], right), Chance(draws, 1))
+        found[name] = {
+            **{
+                f"{null}, {end}": rates([row[f"{null}_{end}_p"] for row in rows])
+                for null in NULLS
+                for end in ("largest", "smallest")
+            },
+            **{f"counted above, {null}": _round(np.mean([row[f"{null}_above"] for row in rows])) for null in NULLS},
+        }
+    return found
+
+
+def check_tails(draws: int = 199, nulls: int = 40) -> dict[str, Any]:
+    """Say how often p-values of heads that are chance come to small levels, where draws alone would not reach."""
+    found: dict[str, Any] = {}
+    for (d_head, d_model), count in (((16, 96), 40000), ((64, 768), 12000)):
+        ends = ends_of(plain_products(d_model, d_head, draws=count, seed=3), by_median=True)
+        for name, values in (("largest", ends.top), ("smallest", -ends.bottom)):
+            rng, reached = np.random.default_rng(0), []
+            tail = np.sort(values)[-count // 20 :]
+            for _ in range(nulls):
+                chosen = rng.choice(values, draws, replace=False)
+                p_values = np.array([p_value(float(value), chosen) for value in tail[:: 1 if count < 20000 else 4]])
+                weight = 1 if count < 20000 else 4
+                reached.append([weight * (p_values <= level).sum() / count for level in (1e-2, 1e-3, 1e-4)])
+            means = np.mean(reached, axis=0)
+            found[f"d_head {d_head}, d_model {d_model}, {name}"] = dict(
+                zip(("1%", "0.1%", "0.01%"), map(_round, means), strict=True)
+            )
+    return found
+
+
+def check_compare(tests: int = 4000) -> dict[str, Any]:
+    """Compare runs that differ by nothing: how often intervals hold zero, p reaches a level, floors are passed."""
+    found: dict[str, Any] = {}
+    for kind in ("normal", "lognormal"):
+        for paired in (True, False):
+            for units in (6, 8, 12, 29, 30, 60, 120):
+                rng = np.random.default_rng([units, paired])
+                left, right = rng.normal(size=(2, units, tests))
+                if paired:
+                    right = left + 0.3 * right
+                if kind == "lognormal":
+                    left, right = np.exp(left), np.exp(right)
+                own = {"paired": paired, "draws": 1000, "seed": 0}
+                seen, floor = compare_means(left, right, **own), noise_floor(left, right, **own)
+                found[f"{kind}, {units} {'pairs' if paired else 'units'}"] = {
+                    "covered": _round(np.mean((seen.low <= 0) & (seen.high >= 0))),
+                    **{f"p at {level}": rate for level, rate in rates(seen.p_value).items()},
+                    "beyond the floor": _round(np.mean(np.abs(seen.difference) > floor)),
+                }
+    return found
+
+
 def _round(value: Any) -> float:
     return float(f"{float(value):.3g}")
 
@@ -267,18 +362,25 @@ def _words(shape: Shape) -> str:
     return f"{shape[0]} × {shape[1]}"
 
 
-def main() -> None:
-    """Run everything and write the JSON beside this file."""
+PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "estimators": compare_estimators,
+    "p-values": check_p_values,
+    "norms": check_norms,
+    "alpha": check_alpha,
+    "heads": check_heads,
+    "heads, small p": check_tails,
+    "compare": check_compare,
+}
+
+
+def main(names: Sequence[str]) -> None:
+    """Run these parts, or all, and write the JSON beside this file; the others stay in it."""
     warnings.simplefilter("error")
-    found = {
-        "estimators": compare_estimators(),
-        "p-values": check_p_values(),
-        "norms": check_norms(),
-        "alpha": check_alpha(),
-    }
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    Path(__file__).with_suffix(".json").write_text(text, encoding="utf-8")
+    file = Path(__file__).with_suffix(".json")
+    record = json.loads(file.read_text(encoding="utf-8")) if names else {}
+    record |= {name: PARTS[name]() for name in names or PARTS}
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
