@@ -39,7 +39,7 @@ COUNTED = 10
 """Draws at least as extreme from which on their share is the p-value."""
 
 LEAST_P = 1e-6
-"""The least p-value that is told: the law was compared with draws down to 1e-4."""
+"""The least p-value that is told: the law was compared with draws down to 1e-3."""
 
 FEWEST_DRAWS = 19
 """Draws below which there are no p-values."""

@@ -268,13 +268,12 @@ def check_alpha(draws: int = 300) -> dict[str, Any]:
 
 
 HEAD_CASES: Mapping[str, tuple[Shape, int, float, float]] = {
-    "d_head 16, d_model 96": ((16, 96), 1500, 0.0, 0.0),
-    "d_head 64, d_model 768": ((64, 768), 250, 0.0, 0.0),
-    "16, 96, norms of spread 0.5": ((16, 96), 1500, 0.5, 0.0),
-    "64, 768, norms of spread 0.5": ((64, 768), 250, 0.5, 0.0),
-    "16, 96, norms of spread 1": ((16, 96), 1500, 1.0, 0.0),
-    "64, 768, one direction planted in both factors": ((64, 768), 100, 0.0, 2.0),
-    "64, 768, spread 0.5, one direction planted": ((64, 768), 100, 0.5, 2.0),
+    "d_head 16, d_model 96": ((16, 96), 300, 0.0, 0.0),
+    "32, 256": ((32, 256), 100, 0.0, 0.0),
+    "16, 96, norms of spread 0.5": ((16, 96), 300, 0.5, 0.0),
+    "16, 96, norms of spread 1": ((16, 96), 300, 1.0, 0.0),
+    "16, 96, one direction planted in both factors": ((16, 96), 100, 0.0, 1.0),
+    "16, 96, spread 0.5, one direction planted": ((16, 96), 100, 0.5, 1.0),
 }
 """d_head and d_model, heads, spread of ln of the variances of rows and columns, size of what is planted."""
 
@@ -312,39 +311,38 @@ def check_heads(draws: int = 199) -> dict[str, Any]:
     return found
 
 
-def check_tails(draws: int = 199, nulls: int = 40) -> dict[str, Any]:
+def check_tails(draws: int = 199, nulls: int = 20) -> dict[str, Any]:
     """Say how often p-values of heads that are chance come to small levels, where draws alone would not reach."""
     found: dict[str, Any] = {}
-    for (d_head, d_model), count in (((16, 96), 40000), ((64, 768), 12000)):
+    for (d_head, d_model), count in (((16, 96), 20000), ((64, 768), 5000)):
         ends = ends_of(plain_products(d_model, d_head, draws=count, seed=3), by_median=True)
         for name, values in (("largest", ends.top), ("smallest", -ends.bottom)):
             rng, reached = np.random.default_rng(0), []
-            tail = np.sort(values)[-count // 20 :]
+            tail = np.sort(values)[-count // 25 :]
             for _ in range(nulls):
                 chosen = rng.choice(values, draws, replace=False)
-                p_values = np.array([p_value(float(value), chosen) for value in tail[:: 1 if count < 20000 else 4]])
-                weight = 1 if count < 20000 else 4
-                reached.append([weight * (p_values <= level).sum() / count for level in (1e-2, 1e-3, 1e-4)])
+                p_values = np.array([p_value(float(value), chosen) for value in tail[::4]])
+                reached.append([4 * (p_values <= level).sum() / count for level in (1e-2, 1e-3)])
             means = np.mean(reached, axis=0)
             found[f"d_head {d_head}, d_model {d_model}, {name}"] = dict(
-                zip(("1%", "0.1%", "0.01%"), map(_round, means), strict=True)
+                zip(("1%", "0.1%"), map(_round, means), strict=True)
             )
     return found
 
 
-def check_compare(tests: int = 4000) -> dict[str, Any]:
+def check_compare(tests: int = 1000) -> dict[str, Any]:
     """Compare runs that differ by nothing: how often intervals hold zero, p reaches a level, floors are passed."""
     found: dict[str, Any] = {}
     for kind in ("normal", "lognormal"):
         for paired in (True, False):
-            for units in (6, 8, 12, 29, 30, 60, 120):
+            for units in (6, 12, 29, 30, 100):
                 rng = np.random.default_rng([units, paired])
                 left, right = rng.normal(size=(2, units, tests))
                 if paired:
                     right = left + 0.3 * right
                 if kind == "lognormal":
                     left, right = np.exp(left), np.exp(right)
-                own = {"paired": paired, "draws": 1000, "seed": 0}
+                own = {"paired": paired, "draws": 600, "seed": 0}
                 seen, floor = compare_means(left, right, **own), noise_floor(left, right, **own)
                 found[f"{kind}, {units} {'pairs' if paired else 'units'}"] = {
                     "covered": _round(np.mean((seen.low <= 0) & (seen.high >= 0))),
