@@ -21,7 +21,7 @@ BH = "Benjamini & Hochberg 1995"
 
 CIRCUITS = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
 
-SMALL_P = "Chiani 2014; by draws (docs/chance.md)"
+SMALL_P = "by draws; small p Tracy & Widom 1996 (docs/chance.md)"
 
 NULLS: Mapping[str, tuple[str, str]] = {
     "plain": ("0", "factors with independent Gaussian entries of one variance each"),
@@ -100,7 +100,7 @@ HEADS: Mapping[str, Quantity] = {
     "rounding_share": Quantity(
         r"$\delta\sigma_{d_{\mathrm{head}}} / \sigma_{d_{\mathrm{head}}}$",
         "what rounding of the stored weights moves the smallest σ by (first order, root mean square), over it: from "
-        "about 1 on it may be nothing but rounding",
+        "about 1 on it may be nothing but rounding; missing below full rank",
         "this project",
     ),
     "lambda_gap": Quantity(r"$\lambda_1 / \lambda_2$", "the largest λ over the next", SOURCE),

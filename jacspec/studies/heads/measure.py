@@ -251,9 +251,11 @@ def describe_heads(products: HeadProducts, chance: Chance) -> list[dict[str, flo
     tables |= dict(zip(MOMENTS, products.moments.astype(np.float64).T, strict=True))
     for side, values in (("left", products.left), ("right", products.right)):
         tables |= {f"{side}_{name}": column for name, column in zip(FACTOR, values.T, strict=True)}
+    known = np.isfinite(tables["kappa_sigma"])
     with np.errstate(divide="ignore", invalid="ignore"):
-        tables["lambda_gap"] = (products.sigma[:, 0] / products.sigma[:, 1:2].max(axis=1, initial=0.0)) ** 2
-        tables["rounding_share"] = products.rounding / products.sigma[:, -1]
+        ratio = (products.sigma[:, 0] / products.sigma[:, 1:2].max(axis=1, initial=0.0)) ** 2
+        tables["lambda_gap"] = np.where(np.isfinite(ratio), ratio, np.nan)
+        tables["rounding_share"] = np.where(known, products.rounding / products.sigma[:, -1], np.nan)
     standing = _stand_all(products, chance)
     return [
         {name: float(column[head]) for name, column in tables.items()} | standing[head]
