@@ -6,6 +6,7 @@
 docs/chance.md has its tables. Seeds are fixed, and nothing depends on the machine.
 """
 
+import functools
 import json
 import sys
 import warnings
@@ -13,14 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jacspec.backend import numerics
 from jacspec.spectra.bootstrap import compare_means, noise_floor
 from jacspec.spectra.bulk import fit_bulk, quantiles
 from jacspec.spectra.power_law import fit_tails
-from jacspec.spectra.products import ends_of, p_value, plain_products
+from jacspec.spectra.products import (
+    Ends,
+    ends_of,
+    norms_of,
+    norms_products,
+    p_value,
+    plain_products,
+    stand,
+    turned_products,
+)
 from jacspec.spectra.random_matrix import (
     chance_above,
     chance_below,
@@ -31,8 +39,6 @@ from jacspec.spectra.random_matrix import (
 )
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED
-from jacspec.studies.heads import NULLS
-from jacspec.studies.heads.measure import Chance, describe_heads, measure_products
 
 Shape = tuple[int, int]
 SHAPES: Mapping[Shape, int] = {(96, 96): 60, (96, 384): 60, (768, 768): 10, (768, 3072): 10}
@@ -297,17 +303,28 @@ def check_heads(draws: int = 199) -> dict[str, Any]:
     """Draw heads, and compare each with its three nulls as `task=heads` does."""
     found: dict[str, Any] = {}
     for name, case in HEAD_CASES.items():
-        with numerics("float64"):
-            left, right = (jnp.asarray(part) for part in draw_heads(case))
-            rows = describe_heads(measure_products(left[:, None], right), Chance(draws, 1))
-        found[name] = {
-            **{
-                f"{null}, {end}": rates([row[f"{null}_{end}_p"] for row in rows])
-                for null in NULLS
-                for end in ("largest", "smallest")
-            },
-            **{f"counted above, {null}": _round(np.mean([row[f"{null}_above"] for row in rows])) for null in NULLS},
+        factors = draw_heads(case)
+        cores = [np.linalg.qr(part.swapaxes(1, 2), mode="r") for part in factors]
+        spectra = np.linalg.svd(cores[0] @ cores[1].swapaxes(1, 2), compute_uv=False)
+        (d_head, d_model), heads, *_ = case
+        own = {"draws": draws, "seed": 1}
+        by_median, as_it_is = (functools.partial(ends_of, by_median=choice) for choice in (True, False))
+        plain = by_median(plain_products(d_model, d_head, **own))
+        nulls = {
+            "plain": Ends(*(np.repeat(part[:, None], heads, axis=1) for part in plain)),
+            "norms": norms_products(*(norms_of(list(part)) for part in factors), **own, spectra=by_median),
+            "turned": turned_products(cores[0], cores[1], **own, spectra=as_it_is),
         }
+        seen: dict[str, Any] = {}
+        for null, drawn in nulls.items():
+            standing = [
+                stand(sigma, Ends(*(part[:, head] for part in drawn)), by_median=null != "turned")
+                for head, sigma in enumerate(spectra)
+            ]
+            seen[f"{null}, largest"] = rates([each.largest_p for each in standing])
+            seen[f"{null}, smallest"] = rates([each.smallest_p for each in standing])
+            seen[f"counted above, {null}"] = _round(np.mean([each.above for each in standing]))
+        found[name] = seen
     return found
 
 
