@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from jacspec.spectra.bootstrap import compare_means, noise_floor
 from jacspec.spectra.bulk import fit_bulk, quantiles
@@ -24,18 +25,20 @@ from jacspec.spectra.products import (
     ends_of,
     norms_of,
     norms_products,
-    p_value,
     plain_products,
     stand,
     turned_products,
 )
 from jacspec.spectra.random_matrix import (
+    TRACY_WIDOM_MEAN,
+    TRACY_WIDOM_VARIANCE,
     chance_above,
     chance_below,
     counting_edges,
     largest_p_value,
     marchenko_pastur_edges,
     smallest_p_value,
+    tracy_widom_sf,
 )
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED
@@ -328,22 +331,18 @@ def check_heads(draws: int = 199) -> dict[str, Any]:
     return found
 
 
-def check_tails(draws: int = 199, nulls: int = 20) -> dict[str, Any]:
-    """Say how often p-values of heads that are chance come to small levels, where draws alone would not reach."""
+def check_tails(draws: int = 199, nulls: int = 200, count: int = 20000) -> dict[str, Any]:
+    """Say how often p-values of heads that are chance come to levels that are beyond most draws."""
     found: dict[str, Any] = {}
-    for (d_head, d_model), count in (((16, 96), 20000), ((64, 768), 5000)):
-        ends = ends_of(plain_products(d_model, d_head, draws=count, seed=3), by_median=True)
-        for name, values in (("largest", ends.top), ("smallest", -ends.bottom)):
-            rng, reached = np.random.default_rng(0), []
-            tail = np.sort(values)[-count // 25 :]
-            for _ in range(nulls):
-                chosen = rng.choice(values, draws, replace=False)
-                p_values = np.array([p_value(float(value), chosen) for value in tail[::4]])
-                reached.append([4 * (p_values <= level).sum() / count for level in (1e-2, 1e-3)])
-            means = np.mean(reached, axis=0)
-            found[f"d_head {d_head}, d_model {d_model}, {name}"] = dict(
-                zip(("1%", "0.1%"), map(_round, means), strict=True)
-            )
+    levels = {"1%": 1e-2, "0.1%": 1e-3}
+    places = [brentq(lambda x, p=p: tracy_widom_sf(x) - p, 0.0, 8.0) for p in levels.values()]
+    ends = ends_of(plain_products(96, 16, draws=count, seed=3), by_median=True)
+    for name, values in (("largest", ends.top), ("smallest", -ends.bottom)):
+        chosen = np.random.default_rng(0).choice(values, (nulls, draws))
+        mean, deviation = chosen.mean(axis=1), chosen.std(axis=1, ddof=1) / TRACY_WIDOM_VARIANCE**0.5
+        passed = [mean + deviation * (place - TRACY_WIDOM_MEAN) for place in places]
+        shares = (1 - np.searchsorted(np.sort(values), each).mean() / count for each in passed)
+        found[f"d_head 16, d_model 96, {name}"] = dict(zip(levels, map(_round, shares), strict=True))
     return found
 
 

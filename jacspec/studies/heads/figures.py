@@ -156,7 +156,7 @@ def _draw_standing(run: Run, role: str) -> Figure:
     """Draw layer by head how far σ₁ is above what each null has, with a mark where q says so."""
     table = run.metrics[run.metrics["role"] == role]
     layers = sorted(set(table["layer"]))
-    figure, axes = panels(len(NULLS), _title(run, role, "heads beside chance"), size=(3.6, 3.4))
+    figure, axes = panels(len(NULLS), _title(run, role, "largest σ"), size=(3.6, 3.4))
     excess = np.log2(table[[f"{null}_excess" for null in NULLS]].to_numpy(float))
     known = np.abs(excess[np.isfinite(excess)])
     reach = max(float(known.max()), 0.1) if known.size else 1.0
@@ -178,7 +178,7 @@ def _draw_standing(run: Run, role: str) -> Figure:
 
 
 MARKS: Mapping[str, Mapping[str, Any]] = {
-    "largest": {"s": 5, "c": "black"},
+    "largest": {"s": 10, "c": "black", "edgecolors": "white"},
     "smallest": {"s": 26, "c": "none", "edgecolors": "0.2"},
 }
 
