@@ -23,7 +23,6 @@ from jacspec.runs.files import (
 )
 from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
-from jacspec.spectra.bootstrap import adjust_for_many
 
 if TYPE_CHECKING:
     import xarray
@@ -40,7 +39,7 @@ class RowLayout:
     `grouped` (none: there is no such file); `groups(key)` names the groups that a row counts towards. In `spectra.nc`
     rows are the axis `axis`, with the key columns `labels` beside it; arrays share the axis `index`, counted from 1,
     and values stand beside them; without an `index` each array has an axis of its own, and values are left out.
-    `adjusted` maps columns of q-values to those of the p-values of all rows that they come from.
+    `complete` fills in what takes all rows, as q-values do.
     """
 
     keys: tuple[str, ...]
@@ -50,13 +49,15 @@ class RowLayout:
     axis: str
     labels: tuple[str, ...]
     index: str | None
-    adjusted: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    complete: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
 
 
-def matrix_layout(columns: tuple[str, ...], adjusted: Mapping[str, str] = {}) -> RowLayout:
+def matrix_layout(
+    columns: tuple[str, ...], complete: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
+) -> RowLayout:
     """Lay out rows that are matrices, as `matrix_row` makes them."""
     keys, labels = ("layer", "role", "head", "name", "rows", "cols"), ("role", "name", "layer", "head", "rows", "cols")
-    return RowLayout(keys, columns, SUMMARY_COLUMNS[:2], _roles, "matrix", labels, "k", adjusted)
+    return RowLayout(keys, columns, SUMMARY_COLUMNS[:2], _roles, "matrix", labels, "k", complete)
 
 
 def experiment_layout(keys: tuple[str, ...], columns: tuple[str, ...], over: str | None = None) -> RowLayout:
@@ -98,7 +99,8 @@ class RowWriter(Writer):
 
     def write_tables(self) -> None:
         """Write `metrics.csv`, `summary.csv` and `spectra.nc` from the rows that are done."""
-        layout, rows = self.layout, _adjust([self.done[number] for number in sorted(self.done)], self.layout.adjusted)
+        layout = self.layout
+        rows = layout.complete([self.done[number] for number in sorted(self.done)])
         lines = ((*row.key, *(row.values[name] for name in layout.columns), row.reason) for row in rows)
         write_csv(self.folder / "metrics.csv", (*layout.keys, *layout.columns, REASON), lines)
         if rows and layout.grouped:
@@ -106,15 +108,6 @@ class RowWriter(Writer):
             write_csv(self.folder / "summary.csv", header, _summary_rows(rows, layout))
         if any(row.arrays for row in rows):
             write_atomically(self.folder / SPECTRA, bytes(_to_dataset(rows, layout).to_netcdf(engine="scipy")))
-
-
-def _adjust(rows: Sequence[Row], adjusted: Mapping[str, str]) -> list[Row]:
-    """Fill in q-values, which take all rows."""
-    found = {name: adjust_for_many(np.array([row.values[p] for row in rows])) for name, p in adjusted.items()}
-    return [
-        row._replace(values={**row.values, **{name: float(q[place]) for name, q in found.items()}})
-        for place, row in enumerate(rows)
-    ]
 
 
 def start_rows(folder: Path, provenance: Mapping[str, Any], layout: RowLayout) -> RowWriter:

@@ -12,6 +12,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.rows import matrix_layout, matrix_row
+from jacspec.spectra.bootstrap import adjust_for_many
 from jacspec.spectra.products import FEWEST_DRAWS
 from jacspec.studies.heads import HEADS, NULLS, HeadsOptions
 from jacspec.studies.heads.measure import Chance, baseline, describe_heads, head_products
@@ -52,7 +53,7 @@ def _prepare(config: Config, inputs: Inputs) -> RowWork:
                 yield list(_results(checkpoint, place, numbers, chance))
 
     identity = {"checkpoint": describe_checkpoint(checkpoint)}
-    layout = matrix_layout(tuple(HEADS), adjusted=ADJUSTED)
+    layout = matrix_layout(tuple(HEADS), adjust)
     facts = {"baseline": baseline(checkpoint.spec.d_model, own.d_head, chance)}
     return RowWork(layout, identity, facts, stream, "matrices", learnt={"left_out": {}})
 
@@ -75,6 +76,15 @@ def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int], chance:
 
 ADJUSTED = {f"{null}_{end}_q": f"{null}_{end}_p" for null in NULLS for end in ("largest", "smallest")}
 """Columns of q-values, by those of the p-values that they adjust."""
+
+
+def adjust(rows: Sequence[Row]) -> list[Row]:
+    """Fill in the q-values, which take all heads."""
+    found = {name: adjust_for_many(np.array([row.values[p] for row in rows])) for name, p in ADJUSTED.items()}
+    return [
+        row._replace(values={**row.values, **{name: float(q[place]) for name, q in found.items()}})
+        for place, row in enumerate(rows)
+    ]
 
 
 def _reason(sigma: np.ndarray, metrics: Mapping[str, float], chance: Chance) -> str:
