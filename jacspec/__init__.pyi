@@ -302,7 +302,7 @@ def heads(
     tokenizer: Any = None,
     revision: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
-    draws: int = 32,
+    draws: int = 199,
     layers: int | Sequence[int] | None = None,
     precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
@@ -316,7 +316,7 @@ def heads(
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
-    - `draws`: Monte Carlo draws of the baseline
+    - `draws`: of each None; p-values need 19 or more
     - `layers`: which layers, -1 the last; None: all
     - `precision`: float32 or float64, of everything that is computed
     - `seed`: of all that is drawn

@@ -28,8 +28,8 @@ def columns_of(study: str) -> Mapping[str, Quantity]:
     if study == "jacobian":
         return words_of_metrics()
     columns = STUDIES[study].columns
-    # Exponents through depth are as many as were asked for; the first one says it of all.
-    return {"lyapunov_1": columns["lyapunov_1"]} if study == "depth" else columns
+    # Exponents through depth are as many as were asked for; the first of each kind says it of all.
+    return {name: columns[name] for name in ("finite_time_1", "lyapunov_1")} if study == "depth" else columns
 
 
 def keys_table(study: str) -> str:
@@ -80,7 +80,7 @@ def chance_tables() -> dict[str, str]:
     ]
     own = ("`fit_bulk`", "identified", "mean error", "within 1, 2 errors")
     parts = {"estimators": _table(("shape", "noise", *rivals, *own), estimators)}
-    for word in ("p-values", "norms"):
+    for word in ("p-values", "norms", "heads"):
         rates = [
             (case, name, *(f"{rate:g}" for rate in values.values()))
             for case, found in record[word].items()
@@ -95,9 +95,11 @@ def chance_tables() -> dict[str, str]:
         ]
         parts[word] = _table(("matrix", "p-value", "at 1 %", "at 5 %", "at 50 %"), rates)
         parts[f"counts of {word}"] = _table(("matrix", "share or number of values", "found"), counts)
-    heads = list(next(iter(record["alpha"].values())))
-    rows = [(case, *(f"{found[head]:g}" for head in heads)) for case, found in record["alpha"].items()]
-    return parts | {"alpha": _table(("tail", *heads), rows)} | _tail_tables()
+    for word, first in (("alpha", "tail"), ("heads, small p", "heads"), ("compare", "runs")):
+        columns = list(next(iter(record[word].values())))
+        rows = [(case, *(f"{found[column]:g}" for column in columns)) for case, found in record[word].items()]
+        parts[word] = _table((first, *columns), rows)
+    return parts | _tail_tables()
 
 
 def _tail_tables() -> dict[str, str]:

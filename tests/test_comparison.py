@@ -13,7 +13,7 @@ from servers import assert_refused, run_here
 
 from jacspec import open_run
 from jacspec.runs.several import layers_of, open_runs
-from jacspec.spectra.bootstrap import adjust_for_many, compare_means, split_half_floor
+from jacspec.spectra.bootstrap import adjust_for_many, compare_means, noise_floor, sign_floor, split_half_floor
 from jacspec.studies.compare.run import references
 
 
@@ -83,6 +83,26 @@ def test_noise_floor_of_normal_values() -> None:
         assert floor.mean() != pytest.approx(1.96 / units**0.5, rel=0.3)  # what the whole run's error would give
 
 
+def test_noise_floor_of_pairs_is_that_of_their_differences() -> None:
+    """What SciPy's permutation of the two of each pair gives; split halves of one run are far above it."""
+    left, right = _correlated(40)
+    found = noise_floor(left, right, paired=True, draws=4000, seed=0)
+
+    def mean(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+        return np.abs((other - one).mean(axis=axis))
+
+    drawn = scipy.stats.permutation_test(
+        (left, right), mean, permutation_type="samples", n_resamples=4000, rng=1
+    ).null_distribution
+    np.testing.assert_allclose(found, np.quantile(drawn, 0.95, axis=0), rtol=0.06)
+    apart = noise_floor(left, right, paired=False, draws=4000, seed=0)
+    np.testing.assert_array_equal(apart, np.fmax(*(split_half_floor(e, draws=4000, seed=0) for e in (left, right))))
+    assert (apart > 3 * found).all()
+    holed = right - left
+    holed[3, 0] = np.nan
+    assert sign_floor(holed, draws=4000, seed=0)[0] == pytest.approx(found[0], rel=0.2)
+
+
 def test_missing_values_are_left_out() -> None:
     left, right = _correlated()
     holed = right.copy()
@@ -98,11 +118,12 @@ def test_missing_values_are_left_out() -> None:
 
 
 def test_few_units_tell_nothing() -> None:
-    left, right = _correlated(4)
+    left, right = _correlated(5)
     found = compare_means(left, right, paired=True, draws=200, seed=0)
     assert np.isfinite(found.difference).all()
     assert np.isnan([found.low, found.high, found.p_value]).all()
-    assert np.isnan(split_half_floor(left, draws=200, seed=0)).all()
+    for paired in (True, False):
+        assert np.isnan(noise_floor(left, right, paired=paired, draws=200, seed=0)).all()
     with pytest.raises(ValueError, match="differ in shape"):
         compare_means(left, right[:3], paired=True, draws=200, seed=0)
 

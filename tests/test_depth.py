@@ -65,6 +65,9 @@ def test_path_equals_hf(family: str, tmp_path: Path) -> None:
                 products[stack] = block @ products.get(stack, np.eye(len(block)))
                 expected = np.linalg.svd(products[stack], compute_uv=False)[:2]
                 assert deviation(sigma[sample], expected) < 1e-9
+                growths = [result.metrics[component][f"finite_time_{i}"][sample] for i in (1, 2)]
+                assert growths == pytest.approx(np.log(expected) / (result.layer + 1), abs=1e-8)
+                assert result.metrics[component]["lyapunov_1"][sample] <= growths[0] + 1e-9
                 volumes = _log_volumes(products[stack] @ _frame(sample, 3, spec.d_model))
                 found = [result.metrics[component][f"lyapunov_{i}"][sample] for i in (1, 2, 3)]
                 assert np.cumsum(found) * (result.layer + 1) == pytest.approx(volumes, rel=1e-8, abs=1e-8)
@@ -163,7 +166,7 @@ def test_run_through_depth(tmp_path: Path) -> None:
     drawn = {name for name in CONTRACT if not name.startswith("figures/")} | {f"figures/{name}" for name in figures}
     assert files_below(tmp_path / "whole") == drawn
     run = open_run(tmp_path / "whole")
-    assert list(run.metrics)[4:] == [*NAMES, "lyapunov_1", "lyapunov_2", "reason"]
+    assert list(run.metrics)[4:] == [*NAMES, "finite_time_1", "finite_time_2", "lyapunov_1", "lyapunov_2", "reason"]
     assert run.provenance["depth"] == {"first": 0, "last": 5}
     page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     assert "A path goes from the input of the first layer" in page

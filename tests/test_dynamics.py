@@ -13,8 +13,10 @@ import xarray
 from servers import assert_refused, run_here
 
 from jacspec import open_run
+from jacspec.runs.rows import matrix_layout, matrix_row, start_rows
+from jacspec.runs.several import LabelledRun
 from jacspec.studies.dynamics.findings import changes_by_step, spans
-from jacspec.studies.dynamics.run import find_onset, step_of
+from jacspec.studies.dynamics.run import ONSET_COLUMNS, find_onset, onset_rows, step_of
 
 LAYERS = (0, 4, 5)
 STEPS = {0: "step0", 64: "step64", 1024: "step1024", 4096: None}
@@ -36,6 +38,26 @@ def test_onsets_by_hand(curve: list[float], onset: int, extreme: int) -> None:
     found = find_onset(np.array(curve, float))
     assert found is not None
     assert (found.first, found.last, found.onset, found.extreme) == (curve[0], curve[-1], onset, extreme)
+
+
+def test_growth_by_ratios_comes_when_half_of_it_is_there(tmp_path: Path) -> None:
+    """A norm that grows 50 times is half there at 7, on a linear scale not before the end; a rank is not a scale."""
+    values = {"spectral_radius": [1.0, 8.0, 20.0, 50.0], "stable_rank": [1.0, 8.0, 20.0, 50.0]}
+    runs = {}
+    for place, step in enumerate((0, 1, 2, 3)):
+        writer = start_rows(tmp_path / str(step), {"task": "weights"}, matrix_layout(tuple(values)))
+        row = {name: curve[place] for name, curve in values.items()}
+        writer.add([matrix_row(0, (0, "q", None, "w"), (2, 2), np.ones(2), row)])
+        writer.write_tables()
+        writer.finish()
+        runs[step] = LabelledRun(str(step), open_run(tmp_path / str(step)))
+    rows = onset_rows(runs, list(values), least_change=0.1, draws=100, seed=0)
+    found = {row[2]: dict(zip(ONSET_COLUMNS, row, strict=True)) for row in rows}
+    assert {name: (row["onset"], row["onset_on"]) for name, row in found.items()} == {
+        "spectral_radius": (1, "ln"),
+        "stable_rank": (3, "linear"),
+    }
+    assert found["spectral_radius"]["extreme"] == found["spectral_radius"]["last"] == 50
 
 
 def test_curves_without_an_onset() -> None:
@@ -72,6 +94,9 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SCALES = {"lambda_0", "lambda_sum", "lambda_square_sum", "element_std", "left_std", "right_std", "eigenvalue_radius"}
+
+
 def _brute_onset(curve: Mapping[int, float]) -> int:
     """The first step from which half of the change stays, found from the definition."""
     steps = sorted(curve)
@@ -92,15 +117,18 @@ def test_tables_equal_the_runs(sweeps: Path) -> None:
         own = means[row["step"]].loc[(row["component"], row["layer"])]
         assert row["mean"] == pytest.approx(own[row["metric"]], rel=1e-12)
     onsets = run.table("onsets.csv")
-    assert len(onsets) == 2 * len(LAYERS) * len(run.metric_names)
+    assert set(onsets["metric"]) <= set(run.metric_names)
+    assert {"lambda_0", "npr_lambda", "copying_score"} <= set(onsets["metric"])
     for row in onsets.to_dict("records"):
         curve = {step: table.loc[(row["component"], row["layer"])][row["metric"]] for step, table in means.items()}
-        assert row["onset"] == _brute_onset(curve)
+        grows = row["metric"] in SCALES and min(curve.values()) > 0
+        assert row["onset_on"] == ("ln" if grows else "linear")
+        assert row["onset"] == _brute_onset({s: np.log(v) for s, v in curve.items()} if grows else curve)
         assert row["extreme"] == pytest.approx(max(curve.values(), key=lambda value: abs(value - curve[0])), rel=1e-9)
         # The last revision taken for the first, all would change at other steps.
     turned = {step: means[other].loc[("qk", 0)]["lambda_0"] for step, other in zip(STEPS, reversed(STEPS), strict=True)}
     own = onsets[(onsets["component"] == "qk") & (onsets["layer"] == 0) & (onsets["metric"] == "lambda_0")]
-    assert _brute_onset(turned) != own["onset"].item()
+    assert _brute_onset({step: np.log(value) for step, value in turned.items()}) != own["onset"].item()
 
 
 def test_what_counts_as_a_change(sweeps: Path) -> None:

@@ -22,6 +22,7 @@ from jacspec.studies.overlap.activations import (
     _accumulate,
     compute_profile,
     null_overlap,
+    own_norms,
     principal_directions,
 )
 from jacspec.text.corpus import make_batches
@@ -178,6 +179,26 @@ def test_null_level_is_that_of_the_paper() -> None:
     mean, quantile = null_overlap(50, 20)
     assert mean == pytest.approx(largest.mean(), abs=5 * largest.std() / 3000**0.5)
     assert quantile == pytest.approx(np.quantile(largest, 0.99), abs=0.02)
+
+
+def test_levels_of_own_norms_are_those_of_entries_that_are_independent_otherwise() -> None:
+    """Columns with norms that follow the input: their level is above that of any direction, and their edges hold."""
+    rng = np.random.default_rng(6)
+    column = rng.lognormal(sigma=1, size=40)
+    moments = Moments(jnp.asarray(101.0), jnp.zeros(40), jnp.asarray(100 * np.diag(column)))
+    _, vectors, covariance = principal_directions(moments)
+    found = own_norms(rng.normal(size=(400, 40)) * np.sqrt(column), vectors, covariance)
+    rows = rng.normal(size=(4000, 40)) * np.sqrt(column)
+    squares = (rows**2).sum(axis=1)
+    overlap = np.abs(rows @ vectors).max(axis=1) / np.sqrt(squares)
+    assert found.overlap == pytest.approx(overlap.mean(), rel=0.03)
+    assert found.overlap_99 == pytest.approx(np.quantile(overlap, 0.99), rel=0.03)
+    captured = np.einsum("kn,kn->", rows @ covariance, rows) / squares.sum() * 40 / np.trace(covariance)
+    assert found.variance == pytest.approx(captured, rel=0.1)
+    assert null_overlap(40, 40)[0] < 0.8 * found.overlap
+    drawn = [np.linalg.svd(rng.normal(size=(400, 40)) * np.sqrt(column), compute_uv=False) for _ in range(60)]
+    assert np.mean([sigma[0] > found.high or sigma[-1] < found.low for sigma in drawn]) < 0.1
+    assert np.mean([sigma[0] > 400**0.5 + 40**0.5 for sigma in drawn]) == 1  # the edge of one variance
 
 
 SMALL = ("task=overlap", "data.samples=60", "precision=float64")

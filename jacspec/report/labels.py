@@ -87,7 +87,9 @@ def words_of_metrics() -> Mapping[str, Quantity]:
     """Take what is said of metrics from `METRICS`, whose rows also compute them."""
     from jacspec.spectra.metrics import METRICS  # not above: JAX is slow to import
 
-    return {name: Quantity(row.symbol, row.definition, row.source) for name, row in METRICS.items()}
+    return {
+        name: Quantity(row.symbol, row.definition, row.source, scale=row.scaling != 0) for name, row in METRICS.items()
+    }
 
 
 def metric_label(run: Run, metric: str) -> str:

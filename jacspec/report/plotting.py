@@ -61,7 +61,7 @@ def drawn_metrics(run: Run) -> list[str]:
 
 MEAN, NULL = "black", "0.55"
 
-LEVELS, EDGES = {"overlap_null": "-", "overlap_null_99": "--"}, ("bulk_low", "bulk_high")
+LEVELS, EDGES = {"overlap_null": "-", "overlap_null_99": "--", "overlap_norms_99": ":"}, ("bulk_low", "bulk_high")
 
 
 def frame_overlap(panel: Axes, role: str, levels: Mapping[str, float]) -> Axes:
@@ -70,7 +70,8 @@ def frame_overlap(panel: Axes, role: str, levels: Mapping[str, float]) -> Axes:
     **Returns:** the inset, which spectra are drawn into.
     """
     for name, line in LEVELS.items():
-        panel.axhline(levels[name], color=NULL, linewidth=1, linestyle=line)
+        if np.isfinite(levels.get(name, np.nan)):
+            panel.axhline(levels[name], color=NULL, linewidth=1, linestyle=line)
     panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
     panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
     panel.set_title(role, fontsize="medium", parse_math=False)
@@ -93,7 +94,10 @@ def add_spectrum(inset: Axes, sigma: Float[np.ndarray, " k"], colour: Any) -> No
 def label_overlap(figure: Figure, edges: str) -> None:
     """Label the axes of a figure of overlaps; `edges` says which the inset has."""
     figure.supxlabel(f"index $k$ of the singular value (inset: singular values, {edges})", fontsize="medium")
-    figure.supylabel(r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %)", fontsize="medium")
+    figure.supylabel(
+        r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %; dotted: 99 % with its norms)",
+        fontsize="medium",
+    )
 
 
 ORDERS: Mapping[str, tuple[str, str, str, str]] = {

@@ -39,7 +39,8 @@ class RowLayout:
     `grouped` (none: there is no such file); `groups(key)` names the groups that a row counts towards. In `spectra.nc`
     rows are the axis `axis`, with the key columns `labels` beside it; arrays share the axis `index`, counted from 1,
     and values stand beside them; without an `index` each array has an axis of its own, and values are left out.
-    What only all rows together say, `complete` adds to them before tables are written; `words` are its columns of text.
+    What only all rows together say, as q-values, `complete` adds to them before tables are written; `words` are its
+    columns of text.
     """
 
     keys: tuple[str, ...]
@@ -49,7 +50,7 @@ class RowLayout:
     axis: str
     labels: tuple[str, ...]
     index: str | None
-    complete: Callable[[Sequence[Row]], Sequence[Row]] = list
+    complete: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
     words: tuple[str, ...] = ()
 
 
@@ -57,10 +58,12 @@ WHOLE_MODEL = "all"
 """What stands for the role of all matrices together in `summary.csv`; it comes last."""
 
 
-def matrix_layout(columns: tuple[str, ...]) -> RowLayout:
+def matrix_layout(
+    columns: tuple[str, ...], complete: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
+) -> RowLayout:
     """Lay out rows that are matrices, as `matrix_row` makes them."""
     keys, labels = ("layer", "role", "head", "name", "rows", "cols"), ("role", "name", "layer", "head", "rows", "cols")
-    return RowLayout(keys, columns, SUMMARY_COLUMNS[:2], _roles, "matrix", labels, "k")
+    return RowLayout(keys, columns, SUMMARY_COLUMNS[:2], _roles, "matrix", labels, "k", complete)
 
 
 def experiment_layout(keys: tuple[str, ...], columns: tuple[str, ...], over: str | None = None) -> RowLayout:

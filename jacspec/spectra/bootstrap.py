@@ -2,9 +2,11 @@ r"""Differences between runs: how large, how sure, and how large a difference wi
 
 A difference is that of means over units (samples, heads). With fewer than 30 units its interval and its p-value are
 Student's; with more they come from a bootstrap over units
-(Efron & Tibshirani 1993), drawn together for both runs where they are of the same units (paired), else apart. Beside it
-stands the noise floor of a layer: what the means of two random halves of one run differ by, exceeded by 5 % of splits.
-A half has half the units, so that the floor is √2 times as wide as the noise of two whole runs that are not paired.
+(Efron & Tibshirani 1993), drawn together for both runs where they are of the same units (paired), else apart. Beside
+it stands the noise floor of a layer. Of pairs it is what the mean difference comes to when the sign of each pair's is
+drawn at random, exceeded by 5 % of draws: which run is which would then not matter. Of others it is what the means of
+two random halves of one run differ by, exceeded by 5 % of splits. A half has half the units, so that this floor is √2
+times as wide as the noise of two whole runs.
 """
 
 import functools
@@ -19,9 +21,8 @@ LEVEL = 0.95
 SURE = 0.05
 """The q-value below which a difference counts as more than noise, where it is beyond the noise floor too."""
 
-FEWEST = 5
-"""Units below which nothing is said of how sure a difference is: a bootstrap over fewer says too little."""
-
+FEWEST = 6
+"""Units below which nothing is said of how sure a difference is: of 5 pairs all signs agree in 1 of 16 cases."""
 
 SMALL = 30
 """Units below which Student's t takes the bootstrap's place: its intervals of 95 % covered 0.89 to 0.92 of normal
@@ -91,6 +92,29 @@ def compare_means(
             low[few], high[few] = observed[few] - reach, observed[few] + reach
             p_value[few] = 2 * stdtr(freedom[few], -np.abs(observed[few]) / spread[few])
     return Differences(observed, low, high, p_value)
+
+
+def noise_floor(
+    left: Float[np.ndarray, "unit metric"],
+    right: Float[np.ndarray, "other metric"],
+    *,
+    paired: bool,
+    draws: int,
+    seed: int,
+) -> Float[np.ndarray, " metric"]:
+    """Compute the noise floor of each metric, by signs of pairs or else the larger of both runs' split halves."""
+    if paired:
+        return sign_floor(right - left, draws=draws, seed=seed)
+    return np.fmax(*(split_half_floor(values, draws=draws, seed=seed) for values in (left, right)))
+
+
+def sign_floor(change: Float[np.ndarray, "unit metric"], *, draws: int, seed: int) -> Float[np.ndarray, " metric"]:
+    """Compute what |the mean| of differences of pairs exceeds in 5 % of draws of their signs; NaN below `FEWEST`."""
+    there = np.isfinite(change)
+    count = there.sum(axis=0)
+    signs = 2.0 * np.random.default_rng(seed).integers(0, 2, (draws, len(change))) - 1
+    means = np.abs(signs @ np.where(there, change, 0)) / np.maximum(count, 1)
+    return np.where(count >= FEWEST, np.quantile(means, LEVEL, axis=0), np.nan)
 
 
 def split_half_floor(

@@ -19,13 +19,15 @@ MISSING: Any = "???"
 class Quantity(NamedTuple):
     """What a column holds, so that console, page, figures and Python say the same.
 
-    `symbol` is mathtext, `unit` that of the values (`1` of a pure number).
+    `symbol` is mathtext, `unit` that of the values (`1` of a pure number). A `scale` grows with the matrix that it is
+    of, as σ does: its changes are ratios.
     """
 
     symbol: str
     definition: str
     source: str
     unit: str = "1"
+    scale: bool = False
 
 
 class Plot(NamedTuple):

@@ -1,27 +1,44 @@
 """How well chance is known: the bulk's variance, p-values, counts and errors of α where the answer is known.
 
-    python tests/benchmarks/chance.py   (from the repository; about three minutes; writes chance.json)
+    python tests/benchmarks/chance.py          (from the repository; about five minutes; writes chance.json)
+    python tests/benchmarks/chance.py heads    (that part alone)
 
 docs/chance.md has its tables. Seeds are fixed, and nothing depends on the machine.
 """
 
+import functools
 import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
+from jacspec.spectra.bootstrap import compare_means, noise_floor
 from jacspec.spectra.bulk import fit_bulk, quantiles
 from jacspec.spectra.power_law import fit_tails
+from jacspec.spectra.products import (
+    Ends,
+    ends_of,
+    norms_of,
+    norms_products,
+    plain_products,
+    stand,
+    turned_products,
+)
 from jacspec.spectra.random_matrix import (
+    TRACY_WIDOM_MEAN,
+    TRACY_WIDOM_VARIANCE,
     chance_above,
     chance_below,
     counting_edges,
     largest_p_value,
     marchenko_pastur_edges,
     smallest_p_value,
+    tracy_widom_sf,
 )
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED
@@ -259,6 +276,99 @@ def check_alpha(draws: int = 300) -> dict[str, Any]:
     return found
 
 
+HEAD_CASES: Mapping[str, tuple[Shape, int, float, float]] = {
+    "d_head 16, d_model 96": ((16, 96), 300, 0.0, 0.0),
+    "32, 256": ((32, 256), 100, 0.0, 0.0),
+    "16, 96, norms of spread 0.5": ((16, 96), 300, 0.5, 0.0),
+    "16, 96, norms of spread 1": ((16, 96), 300, 1.0, 0.0),
+    "16, 96, one direction planted in both factors": ((16, 96), 100, 0.0, 1.0),
+    "16, 96, spread 0.5, one direction planted": ((16, 96), 100, 0.5, 1.0),
+}
+"""d_head and d_model, heads, spread of ln of the variances of rows and columns, size of what is planted."""
+
+
+def draw_heads(case: tuple[Shape, int, float, float], seed: int = 0) -> list[np.ndarray]:
+    """Draw both factors of heads, each with norms of its own; what is planted is a direction of d_head in both."""
+    (d_head, d_model), heads, spread, planted = case
+    rng = np.random.default_rng([seed, d_head, heads])
+    directions = rng.normal(size=(heads, d_head, 1)) / d_head**0.5
+    factors = []
+    for _ in range(2):
+        scales = np.exp(spread * rng.normal(size=(heads, d_head, 1)) / 2) * np.exp(
+            spread * rng.normal(size=(heads, 1, d_model)) / 2
+        )
+        entries = scales * rng.normal(size=(heads, d_head, d_model))
+        factors.append(entries + planted * directions * rng.normal(size=(heads, 1, d_model)))
+    return factors
+
+
+def check_heads(draws: int = 199) -> dict[str, Any]:
+    """Draw heads, and compare each with its three nulls as `task=heads` does."""
+    found: dict[str, Any] = {}
+    for name, case in HEAD_CASES.items():
+        factors = draw_heads(case)
+        cores = [np.linalg.qr(part.swapaxes(1, 2), mode="r") for part in factors]
+        spectra = np.linalg.svd(cores[0] @ cores[1].swapaxes(1, 2), compute_uv=False)
+        (d_head, d_model), heads, *_ = case
+        own = {"draws": draws, "seed": 1}
+        by_median, as_it_is = (functools.partial(ends_of, by_median=choice) for choice in (True, False))
+        plain = by_median(plain_products(d_model, d_head, **own))
+        nulls = {
+            "plain": Ends(*(np.repeat(part[:, None], heads, axis=1) for part in plain)),
+            "norms": norms_products(*(norms_of(list(part)) for part in factors), **own, spectra=by_median),
+            "turned": turned_products(cores[0], cores[1], **own, spectra=as_it_is),
+        }
+        seen: dict[str, Any] = {}
+        for null, drawn in nulls.items():
+            standing = [
+                stand(sigma, Ends(*(part[:, head] for part in drawn)), by_median=null != "turned")
+                for head, sigma in enumerate(spectra)
+            ]
+            seen[f"{null}, largest"] = rates([each.largest_p for each in standing])
+            seen[f"{null}, smallest"] = rates([each.smallest_p for each in standing])
+            seen[f"counted above, {null}"] = _round(np.mean([each.above for each in standing]))
+        found[name] = seen
+    return found
+
+
+def check_tails(draws: int = 199, nulls: int = 200, count: int = 20000) -> dict[str, Any]:
+    """Say how often p-values of heads that are chance come to levels that are beyond most draws."""
+    found: dict[str, Any] = {}
+    levels = {"1%": 1e-2, "0.1%": 1e-3}
+    places = [brentq(lambda x, p=p: tracy_widom_sf(x) - p, 0.0, 8.0) for p in levels.values()]
+    ends = ends_of(plain_products(96, 16, draws=count, seed=3), by_median=True)
+    for name, values in (("largest", ends.top), ("smallest", -ends.bottom)):
+        chosen = np.random.default_rng(0).choice(values, (nulls, draws))
+        mean, deviation = chosen.mean(axis=1), chosen.std(axis=1, ddof=1) / TRACY_WIDOM_VARIANCE**0.5
+        passed = [mean + deviation * (place - TRACY_WIDOM_MEAN) for place in places]
+        shares = (1 - np.searchsorted(np.sort(values), each).mean() / count for each in passed)
+        found[f"d_head 16, d_model 96, {name}"] = dict(zip(levels, map(_round, shares), strict=True))
+    return found
+
+
+def check_compare(tests: int = 1000) -> dict[str, Any]:
+    """Compare runs that differ by nothing: how often intervals hold zero, p reaches a level, floors are passed."""
+    found: dict[str, Any] = {}
+    for kind in ("normal", "lognormal"):
+        for paired in (True, False):
+            for units in (6, 12, 29, 30, 100):
+                rng = np.random.default_rng([units, paired])
+                left, right = rng.normal(size=(2, units, tests))
+                if paired:
+                    right = left + 0.3 * right
+                if kind == "lognormal":
+                    # The noise of pairs has a mean of its own there.
+                    left, right = np.exp(left), np.exp(right - (0.3**2 / 2 if paired else 0))
+                own = {"paired": paired, "draws": 600, "seed": 0}
+                seen, floor = compare_means(left, right, **own), noise_floor(left, right, **own)
+                found[f"{kind}, {units} {'pairs' if paired else 'units'}"] = {
+                    "covered": _round(np.mean((seen.low <= 0) & (seen.high >= 0))),
+                    **{f"p at {level}": rate for level, rate in rates(seen.p_value).items()},
+                    "beyond the floor": _round(np.mean(np.abs(seen.difference) > floor)),
+                }
+    return found
+
+
 def _round(value: Any) -> float:
     return float(f"{float(value):.3g}")
 
@@ -267,18 +377,25 @@ def _words(shape: Shape) -> str:
     return f"{shape[0]} × {shape[1]}"
 
 
-def main() -> None:
-    """Run everything and write the JSON beside this file."""
+PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "estimators": compare_estimators,
+    "p-values": check_p_values,
+    "norms": check_norms,
+    "alpha": check_alpha,
+    "heads": check_heads,
+    "heads, small p": check_tails,
+    "compare": check_compare,
+}
+
+
+def main(names: Sequence[str]) -> None:
+    """Run these parts, or all, and write the JSON beside this file; the others stay in it."""
     warnings.simplefilter("error")
-    found = {
-        "estimators": compare_estimators(),
-        "p-values": check_p_values(),
-        "norms": check_norms(),
-        "alpha": check_alpha(),
-    }
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    Path(__file__).with_suffix(".json").write_text(text, encoding="utf-8")
+    file = Path(__file__).with_suffix(".json")
+    record = json.loads(file.read_text(encoding="utf-8")) if names else {}
+    record |= {name: PARTS[name]() for name in names or PARTS}
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

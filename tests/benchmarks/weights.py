@@ -89,7 +89,7 @@ import sys, time
 begin = time.perf_counter()
 from jacspec import load_model
 from jacspec.backend import numerics, use_compilation_cache
-from jacspec.studies.heads.run import head_products
+from jacspec.studies.heads.measure import head_products
 use_compilation_cache()
 with numerics("float32"):
     model = load_model(sys.argv[1])

@@ -31,8 +31,10 @@ COMPARED: dict[str, Quantity] = {
     ),
     "floor": Quantity(
         "noise floor",
-        "what the means of two random halves of one run differ by, exceeded by 5 % of splits; the larger of both runs",
-        "this project",
+        "of pairs: what |difference| comes to with the sign of each pair's drawn at random, exceeded by 5 % of draws; "
+        "of others what the means of two random halves of one run differ by, exceeded by 5 % of splits, the larger of "
+        "both",
+        "Good 2005, Permutation, Parametric and Bootstrap Tests",
     ),
 }
 """What the columns of `differences.csv` hold."""
@@ -65,8 +67,9 @@ STUDY = Study(
             "Units are samples or heads of one trained model: q says nothing of a model trained from another seed. "
             "Layers of models of different "
             "depth are held against the nearest in relative depth.",
-            "The noise floor is what two random halves of one run differ by, exceeded by 5 % of splits: a "
-            "difference within it says nothing. q is the p-value adjusted for all tests of the table.",
+            "The noise floor of pairs is what their mean difference comes to when the sign of each is drawn at random, "
+            "of others what two random halves of one run differ by, exceeded by 5 % of draws: a difference within it "
+            "says nothing. q is the p-value adjusted for all tests of the table. None is given of fewer than 6 units.",
         ),
         findings="jacspec.studies.compare.figures:compare_sections",
         sentences="jacspec.studies.compare.findings:compare_findings",

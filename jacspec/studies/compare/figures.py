@@ -108,7 +108,7 @@ def draw_differences(run: Run, metric: str) -> Figure:
     table = table[table["metric"] == metric]
     named = run.table(RUNS_FILE).set_index("run")
     components, numbers = (list(dict.fromkeys(table[name])) for name in ("component", "run"))
-    figure, axes = _panels(run, components, "differences of means (grey: noise floor of split halves)")
+    figure, axes = _panels(run, components, "differences of means (grey: noise floor)")
     styles = _styles(run)
     aside = np.linspace(-0.25, 0.25, len(numbers)) if len(numbers) > 1 else np.zeros(1)
     for panel, component in zip(axes, components, strict=True):

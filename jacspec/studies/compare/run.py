@@ -11,7 +11,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
-from jacspec.spectra.bootstrap import adjust_for_many, check_draws, compare_means, split_half_floor
+from jacspec.spectra.bootstrap import adjust_for_many, check_draws, compare_means, noise_floor
 from jacspec.studies import study_of
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE, CompareOptions
 from jacspec.studies.inputs import Inputs
@@ -108,7 +108,7 @@ def _rows_of_pair(
         other = min(same, key=lambda layer: (abs(layer.depth - found.depth), layer.layer))
         together = paired and other.units == found.units
         result = compare_means(other.values, found.values, paired=together, draws=draws, seed=seed)
-        floors = [split_half_floor(each.values, draws=draws, seed=seed) for each in (other, found)]
+        floor = noise_floor(other.values, found.values, paired=together, draws=draws, seed=seed)
         for place, name in enumerate(names):
             values, others = (each.values[:, place][np.isfinite(each.values[:, place])] for each in (found, other))
             yield (
@@ -123,7 +123,7 @@ def _rows_of_pair(
                 others.size,
                 *(float(each.mean()) if each.size else float("nan") for each in (values, others)),
                 *(float(column[place]) for column in result),
-                float(np.fmax(floors[0][place], floors[1][place])),
+                float(floor[place]),
             )
 
 

@@ -24,9 +24,8 @@ CAPTION = (
 
 def depth_figures(run: Run) -> Mapping[str, Plot]:
     """Name the figures of a run: a box plot a metric, one of all exponents, the spectra."""
-    exponents = exponent_names(run)
-    figures = box_plots(run, [name for name in run.metric_names if name not in exponents])
-    if exponents:
+    figures = box_plots(run, [name for name in run.metric_names if not EXPONENT.fullmatch(name)])
+    if exponent_names(run):
         words = f"Line plots of the Lyapunov exponents against depth, a panel each for {list_words(run.components)}."
         figures[EXPONENTS] = Plot(functools.partial(draw_exponents, run), CAPTION, lambda: words)
     return figures | spectra_plots(run)
@@ -68,7 +67,7 @@ def draw_exponents(run: Run) -> Figure:
 
 def exponent_names(run: Run) -> tuple[str, ...]:
     """List the Lyapunov exponents of a run."""
-    return tuple(name for name in run.metric_names if EXPONENT.fullmatch(name))
+    return tuple(name for name in run.metric_names if (found := EXPONENT.fullmatch(name)) and found[1] == EXPONENTS)
 
 
 def _quantiles(values: Float[np.ndarray, "layer sample"], shares: Sequence[float]) -> Float[np.ndarray, "share layer"]:

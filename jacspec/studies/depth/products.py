@@ -37,7 +37,7 @@ from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint, module_template
 from jacspec.samples import PaddedBatch
 
-PATH, PREFIX = "path", "lyapunov_"
+PATH, PREFIX, GROWTHS = "path", "lyapunov_", ("finite_time_1", "finite_time_2")
 LOST_DIRECTIONS = "a direction that a block takes to zero: its exponent is −∞"
 
 
@@ -62,7 +62,12 @@ class DepthPlan(NamedTuple):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of all values a sample: the metrics of the spectrum, then the exponents."""
-        return (*self.metric_names, *(f"{PREFIX}{number}" for number in range(1, self.exponents + 1)))
+        return (*self.metric_names, *GROWTHS, *self.by_columns)
+
+    @property
+    def by_columns(self) -> tuple[str, ...]:
+        """Names of the Lyapunov exponents."""
+        return tuple(f"{PREFIX}{number}" for number in range(1, self.exponents + 1))
 
 
 def choose_layers(first: int, last: int | None, exponents: int, spec: ModelSpec) -> tuple[int, int]:
@@ -237,7 +242,10 @@ def _measure(
     spectra = top_spectra(decompose_by_steps(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
     values: dict[str, Any] = dict(measure(spectra, starts, plan.metric_names, top_k=TOP))
     exponents = np.asarray(state.logs) / len(state.points)
-    values |= {name: exponents[:, index] for index, name in enumerate(plan.columns[len(plan.metric_names) :])}
+    values |= dict(zip(plan.by_columns, exponents.T, strict=True))
+    with np.errstate(divide="ignore"):
+        growths = np.log(np.asarray(spectra.singular_values, np.float64)) / len(state.points)
+    values |= dict(zip(GROWTHS, growths.T, strict=True))
     audited = [
         audit_top(
             np.asarray(spectra.singular_values[row]),
@@ -251,7 +259,7 @@ def _measure(
     undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, starts)))
     undefined |= {
         name: np.where(np.asarray(values[name]) == -np.inf, LOST_DIRECTIONS, "")
-        for name in plan.columns[len(plan.metric_names) :]
+        for name in (*GROWTHS, *plan.by_columns)
     }
     return make_part(padded, spectra, values, audited, undefined)
 

@@ -21,6 +21,12 @@ DYNAMICS: Mapping[str, Quantity] = {
         "the first step from which half of the change from first to last step is there to the end",
         "this project",
     ),
+    "onset_on": Quantity(
+        "scale of the onset",
+        "ln where the metric is a scale, as σ is, and positive: half of a change is then its square root as a ratio; "
+        "linear elsewhere",
+        "this project",
+    ),
     "extreme_step": Quantity("extreme", "the step at which the value is farthest from its first", "this project"),
     "appears": Quantity(
         "appears",
@@ -55,7 +61,8 @@ STUDY = Study(
             "Each curve is the mean of a layer over its units (samples, heads, or the one matrix of a role) "
             "against the training step.",
             "The onset is the first step from which at least half of the whole change, from first to last step, "
-            "is there to the end. A change is listed where it is large enough (dynamics.least_change) and, "
+            "is there to the end, on a logarithmic scale where the metric is a scale (as ρ is, or a norm). A change is "
+            "listed where it is large enough (dynamics.least_change) and, "
             "where there are enough units to tell, beyond the noise floor with q below 0.05. A curve that goes "
             "away and comes back has a late onset; onsets.csv has its extreme too.",
             "Steps between two revisions are not seen: an onset at a step means after the revision before it.",

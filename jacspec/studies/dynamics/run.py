@@ -11,10 +11,11 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
+from jacspec.report.labels import words_of
 from jacspec.runs import SPECTRA
 from jacspec.runs.several import STATISTICS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches
 from jacspec.runs.tables import summarise
-from jacspec.spectra.bootstrap import SURE, adjust_for_many, check_draws, compare_means, split_half_floor
+from jacspec.spectra.bootstrap import SURE, adjust_for_many, check_draws, compare_means, noise_floor
 from jacspec.studies.dynamics import ONSETS_FILE, DynamicsOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.run import Findings, run_over_runs
@@ -45,7 +46,8 @@ def _follow(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -
 
 STEP_COLUMNS = ("step", "layer", "component", "metric", *STATISTICS)
 ONSET_COLUMNS = (
-    *("component", "layer", "metric", "n", "first", "last", "relative_change", "onset", "extreme", "extreme_step"),
+    *("component", "layer", "metric", "n", "first", "last", "relative_change", "onset", "onset_on", "extreme"),
+    "extreme_step",
     *("p_value", "q_value", "floor", "appears"),
 )
 MISSING_STEP = "Type dynamics.final_step=N where it is the last one of its training."
@@ -92,12 +94,14 @@ def onset_rows(
     """Say of every metric of every layer when it changed, a row each; those without a change are left out."""
     steps = list(runs)
     ends = [runs[steps[0]], runs[steps[-1]]]
+    scales = frozenset(name for name in names if (words := words_of(ends[0].run, name)) and words.scale)
     by_step = [{(each.component, each.layer): each for each in layers_of(run.run, names)} for run in runs.values()]
     rows: list[tuple[Any, ...]] = []
     for place in by_step[0]:
         if all(place in layers for layers in by_step):
             curve = [layers[place] for layers in by_step]
-            rows += _rows_of_layer(curve, steps, names, pair=can_pair(*ends), draws=draws, seed=seed)
+            pair = can_pair(*ends)
+            rows += _rows_of_layer(curve, steps, names, scales=scales, pair=pair, draws=draws, seed=seed)
     adjusted = adjust_for_many(np.array([row[ONSET_COLUMNS.index("p_value")] for row in rows], np.float64)).tolist()
     return [
         (*row, q, floor, _appears(row, q, floor, least_change)) for (*row, floor), q in zip(rows, adjusted, strict=True)
@@ -105,21 +109,29 @@ def onset_rows(
 
 
 def _rows_of_layer(
-    curve: Sequence[Layer], steps: Sequence[int], names: Sequence[str], *, pair: bool, draws: int, seed: int
+    curve: Sequence[Layer],
+    steps: Sequence[int],
+    names: Sequence[str],
+    *,
+    scales: frozenset[str],
+    pair: bool,
+    draws: int,
+    seed: int,
 ) -> Iterator[tuple[Any, ...]]:
     first, last = curve[0], curve[-1]
     paired = pair and first.units == last.units
     result = compare_means(first.values, last.values, paired=paired, draws=draws, seed=seed)
-    floors = [split_half_floor(each.values, draws=draws, seed=seed) for each in (first, last)]
+    floor = noise_floor(first.values, last.values, paired=paired, draws=draws, seed=seed)
     for place, name in enumerate(names):
         means = np.array([_mean(each.values[:, place]) for each in curve])
-        onset = find_onset(means)
+        by_ratio = name in scales and bool((means > 0).all())
+        onset = find_onset(np.log(means) if by_ratio else means)
         if onset is not None:
             yield (
                 *(first.component, first.layer, name, int(np.isfinite(last.values[:, place]).sum())),
-                *(onset.first, onset.last, (onset.last - onset.first) / max(abs(onset.first), abs(onset.last))),
-                *(steps[onset.onset], float(means[onset.extreme]), steps[onset.extreme]),
-                *(float(result.p_value[place]), float(np.fmax(floors[0][place], floors[1][place]))),
+                *(float(means[0]), float(means[-1]), float((means[-1] - means[0]) / np.abs(means[[0, -1]]).max())),
+                *(steps[onset.onset], "ln" if by_ratio else "linear", float(means[onset.extreme])),
+                *(steps[onset.extreme], float(result.p_value[place]), float(floor[place])),
             )
 
 
@@ -203,7 +215,10 @@ def step_of(revision: Any) -> int | None:
 
 
 def find_onset(curve: Float[np.ndarray, " step"]) -> Onset | None:
-    """Find where a curve has made half of its change for good; None where a value is missing or nothing changes."""
+    """Find where a curve has made half of its change for good; None where a value is missing or nothing changes.
+
+    Of what is a scale the curve is its logarithm: half of a growth by 50 is one by 7.
+    """
     change = float(curve[-1] - curve[0])
     if not np.isfinite(curve).all() or change == 0:
         return None

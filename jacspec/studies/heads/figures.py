@@ -1,6 +1,7 @@
 """Figures of a run over attention heads, after the study of per-head W_QK spectra."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,11 +14,14 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of
 from jacspec.runs import Run
+from jacspec.spectra.bootstrap import SURE
+from jacspec.studies.heads import NULLS
 from jacspec.studies.study import Plot
 
 COLOUR = "#0072B2"
 DENSITY_BINS = np.linspace(0, 4, 81)
-BY_HEAD = ("lambda_0", "npr_lambda", "spectral_entropy", "kappa_sigma")
+BY_HEAD = ("lambda_0", "npr_lambda", "spectral_entropy", "kappa_sigma", "positive_share", "copying_score")
+FACTORS = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("std", "kurtosis", "kl"))
 AGAINST_ELEMENTS = ("lambda_0", "lambda_sum", "lambda_square_sum", "spectral_entropy")
 
 
@@ -25,8 +29,14 @@ CAPTIONS = {
     "lambda": "λ of every head by index, each head divided by its mean: a row a head.",
     "density": "How the λ of every head, divided by their mean, are distributed: a row a head; dashed, the edges that "
     "the product of two Gaussian factors has.",
-    "by_head": "Largest λ, normalised participation ratio, entropy and condition number of every head, with the mean "
-    "of each layer and what chance gives (its mean and three standard deviations).",
+    "by_head": "Largest λ, normalised participation ratio, entropy and condition number of every head, how many of its "
+    "eigenvalues have a positive real part, and Σ Re μ / Σ |μ|, with the mean of each layer and what Gaussian factors "
+    "give (mean and three standard deviations).",
+    "factors": "Standard deviation, excess kurtosis and divergence from the normal law of the elements of both "
+    "factors, a point a head, with the mean of each layer.",
+    "standing": "σ₁ of every head over what each null has on average: Gaussian factors of one variance, Gaussian "
+    "factors with its own row and column norms, its own factors turned to one another at random. A dot: q below 0.05 "
+    "over all heads of the run, a ring: the smallest σ is that small.",
     "elements": "Spectral quantities against the standard deviation of the elements of the product, a point a head.",
     "grid": "Singular values of every head of one layer, with the median of the Gaussian baseline.",
     "entropy_npr": "Spectral entropy against normalised participation ratio, a point a head.",
@@ -34,10 +44,17 @@ CAPTIONS = {
 
 
 def head_figures(run: Run) -> dict[str, Plot]:
-    """Name the figures of a `task=heads` run: five of W_QK, four of W_OV, one of both."""
+    """Name the figures of a `task=heads` run: seven of W_QK, six of W_OV, one of both."""
     figures: dict[str, Plot] = {}
     for role in roles_of(run):
-        drawn = {"lambda": _draw_lambda, "density": _draw_density, "by_head": _draw_by_head, "elements": _draw_elements}
+        drawn: dict[str, Callable[[Run, str], Figure]] = {
+            "standing": _draw_standing,
+            "lambda": _draw_lambda,
+            "density": _draw_density,
+            "by_head": functools.partial(_draw_by_head, names=BY_HEAD, what="spectral quantities"),
+            "factors": functools.partial(_draw_by_head, names=FACTORS, what="elements of the factors"),
+            "elements": _draw_elements,
+        }
         if role.endswith("qk"):
             drawn["grid"] = _draw_grid
         figures |= {
@@ -135,10 +152,44 @@ def _draw_grid(run: Run, role: str) -> Figure:
     return figure
 
 
-def _draw_by_head(run: Run, role: str) -> Figure:
+def _draw_standing(run: Run, role: str) -> Figure:
+    """Draw layer by head how far σ₁ is above what each null has, with a mark where q says so."""
     table = run.metrics[run.metrics["role"] == role]
-    figure, axes = panels(len(BY_HEAD), _title(run, role, "spectral quantities"), size=(4.2, 2.8))
-    for panel, name in zip(axes, BY_HEAD, strict=True):
+    layers = sorted(set(table["layer"]))
+    figure, axes = panels(len(NULLS), _title(run, role, "largest σ"), size=(3.6, 3.4))
+    excess = np.log2(table[[f"{null}_excess" for null in NULLS]].to_numpy(float))
+    known = np.abs(excess[np.isfinite(excess)])
+    reach = max(float(known.max()), 0.1) if known.size else 1.0
+    places = table["head"].to_numpy(int), np.array([layers.index(layer) for layer in table["layer"]])
+    for panel, null, values in zip(axes, NULLS, excess.T, strict=True):
+        cells = np.full((len(layers), places[0].max() + 1), np.nan)
+        cells[places[1], places[0]] = values
+        picture = panel.imshow(cells, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
+        for end, style in MARKS.items():
+            sure = (table[f"{null}_{end}_q"] < SURE).to_numpy()
+            panel.scatter(places[0][sure], places[1][sure], linewidths=0.7, **style)
+        panel.set_yticks(range(len(layers))[:: -(-len(layers) // 16)], layers[:: -(-len(layers) // 16)])
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        panel.set_title(TITLES[null], fontsize="small")
+    figure.supxlabel("head (dot: largest σ, ring: smallest σ beyond chance, q < 0.05)", fontsize="medium")
+    figure.supylabel("layer", fontsize="medium")
+    figure.colorbar(picture, ax=axes, label=r"$\log_2 (\sigma_1 / \sigma_1^{\mathrm{null}})$")
+    return figure
+
+
+MARKS: Mapping[str, Mapping[str, Any]] = {
+    "largest": {"s": 10, "c": "black", "edgecolors": "white"},
+    "smallest": {"s": 26, "c": "none", "edgecolors": "0.2"},
+}
+
+TITLES = {"plain": "Gaussian, one variance", "norms": "Gaussian, its own norms", "turned": "its own factors, turned"}
+
+
+def _draw_by_head(run: Run, role: str, *, names: Sequence[str], what: str) -> Figure:
+    table = run.metrics[run.metrics["role"] == role]
+    names = [name for name in names if name in table]
+    figure, axes = panels(len(names), _title(run, role, what), size=(4.2, 2.8))
+    for panel, name in zip(axes, names, strict=True):
         _add_points(panel, run, table, name, lookup(run.provenance, f"baseline.metrics.{name}"))
     figure.supxlabel(
         "layer (a point a head, shifted by head; line: mean of the layer; band: chance)", fontsize="medium"

@@ -6,6 +6,8 @@ from jacspec.studies.study import MATRICES, TEXT_OPTIONS, Page, Quantity, Study
 
 SMALL = "Small Singular Values Matter"
 
+NORMS = "Zhang 2006; Couillet & Hachem 2014"
+
 OVERLAP: Mapping[str, Quantity] = {
     "tokens": Quantity("tokens", "tokens that the covariance was estimated from", SMALL),
     "covariance_rank": Quantity("rank of the covariance", "principal directions above rounding", SMALL),
@@ -20,14 +22,38 @@ OVERLAP: Mapping[str, Quantity] = {
     "overlap_null": Quantity("mean $O$ by chance", "mean of max_j |v · f_j| for a random direction v", SMALL),
     "overlap_null_99": Quantity("chance, 99 %", "what 1 % of random directions exceed", SMALL),
     "beyond_null": Quantity("share of $O_k$ beyond chance", "share of k with O_k above the 99 % level", SMALL),
+    "overlap_norms": Quantity(
+        "mean $O$, own norms",
+        "mean of max_j |v · f_j| for a random direction v whose entries have the column norms of the matrix",
+        NORMS,
+    ),
+    "overlap_norms_99": Quantity("own norms, 99 %", "what 1 % of such directions exceed", NORMS),
+    "beyond_norms": Quantity("share of $O_k$ beyond its norms", "share of k with O_k above that 99 % level", NORMS),
+    "overlap_norms_above": Quantity("mean $O_k$ above its norms", "mean of O_k over σ above norms_high", NORMS),
+    "overlap_norms_below": Quantity("mean $O_k$ below its norms", "mean of O_k over σ below norms_low", NORMS),
     "variance_top": Quantity(
         "relative variance, largest decile", "mean of n v_kᵀ C v_k / tr C over the largest σ; 1 by chance", SMALL
     ),
     "variance_bottom": Quantity(
         "relative variance, smallest decile", "the same over the tenth of the smallest σ", SMALL
     ),
-    "bulk_low": Quantity(r"$\sigma_-^{\mathrm{bulk}}$", "lower Marchenko–Pastur edge of the fitted bulk", SMALL),
-    "bulk_high": Quantity(r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the fitted bulk", SMALL),
+    "variance_norms": Quantity(
+        "relative variance, own norms",
+        "the same on average of random directions with the column norms: n Σ c_j C_jj / (Σ c_j tr C)",
+        NORMS,
+    ),
+    "bulk_low": Quantity(
+        r"$\sigma_-^{\mathrm{bulk}}$", "lower Marchenko–Pastur edge of the fitted bulk", SMALL, scale=True
+    ),
+    "bulk_high": Quantity(r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the fitted bulk", SMALL, scale=True),
+    "norms_low": Quantity(
+        r"$\sigma_<^{rc}$",
+        "what the smallest σ of one draw in 100 is below: independent entries with the matrix's own row and column "
+        "norms",
+        NORMS,
+        scale=True,
+    ),
+    "norms_high": Quantity(r"$\sigma_>^{rc}$", "what the largest of one draw in 100 is above", NORMS, scale=True),
 }
 """Columns of `task=overlap`."""
 
@@ -41,7 +67,7 @@ STUDY = Study(
     rows=MATRICES,
     columns=OVERLAP,
     files={"spectra.nc": "singular values, overlaps and relative variances by index (netCDF)"},
-    console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "variance_top"),
+    console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "overlap_norms_99", "variance_top"),
     figures="jacspec.studies.overlap.figures:overlap_figures",
     page=Page(
         title="weight matrices beside the activations that enter them",
@@ -51,6 +77,9 @@ STUDY = Study(
             "the largest |v_k · f_j|; where eigenvalues of the covariance tie, their directions are arbitrary "
             "and O_k with them, the relative variance n v_kᵀ C v_k / tr C is not. Few tokens make both those of "
             "the sample.",
+            "Two levels of chance stand beside them: of random directions, and of random directions with the column "
+            "norms of the matrix. Where norms follow the input's variances, as where a norm's gain is folded into "
+            "them, the first is passed by a matrix whose entries are independent otherwise.",
         ),
         sentences="jacspec.studies.overlap.findings:overlap_findings",
         caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",

@@ -19,14 +19,20 @@ from jacspec.backend import numerics
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.samples import Memory, Packing, PaddedBatch
-from jacspec.spectra.bulk import fit_bulk
+from jacspec.spectra.bulk import FEWEST, fit_bulk
+from jacspec.spectra.random_matrix import beyond_edge
 from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
+from jacspec.spectra.variance_profile import profile_edges, profile_of
 
 ENOUGH = 10
 """Tokens a dimension, below which a sample covariance's directions are to be taken with care."""
 
 NULL_DRAWS, NULL_SEED = 4000, 0
 """Random directions that the null level of the overlap is drawn from."""
+
+
+NORMS_DRAWS = 1000
+"""The same of directions with the column norms of a matrix, which have to be multiplied out."""
 
 
 class Moments(NamedTuple):
@@ -143,12 +149,50 @@ def null_overlap(n: int, r: int) -> tuple[float, float]:
     return float(largest.mean()), float(np.quantile(largest, 0.99))
 
 
+class OwnNorms(NamedTuple):
+    """What a matrix with its own row and column norms, independent otherwise, would have.
+
+    The mean and the 99 % quantile of max_j |v · f_j| and the relative variance of directions v whose entries have the
+    column norms; the σ that its smallest and its largest value pass in one of a hundred draws.
+    """
+
+    overlap: float
+    overlap_99: float
+    variance: float
+    low: float
+    high: float
+
+
+def own_norms(
+    weight: Float[np.ndarray, "m n"], directions: Float[np.ndarray, "n r"], covariance: Float[np.ndarray, "n n"]
+) -> OwnNorms:
+    """Draw `NORMS_DRAWS` directions with the column norms of a matrix, and find the edges of its norms; NaN without."""
+    missing = OwnNorms(*[float("nan")] * 5)
+    total, profile = float(np.trace(covariance)), profile_of(weight)
+    if profile is None or not directions.size or not total > 0:
+        return missing
+    squares = np.einsum("ij,ij->j", weight, weight, dtype=np.float64)
+    share = squares / squares.sum()
+    scaled = (np.sqrt(share)[:, None] * directions).astype(np.float32)
+    drawn = np.random.default_rng([NULL_SEED, *weight.shape]).standard_normal((NORMS_DRAWS, len(share)), np.float32)
+    largest = np.abs(drawn @ scaled).max(axis=1) / np.sqrt(np.square(drawn) @ share.astype(np.float32))
+    relative = len(share) * float(share @ np.diagonal(covariance)) / total
+    found = missing._replace(
+        overlap=float(largest.mean()), overlap_99=float(np.quantile(largest, 0.99)), variance=relative
+    )
+    if min(profile.shape) < FEWEST:
+        return found
+    low, high = profile_edges(profile)
+    return found._replace(low=beyond_edge(low, -1), high=beyond_edge(high, 1))
+
+
 def summarise_profile(
     profile: Profile,
     shape: tuple[int, int],
     count: float,
     eigenvalues: Float[np.ndarray, " r"],
     null: tuple[float, float],
+    norms: OwnNorms,
 ) -> dict[str, float]:
     """Compute the columns `OVERLAP` of one matrix; NaN where there is nothing to average (see `missing_reason`).
 
@@ -158,6 +202,7 @@ def summarise_profile(
     decile = max(1, sigma.size // 10)
     low, high = fit_bulk(sigma, shape).edges
     chance, chance_99 = null
+    known = bool(np.isfinite(overlap).all())
 
     def mean(values: np.ndarray) -> float:
         return float(values.mean()) if values.size else float("nan")
@@ -175,11 +220,21 @@ def summarise_profile(
         "overlap_below": mean(overlap[sigma < low]),
         "overlap_null": chance,
         "overlap_null_99": chance_99,
-        "beyond_null": float((overlap > chance_99).mean()) if np.isfinite(overlap).all() else float("nan"),
+        "beyond_null": float((overlap > chance_99).mean()) if known else float("nan"),
+        "overlap_norms": norms.overlap,
+        "overlap_norms_99": norms.overlap_99,
+        "beyond_norms": float((overlap > norms.overlap_99).mean())
+        if known and np.isfinite(norms.overlap_99)
+        else float("nan"),
+        "overlap_norms_above": mean(overlap[sigma > norms.high]),
+        "overlap_norms_below": mean(overlap[sigma < norms.low]),
         "variance_top": mean(variance[:decile]),
         "variance_bottom": mean(variance[-decile:]),
+        "variance_norms": norms.variance,
         "bulk_low": low,
         "bulk_high": high,
+        "norms_low": norms.low,
+        "norms_high": norms.high,
     }
 
 
@@ -189,7 +244,11 @@ def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float])
         return "input without variance: no principal directions"
     if not sigma[0] > 0:
         return "all zero: no singular directions"
+    reasons = []
     if np.isnan(metrics["bulk_high"]):
-        return "no bulk of one variance is identified"
-    sides = [side for side in ("above", "below") if np.isnan(metrics[f"overlap_{side}"])]
-    return f"no singular value {' or '.join(sides)} the bulk" if sides else ""
+        reasons.append("no bulk of one variance is identified")
+    elif sides := [side for side in ("above", "below") if np.isnan(metrics[f"overlap_{side}"])]:
+        reasons.append(f"no singular value {' or '.join(sides)} the bulk")
+    if sides := [side for side in ("above", "below") if np.isnan(metrics[f"overlap_norms_{side}"])]:
+        reasons.append(f"none {' or '.join(sides)} what its norms give")
+    return "; ".join(reasons)

@@ -24,10 +24,12 @@ from jacspec.studies.study import Plot
 
 CAPTIONS = {
     "overlap": "O_k = max_j |v_k · f_j| of the right singular vectors with the principal directions of what enters "
-    "the matrix, by index: a line a layer, black their mean; grey, what random directions have (mean and 99 %). "
+    "the matrix, by index: a line a layer, black their mean; grey, what random directions have (mean and 99 %; dotted, "
+    "99 % of those with the column norms of the matrix). "
     "Inset: the singular values, with the edges of the Marchenko–Pastur bulk, dashed.",
     "variance": "Variance of what enters the matrix along its right singular vectors, over that of an average "
-    "direction, by index: a line a layer, black their mean; 1 is what random directions have on average.",
+    "direction, by index: a line a layer, black their mean; 1 is what random directions have on average, "
+    "dotted what those with the column norms of the matrix have.",
 }
 
 
@@ -63,7 +65,8 @@ def _draw_overlap(run: Run) -> Figure:
     for panel, role in zip(axes, roles, strict=True):
         _add_layers(panel, _profiles(run, role, "overlap"))
         own = table[table["role"] == role]
-        levels = {name: own[name].mean() for name in LEVELS} | {name: own[name].median() for name in EDGES}
+        levels = {name: own[name].mean() for name in LEVELS if name in own}
+        levels |= {name: own[name].median() for name in EDGES}
         inset = frame_overlap(panel, role, levels)
         for sigma in _profiles(run, role, "singular_values"):
             add_spectrum(inset, sigma, "#0072B2")
@@ -80,11 +83,17 @@ def _draw_variance(run: Run) -> Figure:
         rows = _profiles(run, role, "relative_variance")
         _add_layers(panel, np.where(rows > 0, rows, np.nan))
         panel.axhline(1, color=NULL, linewidth=1)
+        own = run.metrics.loc[run.metrics["role"] == role]
+        if "variance_norms" in own and (level := own["variance_norms"].mean()) > 0:
+            panel.axhline(level, color=NULL, linewidth=1, linestyle=":")
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.set_title(role, fontsize="medium", parse_math=False)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
-    figure.supylabel(r"$n\, v_k^\top C v_k\, /\, \mathrm{tr}\, C$ (grey: average direction)", fontsize="medium")
+    figure.supylabel(
+        r"$n\, v_k^\top C v_k\, /\, \mathrm{tr}\, C$ (grey: average direction; dotted: with its norms)",
+        fontsize="medium",
+    )
     return figure

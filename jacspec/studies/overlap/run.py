@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from jacspec.axes import Row
@@ -28,6 +29,7 @@ from jacspec.studies.overlap.activations import (
     input_moments,
     missing_reason,
     null_overlap,
+    own_norms,
     principal_directions,
     summarise_profile,
 )
@@ -117,7 +119,8 @@ def _measure(
         profile = compute_profile(weight, vectors, covariance)
         null = null_overlap(len(covariance), eigenvalues.size)
         shape = (int(weight.shape[0]), int(weight.shape[1]))
-        metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null)
+        norms = own_norms(np.asarray(weight), vectors, covariance)
+        metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null, norms)
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
         reason = missing_reason(profile.sigma, metrics)
         yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)
