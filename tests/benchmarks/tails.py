@@ -5,6 +5,7 @@
 docs/chance.md has its tables. Seeds are fixed, and nothing depends on the machine.
 """
 
+import functools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -91,14 +92,19 @@ def goe(rng: np.random.Generator, n: int) -> np.ndarray:
     return values - values[0] + 1
 
 
+def poisson(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Draw values that know nothing of one another."""
+    return rng.uniform(1, 2, n)
+
+
 def _spectra() -> Mapping[str, Callable[[np.random.Generator], np.ndarray]]:
     def gaussian(shape: Shape) -> Callable[[np.random.Generator], np.ndarray]:
         return lambda rng: np.linalg.svd(rng.normal(size=shape), compute_uv=False)
 
     return {
-        **{f"GOE, {n} values": lambda rng, n=n: goe(rng, 4 * n // 3) for n in (96, 384)},
+        **{f"GOE, {n} values": functools.partial(goe, n=4 * n // 3) for n in (96, 384)},
         **{f"Gaussian matrix, {_words(shape)}": gaussian(shape) for shape in ((96, 96), (96, 384), (384, 384))},
-        **{f"Poisson, {n} values": lambda rng, n=n: rng.uniform(1, 2, n) for n in (96, 384)},
+        **{f"Poisson, {n} values": functools.partial(poisson, n=n) for n in (96, 384)},
         "Poisson, 384 values of density 1/x": lambda rng: np.exp(rng.uniform(0, 3, 384)),
     }
 

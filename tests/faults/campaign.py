@@ -6,6 +6,7 @@ Writes what each part saw into `campaign.json` beside itself, with the environme
 
 import contextlib
 import datetime
+import functools
 import json
 import multiprocessing
 import os
@@ -140,6 +141,10 @@ def run_fuzzing(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def _mutate(raw: bytes, seed: int) -> bytes:
+    return hostile.mutate(raw, random.Random(seed))
+
+
 def run_made_up(folder: Path) -> Iterator[dict[str, Any]]:
     """Give readers files that are made up: tokenizers of odd parts, adapters and GGUF files with changes in them."""
     gguf = make_gguf(folder, "llama").read_bytes()
@@ -150,7 +155,7 @@ def run_made_up(folder: Path) -> Iterator[dict[str, Any]]:
     }
     makers: dict[str, Callable[[int], bytes]] = {"tokenizer": make_tokenizer}
     for reader, raw in good.items():
-        makers[reader] = lambda seed, raw=raw: hostile.mutate(raw, random.Random(seed))
+        makers[reader] = functools.partial(_mutate, raw)
     found: list[dict[str, Any]] = []
     for reader, make in makers.items():
         found.append(bounded.run_made_up(reader, make, MADE_UP, folder))

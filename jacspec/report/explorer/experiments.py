@@ -39,7 +39,7 @@ def experiment_data(run: Run, budget: Budget) -> tuple[dict[str, Any], list[str]
     """Collect what a page shows of a run over experiments, a row an experiment."""
     names = run.metric_names[: max(METRIC_VALUES // max(len(run.metrics), 1), 1)]
     along = str(along_key(run))
-    data = {"rows": list(_rows(run, along, names)), "along": ALONG[along], "metrics": list(names)}
+    data: dict[str, Any] = {"rows": list(_rows(run, along, names)), "along": ALONG[along], "metrics": list(names)}
     data |= {"log": along == "scale", "chance": run.provenance.get("chance")}
     return data, partly("values", len(names), len(run.metric_names), "columns")
 

@@ -327,7 +327,9 @@ def _draw_spacings(run: Run) -> Figure:
         rows = _rows(run, role)
         spectra = [_sigma(run, row) for row in rows]
         found = [inner_spacings(sigma[sigma > sigma[0] * 1e-6]) for sigma in spectra]
-        panel.hist(np.minimum(np.concatenate(found), 4), bins=np.linspace(0, 4, 41), density=True, color="#56B4E9")
+        panel.hist(
+            np.minimum(np.concatenate(found), 4), bins=np.linspace(0, 4, 41).tolist(), density=True, color="#56B4E9"
+        )
         panel.plot(grid, np.pi / 2 * grid * np.exp(-np.pi * grid**2 / 4), color="black", linewidth=1.2)
         panel.plot(grid, np.exp(-grid), color="black", linewidth=1, linestyle=":")
         beta, ratio = (run.metrics[name].to_numpy(float)[rows] for name in ("brody", "spacing_ratio"))
