@@ -183,7 +183,7 @@ def test_nulls_are_those_of_whole_products() -> None:
     def plain() -> np.ndarray:
         return rng.normal(size=SIZES).T @ rng.normal(size=SIZES)
 
-    chance = {"draws": 400, "seed": 1}
+    chance: dict[str, Any] = {"draws": 400, "seed": 1}
     batch = [Norms(row[None], c[None]) for row, c in zip(rows, columns, strict=True)]
     cores = [np.linalg.qr(part.T)[1][None] for part in (left, right)]
     cases: dict[str, tuple[Any, Any, bool]] = {

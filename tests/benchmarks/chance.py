@@ -307,10 +307,10 @@ def check_heads(draws: int = 199) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, case in HEAD_CASES.items():
         factors = draw_heads(case)
-        cores = [np.linalg.qr(part.swapaxes(1, 2), mode="r") for part in factors]
+        cores = [np.asarray(np.linalg.qr(part.swapaxes(1, 2), mode="r")) for part in factors]
         spectra = np.linalg.svd(cores[0] @ cores[1].swapaxes(1, 2), compute_uv=False)
         (d_head, d_model), heads, *_ = case
-        own = {"draws": draws, "seed": 1}
+        own: dict[str, Any] = {"draws": draws, "seed": 1}
         by_median, as_it_is = (functools.partial(ends_of, by_median=choice) for choice in (True, False))
         plain = by_median(plain_products(d_model, d_head, **own))
         nulls = {
@@ -359,11 +359,11 @@ def check_compare(tests: int = 1000) -> dict[str, Any]:
                 if kind == "lognormal":
                     # The noise of pairs has a mean of its own there.
                     left, right = np.exp(left), np.exp(right - (0.3**2 / 2 if paired else 0))
-                own = {"paired": paired, "draws": 600, "seed": 0}
+                own: dict[str, Any] = {"paired": paired, "draws": 600, "seed": 0}
                 seen, floor = compare_means(left, right, **own), noise_floor(left, right, **own)
                 found[f"{kind}, {units} {'pairs' if paired else 'units'}"] = {
                     "covered": _round(np.mean((seen.low <= 0) & (seen.high >= 0))),
-                    **{f"p at {level}": rate for level, rate in rates(seen.p_value).items()},
+                    **{f"p at {level}": rate for level, rate in rates(seen.p_value.tolist()).items()},
                     "beyond the floor": _round(np.mean(np.abs(seen.difference) > floor)),
                 }
     return found

@@ -114,7 +114,7 @@ Pair = tuple[Float[np.ndarray, "d_head d_model"], Float[np.ndarray, "d_head d_mo
 
 
 def _root(factor: Float[np.ndarray, "d_head d_model"]) -> Float[np.ndarray, "d_head d_head"]:
-    return np.linalg.qr(factor.astype(np.float64).T, mode="r")
+    return np.asarray(np.linalg.qr(factor.astype(np.float64).T, mode="r"))
 
 
 def _eigenvalues(pair: Pair) -> Complex[np.ndarray, " d_head"]:
