@@ -74,6 +74,7 @@ STUDY = Study(
     takes=("metrics", *TEXT_OPTIONS, *ENGINE_OPTIONS),
     rows=SAMPLES,
     columns=DEPTH,
+    console=("spectral_radius", "decay_ratio", "finite_time_1", "lyapunov_1"),
     figures="jacspec.studies.depth.figures:depth_figures",
     page=Page(
         title="Jacobians through many layers",
