@@ -32,8 +32,8 @@ MATHTEXT = {
     r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\lambda": "λ", r"\mu": "μ",
     r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log": "log", r"\mathrm": "", r"\min": "min",
     r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
-    r"\ln": "ln", r"\,": " ", r"\Delta": "Δ", r"\nabla": "∇", r"\beta": "β", r"\langle\tilde{r}\rangle": "⟨r̃⟩", r"\leq": "≤",
-    "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
+    r"\ln": "ln", r"\,": " ", r"\Delta": "Δ", r"\nabla": "∇", r"\beta": "β", r"\langle\tilde{r}\rangle": "⟨r̃⟩",
+    r"\leq": "≤", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
