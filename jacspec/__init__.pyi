@@ -316,7 +316,7 @@ def heads(
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
-    - `draws`: of each None; p-values need 19 or more
+    - `draws`: of each kind of chance; p-values need 19 or more
     - `layers`: which layers, -1 the last; None: all
     - `precision`: float32 or float64, of everything that is computed
     - `seed`: of all that is drawn

@@ -254,7 +254,7 @@ def hub(files: Mapping[str, bytes], adapter: Mapping[str, bytes] = {}) -> Callab
         api = re.fullmatch(r"/api/models/(\w+/\w+)/(revision|tree)/([^/]+)/?", path)
         resolve = re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", path)
         repository, revision = (api[1], api[3]) if api else (resolve[1], resolve[2]) if resolve else ("", "")
-        held = {"org/nano": files, "org/tuned": adapter, "org/gated": {}}.get(repository)
+        held = {"org/nano": files, "org/tuned": adapter, "org/gated": files}.get(repository)
         if held is None:
             # The hub's 401 without this code is known as what it is over https only.
             return Answer(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username."})

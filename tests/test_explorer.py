@@ -215,6 +215,7 @@ def test_checks_see_a_value_that_is_changed(
     file = write_explorer(runs)
     change_data(file, sabotage)
     page, _ = open_page(browser, file)
+    page.select_option("#explorer-view", "boxes")
     open_table(page)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(page, runs)
@@ -310,6 +311,7 @@ def test_samples_that_are_too_many_leave_their_boxes(
     monkeypatch.setattr(explorer, "METRIC_VALUES", 25 * 6 * 2 + 9 * 4 * 2 - 1)
     assert "boxes without their samples" in explore(runs)
     page, noise = open_page(browser, write_explorer(runs))
+    page.select_option("#explorer-view", "boxes")
     open_table(page)
     shown = read(page)
     assert shown.choice["points"] == "none"

@@ -171,7 +171,7 @@ def test_function_tells_its_options(study: str) -> None:
 
 def test_defaults_of_functions_are_those_of_conf() -> None:
     assert inspect.signature(jacspec.weights).parameters["against"].default == "gaussian"
-    assert inspect.signature(jacspec.heads).parameters["draws"].default == 32
+    assert inspect.signature(jacspec.heads).parameters["draws"].default == 199
     assert inspect.signature(jacspec.depth).parameters["metrics"].default == "paper"
 
 

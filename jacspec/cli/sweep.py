@@ -238,14 +238,15 @@ def _sum_up_seeds(jobs: list[Job]) -> None:
     """Print one block for the jobs that differ by their seed alone."""
     from jacspec.cli.terminal import Terminal
     from jacspec.report.console import print_seeds
-    from jacspec.runs import open_run
+    from jacspec.runs import RUN_FILE, open_run
     from jacspec.studies import study_of
 
     groups: dict[tuple[str, ...], list[str]] = {}
     for job in jobs:
         given = job.overrides.split(" ")
         rest = tuple(part for part in given if not part.startswith("seed="))
-        if job.status == "finished" and job.folder and len(rest) < len(given):
+        wrote = bool(job.folder) and (Path(job.folder) / RUN_FILE).is_file()
+        if job.status == "finished" and wrote and len(rest) < len(given):
             groups.setdefault(rest, []).append(job.folder)
     for folders in groups.values():
         if len(folders) > 1:
