@@ -133,8 +133,9 @@ def test_every_choice_by_keyboard_shows_what_the_files_hold(
     assert page.locator("#explorer img, #explorer b, #explorer svg image").count() == 0
 
 
-def test_says_and_hovers_the_values(explored: tuple[Opened, list[tuple[str, Run]], Path]) -> None:
-    (page, _), runs, _ = explored
+def test_says_and_hovers_the_values(browser: "Browser", explored: tuple[Opened, list[tuple[str, Run]], Path]) -> None:
+    _, runs, file = explored
+    page, _ = open_page(browser, file)
     page.select_option("#explorer-view", "runs")
     shown = read(page)
     assert page.get_attribute("#explorer-plot", "aria-label") == shown.says
@@ -143,6 +144,7 @@ def test_says_and_hovers_the_values(explored: tuple[Opened, list[tuple[str, Run]
     label = page.locator("#explorer-plot .hovertext").first.text_content() or ""
     assert float(label.split(": ")[-1]) == shown.traces[0]["y"][1]
     assert label.startswith(runs[0][0])
+    page.context.close()
 
 
 def test_nothing_is_offered_that_leaves_the_machine(explored: tuple[Opened, list[tuple[str, Run]], Path]) -> None:
