@@ -1,6 +1,5 @@
 """The command at a terminal: signals, readers that go away, no Greek letters, names that look like markup."""
 
-import functools
 import io
 import re
 import signal
@@ -66,6 +65,7 @@ def wait_for_python(process: subprocess.Popen[str]) -> None:
 
 SCRIPT = """
 import atexit, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 from jacspec.interrupts import catch_signals, end_interrupted, leave, raise_interrupt
 
 def send(number):
@@ -100,8 +100,6 @@ MOMENTS = {
 def test_signal_at_an_odd_moment_ends_with_one_line(code: str, status: int, said: str, tmp_path: Path) -> None:
     (tmp_path / "moment.py").write_text(SCRIPT.format(code))
     given: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": 20}
-    # Started in the background of a shell, the tests would hand on that SIGINT is ignored.
-    given["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     done = subprocess.run([sys.executable, "-m", "moment"], cwd=tmp_path, check=False, **given)
     assert (done.returncode, done.stderr) == (status, said)
 
