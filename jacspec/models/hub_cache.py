@@ -3,7 +3,6 @@
 A file in `snapshots/COMMIT/` is a link into `blobs/`, to the SHA-256 of what lies in Git LFS, else to git's own hash.
 """
 
-import functools
 import hashlib
 import os
 import re
@@ -31,16 +30,14 @@ def remove_files(files: Iterable[Path]) -> None:
 
 
 def _is_whole(file: Path) -> bool:
-    state = file.stat()
-    return _has_hash(file, Path(file.readlink()).name, state.st_size, state.st_mtime_ns)
-
-
-@functools.cache  # a command opens a snapshot several times
-def _has_hash(file: Path, name: str, size: int, changed: int) -> bool:
+    name = Path(file.readlink()).name
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return sha256(file) == name
     if re.fullmatch(r"[0-9a-f]{40}", name):
         content = file.read_bytes()
         # Of git's object, or as some mirrors of the hub have it of the file itself.
-        return name in (hashlib.sha1(b"blob %d\0" % size + content).hexdigest(), hashlib.sha1(content).hexdigest())
+        return name in (
+            hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+            hashlib.sha1(content).hexdigest(),
+        )
     return True

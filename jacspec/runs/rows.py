@@ -58,12 +58,10 @@ WHOLE_MODEL = "all"
 """What stands for the role of all matrices together in `summary.csv`; it comes last."""
 
 
-def matrix_layout(
-    columns: tuple[str, ...], complete: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
-) -> RowLayout:
+def matrix_layout(columns: tuple[str, ...]) -> RowLayout:
     """Lay out rows that are matrices, as `matrix_row` makes them."""
     keys, labels = ("layer", "role", "head", "name", "rows", "cols"), ("role", "name", "layer", "head", "rows", "cols")
-    return RowLayout(keys, columns, SUMMARY_COLUMNS[:2], _roles, "matrix", labels, "k", complete)
+    return RowLayout(keys, columns, SUMMARY_COLUMNS[:2], _roles, "matrix", labels, "k")
 
 
 def experiment_layout(keys: tuple[str, ...], columns: tuple[str, ...], over: str | None = None) -> RowLayout:

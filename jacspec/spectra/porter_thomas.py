@@ -19,9 +19,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import kolmogorov, ndtr
 
-REGIONS = ("large", "bulk", "small")
-"""The largest tenth of the singular values, the smallest tenth, and what is between."""
-
 RARE = 0.01
 """p-value below which a vector counts."""
 
@@ -83,6 +80,6 @@ def rare_participation(n: int) -> float:
 
 
 def region_slices(count: int) -> dict[str, slice]:
-    """Divide places in descending order of σ; a tenth has at least one."""
+    """Divide places in descending order of σ: the largest tenth, the smallest, each one at least, what is between."""
     tenth = max(round(count / 10), 1)
     return {"large": slice(0, tenth), "bulk": slice(tenth, count - tenth), "small": slice(count - tenth, count)}

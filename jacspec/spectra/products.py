@@ -103,7 +103,7 @@ def plain_products(d_model: int, d_head: int, *, draws: int, seed: int) -> Float
             np.fill_diagonal(part, np.sqrt(rng.chisquare(d_model - np.arange(d_head))))
         return np.linalg.svd(left.T @ right, compute_uv=False)
 
-    return np.stack(_over_draws(draw, draws)) / d_head**0.5
+    return np.stack(over_draws(draw, draws)) / d_head**0.5
 
 
 def norms_products(left: Norms, right: Norms, *, draws: int, seed: int, spectra: Callable[[np.ndarray], Ends]) -> Ends:
@@ -126,7 +126,7 @@ def norms_products(left: Norms, right: Norms, *, draws: int, seed: int, spectra:
         root = _root(grams[0])
         return spectra(_from_gram(np.swapaxes(root, 1, 2) @ np.repeat(grams[1], group, axis=0) @ root))
 
-    return Ends(*(np.stack(part) for part in zip(*_over_draws(draw, draws), strict=True)))
+    return Ends(*(np.stack(part) for part in zip(*over_draws(draw, draws), strict=True)))
 
 
 def turned_products(
@@ -145,10 +145,11 @@ def turned_products(
         core = left @ (q * np.sign(np.diagonal(r))) @ np.swapaxes(right, 1, 2)
         return spectra(_from_gram(core @ np.swapaxes(core, 1, 2)))
 
-    return Ends(*(np.stack(part) for part in zip(*_over_draws(draw, draws), strict=True)))
+    return Ends(*(np.stack(part) for part in zip(*over_draws(draw, draws), strict=True)))
 
 
-def _over_draws(draw: Callable[[int], Drawn], draws: int) -> list[Drawn]:
+def over_draws(draw: Callable[[int], Drawn], draws: int) -> list[Drawn]:
+    """Take the draws by their numbers, on all cores."""
     with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(draw, range(draws)))
 

@@ -21,6 +21,9 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaln, ndtr
 
+GOE_RATIO = 0.5307
+"""The mean ratio of random matrices."""
+
 WINDOW = 15
 """Neighbours to each side that the width of the smoothing comes from."""
 

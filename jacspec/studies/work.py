@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jacspec.axes import LayerResult, Row
 from jacspec.backend import Program
 from jacspec.runs.rows import RowLayout
 from jacspec.samples import PaddedBatch
+from jacspec.spectra.bootstrap import adjust_for_many
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 """A header and rows."""
@@ -47,3 +50,12 @@ class RowWork(NamedTuple):
     unit: str = "experiments"
     total: int | None = None
     learnt: Mapping[str, Any] = {}
+
+
+def adjust_rows(rows: Sequence[Row], names: Iterable[str]) -> list[Row]:
+    """Fill in columns of q-values over all rows; each has its p-value's name but for the last letter."""
+    found = {name: adjust_for_many(np.array([row.values[f"{name[:-1]}p"] for row in rows])).tolist() for name in names}
+    return [
+        row._replace(values={**row.values, **{name: q[place] for name, q in found.items()}})
+        for place, row in enumerate(rows)
+    ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Bool, Complex, Float
 from scipy.special import ndtri
 
 from jacspec.backend import numerics
@@ -27,6 +27,7 @@ from jacspec.spectra.products import (
     ends_of,
     norms_of,
     norms_products,
+    over_draws,
     plain_products,
     product_edges,
     product_npr,
@@ -251,22 +252,21 @@ def describe_heads(products: HeadProducts, chance: Chance) -> list[dict[str, flo
     tables |= dict(zip(MOMENTS, products.moments.astype(np.float64).T, strict=True))
     for side, values in (("left", products.left), ("right", products.right)):
         tables |= {f"{side}_{name}": column for name, column in zip(FACTOR, values.T, strict=True)}
-    known = np.isfinite(tables["kappa_sigma"])
+    full_rank = np.isfinite(tables["kappa_sigma"])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (products.sigma[:, 0] / products.sigma[:, 1:2].max(axis=1, initial=0.0)) ** 2
         tables["lambda_gap"] = np.where(np.isfinite(ratio), ratio, np.nan)
-        tables["rounding_share"] = np.where(known, products.rounding / products.sigma[:, -1], np.nan)
-    standing = _stand_all(products, chance)
+        tables["rounding_share"] = np.where(full_rank, products.rounding / products.sigma[:, -1], np.nan)
+    standing = _stand_all(products, chance, full_rank)
     return [
         {name: float(column[head]) for name, column in tables.items()} | standing[head]
         for head in range(len(products.sigma))
     ]
 
 
-def _stand_all(products: HeadProducts, chance: Chance) -> list[dict[str, float]]:
+def _stand_all(products: HeadProducts, chance: Chance, full_rank: Bool[np.ndarray, " head"]) -> list[dict[str, float]]:
     """Compare every head with its three nulls; NaN where one is zero, or has no norms."""
     drawn = _draw_nulls(products, chance)
-    full_rank = np.isfinite(head_metrics(products.sigma)["kappa_sigma"])
     found: list[dict[str, float]] = []
     for head, sigma in enumerate(products.sigma):
         row: dict[str, float] = {}
@@ -325,5 +325,4 @@ def plain_eigenvalues(d_model: int, d_head: int, chance: Chance) -> Complex[np.n
         rng = np.random.default_rng([chance.seed, number, 1])
         return _eigenvalues((rng.standard_normal((d_head, d_model)), rng.standard_normal((d_head, d_model))))
 
-    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(draw, range(chance.draws))))
+    return np.stack(over_draws(draw, chance.draws))

@@ -1,5 +1,7 @@
 """`task=heads`: W_QK and W_OV of every attention head, beside products of factors drawn at random."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,14 +14,13 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.rows import matrix_layout, matrix_row
-from jacspec.spectra.bootstrap import adjust_for_many
 from jacspec.spectra.products import FEWEST_DRAWS
 from jacspec.studies.heads import HEADS, NULLS, HeadsOptions
 from jacspec.studies.heads.measure import Chance, baseline, describe_heads, head_products
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.work import RowWork
+from jacspec.studies.work import RowWork, adjust_rows
 
 
 def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -53,7 +54,8 @@ def _prepare(config: Config, inputs: Inputs) -> RowWork:
                 yield list(_results(checkpoint, place, numbers, chance))
 
     identity = {"checkpoint": describe_checkpoint(checkpoint)}
-    layout = matrix_layout(tuple(HEADS), adjust)
+    complete = functools.partial(adjust_rows, names=ADJUSTED)
+    layout = dataclasses.replace(matrix_layout(tuple(HEADS)), complete=complete)
     facts = {"baseline": baseline(checkpoint.spec.d_model, own.d_head, chance)}
     return RowWork(layout, identity, facts, stream, "matrices", learnt={"left_out": {}})
 
@@ -74,17 +76,8 @@ def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int], chance:
             yield matrix_row(next(free), (layer, role, head, name), (d_model, d_model), stored, metrics, reason)
 
 
-ADJUSTED = {f"{null}_{end}_q": f"{null}_{end}_p" for null in NULLS for end in ("largest", "smallest")}
-"""Columns of q-values, by those of the p-values that they adjust."""
-
-
-def adjust(rows: Sequence[Row]) -> list[Row]:
-    """Fill in the q-values, which take all heads."""
-    found = {name: adjust_for_many(np.array([row.values[p] for row in rows])) for name, p in ADJUSTED.items()}
-    return [
-        row._replace(values={**row.values, **{name: float(q[place]) for name, q in found.items()}})
-        for place, row in enumerate(rows)
-    ]
+ADJUSTED = tuple(f"{null}_{end}_q" for null in NULLS for end in ("largest", "smallest"))
+"""Columns of q-values, which take all heads."""
 
 
 def _reason(sigma: np.ndarray, metrics: Mapping[str, float], chance: Chance) -> str:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from jacspec.axes import Row
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.spacings import GOE_RATIO
 from jacspec.studies.weights import OVER_MATRICES
+from jacspec.studies.work import adjust_rows
 
 RANGES = ((2.0, "below 2"), (4.0, "2 to 4"), (6.0, "4 to 6"), (math.inf, "above 6"))
 """Where the rules for α change, with the words for what is below."""
@@ -31,22 +31,14 @@ FLAGS: Mapping[str, Callable[[Mapping[str, float]], bool]] = {
     "no bulk of one variance": lambda row: math.isnan(row["outliers_above"]) and not math.isnan(row["mp_high"]),
     "large entries": lambda row: row.get("num_traps", 0) > 0,
     "vectors beyond chance": lambda row: row.get("vectors_p01", 0) > max(MANY, 2 * row.get("vectors_p01_norms", 0)),
-    "no repulsion": lambda row: row.get("spacing_ratio", 1) + 3 * row.get("spacing_ratio_error", 0) < 0.5307,
+    "no repulsion": lambda row: row.get("spacing_ratio", 1) + 3 * row.get("spacing_ratio_error", 0) < GOE_RATIO,
 }
 """What a matrix is flagged for; a value that is missing flags nothing."""
 
 
 def complete_rows(rows: Sequence[Row], depth: int | None) -> Sequence[Row]:
     """Add q-values over all matrices, verdicts and flags; `depth`, the number of layers, None where nobody knows."""
-    found = [dict(row.values) for row in rows]
-    for name in OVER_MATRICES:
-        p_values = np.array([values[f"{name[:-1]}p"] for values in found])
-        for values, q in zip(found, adjust_for_many(p_values).tolist(), strict=True):
-            values[name] = q
-    return [
-        row._replace(values=values, words=_words(row.key[0], depth, values))
-        for row, values in zip(rows, found, strict=True)
-    ]
+    return [row._replace(words=_words(row.key[0], depth, row.values)) for row in adjust_rows(rows, OVER_MATRICES)]
 
 
 def _words(layer: object, depth: int | None, values: Mapping[str, float]) -> dict[str, str]:
