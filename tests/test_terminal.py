@@ -122,6 +122,25 @@ def test_interrupt_that_was_swallowed_is_raised_by_the_next_step() -> None:
         interrupts.forget_interrupts()
 
 
+def test_interrupt_while_libraries_load_is_raised_when_they_have() -> None:
+    interrupts.forget_interrupts()
+    loaded = []
+
+    def load_library() -> None:
+        with interrupts.hold_interrupts():
+            interrupts._interrupt(signal.SIGTERM, None)
+            loaded.append("jaxlib")
+
+    try:
+        with pytest.raises(interrupts.Terminated):
+            load_library()
+        assert loaded == ["jaxlib"]
+        with pytest.raises(interrupts.Interrupted):
+            interrupts._interrupt(signal.SIGINT, None)
+    finally:
+        interrupts.forget_interrupts()
+
+
 def test_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

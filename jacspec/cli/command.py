@@ -18,10 +18,9 @@ from jacspec.cli.sweep import close_sweep, interrupt_sweep, resume_job
 from jacspec.cli.terminal import Terminal, end_without_reader
 from jacspec.config import Config, config_folder, register
 from jacspec.errors import JacspecError, as_typed, printable
-from jacspec.interrupts import end_interrupted, forget_interrupts, interrupted
+from jacspec.interrupts import end_interrupted, forget_interrupts, hold_interrupts, interrupted
 from jacspec.report import check_report
 from jacspec.report.helpers import start_helpers
-from jacspec.runs.tracking import check_package
 from jacspec.studies import STUDIES, find_study
 from jacspec.studies.study import load
 
@@ -87,7 +86,10 @@ def _hydra_main(config: DictConfig) -> str | None:
         typed = resume_job(cast(Config, OmegaConf.to_object(config)), folder)
         _check_runs(typed)
         _check_workers(typed)
-        from jacspec.studies.inputs import Inputs  # not above: --help does not wait for JAX
+        with hold_interrupts():
+            # Not above: --help does not wait for JAX.
+            from jacspec.runs.tracking import check_package
+            from jacspec.studies.inputs import Inputs
 
         _check_folder(typed, folder)
         check_report(typed.report.formats, typed.report.figures)
@@ -101,7 +103,8 @@ def _hydra_main(config: DictConfig) -> str | None:
             from jacspec.backend import open_devices
 
             open_devices()
-        run_study = load(study.run)
+        with hold_interrupts():
+            run_study = load(study.run)
         gc.enable()
         run_study(typed, folder, Terminal(), Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
     except BrokenPipeError:
