@@ -118,6 +118,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--write-status") and config.getoption("numprocesses"):
         raise pytest.UsageError("--write-status needs all tests in one process. Type --write-status -n 0.")
+    if config.getoption("--write-status") and "not thorough" in config.getoption("markexpr"):
+        raise pytest.UsageError("--write-status needs all cases. Type --write-status -n 0 -m 'not long'.")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -125,6 +127,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from docs_pages import write_pages
 
         write_pages()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as thorough all but some cases, spread evenly, of a test that says how `few` of them run by default."""
+    cases: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few"):
+            cases.setdefault((item.path, item.name.partition("[")[0]), []).append(item)
+    for own in cases.values():
+        (count,) = next(own[0].iter_markers("few")).args
+        quick = {round(place * (len(own) - 1) / max(count - 1, 1)) for place in range(count)}
+        for number, item in enumerate(own):
+            if number not in quick:
+                item.add_marker(pytest.mark.thorough)
 
 
 def pytest_collection_finish() -> None:

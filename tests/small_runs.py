@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from servers import NANO
 
-from jacspec.models.checkpoint import build_module, module_parts
 from jacspec.models.export import write_config, write_weights
 from jacspec.models.hf_config import read_config
+from jacspec.models.modules import build_module, module_parts
 
 SMALL: Mapping[str, Sequence[str]] = {
     "jacobian": ("data.samples=60", "data.max_tokens=16"),

@@ -65,6 +65,7 @@ def _hf_logits(model: Any, tokens: np.ndarray = TOKENS) -> np.ndarray:
         return model(torch.tensor(tokens).long(), attention_mask=torch.tensor(tokens != PAD).long()).logits.numpy()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("family", SEQUENCE_HEADS)
 def test_written_classifiers_load_in_hf(family: str, tmp_path: Path) -> None:
     with numerics("float64"):

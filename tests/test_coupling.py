@@ -166,6 +166,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return open_checkpoint(folder, dtype="float64"), seen
 
 
+@pytest.mark.few(4)
 def test_factors_and_directions_equal_hf(case: tuple[Checkpoint, list[Seen]]) -> None:
     """HF's Jacobian is the product of the factors; ρ, its vectors, the bound and every gain follow from those."""
     checkpoint, seen = case

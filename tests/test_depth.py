@@ -41,6 +41,7 @@ def _frame(sample: int, exponents: int, d_model: int) -> np.ndarray:
     return np.asarray(drawn[0]).T
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", KINDS)
 def test_path_equals_hf(family: str, tmp_path: Path) -> None:
     """The product of HF's blocks; in causal stacks also HF's derivative through all of them, other tokens moving."""

@@ -17,8 +17,9 @@ from jacspec.backend import numerics
 from jacspec.jacobians import analytic
 from jacspec.jacobians.branches import bind
 from jacspec.jacobians.dense import jacobians
-from jacspec.models.checkpoint import leaf_names, open_checkpoint
+from jacspec.models.checkpoint import open_checkpoint
 from jacspec.models.families import ARCHITECTURES
+from jacspec.models.modules import leaf_names
 from jacspec.models.positions import RelativeBiasSpec, RotarySpec
 
 JACOBIAN_TOLERANCE = 1e-9
@@ -27,6 +28,7 @@ SINGLE = {f"{name}: {case}" for name, family in FAMILIES.items() for case in [*f
 """The first and the last case of every family, which are compared in float32 too."""
 
 
+@pytest.mark.few(24)
 @pytest.mark.parametrize("name", CASES)
 def test_family_equals_hf(name: str, tmp_path: Path, record_parity: Callable[..., None]) -> None:
     """Every activation and every Jacobian of the last layers in float64; activations of two cases in float32."""
@@ -168,6 +170,7 @@ UNSEEN_BY_THE_LAST_TOKEN = ("causal BERT",)
 """Sabotage that only other tokens' activations show: the last token of a causal model sees all tokens too."""
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("name", SABOTAGE)
 def test_oracle_catches_sabotage(name: str, tmp_path: Path) -> None:
     """Block 0 with one thing wrong, on the stream that HF's block 0 got; `test_family_equals_hf` has it whole.

@@ -160,6 +160,7 @@ def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path
     assert again.read_bytes() == first.read_bytes()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [

@@ -16,11 +16,12 @@ from transformers import CONFIG_MAPPING
 
 from jacspec import JacspecError, load_model
 from jacspec.config import config_folder
-from jacspec.models.checkpoint import module_parts, module_template, random_checkpoint
+from jacspec.models.checkpoint import random_checkpoint
 from jacspec.models.export import hf_tensors
 from jacspec.models.families import ARCHITECTURES
 from jacspec.models.families.relatives import NEAREST
 from jacspec.models.hf_config import read_config
+from jacspec.models.modules import module_parts, module_template
 
 PARAMETERS = {
     "mixtral-8x7b": 46_702_792_704,
@@ -500,6 +501,7 @@ def test_configuration_as_published_gives_the_ready_made_model(
     record_config(found.architecture.model_type, name)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_initialisation_is_hf_scheme(family: str, tmp_path: Path) -> None:
     """Tensor by tensor: HF's names and shapes, the same constants, the same spread within five standard errors."""

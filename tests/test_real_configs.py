@@ -44,6 +44,7 @@ def test_the_shared_configurations_are_of_both_kinds(shared: Path) -> None:
     assert {raw["model_type"] for raw in CONFIGS.values()} - ARCHITECTURES.keys() == NEAREST.keys()
 
 
+@pytest.mark.few(12)
 @pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated")
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_real_configuration_equals_hf(name: str, tmp_path: Path, record_config: Callable[[str, str], None]) -> None:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from servers import copy_nano, run_here
 
 from jacspec.errors import JacspecError
-from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.families import ARCHITECTURES
+from jacspec.models.modules import leaf_names
 
 WEIGHTS = "model.safetensors"
 HEADS = {

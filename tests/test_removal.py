@@ -20,7 +20,8 @@ from test_perplexity import FIRST_CASES, MEMORY, draw_tokens, hf_masked_nats, hf
 from jacspec import load_model
 from jacspec.backend import numerics
 from jacspec.jacobians.streaming import carry
-from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint
+from jacspec.models.modules import leaf_names
 from jacspec.report.console import print_experiments
 from jacspec.runs import open_run
 from jacspec.scoring.perplexity import prepare_passage

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import jacspec
 from jacspec.config import ASSETS
-from jacspec.models.checkpoint import module_parts
+from jacspec.models.modules import module_parts
 
 NANO = ASSETS / "nano"
 FIRST = {family: (name, case) for name, (family, case) in reversed(CASES.items())}

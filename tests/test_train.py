@@ -19,7 +19,8 @@ from jacspec.api import load_model
 from jacspec.backend import numerics
 from jacspec.config import ASSETS, DataConfig
 from jacspec.errors import JacspecError
-from jacspec.models.checkpoint import Checkpoint, leaf_names, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint
+from jacspec.models.modules import leaf_names
 from jacspec.runs import open_run
 from jacspec.studies.train import TrainOptions
 from jacspec.studies.train.run import (

@@ -246,6 +246,7 @@ CANCELLING: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", CANCELLING)
 def test_audits_let_pass_what_cancels_to_rounding_and_no_wrong_engine(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -321,6 +322,7 @@ RUNS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("task", RUNS)
 def test_runs_say_what_is_missing(task: str, tmp_path: Path) -> None:
     """Files, figures (a warning is an error here), page and console of a model with a block of zeros."""

@@ -115,6 +115,7 @@ def compute_spectra(
     *,
     components: Sequence[str] = ("attn", "mlp"),
     metrics: Sequence[str] = PAPER_METRICS,
+    layers: Sequence[int] | None = None,
     max_tokens: int = 100,
     top_k: int = 10,
     engine: str = "auto",
@@ -127,7 +128,8 @@ def compute_spectra(
 
     **Arguments:** `texts`, one sample each, cut to `max_tokens` tokens; `components`, of `attn`, `mlp` and
     `cross` (every stack of an encoder-decoder model) or full names as `decoder.attn`; `metrics`, names in
-    `jacspec.spectra.metrics.METRICS`, or `full`; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`);
+    `jacspec.spectra.metrics.METRICS`, or `full`; `layers`, by default all, from 0, below 0 counted from the last;
+    `decoder_input`, what a decoder is fed (`corpus.decoder_batch`);
     `engine`, `auto` or a row of `jacspec.jacobians.solvers.ENGINES`, `lanczos` with its relative `tolerance` and the
     `seed` of its start vectors.
 
@@ -146,7 +148,8 @@ def compute_spectra(
         raise JacspecError(f"Each text needs at least one token; those numbered {empty} have none.")
     with numerics(str(model.dtype)):
         chosen = choose_engine(engine, names, model.spec)
-        plan = Plan(full_names, names, chosen, top_k, decoder_input, tolerance, seed)
+        wanted = model.spec.choose_layers(layers)
+        plan = Plan(full_names, names, chosen, top_k, decoder_input, tolerance, seed, layers=wanted)
         batches = prepare_batches(model, tokens, memory_gib=memory_gib, engine=chosen)
         results = stream_layers(model, batches, plan)
         return to_dataset(list(results), names, [len(ids) for ids in tokens])

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jacspec.jacobians.branches import BRANCHES, Branch
+from jacspec.models.attention import Attention
 from jacspec.models.block import Block, BlockSpec, Sublayer
 from jacspec.models.experts import ChosenUnits, Experts
-from jacspec.models.layers import ACTIVATIONS, MLP, Attention, LayerNorm, Linear, RMSNorm
+from jacspec.models.layers import ACTIVATIONS, MLP, LayerNorm, Linear, RMSNorm
 from jacspec.models.positions import rotate
 from jacspec.samples import Prefix
 

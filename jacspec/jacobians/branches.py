@@ -15,8 +15,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError, suggest
+from jacspec.models.attention import KeyValue
 from jacspec.models.block import Block, BlockSpec, ModelSpec
-from jacspec.models.layers import KeyValue
 from jacspec.samples import Memory, Packing, Prefix
 
 BRANCHES: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]] = {

@@ -6,19 +6,18 @@ Jacobian differentiates), and inside the forward pass over the whole sample.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jacspec.errors import JacspecError
+from jacspec.models.attention import Attention, AttentionSpec, KeyValue
 from jacspec.models.experts import Experts, ExpertsSpec
 from jacspec.models.layers import (
     ACTIVATIONS,
     MLP,
-    Attention,
-    AttentionSpec,
-    KeyValue,
     LayerNorm,
     Linear,
     MLPSpec,
@@ -128,6 +127,20 @@ class ModelSpec:
     def layer(self, number: int) -> int:
         """Return the place of a block in its own stack, from 0."""
         return [block.stack for block in self.blocks[:number]].count(self.blocks[number].stack)
+
+    def choose_layers(self, chosen: Collection[int] | None) -> frozenset[int] | None:
+        """Resolve a choice of layers, those below 0 counted from the last; None, all of them, stays None.
+
+        **Raises:** `JacspecError` for one that no stack of the model has.
+        """
+        if chosen is None:
+            return None
+        count = 1 + max(self.layer(number) for number in range(len(self.blocks)))
+        if wrong := [layer for layer in chosen if not -count <= layer < count]:
+            raise JacspecError(f"layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
+        if not chosen:
+            raise JacspecError("layers is empty. Type layers=null for all.")
+        return frozenset(layer % count for layer in chosen)
 
 
 class Sublayer(nnx.Module):

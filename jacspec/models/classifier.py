@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError
 from jacspec.models.block import Block, Embedding, ModelSpec
-from jacspec.models.checkpoint import Checkpoint, leaf_names, module_rules
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.export import hf_tensors, write_config, write_tensors, write_tokenizer
 from jacspec.models.layers import ACTIVATIONS, Linear, make_norm
+from jacspec.models.modules import leaf_names, module_rules
 
 
 class SequenceHead(NamedTuple):

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from jacspec.errors import blaming
 from jacspec.models.architectures import Architecture, piece_names
 from jacspec.models.block import ModelSpec
-from jacspec.models.checkpoint import leaf_names, module_rules
+from jacspec.models.modules import leaf_names, module_rules
 from jacspec.models.tensor_files import INDEX, NUMPY_TYPES, WEIGHTS, StoredTensor, TensorFiles
 
 

@@ -18,7 +18,8 @@ from jacspec.axes import BASE, UPDATE
 from jacspec.models.adapters import take_apart
 from jacspec.models.architectures import piece_names
 from jacspec.models.block import ModelSpec
-from jacspec.models.checkpoint import Checkpoint, leaf_names, module_parts, module_rules, module_template
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.modules import leaf_names, module_parts, module_rules, module_template
 from jacspec.models.tensor_files import FLOATS, StoredTensor, TensorFiles
 
 EMBEDDINGS = ("embed", "unembed")

@@ -169,14 +169,7 @@ class Inputs:
 
         **Raises:** `JacspecError` for one that no stack of the model has.
         """
-        if self.config.layers is None:
-            return None
-        count = 1 + max(spec.layer(number) for number in range(len(spec.blocks)))
-        if wrong := [layer for layer in self.config.layers if not -count <= layer < count]:
-            raise JacspecError(f"layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
-        if not self.config.layers:
-            raise JacspecError("layers is empty. Type layers=null for all.")
-        return frozenset(layer % count for layer in self.config.layers)
+        return spec.choose_layers(self.config.layers)
 
 
 def data_label(data: DataConfig) -> str:

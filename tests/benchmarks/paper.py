@@ -26,8 +26,8 @@ import numpy as np
 
 from jacspec import load_model
 from jacspec.backend import numerics
-from jacspec.models.checkpoint import module_parts
 from jacspec.models.export import write_config, write_weights
+from jacspec.models.modules import module_parts
 from jacspec.studies.provenance import versions
 
 SAMPLES = 600

@@ -15,8 +15,9 @@ from jacspec.models.architectures import (
     require,
     same,
 )
+from jacspec.models.attention import AttentionSpec
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
-from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
+from jacspec.models.layers import MLPSpec, NormSpec, Spread
 from jacspec.models.positions import AlibiSpec
 
 OLD_WIDTH = {"n_embed": "an old spelling, which HF moves to hidden_size"}

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from jacspec.errors import JacspecError
 from jacspec.models.architectures import LABELS, SUMMARY, TRAINING, Architecture, Config, Rules, linear, require, same
+from jacspec.models.attention import AttentionSpec
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
-from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
+from jacspec.models.layers import MLPSpec, NormSpec, Spread
 
 
 def _encoder(

@@ -18,8 +18,9 @@ from jacspec.models.architectures import (
     same,
     transposed,
 )
+from jacspec.models.attention import AttentionSpec
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
-from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
+from jacspec.models.layers import MLPSpec, NormSpec, Spread
 from jacspec.models.positions import RotarySpec
 
 

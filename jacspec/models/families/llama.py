@@ -20,8 +20,9 @@ from jacspec.models.architectures import (
     same,
     with_blocks,
 )
+from jacspec.models.attention import AttentionSpec
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
-from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
+from jacspec.models.layers import MLPSpec, NormSpec, Spread
 
 SLIDING = "sliding_attention"
 LAYER_TYPES = ("full_attention", SLIDING)

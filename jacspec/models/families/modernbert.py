@@ -14,9 +14,10 @@ from jacspec.models.architectures import (
     read_rotary,
     same,
 )
+from jacspec.models.attention import AttentionSpec
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
 from jacspec.models.families.llama import SLIDING, layer_windows
-from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread, Truncated
+from jacspec.models.layers import MLPSpec, NormSpec, Spread, Truncated
 
 
 def _spec(config: Config) -> ModelSpec:

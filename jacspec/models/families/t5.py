@@ -1,8 +1,9 @@
 """The encoder-decoder T5, 1.0 and 1.1, and its kin: RMSNorm, relative biases, unscaled attention, no biases."""
 
 from jacspec.models.architectures import TRAINING, Architecture, Config, Rules, require, same
+from jacspec.models.attention import AttentionSpec
 from jacspec.models.block import BlockSpec, EmbeddingSpec, HeadSpec, ModelSpec
-from jacspec.models.layers import AttentionSpec, MLPSpec, NormSpec, Spread
+from jacspec.models.layers import MLPSpec, NormSpec, Spread
 from jacspec.models.positions import RelativeBiasSpec
 
 

@@ -38,8 +38,9 @@ from jaxtyping import Array, Float
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
 from jacspec.jacobians.branches import Branch, Products
 from jacspec.jacobians.lanczos import decompose, leading_vectors, start_vectors
+from jacspec.models.attention import Attention
 from jacspec.models.block import Block, Sublayer
-from jacspec.models.layers import MLP, Attention, LayerNorm, Linear, RMSNorm
+from jacspec.models.layers import MLP, LayerNorm, Linear, RMSNorm
 from jacspec.samples import Prefix
 from jacspec.spectra.svd import eigensolver
 

@@ -34,7 +34,8 @@ from jacspec.jacobians.solvers import top_spectra
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.jacobians.undefined import undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
-from jacspec.models.checkpoint import Checkpoint, module_template
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.models.modules import module_template
 from jacspec.samples import PaddedBatch
 
 PATH, PREFIX, GROWTHS = "path", "lyapunov_", ("finite_time_1", "finite_time_2")

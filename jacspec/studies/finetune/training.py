@@ -12,9 +12,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError
-from jacspec.models.checkpoint import leaf_names
 from jacspec.models.classifier import Classifier
 from jacspec.models.matrices import ROLES
+from jacspec.models.modules import leaf_names
 from jacspec.samples import Batch
 from jacspec.spectra.subspaces import equal_ranges, factorise, group_of, remove_group
 

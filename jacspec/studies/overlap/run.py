@@ -16,8 +16,9 @@ from jacspec.config import Config
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, walk
 from jacspec.models.block import Block
-from jacspec.models.checkpoint import Checkpoint, leaf_names
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.matrices import block_roles
+from jacspec.models.modules import leaf_names
 from jacspec.runs.rows import MatrixKey, matrix_layout, matrix_row
 from jacspec.samples import PaddedBatch
 from jacspec.studies.inputs import Inputs

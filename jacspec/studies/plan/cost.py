@@ -13,8 +13,9 @@ import jax
 
 from jacspec.jacobians.solvers import ALL, ENGINES, EXPECTED_STEPS, pass_flops, svd_flops
 from jacspec.models.block import BlockSpec, ModelSpec
-from jacspec.models.checkpoint import Checkpoint, module_parts, module_template
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.export import hf_tensors
+from jacspec.models.modules import module_parts, module_template
 
 ITEMSIZE = 4
 """Bytes of a number in memory: float32."""

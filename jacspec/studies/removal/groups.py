@@ -15,8 +15,9 @@ from jaxtyping import Float
 
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.block import Block, ModelSpec
-from jacspec.models.checkpoint import Checkpoint, leaf_names, module_template
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.matrices import Matrix, block_roles, in_batches
+from jacspec.models.modules import leaf_names, module_template
 from jacspec.spectra.subspaces import Factors, RankRange, group_of, remove_group
 from jacspec.spectra.svd import right_vectors
 

@@ -26,9 +26,10 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError, as_typed, suggest
 from jacspec.models.architectures import Architecture
 from jacspec.models.block import Block, Embedding, Head, ModelSpec
-from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
+from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.export import write_config, write_weights
 from jacspec.models.hf_config import read_config
+from jacspec.models.modules import build_module
 from jacspec.progress import Stopwatch, step_progress
 from jacspec.runs import write_atomically, write_csv
 from jacspec.runs.files import PARTS, make_subfolder, read_arrays, write_arrays
