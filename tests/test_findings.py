@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from jacspec.axes import LayerResult, Row
-from jacspec.report.findings import median_interval, ratio_interval, sample_findings
+from jacspec.report.findings import friedman_p_value, median_interval, ratio_interval, sample_findings
 from jacspec.runs import Run, open_run, start_run
 from jacspec.runs.rows import matrix_layout, start_rows
+from jacspec.spectra.bootstrap import adjust_for_many
 from jacspec.studies.weights.findings import matrix_findings
 
 METRICS = ("spectral_radius", "decay_ratio")
@@ -130,3 +131,15 @@ def test_matrices_beyond_their_nulls_are_counted(tmp_path: Path) -> None:
     assert "q 3, k 0" in said[3]
     assert said[4].startswith("1 of 4 matrices have no bulk")
     assert "in 1 of 3 matrices; by chance in 0.2" in said[5]
+
+
+@pytest.mark.parametrize("digits", [8, 0])
+def test_tests_of_our_own_are_scipys(digits: int) -> None:
+    """Without ties and with many."""
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.3):
+        values = np.round(rng.normal(size=(7, 25)) * 2 + shift * np.arange(7)[:, None], digits)
+        assert friedman_p_value(values) == pytest.approx(stats.friedmanchisquare(*values).pvalue, rel=1e-10)
+    p_values = np.round(rng.random(40) ** 3, 2 + digits)
+    expected = stats.false_discovery_control(p_values)
+    np.testing.assert_allclose(adjust_for_many(np.append(p_values, np.nan)), np.append(expected, np.nan), rtol=1e-12)

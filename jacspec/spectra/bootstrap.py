@@ -132,13 +132,15 @@ def split_half_floor(
 
 
 def adjust_for_many(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjust p-values for the number of tests: the false discovery rate of Benjamini & Hochberg 1995; NaN stays."""
-    adjusted = np.full(p_values.shape, np.nan)
-    known = np.isfinite(p_values)
-    if known.any():
-        from scipy.stats import false_discovery_control  # a fifth of what a task imports before it starts
+    """Adjust p-values for the number of tests: the false discovery rate of Benjamini & Hochberg 1995; NaN stays.
 
-        adjusted[known] = false_discovery_control(p_values[known])
+    As `scipy.stats.false_discovery_control`; `scipy.stats` alone takes a second of processor time to import.
+    """
+    adjusted = np.full(p_values.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p_values))
+    falling = known[np.argsort(-p_values[known], kind="stable")]
+    share = known.size / np.arange(known.size, 0, -1)
+    adjusted[falling] = np.minimum(np.minimum.accumulate(p_values[falling] * share), 1)
     return adjusted
 
 
