@@ -15,6 +15,7 @@ from jacspec.errors import JacspecError
 from jacspec.spectra.subspaces import leading_subspaces, principal_angles
 from jacspec.studies.merge import COMPATIBILITY
 from jacspec.studies.merge.compatibility import Subject, compare, examine, list_comparisons
+from jacspec.studies.merge.methods import Settings
 from jacspec.studies.merge.recipes import Recipe, kept_values, make_recipe, merge_tensors, round_once, truncate_spectrum
 
 RNG = np.random.default_rng(0)
@@ -211,10 +212,11 @@ def test_values_kept() -> None:
 
 def merge(method: str, models: Sequence[np.ndarray], base: np.ndarray | None, **options: Any) -> np.ndarray:
     asked = {"share": 0.4, "coefficient": None, "weights": ()} | options
-    recipe = make_recipe(method, models=len(models), has_base=base is not None, **asked)
+    own = {"settings": Settings(0.2, 0.15, 0.8), "seed": 0}
+    recipe = make_recipe(method, models=len(models), has_base=base is not None, **own, **asked)
     dtype = (models[0] if base is None else base).dtype
     with numerics("float64"):
-        return merge_tensors(recipe, base, models, dtype=dtype, truncate=True, precision="float64")
+        return merge_tensors(recipe, base, models, dtype=dtype, is_matrix=True, precision="float64")
 
 
 def test_methods_are_their_equations() -> None:
@@ -305,6 +307,8 @@ def test_recipes_that_make_no_merge(wrong: dict[str, Any], fragment: str) -> Non
         "share": 0.4,
         "coefficient": None,
         "weights": (),
+        "settings": Settings(0.2, 0.15, 0.8),
+        "seed": 0,
     }
     with pytest.raises(JacspecError, match=fragment):
         make_recipe(**(asked | wrong))

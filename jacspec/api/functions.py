@@ -166,7 +166,8 @@ def _first_parameters(study: str) -> list[inspect.Parameter]:
 
 
 _SAYS: Mapping[str, str] = {
-    "model": "a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model in memory",
+    "model": "a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model in memory; "
+    "of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to arrays",
     "texts": "one str or several, or lists of token ids: each is a sample",
     "data": "instead of `texts`: verse, shakespeare, or a file; by default verse",
     "tokenizer": "of a PyTorch model",
@@ -225,6 +226,12 @@ def _make_inputs(study: str, given: Mapping[str, Any], init: str, options: Mappi
         config.runs = _folders(study, given["runs"])
     if "model" not in STUDIES[study].inputs:
         return Inputs(config, None, read, page=False)
+    if study == "weights" and not isinstance(given["model"], str | Path | None):
+        from jacspec.models.arrays import are_arrays, hold_arrays
+
+        if are_arrays(given["model"]):
+            config.model = ModelConfig(name="array" if hasattr(given["model"], "shape") else "arrays")
+            return Inputs(config, None, read, hold_arrays(given["model"]), page=False)
     return Inputs(config, _choose_model(study, config, given, init, options), read, page=False)
 
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from jacspec.config import ASSETS, Init, ModelConfig, config_folder, register
 from jacspec.errors import JacspecError, printable, shortened, suggest
 from jacspec.models.adapters import ADAPTER_FILES, base_of, is_adapter
+from jacspec.models.arrays import is_array_file, open_array_file
 from jacspec.models.checkpoint import Checkpoint, open_adapted, open_checkpoint, random_checkpoint, read_model_config
 from jacspec.models.foreign import ADAPTER, describe_file
 from jacspec.models.gguf_files import find_gguf, is_gguf
@@ -73,8 +74,8 @@ class Location(NamedTuple):
 
 
 def named_model(name: str | Path) -> ModelConfig:
-    """Say which model a name means: a folder or GGUF file, a ready-made choice, or else a hub id `ORG/NAME`."""
-    if (given := Path(name).expanduser()).is_dir() or is_gguf(given):
+    """Say which model a name means: a folder, a GGUF file or one of arrays, a ready-made choice, or else a hub id `ORG/NAME`."""
+    if (given := Path(name).expanduser()).is_dir() or is_gguf(given) or is_array_file(given):
         return ModelConfig(name="path", path=str(name))
     ready_made = config_folder() / "model" / f"{name}.yaml"
     if "/" not in str(name) and ready_made.is_file():
@@ -201,6 +202,8 @@ def open_any_tensors(model: ModelConfig) -> tuple[str, TensorFiles]:
     **Raises:** `JacspecError` where there are none, or they are out of reach or damaged.
     """
     if model.path is not None:
+        if is_array_file(file := Path(model.path).expanduser()):
+            return file.name, open_array_file(file)
         found = locate(model)
         return found.name, found.tensors()
     return str(model.id), open_tensors(_download(model, ("*.safetensors", "*.safetensors.index.json")), any_name=True)

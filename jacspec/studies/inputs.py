@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jacspec.config import ASSETS, Config, DataConfig, Init
 from jacspec.errors import JacspecError, JacspecTypeError
+from jacspec.files import Hashes
 from jacspec.text.corpus import Corpus, Sample, draw_sample, load_corpus, read_text_bytes
 
 if TYPE_CHECKING:
+    from jacspec.models.arrays import Arrays
     from jacspec.models.block import ModelSpec
     from jacspec.models.checkpoint import Checkpoint
     from jacspec.models.tensor_files import TensorFiles
@@ -101,8 +103,8 @@ GIVEN = "texts given in Python"
 class Inputs:
     """Where a study gets what it reads.
 
-    `config` names model and text; `model`, an opened one, and `texts` take their place where they are given. Made
-    once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the study draws its
+    `config` names model and text; `model`, an opened one, or bare `arrays`, and `texts` take their place where they
+    are given. Made once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the study draws its
     page and prints its summary at once, as on the command line; `brief`: the summary of one run among many, in a line
     a metric.
     """
@@ -110,6 +112,7 @@ class Inputs:
     config: Config
     model: "Checkpoint | None" = None
     texts: Texts | None = None
+    arrays: "Arrays | None" = None
     page: bool = True
     brief: bool = False
 
@@ -117,6 +120,8 @@ class Inputs:
         """Open the model in the precision of the run; raises `JacspecError` where it cannot be opened."""
         from jacspec.models.hub import open_model  # not above: a report is drawn without the rooms of models
 
+        if self.arrays is not None:
+            raise JacspecError("arrays, without a config")
         return self.model or open_model(self.config.model, seed=self.config.seed, dtype=self.config.precision.value)
 
     def shapes(self) -> "Checkpoint":
@@ -126,11 +131,14 @@ class Inputs:
         random = dataclasses.replace(self.config.model, init=Init.random)
         return self.model or open_model(random, seed=self.config.seed)
 
-    def tensors(self) -> "tuple[str, TensorFiles]":
-        """Open the tensors of a checkpoint that no family's rules open, by name alone; as `open_any_tensors`."""
+    def tensors(self) -> "tuple[str, TensorFiles, Mapping[str, str]]":
+        """Open tensors that no family's rules open, by name alone, as `open_any_tensors`; with hashes of their files."""
+        if self.arrays is not None:
+            return (str(self.config.model.name), *self.arrays)
         from jacspec.models.hub import open_any_tensors
 
-        return open_any_tensors(self.config.model)
+        name, tensors = open_any_tensors(self.config.model)
+        return name, tensors, Hashes(tensors.files)
 
     @functools.cached_property
     def corpus(self) -> Corpus:

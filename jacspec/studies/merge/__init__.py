@@ -20,6 +20,16 @@ class MergeMethod(enum.Enum):
     average = "average"
     arithmetic = "arithmetic"
     star = "star"
+    slerp = "slerp"
+    ties = "ties"
+    dare_linear = "dare_linear"
+    dare_ties = "dare_ties"
+    della_linear = "della_linear"
+    della = "della"
+    tsv_m = "tsv_m"
+    iso_c = "iso_c"
+    iso_cts = "iso_cts"
+    knots_ties = "knots_ties"
     none = "none"
 
 
@@ -31,6 +41,9 @@ class MergeOptions:
     base: str | None = MISSING
     method: MergeMethod = MISSING
     share: float = MISSING
+    density: float = MISSING
+    epsilon: float = MISSING
+    common: float = MISSING
     coefficient: float | None = MISSING
     weights: list[float] = MISSING
     top_k: int = MISSING
@@ -108,8 +121,8 @@ STUDY = Study(
     name="merge",
     run="jacspec.studies.merge.run:run_merge",
     options=MergeOptions,
-    reads=frozenset({"merge", "precision"}),
-    takes=("memory_gib", "precision"),
+    reads=frozenset({"merge", "precision", "seed"}),
+    takes=("memory_gib", "precision", "seed"),
     rows=Rows("experiments", "comparisons of a matrix"),
     columns=COMPATIBILITY,
     files={

@@ -7,6 +7,8 @@ With weights $w_i$ over the models $\theta_i$, a base $\theta_0$ and task vector
 | `average`    | $\sum_i w_i \theta_i$, $\sum_i w_i = 1$                     | Wortsman et al. 2022, Model soups   |
 | `arithmetic` | $\theta_0 + c \sum_i w_i \tau_i$, $w_i = 1$ unless given    | Ilharco et al. 2023                 |
 | `star`       | $\theta_0 + c \sum_i w_i \tilde\tau_i$, $\sum_i w_i = 1$    | Lee et al. 2025, with c = 1         |
+| `slerp`      | along the arc from $\theta_1$ to $\theta_2$, by $w_2$        | Shoemake 1985                       |
+| others       | $\theta_0 + c\, \tau$, $\tau$ joined from all $\tau_i$      | `methods.py`                        |
 
 STAR truncates each matrix of a task vector to its largest singular values, the fewest that hold the share $\eta$ of
 the nuclear norm, and scales them to restore it: $\tilde\tau = s \sum_{k \le r} \sigma_k u_k v_k^\top$,
@@ -17,6 +19,7 @@ are to the last bit, where the coefficients sum to one.
 """
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,23 +28,30 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jacspec.errors import JacspecError
+from jacspec.studies.merge.methods import METHODS, Settings, interpolate_on_sphere, join_updates
 from jacspec.spectra.subspaces import factorise
 
-AVERAGE, ARITHMETIC, STAR = "average", "arithmetic", "star"
-COEFFICIENT = {ARITHMETIC: 0.4, STAR: 1.0}
-"""Coefficients where none is given: STAR's mean, and what its authors take for task arithmetic."""
+AVERAGE, ARITHMETIC, STAR, SLERP = "average", "arithmetic", "star", "slerp"
+COEFFICIENT = {ARITHMETIC: 0.4, **{name: method.coefficient for name, method in METHODS.items()}}
+"""Coefficients where none is given and it is not 1: what STAR's authors take for task arithmetic, and of `METHODS`."""
+WITHOUT_BASE = (AVERAGE, SLERP)
 
 CHUNK = 2**20
 """Entries summed at once, so that their float64 copies stay small beside the tensors."""
 
 
 class Recipe(NamedTuple):
-    """How models are merged: the method, the share η of STAR, the coefficient c, and the weights by model."""
+    """How models are merged: the method, the share η of STAR, the coefficient c, and the weights by model.
+
+    `settings` are those of `METHODS`, `seed` that of what they draw.
+    """
 
     method: str
     share: float
     coefficient: float
     weights: tuple[float, ...]
+    settings: Settings
+    seed: int
 
     @property
     def base_coefficient(self) -> float:
@@ -52,17 +62,27 @@ class Recipe(NamedTuple):
 
 
 def make_recipe(
-    method: str, *, models: int, has_base: bool, share: float, coefficient: float | None, weights: Sequence[float]
+    method: str,
+    *,
+    models: int,
+    has_base: bool,
+    share: float,
+    coefficient: float | None,
+    weights: Sequence[float],
+    settings: Settings,
+    seed: int,
 ) -> Recipe:
     """Check what was asked for and fill in what was not; raises `JacspecError` for what makes no merge."""
-    if method != AVERAGE and not has_base:
+    if method not in WITHOUT_BASE and not has_base:
         raise JacspecError(f"merge.method={method} needs a common base. Type merge.base=NAME or merge.method=average.")
+    if method == SLERP and models != 2:
+        raise JacspecError(f"merge.method=slerp goes from one model to another, and merge.models names {models}.")
     if not 0 < share <= 1:
         raise JacspecError(f"merge.share={share} is no share of the nuclear norm. Accepted: above 0, to 1 (keeps all).")
-    if method == AVERAGE and coefficient is not None:
+    if method in WITHOUT_BASE and coefficient is not None:
         raise JacspecError(
-            f"merge.coefficient={coefficient} scales task vectors, and merge.method=average has none. Leave it out, or "
-            "type merge.method=arithmetic."
+            f"merge.coefficient={coefficient} scales task vectors, and merge.method={method} has none. Leave it out, "
+            "or type merge.method=arithmetic."
         )
     if coefficient is not None and not math.isfinite(coefficient):
         raise JacspecError(f"merge.coefficient={coefficient} is not finite. Type merge.coefficient=0.4.")
@@ -71,14 +91,31 @@ def make_recipe(
             f"merge.weights={list(weights)}: merge.models names {models}. Give one finite number for each, or [] for "
             "equal ones."
         )
-    if method == ARITHMETIC:
+    _check_settings(method, settings)
+    if method == ARITHMETIC or method in METHODS:
         own = tuple(map(float, weights)) or (1.0,) * models
+        if method in METHODS and not all(weight > 0 for weight in own):
+            raise JacspecError(f"merge.weights={list(weights)}: of merge.method={method} each is above 0.")
     else:
         given = weights or (1.0,) * models
         if not math.fsum(given) > 0:
             raise JacspecError(f"merge.weights={list(weights)} sum to nothing, and their sum is divided by.")
         own = tuple(weight / math.fsum(given) for weight in given)
-    return Recipe(method, share, COEFFICIENT.get(method, 1.0) if coefficient is None else coefficient, own)
+    return Recipe(method, share, COEFFICIENT.get(method, 1.0) if coefficient is None else coefficient, own, settings, seed)
+
+
+def _check_settings(method: str, settings: Settings) -> None:
+    density, epsilon, common = settings
+    if not 0 < density <= 1:
+        raise JacspecError(f"merge.density={density} is no share of entries. Accepted: above 0, to 1 (keeps all).")
+    if method.startswith("della") and not (0 <= epsilon and epsilon / 2 < min(density, 1 - density)):
+        raise JacspecError(
+            f"merge.epsilon={epsilon}: entries are kept with chances from merge.density − epsilon / 2 to "
+            f"merge.density + epsilon / 2, here {density - epsilon / 2:g} to {density + epsilon / 2:g}, which have to "
+            "be between 0 and 1."
+        )
+    if not 0 <= common <= 1:
+        raise JacspecError(f"merge.common={common} is no share of directions. Accepted: 0 to 1.")
 
 
 def merge_tensors(
@@ -87,20 +124,34 @@ def merge_tensors(
     models: Sequence[Shaped[np.ndarray, "..."]],
     *,
     dtype: np.dtype,
-    truncate: bool,
+    is_matrix: bool,
     precision: str,
+    name: str = "",
 ) -> Shaped[np.ndarray, "..."]:
     """Merge one tensor of all models.
 
-    **Arguments:** `base`, the same tensor of the base, which `average` does not use; `dtype`, of the result;
-    `truncate`, whether this is a matrix whose task vectors STAR truncates; `precision`, of its SVD.
+    **Arguments:** `base`, the same tensor of the base, which `average` and `slerp` do not use; `dtype`, of the result;
+    `is_matrix`, whether this is a matrix whose task vectors STAR and its like decompose; `precision`, of their SVD;
+    `name`, of the tensor, by which is drawn what is drawn.
     """
+    if recipe.method == SLERP:
+        first, second = (model.astype(np.float64) for model in models)
+        between = interpolate_on_sphere(first, second, recipe.weights[1])
+        return round_once(np.where(first == second, first, between), dtype)
     if base is None or recipe.method == AVERAGE:
         return combine(models, recipe.weights, dtype)
+    if recipe.method in METHODS:
+        seed = (recipe.seed % 2**32, zlib.crc32(name.encode()))
+        updates = [_difference(model, base, precision) for model in models]
+        joined = join_updates(
+            METHODS[recipe.method], updates, recipe.weights, recipe.settings, is_matrix=is_matrix, seed=seed
+        )
+        start, change = base.astype(np.float64), recipe.coefficient * joined.astype(np.float64)
+        return round_once(np.where(change == 0, start, start + change), dtype)
     scaled = [recipe.coefficient * weight for weight in recipe.weights]
     cut = [
         truncate_spectrum(_difference(model, base, precision), recipe.share)
-        if truncate and recipe.method == STAR and recipe.share < 1
+        if is_matrix and recipe.method == STAR and recipe.share < 1
         else None
         for model in models
     ]
@@ -136,7 +187,7 @@ def combine(
     return merged.reshape(tensors[0].shape)
 
 
-def round_once(values: Float[np.ndarray, " n"], dtype: np.dtype) -> Shaped[np.ndarray, " n"]:
+def round_once(values: Float[np.ndarray, "..."], dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
     """Round float64 to the nearest value of `dtype`, ties to even; beyond its range to infinity.
 
     ml_dtypes goes to bfloat16 by way of float32, which rounds twice. There the value is first cut to float32 and its

@@ -36,6 +36,7 @@ from jacspec.studies.merge.compatibility import (
     list_comparisons,
     missing_reason,
 )
+from jacspec.studies.merge.methods import METHODS, Settings
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
 from jacspec.studies.run import run_rows
@@ -47,12 +48,12 @@ OUTSIDE = -1
 
 
 class Merge(NamedTuple):
-    """A merge as it is asked for: the recipe, what is merged by name, where to, and the tensors that STAR truncates."""
+    """A merge as it is asked for: the recipe, what is merged by name, where to, and which tensors are matrices."""
 
     recipe: Recipe
     description: Mapping[str, Any]
     folder: Path
-    truncated: frozenset[str]
+    matrices: frozenset[str]
 
 
 class Family(NamedTuple):
@@ -95,7 +96,7 @@ def _check(options: MergeOptions) -> None:
 
 def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
     options, precision = config.own(MergeOptions), config.precision.value
-    recipe = _choose_recipe(options)
+    recipe = _choose_recipe(options, config.seed)
     has_base = options.base is not None
     siblings = open_siblings(
         [*([options.base] if options.base is not None else []), *options.models],
@@ -113,8 +114,8 @@ def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
         if is_gguf(siblings[0].location.folder):
             raise JacspecError(f"{siblings[0].label} is a GGUF file, which has no config.json to write. Name it later.")
         target = Path(options.save).expanduser() if options.save is not None else folder / MERGED
-        truncated = frozenset(each.name for each in matrices if each.whole)
-        merge = Merge(recipe, _describe(siblings, options, recipe, precision), target, truncated)
+        names = frozenset(each.name for each in matrices if each.whole)
+        merge = Merge(recipe, _describe(siblings, options, recipe, precision), target, names)
         check_folder(target, merge.description, resume=config.resume is not None)
     budget = memory_budget(config.engine.memory_gib)
     family = Family(siblings, has_base, options, choice, precision, budget, merge, console)
@@ -129,7 +130,7 @@ def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
     )
 
 
-def _choose_recipe(options: MergeOptions) -> Recipe | None:
+def _choose_recipe(options: MergeOptions, seed: int) -> Recipe | None:
     if options.method is MergeMethod.none:
         return None
     return make_recipe(
@@ -139,6 +140,8 @@ def _choose_recipe(options: MergeOptions) -> Recipe | None:
         share=options.share,
         coefficient=options.coefficient,
         weights=options.weights,
+        settings=Settings(options.density, options.epsilon, options.common),
+        seed=seed,
     )
 
 
@@ -168,14 +171,18 @@ def _describe(siblings: Sequence[Sibling], options: MergeOptions, recipe: Recipe
         {"name": each.location.name, "revision": each.location.revision, "files": dict(each.files)} for each in siblings
     ]
     has_base = options.base is not None
-    star = {"share": recipe.share, "precision": precision} if recipe.method == MergeMethod.star.value else {}
+    own: dict[str, Any] = {}
+    if recipe.method == MergeMethod.star.value:
+        own = {"share": recipe.share, "precision": precision}
+    elif recipe.method in METHODS:
+        own = {**recipe.settings._asdict(), "seed": recipe.seed, "precision": precision}
     return {
         "method": recipe.method,
         "models": described[1:] if has_base else described,
         "base": described[0] if has_base else None,
         "weights": list(recipe.weights),
         "coefficient": recipe.coefficient,
-        **star,
+        **own,
         "include": list(options.include),
         "exclude": list(options.exclude),
         "embeddings": options.embeddings,
@@ -242,8 +249,9 @@ def _merge(
         own[0] if family.has_base else None,
         own[1:] if family.has_base else own,
         dtype=dtype,
-        truncate=name in merge.truncated and own[0].ndim == 2,
+        is_matrix=name in merge.matrices and own[0].ndim == 2,
         precision=family.precision,
+        name=name,
     )
 
 

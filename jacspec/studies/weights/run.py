@@ -15,7 +15,6 @@ from jacspec.axes import Key, Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
 from jacspec.errors import JacspecError
-from jacspec.files import Hashes
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.adapters import has_adapter
 from jacspec.models.matrices import ROLES, Choice, LeftOut, Matrix, describe_layouts, stream_adapted, stream_model
@@ -154,12 +153,11 @@ def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
         if config.model.init is Init.random:
             raise
         try:
-            name, tensors = inputs.tensors()
+            name, tensors, hashes = inputs.tensors()
         except JacspecError:
             raise error from None
-        files = dict(Hashes(tensors.files))
         notes = [*tensors.notes, *describe_layouts(tensors, choice)]
-        identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": files}
+        identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": dict(hashes)}
         identity |= {"notes": notes} if notes else {}
         layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
         matrices = _of_layers(stream_adapted(tensors, None, choice), layers)
