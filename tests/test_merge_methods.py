@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jacspec.backend import numerics
 from jacspec.errors import JacspecError
 from jacspec.studies.merge.methods import METHODS, Settings, drop, drop_small, interpolate_on_sphere
 from jacspec.studies.merge.recipes import make_recipe, merge_tensors
@@ -38,7 +39,8 @@ def merge(
         seed=seed,
     )
     dtype = models[0].dtype
-    return merge_tensors(recipe, base, models, dtype=dtype, is_matrix=is_matrix, precision="float64", name=name)
+    with numerics("float64"):
+        return merge_tensors(recipe, base, models, dtype=dtype, is_matrix=is_matrix, precision="float64", name=name)
 
 
 def ties_by_hand(taus: Sequence[np.ndarray], density: float, weights: Sequence[float]) -> np.ndarray:

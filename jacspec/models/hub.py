@@ -74,7 +74,7 @@ class Location(NamedTuple):
 
 
 def named_model(name: str | Path) -> ModelConfig:
-    """Say which model a name means: a folder, a GGUF file or one of arrays, a ready-made choice, or else a hub id `ORG/NAME`."""
+    """Say which model a name means: a folder, a file (GGUF, arrays), a ready-made choice, or a hub id `ORG/NAME`."""
     if (given := Path(name).expanduser()).is_dir() or is_gguf(given) or is_array_file(given):
         return ModelConfig(name="path", path=str(name))
     ready_made = config_folder() / "model" / f"{name}.yaml"

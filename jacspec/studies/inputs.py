@@ -104,9 +104,9 @@ class Inputs:
     """Where a study gets what it reads.
 
     `config` names model and text; `model`, an opened one, or bare `arrays`, and `texts` take their place where they
-    are given. Made once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the study draws its
-    page and prints its summary at once, as on the command line; `brief`: the summary of one run among many, in a line
-    a metric.
+    are given. Made once a run, by the command line or by `jacspec.run`, and handed to the study. `page`: whether the
+    study draws its page and prints its summary at once, as on the command line; `brief`: the summary of one run among
+    many, in a line a metric.
     """
 
     config: Config
@@ -116,11 +116,19 @@ class Inputs:
     page: bool = True
     brief: bool = False
 
+    @property
+    def bare(self) -> bool:
+        """Whether there are arrays alone, in memory or in a file, of which nothing says what they belong to."""
+        from jacspec.models.arrays import is_array_file
+
+        path = self.config.model.path
+        return self.arrays is not None or (path is not None and is_array_file(Path(path).expanduser()))
+
     def checkpoint(self) -> "Checkpoint":
         """Open the model in the precision of the run; raises `JacspecError` where it cannot be opened."""
         from jacspec.models.hub import open_model  # not above: a report is drawn without the rooms of models
 
-        if self.arrays is not None:
+        if self.bare:
             raise JacspecError("arrays, without a config")
         return self.model or open_model(self.config.model, seed=self.config.seed, dtype=self.config.precision.value)
 
@@ -132,7 +140,7 @@ class Inputs:
         return self.model or open_model(random, seed=self.config.seed)
 
     def tensors(self) -> "tuple[str, TensorFiles, Mapping[str, str]]":
-        """Open tensors that no family's rules open, by name alone, as `open_any_tensors`; with hashes of their files."""
+        """Open tensors that no family's rules open, by name alone; with hashes of their files."""
         if self.arrays is not None:
             return (str(self.config.model.name), *self.arrays)
         from jacspec.models.hub import open_any_tensors

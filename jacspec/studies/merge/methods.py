@@ -25,12 +25,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jacspec.spectra.subspaces import Decomposed, decompose
+
 Update = Float[np.ndarray, "..."]
 Matrix = Float[np.ndarray, "m n"]
 
 
 class Settings(NamedTuple):
-    """`density`, the share of entries that are kept; `epsilon`, how much more likely the largest are kept than the
+    """Numbers of the methods.
+
+    `density`, the share of entries that are kept; `epsilon`, how much more likely the largest are kept than the
     smallest; `common`, the share of directions that Iso-CTS takes from the sum.
     """
 
@@ -78,7 +82,7 @@ def drop_small(update: Update, settings: Settings, draw: np.random.Generator) ->
 
 
 def _draw(update: Update, chance: Update, draw: np.random.Generator) -> Update:
-    kept: Bool[np.ndarray, "..."] = draw.random(update.shape) < chance
+    kept: Bool[np.ndarray, ...] = draw.random(update.shape) < chance
     return np.where(kept, update / chance.astype(update.dtype), 0)
 
 
@@ -110,8 +114,9 @@ def decorrelate(updates: Sequence[Matrix], weights: Sequence[float], settings: S
 
 
 def level(updates: Sequence[Matrix], weights: Sequence[float], settings: Settings) -> Matrix:
-    """Set all singular values of the sum to their mean (Iso-C), those beyond its rank left out: their vectors are
-    arbitrary.
+    """Set all singular values of the sum to their mean (Iso-C).
+
+    Those beyond its rank are left out: their vectors are arbitrary.
     """
     left, sigma, right = _leading(total(updates, weights, settings), min(updates[0].shape))
     return sigma.mean() * left @ right.T if sigma.size else np.zeros_like(updates[0])
@@ -127,10 +132,8 @@ def level_with_own(updates: Sequence[Matrix], weights: Sequence[float], settings
     own = round((k - int(settings.common * k)) / len(updates))
     left, sigma, right = _leading(total(updates, weights, settings), k - own * len(updates))
     weighted = [weight * update for update, weight in zip(updates, weights, strict=True)]
-    parts = [_leading(update - left @ (left.T @ update), own) for update in weighted]
-    lefts, sigmas, rights = (
-        np.concatenate(side, axis=-1) for side in zip((left, sigma, right), *parts, strict=True)
-    )
+    parts = [_leading(update - left @ (left.T @ update), own, part_of=update) for update in weighted]
+    lefts, sigmas, rights = (np.concatenate(side, axis=-1) for side in zip((left, sigma, right), *parts, strict=True))
     if not sigmas.size:
         return np.zeros_like(updates[0])
     return sigmas.mean() * _nearest_orthogonal(lefts) @ _nearest_orthogonal(rights).T
@@ -143,16 +146,19 @@ def elect_on_common_vectors(updates: Sequence[Matrix], weights: Sequence[float],
     averaged, and $U$ put before.
     """
     left, sigma, right = _leading(np.concatenate(updates, axis=1), len(updates[0]))
+    if not sigma.size:
+        return np.zeros_like(updates[0])
     parts = np.split(sigma[:, None] * right.T, len(updates), axis=1)
     nothing = np.random.default_rng(0)  # trimming draws nothing
     return left @ mean_of_elected([trim(part, settings, nothing) for part in parts], weights, settings)
 
 
-def _leading(matrix: Matrix, most: int) -> tuple[Matrix, Float[np.ndarray, " k"], Matrix]:
-    """Compute the largest singular values and their vectors, as columns, by LAPACK; none beyond the rank."""
-    left, sigma, right = np.linalg.svd(matrix, full_matrices=False)
-    kept = min(most, int((sigma > sigma[:1] * max(matrix.shape) * np.finfo(sigma.dtype).eps).sum()))
-    return left[:, :kept], sigma[:kept], right[:kept].T
+def _leading(matrix: Matrix, most: int, *, part_of: Matrix | None = None) -> Decomposed:
+    """Compute the largest singular values and their vectors; none that are rounding, of what it is `part_of` too."""
+    (found,) = decompose([matrix])
+    size = 0.0 if part_of is None else np.linalg.norm(part_of) * max(matrix.shape) * np.finfo(matrix.dtype).eps
+    kept = min(most, found.rank, int((found.sigma > size).sum()))
+    return Decomposed(found.left[:, :kept], found.sigma[:kept], found.right[:, :kept])
 
 
 def _nearest_orthogonal(vectors: Matrix) -> Matrix:

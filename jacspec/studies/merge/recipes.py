@@ -28,8 +28,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jacspec.errors import JacspecError
-from jacspec.studies.merge.methods import METHODS, Settings, interpolate_on_sphere, join_updates
 from jacspec.spectra.subspaces import factorise
+from jacspec.studies.merge.methods import METHODS, Settings, interpolate_on_sphere, join_updates
 
 AVERAGE, ARITHMETIC, STAR, SLERP = "average", "arithmetic", "star", "slerp"
 COEFFICIENT = {ARITHMETIC: 0.4, **{name: method.coefficient for name, method in METHODS.items()}}
@@ -101,14 +101,16 @@ def make_recipe(
         if not math.fsum(given) > 0:
             raise JacspecError(f"merge.weights={list(weights)} sum to nothing, and their sum is divided by.")
         own = tuple(weight / math.fsum(given) for weight in given)
-    return Recipe(method, share, COEFFICIENT.get(method, 1.0) if coefficient is None else coefficient, own, settings, seed)
+    return Recipe(
+        method, share, COEFFICIENT.get(method, 1.0) if coefficient is None else coefficient, own, settings, seed
+    )
 
 
 def _check_settings(method: str, settings: Settings) -> None:
     density, epsilon, common = settings
     if not 0 < density <= 1:
         raise JacspecError(f"merge.density={density} is no share of entries. Accepted: above 0, to 1 (keeps all).")
-    if method.startswith("della") and not (0 <= epsilon and epsilon / 2 < min(density, 1 - density)):
+    if method.startswith("della") and not (epsilon >= 0 and epsilon / 2 < min(density, 1 - density)):
         raise JacspecError(
             f"merge.epsilon={epsilon}: entries are kept with chances from merge.density − epsilon / 2 to "
             f"merge.density + epsilon / 2, here {density - epsilon / 2:g} to {density + epsilon / 2:g}, which have to "

@@ -154,8 +154,8 @@ def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
             raise
         try:
             name, tensors, hashes = inputs.tensors()
-        except JacspecError:
-            raise error from None
+        except JacspecError as damaged:
+            raise (damaged if inputs.bare else error) from None
         notes = [*tensors.notes, *describe_layouts(tensors, choice)]
         identity: dict[str, Any] = {"name": name, "revision": config.model.revision, "files": dict(hashes)}
         identity |= {"notes": notes} if notes else {}
