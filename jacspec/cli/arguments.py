@@ -37,6 +37,8 @@ FLAGS_WITH_VALUE = (
 )
 """Hydra's own options."""
 
+MODEL_FILES = (".gguf", ".npy", ".safetensors")
+"""Ends of files that are taken as models, the last two by `task=weights`."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -181,8 +183,8 @@ def _choose(word: Word, command: Command) -> list[Word]:
 
 
 def _model_words(value: str) -> tuple[str, str, str] | None:
-    """Tell a folder or a GGUF file from a name of the hub; None for what is none of them."""
-    if Path(home(value)).is_dir() or value.startswith((".", "/", "~")) or value.endswith(".gguf"):
+    """Tell a folder or a file from a name of the hub; None for what is none of them."""
+    if Path(home(value)).is_dir() or value.startswith((".", "/", "~")) or value.endswith(MODEL_FILES):
         return "path", "model.path", home(value)
     return ("hub", "model.id", value) if HUB_ID.fullmatch(value) else None
 

@@ -129,7 +129,8 @@ class Inputs:
         from jacspec.models.hub import open_model  # not above: a report is drawn without the rooms of models
 
         if self.bare:
-            raise JacspecError("arrays, without a config")
+            label = self.config.model.path or self.config.model.name
+            raise JacspecError(f"{label} holds arrays without a config, which task=weights alone reads.")
         return self.model or open_model(self.config.model, seed=self.config.seed, dtype=self.config.precision.value)
 
     def shapes(self) -> "Checkpoint":
