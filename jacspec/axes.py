@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 Key = tuple[str | int | float | None, ...]
 """Which row of a run it is, one value a key column."""
@@ -36,6 +36,7 @@ class LayerResult(NamedTuple):
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
     audited sample. `vectors` are, by component and name, directions of the residual stream, where a task keeps any.
+    `eigenvalues` are, by component and name, those of each matrix and of others beside it, the largest in size first.
     `reasons` say, by component, why values of a sample are missing (NaN), and are empty where none is.
     """
 
@@ -46,6 +47,7 @@ class LayerResult(NamedTuple):
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
     vectors: Mapping[str, Mapping[str, Float[np.ndarray, "sample d_model"]]] = {}
     reasons: Mapping[str, np.ndarray] = {}
+    eigenvalues: Mapping[str, Mapping[str, Complex[np.ndarray, "sample d_model"]]] = {}
 
 
 class Row(NamedTuple):

@@ -25,11 +25,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def columns_of(study: str) -> Mapping[str, Quantity]:
     """Return what the columns of a study's own tables hold, by name; those that all share are on jacobian's page."""
-    if study == "jacobian":
-        return words_of_metrics()
     columns = STUDIES[study].columns
+    if study == "jacobian":
+        return {**words_of_metrics(), **columns}
     # Exponents through depth are as many as were asked for; the first of each kind says it of all.
-    return {name: columns[name] for name in ("finite_time_1", "lyapunov_1")} if study == "depth" else columns
+    firsts = ("finite_time_1", "lyapunov_1", "lyapunov_attn_1", "lyapunov_mlp_1")
+    return {name: columns[name] for name in (*firsts, *columns)} if study == "depth" else columns
 
 
 def keys_table(study: str) -> str:

@@ -13,8 +13,8 @@ from jacspec.models.hf_config import read_config
 from jacspec.models.modules import build_module, module_parts
 
 SMALL: Mapping[str, Sequence[str]] = {
-    "jacobian": ("data.samples=60", "data.max_tokens=16"),
-    "depth": ("data.samples=16", "data.max_tokens=16"),
+    "jacobian": ("data.samples=60", "data.max_tokens=16", "jacobian.eigenvalues=true"),
+    "depth": ("data.samples=16", "data.max_tokens=16", "depth.dense=4"),
     "coupling": ("data.samples=16", "data.max_tokens=16"),
     "weights": ("weights.against=none",),
     "heads": ("heads.draws=2",),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from families import CASES, GPT2, config_of, layout_of
 from oracles import Seen, branch_jacobian, deviation, save_random, watch
 from servers import CONTRACT, TINY, files_below, run_here
@@ -17,7 +18,7 @@ from jacspec.backend import numerics
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.studies.depth import products as depth
-from jacspec.studies.depth.products import DepthPlan, choose_layers, stream_depth
+from jacspec.studies.depth.products import DepthPlan, choose_layers, choose_parts, stream_depth
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
 KINDS = ("gpt_neox", "gemma2", "olmo2", "bert", "t5")
@@ -56,9 +57,13 @@ def test_path_equals_hf(family: str, tmp_path: Path) -> None:
         spec = checkpoint.spec
         first, last = choose_layers(0, None, 3, spec)
         assert last >= 1
-        results = _results(checkpoint, DepthPlan(NAMES, first, last, 3, tolerance=1e-10, audit=2))
+        plan = DepthPlan(NAMES, first, last, 3, tolerance=1e-10, audit=2, parts=choose_parts(spec), dense=len(TOKENS))
+        results = _results(checkpoint, plan)
+        assert bool(plan.parts) == (family != "gpt_neox")
         for sample, one in enumerate(seen):
             products: dict[str, np.ndarray] = {}
+            normal: dict[str, np.ndarray] = {}
+            frames: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
             for result in results:
                 ((component, sigma),) = result.singular_values.items()
                 stack = component.removesuffix("path")
@@ -72,9 +77,57 @@ def test_path_equals_hf(family: str, tmp_path: Path) -> None:
                 volumes = _log_volumes(products[stack] @ _frame(sample, 3, spec.d_model))
                 found = [result.metrics[component][f"lyapunov_{i}"][sample] for i in (1, 2, 3)]
                 assert np.cumsum(found) * (result.layer + 1) == pytest.approx(volumes, rel=1e-8, abs=1e-8)
+                values = {name: column[sample] for name, column in result.metrics[component].items()}
+                normal[stack] = _normal(block) @ normal.get(stack, np.eye(len(block)))
+                growth = np.log(np.linalg.norm(normal[stack], 2)) / (result.layer + 1)
+                assert values["normal_finite_time_1"] == pytest.approx(growth, abs=1e-7)
+                assert values["nonnormal_growth"] == pytest.approx(growths[0] - growth, abs=1e-7)
+                shares = np.linalg.svd(products[stack], compute_uv=False)
+                shares /= shares.sum()
+                rank = np.exp(-(shares * np.log(shares)).sum())
+                assert values["cumulative_effective_rank"] == pytest.approx(rank, rel=1e-7)
+                if plan.parts:
+                    frame = frames.get(stack, (_frame(sample, 3, spec.d_model), {}))
+                    frames[stack] = _split(one, stack.rstrip("."), result.layer, *frame)
+                    _check_parts(values, frames[stack][1], result.layer + 1, exact=family != "bert")
             for stack, product in products.items():
                 through = _through_all(one, stack.rstrip("."), last)
                 assert (deviation(product, through) < 1e-9) == ((stack, family) not in BIDIRECTIONAL)
+
+
+def _normal(matrix: np.ndarray) -> np.ndarray:
+    """A real Schur form whose diagonal blocks are made of their eigenvalues, all else left out."""
+    triangular, basis = scipy.linalg.schur(matrix)
+    kept, row = np.zeros_like(triangular), 0
+    while row < len(kept):
+        size = 2 if row + 1 < len(kept) and triangular[row + 1, row] else 1
+        value = np.linalg.eigvals(triangular[row : row + size, row : row + size])[0]
+        turn = abs(value.imag) * np.sign(triangular[row, min(row + 1, len(kept) - 1)])
+        kept[row : row + size, row : row + size] = (
+            [[value.real, turn], [-turn, value.real]] if size == 2 else value.real
+        )
+        row += size
+    return basis @ kept @ basis.T
+
+
+def _split(
+    seen: Seen, stack: str, layer: int, frame: np.ndarray, logs: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Carry columns through I + J of every HF branch in turn, and add up the logarithms of R's diagonal by branch."""
+    for part in ("attn", "cross", "mlp"):
+        if (stack, part, layer) in seen.calls:
+            frame, r = np.linalg.qr(frame + branch_jacobian(seen.calls[stack, part, layer]) @ frame)
+            logs = {**logs, part: logs.get(part, 0) + np.log(np.abs(np.diagonal(r)))}
+    return frame, logs
+
+
+def _check_parts(values: dict[str, float], logs: dict[str, np.ndarray], layers: int, *, exact: bool) -> None:
+    """Compare what every sublayer adds; where norms stand behind the sums (BERT), that the parts add up."""
+    for i in range(3):
+        found = {part: values[f"lyapunov_{part}_{i + 1}"] for part in logs}
+        assert sum(found.values()) == pytest.approx(values[f"lyapunov_{i + 1}"], abs=1e-10)
+        if exact:
+            assert found == pytest.approx({part: added[i] / layers for part, added in logs.items()}, abs=1e-8)
 
 
 def _log_volumes(columns: np.ndarray) -> np.ndarray:
@@ -163,11 +216,12 @@ def test_run_through_depth(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "Lyapunov exponent μ₁" in done.out
     assert "audit: 12 Jacobians" in done.out
-    figures = {"lyapunov.png", *(f"{name}.png" for name in NAMES)}
+    figures = {"lyapunov.png", "lyapunov_parts.png", *(f"{name}.png" for name in NAMES)}
     drawn = {name for name in CONTRACT if not name.startswith("figures/")} | {f"figures/{name}" for name in figures}
     assert files_below(tmp_path / "whole") == drawn
     run = open_run(tmp_path / "whole")
-    assert list(run.metrics)[4:] == [*NAMES, "finite_time_1", "finite_time_2", "lyapunov_1", "lyapunov_2", "reason"]
+    parts = [f"lyapunov_{part}{i}" for part in ("", "attn_", "mlp_") for i in (1, 2)]
+    assert list(run.metrics)[4:] == [*NAMES, "finite_time_1", "finite_time_2", *parts, "reason"]
     assert run.provenance["depth"] == {"first": 0, "last": 5}
     page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     assert "A path goes from the input of the first layer" in page
@@ -193,6 +247,7 @@ def test_choices_of_no_layers_are_refused(first: int, last: int | None, exponent
         ("depth.last=6", "layers 0 to 5"),
         ("depth.exponents=97", "width of this model, 96"),
         ("metrics=full", "stable_rank"),
+        ("depth.dense=-1", "0 or more"),
         ("engine=analytic", "engine=auto"),
     ],
 )

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError
-from jacspec.spectra.metrics import METRICS, Measurement, choose_metrics, compute_metrics
+from jacspec.spectra.metrics import METRICS, OF_SPECTRUM, Measurement, choose_metrics, compute_metrics
 from jacspec.spectra.svd import singular_values
 
-SPECTRAL = tuple(name for name, metric in METRICS.items() if metric.needs != "matrix")
+SPECTRAL = tuple(name for name, metric in METRICS.items() if metric.needs in OF_SPECTRUM)
 TOP_K = 2
 RANK = 3
 FEW = settings(deadline=None, max_examples=12, derandomize=True)
@@ -33,7 +33,7 @@ def measure(
     """Compute metrics as the engines do: the kernel, then the table."""
     with numerics(precision):
         arrays = jnp.asarray(matrices, precision)
-        if any(METRICS[name].needs == "matrix" for name in names):
+        if any(METRICS[name].needs not in OF_SPECTRUM for name in names):
             directions = np.ones((len(matrices), matrices.shape[2])) if directions is None else directions
             options |= {"matrices": arrays, "directions": jnp.asarray(directions, precision)}
         found = compute_metrics(names, singular_values(arrays), shape=matrices.shape[1:], **options)
@@ -83,6 +83,9 @@ ORACLE: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], Any]] = 
         ((A**2).sum() - (np.abs(np.linalg.eigvals(A)) ** 2).sum()) / (A**2).sum()
     ),
     "residual_gain": lambda s, A, x, eps: np.linalg.norm(A @ x) / np.linalg.norm(x),
+    "spectral_abscissa": lambda s, A, x, eps: np.linalg.eigvals(A).real.max(),
+    "numerical_abscissa": lambda s, A, x, eps: np.linalg.eigvals(A + A.T).real.max() / 2,
+    "rotating_share": lambda s, A, x, eps: np.mean([abs(z.imag) > abs(z) / 10 for z in np.linalg.eigvals(A)]),
 }
 
 
@@ -133,6 +136,9 @@ MATRIX_SABOTAGE: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, 
     "residual_gain": lambda A, x: (A.T, x),
     "eigenvalue_radius": lambda A, x: (A[::-1], x),
     "henrici_departure": lambda A, x: (A[::-1], x),
+    "spectral_abscissa": lambda A, x: (-A, x),
+    "numerical_abscissa": lambda A, x: (-A, x),
+    "rotating_share": lambda A, x: (A + A.T, x),
 }
 
 
@@ -160,6 +166,8 @@ def test_scaling_law(seed: int, shape: tuple[int, int], c: float) -> None:
     matrix = random_matrix(seed, shape).astype("float32")
     found = measure(names, np.stack([matrix, np.float32(c) * matrix]), "float32")
     for name, (value, scaled) in found.items():
+        if METRICS[name].signed and c < 0:
+            continue
         law = abs(c) ** METRICS[name].scaling * value
         assert scaled == pytest.approx(law, rel=2e-4, abs=0), name
 
@@ -230,6 +238,7 @@ def test_known_values(matrix: np.ndarray, expected: dict[str, float]) -> None:
 def test_zero_matrix_is_zero_or_nan() -> None:
     found = measure(tuple(METRICS), np.zeros((1, 4, 4)), "float32")
     zero = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
+    zero |= {"spectral_abscissa", "numerical_abscissa"}
     assert {name for name, value in found.items() if value[0] == 0} == zero
     assert {name for name, value in found.items() if np.isnan(value[0])} == METRICS.keys() - zero
 
@@ -260,13 +269,17 @@ NORMAL = {
     "orthogonal": with_spectrum(np.ones(6), (6, 6)),
     "rotation and scale": np.kron(np.eye(3), 2 * ROTATION),
 }  # fmt: skip
+TURNING = {"symmetric": 0.0, "antisymmetric": 1.0, "rotation and scale": 1.0}
+"""Shares of their eigenvalues that rotate, of those above rounding."""
 
 
-@pytest.mark.parametrize("matrix", NORMAL.values(), ids=NORMAL)
-def test_normal_matrix(matrix: np.ndarray) -> None:
+@pytest.mark.parametrize(("name", "matrix"), NORMAL.items(), ids=NORMAL)
+def test_normal_matrix(name: str, matrix: np.ndarray) -> None:
     found = measure(tuple(METRICS), matrix[None], "float64")
     assert found["eigenvalue_radius"][0] == pytest.approx(found["spectral_radius"][0], rel=1e-12)
     assert found["henrici_departure"][0] < 1e-6  # the root of a rounding error
+    assert found["numerical_abscissa"][0] == pytest.approx(found["spectral_abscissa"][0], abs=1e-12)
+    assert found["rotating_share"][0] == TURNING.get(name, found["rotating_share"][0])
 
 
 def test_nilpotent_matrix() -> None:

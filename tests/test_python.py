@@ -40,7 +40,10 @@ TRAIN = {"vocab": 300, "positions": 8, "layers": 1, "heads": 1, "d_model": 8, "s
 DRAWN = {"samples": 8}
 
 CALLS: Mapping[str, tuple[Sequence[str], dict[str, Any]]] = {
-    "jacobian": ((*GIVEN, "metrics.names=[stable_rank]"), {"texts": TEXTS, "metrics": "stable_rank"}),
+    "jacobian": (
+        (*GIVEN, "metrics.names=[stable_rank]", "jacobian.eigenvalues=true"),
+        {"texts": TEXTS, "metrics": "stable_rank", "eigenvalues": True},
+    ),
     "depth": ((*GIVEN, "depth.last=1"), {"texts": TEXTS, "last": 1}),
     "coupling": ((*GIVEN, "components=[mlp]"), {"texts": TEXTS, "components": "mlp"}),
     "overlap": ((*GIVEN, "layers=[0]"), {"texts": pandas.Series(TEXTS), "layers": [0]}),

@@ -50,7 +50,9 @@ def make_result(layer: int, dtype: str = "float32", samples: int = 3) -> LayerRe
         for name, values in sigma.items()
     }
     metrics["mlp"]["decay_ratio"][1] = np.nan
-    return LayerResult(layer, layer, sigma, metrics)
+    turned = {name: {"eigenvalues": values * np.exp(1j * values).astype(f"complex{16 * values.itemsize}")}
+              for name, values in sigma.items()}  # fmt: skip
+    return LayerResult(layer, layer, sigma, metrics, eigenvalues=turned)
 
 
 def start(folder: Path) -> RunWriter:
@@ -68,6 +70,9 @@ def assert_same_bits(found: LayerResult, expected: LayerResult) -> None:
         pairs = [(found.singular_values[component], sigma)]
         assert list(found.metrics[component]) == list(expected.metrics[component])
         pairs += [(found.metrics[component][name], values) for name, values in expected.metrics[component].items()]
+        pairs += [
+            (found.eigenvalues[component][name], values) for name, values in expected.eigenvalues[component].items()
+        ]
         for left, right in pairs:
             assert (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
 
@@ -204,6 +209,7 @@ def test_finished_run_reads_back(tmp_path: Path) -> None:
         assert found[:4] == expected[:4]
         np.testing.assert_array_equal(found[4:], expected[4:])
     assert run.dataset.identical(to_dataset([make_result(0), make_result(1)], NAMES, N_TOKENS))
+    assert run.dataset["eigenvalues"].dtype == np.complex64
     assert not list(tmp_path.glob(".*"))
 
 

@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, set[str]], ...] = (
 
 NAMES = ("spectral_radius", "decay_ratio")
 VALUED = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
+VALUED |= {"spectral_abscissa", "numerical_abscissa"}
 """Metrics that a zero matrix has, all of them 0."""
 
 

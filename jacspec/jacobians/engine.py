@@ -7,14 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float, Shaped
 
 from jacspec.axes import LayerResult
 from jacspec.backend import Program
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit, audit_programs, draw_samples, rows_to_audit
-from jacspec.jacobians.branches import Branch, components_of
+from jacspec.jacobians.branches import BRANCHES, Branch, components_of
 from jacspec.jacobians.devices import count_devices, largest_batch, spread_samples
+from jacspec.jacobians.nonnormality import EIGENVALUES, ROTATED, beside_chance, find_pseudospectra
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, carry_bytes
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, stream_programs, walk
 from jacspec.jacobians.switching import ROUTER_MARGIN, router_margins
@@ -22,7 +23,8 @@ from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch
-from jacspec.spectra.metrics import METRICS, compute_metrics
+from jacspec.spectra.eigenvalues import relative_eigenvalues
+from jacspec.spectra.metrics import METRICS, OF_SPECTRUM, compute_metrics
 from jacspec.text.corpus import check_tokens, make_batches
 
 SIGMA = "singular values"
@@ -35,7 +37,8 @@ class Plan(NamedTuple):
     that of the metrics; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`); `tolerance`, relative, of
     engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed, drawn
     from all `samples` of the run, where they are more than those of the batches; `layers`, those that are measured
-    (None: all); `margins`, whether how far each sample is from other experts is measured too.
+    (None: all); `margins`, whether how far each sample is from other experts is measured too; `eigenvalues`, whether
+    they are kept; `pseudospectra`, of how many samples.
     """
 
     components: Sequence[str]
@@ -49,6 +52,8 @@ class Plan(NamedTuple):
     samples: int | None = None
     layers: frozenset[int] | None = None
     margins: bool = False
+    eigenvalues: bool = False
+    pseudospectra: int = 0
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
@@ -217,7 +222,9 @@ def _measure_block(
     components = components_of(block.spec, plan.components)
     measured, engine = Measured({full: [] for full in components}, []), ENGINES[plan.engine]
     count = 0 if plan.engine == "jacfwd" else plan.audit  # the reference itself is not audited
-    chosen = draw_samples(count, plan.samples or count_samples(batches), [plan.seed, number])
+    total = plan.samples or count_samples(batches)
+    chosen = draw_samples(count, total, [plan.seed, number])
+    held = frozenset(draw_samples(plan.pseudospectra, total, [plan.seed]))  # the same in every layer
     for padded, stream in zip(batches, streams, strict=True):
         branches, left = pass_through(block, stream, list(components.values()), last=number == last)
         measured.left.append(left)
@@ -229,11 +236,21 @@ def _measure_block(
                 for row in rows_to_audit(padded, chosen, spectra)
             ]
             x = branch.point.x
-            values = measure(spectra, x, plan.metric_names, top_k=plan.top_k)
+            eigenvalues = _eigenvalues(spectra) if plan.eigenvalues else None
+            values = measure(spectra, x, plan.metric_names, top_k=plan.top_k, eigenvalues=eigenvalues)
             undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, x)))
             if plan.margins:
                 margins, undefined[ROUTER_MARGIN] = router_margins(branch)
                 values[ROUTER_MARGIN] = jnp.asarray(margins)
+            beside = []
+            if eigenvalues is not None:
+                seed = [plan.seed, number, [*BRANCHES].index(component)]
+                beside.append(beside_chance(spectra, eigenvalues, padded.samples, seed))
+            if plan.pseudospectra:
+                beside.append(find_pseudospectra(spectra, padded.samples, held if component == "block" else None))
+            for found in beside:
+                values |= {name: jnp.asarray(array) for name, array in found.values.items()}
+                undefined |= found.undefined
             measured.parts[full].append(make_part(padded, spectra, values, audited, undefined))
         report(len(padded.samples))
     return measured
@@ -247,7 +264,7 @@ def count_samples(batches: Sequence[PaddedBatch]) -> int:
 def make_part(
     padded: PaddedBatch,
     spectra: BranchSpectra,
-    values: Mapping[str, Float[Array, " row"]],
+    values: Mapping[str, Shaped[Array | np.ndarray, "row *each"]],
     audited: list[float],
     undefined: Reasons,
 ) -> Part:
@@ -284,19 +301,33 @@ def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mappi
                 "Values too large or too small for the precision give that: try precision=float64."
             )
     sigma = {component: values.pop(SIGMA) for component, values in whole.items()}
+    eigenvalues = {
+        component: {name: values.pop(name) for name in (EIGENVALUES, ROTATED) if name in values}
+        for component, values in whole.items()
+    }
     diagnostics = {component: in_order([part.diagnostics for part in found]) for component, found in parts.items()}
     for component, found in parts.items():
         if audited := [deviation for part in found for deviation in part.audited]:
             diagnostics[component]["audit_deviation"] = np.array(audited)
-    return LayerResult(number, layer, sigma, whole, diagnostics, reasons=reasons)
+    return LayerResult(number, layer, sigma, whole, diagnostics, reasons=reasons, eigenvalues=eigenvalues)
+
+
+def _eigenvalues(spectra: BranchSpectra) -> Complex[Array, "sample d_model"]:
+    assert spectra.jacobians is not None
+    return relative_eigenvalues(spectra.jacobians, spectra.singular_values)
 
 
 def measure(
-    spectra: BranchSpectra, x: Float[Array, "sample d_model"], metric_names: Sequence[str], *, top_k: int
+    spectra: BranchSpectra,
+    x: Float[Array, "sample d_model"],
+    metric_names: Sequence[str],
+    *,
+    top_k: int,
+    eigenvalues: Complex[Array, "sample d_model"] | None = None,
 ) -> dict[str, Float[Array, " sample"]]:
-    """Compute the chosen metrics of a batch of Jacobians taken at `x`."""
+    """Compute the chosen metrics of a batch of Jacobians taken at `x`; `eigenvalues` as in `compute_metrics`."""
     d_model = x.shape[1]
-    needs_matrix = any(METRICS[name].needs == "matrix" for name in metric_names)
+    needs_matrix = any(METRICS[name].needs not in OF_SPECTRUM for name in metric_names)
     return compute_metrics(
         metric_names,
         spectra.singular_values,
@@ -304,4 +335,5 @@ def measure(
         top_k=top_k,
         matrices=spectra.jacobians if needs_matrix else None,
         directions=x if needs_matrix else None,
+        eigenvalues=eigenvalues,
     )

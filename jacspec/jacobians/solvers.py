@@ -103,7 +103,7 @@ def _analytic_flops(spec: BlockSpec) -> float:
     return 2.0 * spec.d_model**2 * (attention + hidden) + svd_flops(spec)
 
 
-ALL = frozenset({"top", "spectrum", "matrix"})
+ALL = frozenset({"top", "spectrum", "matrix", "eigenvalues"})
 
 ENGINES: Mapping[str, Engine] = {
     "jacfwd": Engine(

@@ -11,6 +11,7 @@ from jacspec.errors import JacspecError, as_typed, blaming, shortened
 from jacspec.files import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.runs.checks import check_file, check_provenance, check_table
 from jacspec.runs.files import RUN_FILE, SPECTRA
+from jacspec.runs.tables import join_complex
 
 if TYPE_CHECKING:
     import pandas
@@ -45,12 +46,12 @@ class Run:
 
     @functools.cached_property
     def dataset(self) -> "xarray.Dataset":
-        """Singular values and metrics with labelled axes."""
+        """Singular values, metrics and what other arrays there are, with labelled axes."""
         import xarray
 
         file = self._checked(SPECTRA)
         with blaming(f"{file} cannot be read"):
-            return xarray.load_dataset(file, engine="scipy")
+            return join_complex(xarray.load_dataset(file, engine="scipy"))
 
     @property
     def metric_names(self) -> tuple[str, ...]:

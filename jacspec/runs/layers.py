@@ -29,7 +29,7 @@ from jacspec.runs.files import (
     write_atomically,
     write_csv,
 )
-from jacspec.runs.tables import SUMMARY_COLUMNS, summary_rows, to_dataset
+from jacspec.runs.tables import SUMMARY_COLUMNS, split_complex, summary_rows, to_dataset
 from jacspec.runs.workers import Workers
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
@@ -70,7 +70,7 @@ class RunWriter(Writer):
         if results:
             write_csv(self.folder / "summary.csv", SUMMARY_COLUMNS, summary_rows(results, self.metric_names))
             dataset = to_dataset(results, self.metric_names, self.n_tokens)
-            write_atomically(self.folder / SPECTRA, bytes(dataset.to_netcdf(engine="scipy")))
+            write_atomically(self.folder / SPECTRA, bytes(split_complex(dataset).to_netcdf(engine="scipy")))
 
 
 def start_run(
@@ -195,6 +195,7 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
             ("metric", result.metrics),
             ("diagnostic", result.diagnostics),
             ("vector", result.vectors),
+            ("eigenvalues", result.eigenvalues),
         ):
             arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
         if component in result.reasons:
@@ -205,13 +206,13 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
 def _restore(number: int, layer: int, arrays: Mapping[str, np.ndarray]) -> LayerResult:
     """Make a layer of its arrays by name."""
     components = dict.fromkeys(key.partition("/")[0] for key in arrays if "/" in key)
-    metrics, diagnostics, vectors = (
+    metrics, diagnostics, vectors, eigenvalues = (
         {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
-        for kind in ("metric", "diagnostic", "vector")
+        for kind in ("metric", "diagnostic", "vector", "eigenvalues")
     )
     sigma = {component: arrays[f"{component}/singular_values"] for component in components}
     reasons = {component: arrays[name] for component in components if (name := f"{component}/{REASON}") in arrays}
-    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons)
+    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons, eigenvalues)
 
 
 def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -24,8 +24,8 @@ def to_dataset(
 ) -> "xarray.Dataset":
     """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample).
 
-    Beside them stand what the engine says of its accuracy, and vectors (layer, component, sample, d_model). NaN
-    stands where a stack has fewer layers than another.
+    Beside them stand what the engine says of its accuracy, vectors (layer, component, sample, d_model) and, complex,
+    eigenvalues (layer, component, sample, k). NaN stands where a stack has fewer layers than another.
     """
     import xarray
 
@@ -59,12 +59,15 @@ def to_dataset(
                 return result.diagnostics[component][name].astype(np.float64)
 
             variables[name] = ((*axes, *dimensions), table(said))
-    for name in dict.fromkeys(name for result in results for held in result.vectors.values() for name in held):
+    for kind, axis in (("vectors", "d_model"), ("eigenvalues", "k")):
+        named = (getattr(result, kind) for result in results)
+        for name in dict.fromkeys(name for held in named for arrays in held.values() for name in arrays):
 
-        def vector(result: LayerResult, component: str, name: str = name) -> np.ndarray:
-            return result.vectors[component][name]
+            def array(result: LayerResult, component: str, kind: str = kind, name: str = name) -> np.ndarray:
+                found: np.ndarray = getattr(result, kind)[component][name]
+                return found
 
-        variables[name] = ((*axes, "d_model"), table(vector))
+            variables[name] = ((*axes, axis), table(array))
     coordinates = {
         "layer": layers,
         "component": components,
@@ -73,6 +76,28 @@ def to_dataset(
         "n_tokens": ("sample", np.asarray(n_tokens)),
     }
     return xarray.Dataset(variables, coordinates)
+
+
+REAL, IMAGINARY = "_real", "_imag"
+"""What the parts of a complex array are called in a file, after its name: netCDF 3 has no complex numbers."""
+
+
+def split_complex(dataset: "xarray.Dataset") -> "xarray.Dataset":
+    """Put the parts of every complex array in its place."""
+    for name in [name for name, array in dataset.items() if array.dtype.kind == "c"]:
+        array = dataset[name]
+        dataset = dataset.drop_vars(name).assign({f"{name}{REAL}": array.real, f"{name}{IMAGINARY}": array.imag})
+    return dataset
+
+
+def join_complex(dataset: "xarray.Dataset") -> "xarray.Dataset":
+    """Put complex arrays together again from their parts."""
+    for name in [str(name).removesuffix(REAL) for name in dataset if str(name).endswith(REAL)]:
+        real, imaginary = f"{name}{REAL}", f"{name}{IMAGINARY}"
+        if imaginary in dataset and dataset[real].dims == dataset[imaginary].dims:
+            joined = dataset[real] + 1j * dataset[imaginary]
+            dataset = dataset.drop_vars([real, imaginary]).assign({name: joined})
+    return dataset
 
 
 SUMMARY_COLUMNS = (

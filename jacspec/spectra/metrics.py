@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from jacspec.errors import JacspecError, suggest
+from jacspec.spectra.eigenvalues import relative_eigenvalues
 from jacspec.spectra.svd import blas_on_one_thread
 
 
@@ -21,7 +22,7 @@ class Measurement(NamedTuple):
     """One matrix as metrics see it: its singular values, its shape, and itself where a metric needs it.
 
     `structural_rank` is the largest rank that the matrix can have by its construction. `direction` is the input
-    that the matrix is the Jacobian at.
+    that the matrix is the Jacobian at. `eigenvalues` are in units of σ₁.
     """
 
     sigma: Float[Array, " k"]
@@ -30,24 +31,27 @@ class Measurement(NamedTuple):
     top_k: int
     matrix: Float[Array, "m n"] | None
     direction: Float[Array, " n"] | None
+    eigenvalues: Complex[Array, " n"] | None = None
 
 
 class Metric(NamedTuple):
     """A row of the table.
 
     `symbol` is mathtext for axis labels, `definition` the equation in words and Unicode, `needs` what must be
-    computed (the top two values, the spectrum, or the matrix), `bounds` the least and the greatest value given
-    k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A), `with_` the metrics always reported beside it.
+    computed (the top two values, the spectrum, the matrix, or its eigenvalues too), `bounds` the least and the
+    greatest value given k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A), of a `signed` one of c > 0 alone,
+    `with_` the metrics always reported beside it.
     """
 
     function: Callable[[Measurement], Float[Array, ""]]
     symbol: str
     definition: str
-    needs: Literal["top", "spectrum", "matrix"]
+    needs: Literal["top", "spectrum", "matrix", "eigenvalues"]
     bounds: Callable[[int], tuple[float, float | None]]
     scaling: int
     source: str
     with_: tuple[str, ...] = ()
+    signed: bool = False
 
 
 def _relative(m: Measurement) -> Float[Array, " k"]:
@@ -93,15 +97,32 @@ def _components_for_90(m: Measurement) -> Float[Array, ""]:
     return jnp.where(m.sigma[0] > 0, (1 + jnp.sum(below)).astype(m.sigma.dtype), jnp.nan)
 
 
-def _relative_eigenvalues(m: Measurement) -> Float[Array, " n"]:
-    """Compute |λ(J/σ₁)|: LAPACK's `sgeev` gave wrong eigenvalues for matrices below about 1e-12."""
-    assert m.matrix is not None
-    return jnp.abs(jnp.linalg.eigvals(m.matrix / jnp.where(m.sigma[0] > 0, m.sigma[0], 1)))
+def _eigenvalues(m: Measurement) -> Complex[Array, " n"]:
+    assert m.eigenvalues is not None
+    return m.eigenvalues
 
 
 def _henrici_departure(m: Measurement) -> Float[Array, ""]:
-    share = jnp.sum(jnp.square(_relative_eigenvalues(m))) / jnp.sum(jnp.square(_relative(m)))
+    share = jnp.sum(jnp.square(jnp.abs(_eigenvalues(m)))) / jnp.sum(jnp.square(_relative(m)))
     return jnp.sqrt(jnp.maximum(1 - share, 0))
+
+
+ROTATING = 0.1
+"""|Im λ| over |λ| above which an eigenvalue counts as one that rotates: 6 degrees from the real axis."""
+
+
+def _rotating_share(m: Measurement) -> Float[Array, ""]:
+    found = _eigenvalues(m)
+    size = jnp.abs(found)
+    known = size > max(m.shape) * jnp.finfo(size.dtype).eps
+    turning = jnp.sum(known & (jnp.abs(found.imag) > ROTATING * size)) / jnp.maximum(jnp.sum(known), 1)
+    return jnp.where(m.sigma[0] > 0, turning.astype(m.sigma.dtype), jnp.nan)
+
+
+def _numerical_abscissa(m: Measurement) -> Float[Array, ""]:
+    assert m.matrix is not None
+    relative = m.matrix / jnp.where(m.sigma[0] > 0, m.sigma[0], 1)
+    return m.sigma[0] * jnp.linalg.eigvalsh((relative + relative.T) / 2)[-1]
 
 
 def _residual_gain(m: Measurement) -> Float[Array, ""]:
@@ -245,10 +266,10 @@ METRICS: Mapping[str, Metric] = {
         "the SVD walk-through of GPT-2's c_attn",
     ),
     "eigenvalue_radius": Metric(
-        lambda m: m.sigma[0] * jnp.max(_relative_eigenvalues(m)),
+        lambda m: m.sigma[0] * jnp.max(jnp.abs(_eigenvalues(m))),
         r"$\max |\lambda_i(J)|$",
         "max|λ_i(J)|, the true spectral radius: what repeated application grows by; at most σ₁",
-        "matrix",
+        "eigenvalues",
         lambda k: (0, None),
         1,
         "Horn & Johnson, Matrix Analysis, 5.6",
@@ -257,10 +278,42 @@ METRICS: Mapping[str, Metric] = {
         _henrici_departure,
         r"departure from normality",
         "√(‖J‖_F² − Σ|λ(J)|²)/‖J‖_F: 0 for a normal matrix, 1 for a nilpotent one",
-        "matrix",
+        "eigenvalues",
         lambda k: (0, 1),
         0,
         "Henrici 1962",
+    ),
+    "spectral_abscissa": Metric(
+        lambda m: m.sigma[0] * jnp.max(_eigenvalues(m).real),
+        r"$\max\,\mathrm{Re}\,\lambda_i$",
+        "max Re λ_i(J), the largest real part: of a branch, a change along that eigenvector that the stream carries on "
+        "grows where it is above 0",
+        "eigenvalues",
+        lambda k: (-math.inf, None),
+        1,
+        "Trefethen & Embree 2005, Spectra and Pseudospectra, 14",
+        signed=True,
+    ),
+    "numerical_abscissa": Metric(
+        _numerical_abscissa,
+        r"$\lambda_1((J + J^T)/2)$",
+        "λ_max((J + Jᵀ)/2), the largest v · Jv of unit vectors: of a branch, the most that it lengthens a small change "
+        "of the stream, to first order in it; at least max Re λ, at most σ₁",
+        "matrix",
+        lambda k: (-math.inf, None),
+        1,
+        "Trefethen & Embree 2005, Spectra and Pseudospectra, 17",
+        signed=True,
+    ),
+    "rotating_share": Metric(
+        _rotating_share,
+        r"share that rotates, $|\mathrm{Im}\,\lambda| > |\lambda| / 10$",
+        "share of the eigenvalues that turn a change in a plane, |Im λ| > |λ|/10, of those above rounding, "
+        "|λ| > σ₁ · n · eps of the working dtype",
+        "eigenvalues",
+        lambda k: (0, 1),
+        0,
+        "this project",
     ),
     "residual_gain": Metric(
         _residual_gain,
@@ -274,6 +327,9 @@ METRICS: Mapping[str, Metric] = {
 }
 
 FULL = "full"
+
+OF_SPECTRUM = ("top", "spectrum")
+"""Needs that singular values alone meet."""
 
 
 def choose_metrics(names: Sequence[str]) -> tuple[str, ...]:
@@ -302,11 +358,13 @@ def compute_metrics(
     top_k: int = 10,
     matrices: Float[Array, "batch m n"] | None = None,
     directions: Float[Array, "batch n"] | None = None,
+    eigenvalues: Complex[Array, "batch n"] | None = None,
 ) -> dict[str, Float[Array, " batch"]]:
     """Compute metrics of a batch of matrices of one shape.
 
     **Arguments:** `names`, rows of `METRICS`; `sigma`, singular values in descending order; `shape`, (m, n) of a
-    matrix; `structural_rank`, by default k; `matrices` and `directions`, for the rows that need them.
+    matrix; `structural_rank`, by default k; `matrices` and `directions`, for the rows that need them; `eigenvalues`,
+    in units of σ₁, where they are known (else they are computed where a row needs them).
 
     **Returns:** one value a matrix and metric, in the dtype of `sigma`. A zero matrix gives NaN where a metric
     divides by σ₁, and δ is NaN where there is only one singular value.
@@ -314,12 +372,14 @@ def compute_metrics(
     if top_k < 1:
         raise JacspecError(f"metrics.top_k={top_k} is less than 1. Type metrics.top_k=N with N of 1 or more.")
     rank = structural_rank or sigma.shape[1]
-    spectral = tuple(name for name in names if METRICS[name].needs != "matrix")
-    whole = tuple(name for name in names if METRICS[name].needs == "matrix")
-    values = _compute(spectral, shape, rank, top_k, sigma, None, None)
+    spectral = tuple(name for name in names if METRICS[name].needs in OF_SPECTRUM)
+    whole = tuple(name for name in names if METRICS[name].needs not in OF_SPECTRUM)
+    values = _compute(spectral, shape, rank, top_k, sigma, None, None, None)
     if whole:
-        # On the host, whose cores share a batch: an H100 took 162 ms for the eigenvalues of one 768 × 768 matrix.
-        arguments = jax.device_put((sigma, matrices, directions), jax.local_devices(backend="cpu")[0])
+        if eigenvalues is None and any(METRICS[name].needs == "eigenvalues" for name in whole):
+            assert matrices is not None
+            eigenvalues = relative_eigenvalues(matrices, sigma)
+        arguments = jax.device_put((sigma, matrices, directions, eigenvalues), jax.local_devices(backend="cpu")[0])
         with blas_on_one_thread():
             values |= jax.block_until_ready(_compute(whole, shape, rank, top_k, *arguments))
     return {name: values[name] for name in names}
@@ -334,10 +394,11 @@ def _compute(
     sigma: Float[Array, "batch k"],
     matrices: Float[Array, "batch m n"] | None,
     directions: Float[Array, "batch n"] | None,
+    eigenvalues: Complex[Array, "batch n"] | None,
 ) -> dict[str, Float[Array, " batch"]]:
-    def measure(sigma: Array, matrix: Array | None, direction: Array | None) -> dict[str, Array]:
-        measurement = Measurement(sigma, shape, structural_rank, top_k, matrix, direction)
+    def measure(sigma: Array, *whole: Array | None) -> dict[str, Array]:
+        measurement = Measurement(sigma, shape, structural_rank, top_k, *whole)
         return {name: METRICS[name].function(measurement) for name in names}
 
-    axes = (0, None if matrices is None else 0, None if directions is None else 0)
-    return jax.vmap(measure, in_axes=axes)(sigma, matrices, directions)
+    whole = (matrices, directions, eigenvalues)
+    return jax.vmap(measure, in_axes=(0, *(None if each is None else 0 for each in whole)))(sigma, *whole)

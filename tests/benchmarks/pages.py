@@ -152,6 +152,34 @@ def of_depth(run: Run) -> Numbers:
     }
 
 
+def of_eigenvalues(run: Run) -> Numbers:
+    """Take the largest eigenvalue over the rotated ones' of the same samples, and shares, by component."""
+    table = run.metrics.assign(ratio=lambda rows: rows["eigenvalue_radius"] / rows["rotated_radius"])
+    names = {"ratio", "ring_share", "rotated_ring_share", "rotating_share", "henrici_departure", "kreiss_constant"}
+    found: dict[str, float] = {}
+    for name in sorted(names & {*table}):
+        by_layer = table.groupby(["component", "layer"])[name].median().dropna()
+        for component, values in by_layer.groupby(level=0):
+            found |= {f"{name}, {component}, least": values.min(), f"{name}, {component}, largest": values.max()}
+            found |= {f"{name}, {component}, mean": values.mean()}
+    return found
+
+
+def of_parts(run: Run) -> Numbers:
+    """Take what the end of a path has: exponents by sublayer, growth with and without normality, effective rank."""
+    last = run.metrics[run.metrics["layer"] == run.metrics["layer"].max()]
+    formed = last[last["nonnormal_growth"].notna()]
+    names = ("lyapunov_1", "lyapunov_attn_1", "lyapunov_mlp_1")
+    of_formed = ("finite_time_1", "normal_finite_time_1", "nonnormal_growth", "cumulative_effective_rank")
+    first = run.metrics[run.metrics["layer"] == run.metrics["layer"].min()]
+    return {
+        **{name: last[name].mean() for name in names},
+        **{name: formed[name].mean() for name in of_formed},
+        "cumulative_effective_rank, first layer": first["cumulative_effective_rank"].mean(),
+        "share": formed["nonnormal_growth"].mean() / formed["finite_time_1"].mean(),
+    }
+
+
 def of_weights(run: Run) -> Numbers:
     """Count matrices whose values pass the edges of chance with their own norms; median α beside that of chance."""
     table = run.metrics
@@ -198,9 +226,13 @@ def of_removal(run: Run) -> Numbers:
     return found
 
 
+BLOCKS = "components=[attn,mlp,block] jacobian.eigenvalues=true jacobian.pseudospectra=2"
+
 SHOWN: Mapping[str, Shown] = {
     "jacobian": Shown("", "spectral_radius", of_spectral_radius),
     "depth": Shown("task=depth data.samples=40", "lyapunov", of_depth),
+    "eigenvalues": Shown(f"{BLOCKS} data.samples=40", "eigenvalues_block", of_eigenvalues),
+    "parts": Shown("task=depth depth.dense=20 data.samples=40", "lyapunov_parts", of_parts),
     "coupling": Shown("task=coupling", "coupling", of_coupling),
     "weights": Shown("task=weights", "spectra", of_weights),
     "heads": Shown("task=heads", "by_head_qk", of_heads),
@@ -232,6 +264,10 @@ GALLERY: Mapping[str, Shown] = {
         (f"-m {SMOLLM2} data.samples=20 model.init=pretrained,random hydra.sweep.dir=controls",),
     ),
     "smollm2_depth": Shown(f"task=depth {SMOLLM2} data.samples=8", "lyapunov", of_depth),
+    "smollm2_eigenvalues": Shown(
+        f"{SMOLLM2} {BLOCKS} data.samples=8 layers=[0,7,14,21,29]", "eigenvalues_mlp", of_eigenvalues
+    ),
+    "smollm2_parts": Shown(f"task=depth {SMOLLM2} depth.dense=6 data.samples=6", "lyapunov_parts", of_parts),
     "smollm2_weights": Shown("task=weights model={model}", "spectra", of_weights),
     "smollm2_heads": Shown("task=heads model={model}", "by_head_qk", of_heads),
     "smollm2_overlap": Shown(f"task=overlap {SMOLLM2} data.samples=200", "overlap", of_overlap),

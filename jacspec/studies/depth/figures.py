@@ -12,22 +12,37 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.figures import box_plots, list_words, spectra_plots
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
-from jacspec.studies.depth import EXPONENT
+from jacspec.studies.depth import EXPONENT, PARTS
 from jacspec.studies.study import Plot
 
-EXPONENTS = "lyapunov"
+EXPONENTS, SPLIT, NORMAL = "lyapunov", "lyapunov_parts", "normality"
 CAPTION = (
     "Growth of a small change a layer, from the first layer to the layer named: Lyapunov exponents (medians over "
     "samples, the quartiles as bands), and the same from the largest singular values of the products, dashed."
 )
+SPLIT_CAPTION = (
+    "What each layer adds to the sum whose mean is the first Lyapunov exponent, and what of that attention and the MLP "
+    "add (medians over samples, the quartiles as bands). Above 0 a random small change grows there."
+)
+NORMAL_CAPTION = (
+    "Growth a layer of the small change that grows most, of the blocks as they are and of their normal parts, which "
+    "have the same eigenvalues: medians over the samples of which the product is formed, the quartiles as bands."
+)
+PART_COLOURS = {"attn": "#0072B2", "cross": "#009E73", "mlp": "#E69F00"}
+GROWTHS = {"finite_time_1": ("the blocks", "#0072B2"), "normal_finite_time_1": ("their normal parts", "#D55E00")}
 
 
 def depth_figures(run: Run) -> Mapping[str, Plot]:
-    """Name the figures of a run: a box plot a metric, one of all exponents, the spectra."""
-    figures = box_plots(run, [name for name in run.metric_names if not EXPONENT.fullmatch(name)])
+    """Name the figures of a run: a box plot a metric, exponents and their parts, growth if normal, the spectra."""
+    lines = {"normal_finite_time_1", "nonnormal_growth"}
+    figures = box_plots(run, [name for name in run.metric_names if name not in lines and not EXPONENT.fullmatch(name)])
     if exponent_names(run):
         words = f"Line plots of the Lyapunov exponents against depth, a panel each for {list_words(run.components)}."
         figures[EXPONENTS] = Plot(functools.partial(draw_exponents, run), CAPTION, lambda: words)
+    if split_parts(run):
+        figures[SPLIT] = Plot(functools.partial(draw_parts, run), SPLIT_CAPTION)
+    if lines <= {*run.metric_names}:
+        figures[NORMAL] = Plot(functools.partial(draw_normality, run), NORMAL_CAPTION)
     return figures | spectra_plots(run)
 
 
@@ -66,8 +81,70 @@ def draw_exponents(run: Run) -> Figure:
 
 
 def exponent_names(run: Run) -> tuple[str, ...]:
-    """List the Lyapunov exponents of a run."""
-    return tuple(name for name in run.metric_names if (found := EXPONENT.fullmatch(name)) and found[1] == EXPONENTS)
+    """List the Lyapunov exponents of a run, whole ones."""
+    named = ((name, EXPONENT.fullmatch(name)) for name in run.metric_names)
+    return tuple(name for name, found in named if found and found[1] == EXPONENTS and found[2] is None)
+
+
+def split_parts(run: Run) -> list[str]:
+    """List the sublayers that a run splits exponents among."""
+    return [part for part in PARTS if f"{EXPONENTS}_{part}_1" in run.metric_names]
+
+
+def draw_parts(run: Run) -> Figure:
+    """Draw what each layer, and each sublayer of it, adds to the first Lyapunov exponent's sum."""
+    whole = {"": ("the layer", "0.25"), **{f"{part}_": (PARTS[part], PART_COLOURS[part]) for part in split_parts(run)}}
+    lines = {f"{EXPONENTS}_{part}1": said for part, said in whole.items()}
+    return _draw_lines(run, lines, "layer", "growth in the layer, nats", each=True)
+
+
+def draw_normality(run: Run) -> Figure:
+    """Draw the growth of the blocks with depth beside that of their normal parts, of the same samples."""
+    first = run.dataset["layer"].values[0]
+    over = f"to the output of layer (from the input of layer {first})"
+    return _draw_lines(run, GROWTHS, over, "growth a layer, nats", like="normal_finite_time_1")
+
+
+def _draw_lines(
+    run: Run,
+    lines: Mapping[str, tuple[str, str]],
+    over: str,
+    label: str,
+    *,
+    each: bool = False,
+    like: str | None = None,
+) -> Figure:
+    """Draw medians of columns against the layer, the quartiles as bands, a panel a component.
+
+    **Arguments:** `lines`, words and colours by column; `each`, whether what each layer adds is drawn, not the mean of
+    the layers so far; `like`, a column whose samples alone count.
+    """
+    dataset = run.dataset
+    components, layers = dataset["component"].values.tolist(), dataset["layer"].values
+    count = (layers - layers[0] + 1)[:, None]
+    figure = Figure(figsize=(2.8 + 3.6 * len(components), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(components), sharey=True, squeeze=False).ravel().tolist()
+    for axes, component in zip(panels, components, strict=True):
+        found = dataset.sel(component=component)
+        for name, (words, colour) in lines.items():
+            values = found[name].values
+            if like is not None:
+                values = np.where(np.isfinite(found[like].values), values, np.nan)
+            if each:
+                values = np.diff(values * count, axis=0, prepend=np.zeros((1, values.shape[1])))
+            low, middle, high = _quantiles(values, [0.25, 0.5, 0.75])
+            axes.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(layers, middle, color=colour, marker="o", markersize=3, linewidth=1.2, label=words)
+        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes.set_title(component_words(component), fontsize="medium", parse_math=False)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.grid(color="0.92", linewidth=0.6)
+    figure.supxlabel(over, fontsize="medium")
+    figure.supylabel(label, fontsize="medium")
+    figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
+    handles, words_ = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, words_, loc="outside right center", frameon=False, fontsize="small")
+    return figure
 
 
 def _quantiles(values: Float[np.ndarray, "layer sample"], shares: Sequence[float]) -> Float[np.ndarray, "share layer"]:

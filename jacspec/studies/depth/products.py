@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jacspec.axes import LayerResult
@@ -37,16 +38,23 @@ from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.modules import module_template
 from jacspec.samples import PaddedBatch
+from jacspec.spectra.eigenvalues import normal_part
+from jacspec.spectra.metrics import compute_metrics
+from jacspec.spectra.svd import singular_values
 
 PATH, PREFIX, GROWTHS = "path", "lyapunov_", ("finite_time_1", "finite_time_2")
+DENSE = ("cumulative_effective_rank", "normal_finite_time_1", "nonnormal_growth")
+NOT_FORMED = "the product is formed of the samples that depth.dense draws"
+NO_CROSS = "no cross-attention in this stack"
 LOST_DIRECTIONS = "a direction that a block takes to zero: its exponent is −∞"
 
 
 class DepthPlan(NamedTuple):
     """What is computed through depth: from the input of layer `first` to the output of each layer up to `last`.
 
-    `exponents` Lyapunov exponents a sample; `memory_gib`, what blocks that are used again may take; the rest as in
-    `engine.Plan`.
+    `exponents` Lyapunov exponents a sample; `parts`, the sublayers that they are split among, in their order in a
+    block, none where blocks are parallel; `dense`, of how many samples, drawn, the product itself is formed;
+    `memory_gib`, what blocks that are used again may take; the rest as in `engine.Plan`.
     """
 
     metric_names: Sequence[str]
@@ -59,16 +67,23 @@ class DepthPlan(NamedTuple):
     seed: int = 0
     audit: int = 0
     samples: int | None = None
+    parts: tuple[str, ...] = ()
+    dense: int = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of all values a sample: the metrics of the spectrum, then the exponents."""
-        return (*self.metric_names, *GROWTHS, *self.by_columns)
+        """Names of all values a sample: the metrics of the spectrum, the exponents and their parts, what is dense."""
+        parts = (name for part in self.parts for name in self.part_columns(part))
+        return (*self.metric_names, *GROWTHS, *self.by_columns, *parts, *(DENSE if self.dense else ()))
 
     @property
     def by_columns(self) -> tuple[str, ...]:
         """Names of the Lyapunov exponents."""
         return tuple(f"{PREFIX}{number}" for number in range(1, self.exponents + 1))
+
+    def part_columns(self, part: str) -> tuple[str, ...]:
+        """Names of what a sublayer adds to each of them."""
+        return tuple(f"{PREFIX}{part}_{number}" for number in range(1, self.exponents + 1))
 
 
 def choose_layers(first: int, last: int | None, exponents: int, spec: ModelSpec) -> tuple[int, int]:
@@ -102,18 +117,35 @@ def path_name(block: BlockSpec) -> str:
     return f"{block.stack}.{PATH}" if block.stack else PATH
 
 
+SUBLAYERS: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]] = {
+    "attn": lambda block, context, x: block.attn_norms.add(x, block.attn_branch(x, context)),
+    "cross": lambda block, context, x: block.cross_norms.add(x, block.cross_branch(x, context)),  # type: ignore[union-attr]
+    "mlp": lambda block, context, x: block.mlp_norms.add(x, block.mlp_branch(x)),
+}
+"""What each branch makes of the stream, identity and a norm after the sum included: in turn they are the block."""
+
+
+def choose_parts(spec: ModelSpec) -> tuple[str, ...]:
+    """List the sublayers that blocks are products of; none where attention and MLP act at once in any."""
+    if any(block.parallel for block in spec.blocks):
+        return ()
+    return tuple(name for name in SUBLAYERS if name != "cross" or any(block.cross for block in spec.blocks))
+
+
 class _State(NamedTuple):
     """A batch on its way from layer `first`: where each block on it is differentiated, by its number.
 
-    `frame` are orthonormal columns carried through the product so far, `logs` the sums of what QR took out of them;
-    `products`, by row, the product itself where the audit recomputes it.
+    `frame` are orthonormal columns carried through the product so far, `logs`, by sublayer, the sums of what QR took
+    out of them behind it; `products`, by row, the product itself where it is formed, and `normal` that of the blocks'
+    normal parts.
     """
 
     padded: PaddedBatch
     points: dict[int, Point]
     frame: Float[Array, "row exponent d_model"]
-    logs: Float[Array | np.ndarray, "row exponent"]
+    logs: dict[str, Float[Array | np.ndarray, "row exponent"]]
     products: dict[int, Float[Array, "1 d_model d_model"]]
+    normal: dict[int, Float[np.ndarray, "d_model d_model"]]
 
 
 def stream_depth(
@@ -129,7 +161,13 @@ def stream_depth(
     The singular values come from Lanczos on products with every block and its transpose in turn. The exponents are
     $\frac{1}{l - a + 1} \sum_s \ln |R^{(s)}_{ii}|$, where random orthonormal columns are multiplied by one block
     after another and $Q^{(s)} R^{(s)}$ is what QR makes of them (Benettin et al. 1980): with depth they go to the
-    Lyapunov exponents, at finite depth they depend on the columns drawn.
+    Lyapunov exponents, at finite depth they depend on the columns drawn. QR follows every sublayer,
+    $I + J_\mathrm{attn}$ and then $I + J_\mathrm{mlp}$: the R of a block is the product of theirs, so that each
+    exponent is the sum of what attention and MLP add to it.
+
+    Of `plan.dense` samples the product itself is formed, in the working precision: its effective rank, in which values
+    below rounding of σ₁ hardly count; and σ₁ of the product of all blocks' normal parts (`normal_part`), which have
+    their eigenvalues: what growth is left without non-normality.
 
     A layer's cost grows with its distance from `first`: each of its steps goes through all blocks in between and back.
     In memory are the hidden states, for every sample the keys and values of all these layers (sample, layer, token,
@@ -148,6 +186,7 @@ def stream_depth(
     checkpoint = _keeping_blocks(checkpoint, plan.memory_gib, batches[0])
     total = count_samples(batches)
     chosen = draw_samples(plan.audit, plan.samples or total, [plan.seed])
+    dense = draw_samples(plan.dense, plan.samples or total, [plan.seed, 1])
     states: list[_State] = []
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
@@ -158,8 +197,9 @@ def stream_depth(
             states = [_start(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
         left = []
         for place, stream in enumerate(streams):
-            branches, after = pass_through(block, stream, ("block",), last=number == working[-1])
-            states[place] = _advance(states[place], number, branches["block"], chosen)
+            own = tuple(part for part in plan.parts if part != "cross" or block.spec.cross is not None)
+            branches, after = pass_through(block, stream, ("block", *own), last=number == working[-1])
+            states[place] = _advance(states[place], number, branches, own, chosen | dense, dense)
             left.append(after)
         place = working.index(number)
         if number in done:
@@ -167,7 +207,7 @@ def stream_depth(
             return Visit(done[number], left)
         parts = []
         for state in states:
-            parts.append(_measure(checkpoint.block, state, number, plan, path_name(block.spec), chosen))
+            parts.append(_measure(checkpoint.block, state, number, plan, path_name(block.spec), chosen, dense))
             advance(place, len(state.padded.samples))
         return Visit(gather(number, spec.layer(number), batches, {path_name(block.spec): parts}), left)
 
@@ -192,8 +232,7 @@ def _start(padded: PaddedBatch, d_model: int, dtype: jnp.dtype, plan: DepthPlan)
     # The first start vector of a sample is Lanczos's: these are drawn apart.
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     frame = _draw_frames(key, padded.row_samples, plan.exponents, d_model, jnp.dtype(dtype))
-    frame, logs = shard_like((frame, np.zeros(frame.shape[:2], dtype)), padded.batch.tokens)
-    return _State(padded, {}, frame, logs, {})
+    return _State(padded, {}, shard_like(frame, padded.batch.tokens), {}, {}, {})
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -207,16 +246,25 @@ def _draw_frames(
     return jax.vmap(draw)(samples)
 
 
-def _advance(state: _State, number: int, branch: Branch, chosen: set[int]) -> _State:
-    """Take one block further."""
-    frame, logs = _carry(branch, state.frame, state.logs)
-    products = {}
+def _advance(
+    state: _State, number: int, branches: Mapping[str, Branch], parts: Sequence[str], formed: set[int], dense: set[int]
+) -> _State:
+    """Take one block further, given its branches and the names of its sublayers, none where they act at once."""
+    branch, frame, logs = branches["block"], state.frame, dict(state.logs)
+    steps = {part: Branch(Partial(SUBLAYERS[part], *branch.f.args), branches[part].point) for part in parts}
+    for part, sublayer in (steps or {"block": branch}).items():
+        frame, added = _carry(sublayer, frame)
+        logs[part] = logs[part] + added if part in logs else added
+    products, normal = {}, {}
     for row, sample in enumerate(state.padded.samples):
-        if sample in chosen:
-            products[row] = jacobian_at(branch, np.asarray(row, np.int32))
+        if sample in formed:
+            products[row] = matrix = jacobian_at(branch, np.asarray(row, np.int32))
             if row in state.products:
-                products[row] = _times(products[row], state.products[row])
-    return _State(state.padded, {**state.points, number: branch.point}, frame, logs, products)
+                products[row] = _times(matrix, state.products[row])
+            if sample in dense:
+                own = normal_part(np.asarray(matrix[0], np.float64))
+                normal[row] = own @ state.normal[row] if row in state.normal else own
+    return _State(state.padded, {**state.points, number: branch.point}, frame, logs, products, normal)
 
 
 @jax.jit
@@ -226,24 +274,33 @@ def _times(left: Float[Array, "1 m n"], right: Float[Array, "1 n k"]) -> Float[A
 
 @jax.jit
 def _carry(
-    branch: Branch, frame: Float[Array, "row exponent d_model"], logs: Float[Array, "row exponent"]
+    branch: Branch, frame: Float[Array, "row exponent d_model"]
 ) -> tuple[Float[Array, "row exponent d_model"], Float[Array, "row exponent"]]:
-    """Multiply the columns by a block's Jacobian, make them orthonormal again, and add up the logarithms."""
+    """Multiply the columns by a Jacobian, make them orthonormal again, and give the logarithms of what that took."""
     q, r = jnp.linalg.qr(jnp.swapaxes(_pushed(branch, frame), 1, 2))
-    return jnp.swapaxes(q, 1, 2), logs + jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
+    return jnp.swapaxes(q, 1, 2), jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
 
 
 def _measure(
-    blocks: Callable[[int], Block], state: _State, number: int, plan: DepthPlan, component: str, chosen: set[int]
+    blocks: Callable[[int], Block],
+    state: _State,
+    number: int,
+    plan: DepthPlan,
+    component: str,
+    chosen: set[int],
+    dense: set[int],
 ) -> Part:
-    """Compute the top of the spectrum of the product so far, and the exponents."""
+    """Compute the top of the spectrum of the product so far, the exponents, and what is dense."""
     padded, d_model = state.padded, state.frame.shape[2]
     starts = shard_like(start_vectors(padded.row_samples, d_model, state.frame.dtype, seed=plan.seed), state.frame)
     extend = functools.partial(_extend, blocks, state.points)
     spectra = top_spectra(decompose_by_steps(extend, starts, k=min(TOP, d_model), tolerance=plan.tolerance))
     values: dict[str, Any] = dict(measure(spectra, starts, plan.metric_names, top_k=TOP))
-    exponents = np.asarray(state.logs) / len(state.points)
-    values |= dict(zip(plan.by_columns, exponents.T, strict=True))
+    logs = {part: np.asarray(added) / len(state.points) for part, added in state.logs.items()}
+    values |= dict(zip(plan.by_columns, np.sum([*logs.values()], axis=0).T, strict=True))
+    for part in plan.parts:
+        added = logs.get(part, np.full_like(next(iter(logs.values())), np.nan))
+        values |= dict(zip(plan.part_columns(part), added.T, strict=True))
     with np.errstate(divide="ignore"):
         growths = np.log(np.asarray(spectra.singular_values, np.float64)) / len(state.points)
     values |= dict(zip(GROWTHS, growths.T, strict=True))
@@ -260,9 +317,33 @@ def _measure(
     undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, starts)))
     undefined |= {
         name: np.where(np.asarray(values[name]) == -np.inf, LOST_DIRECTIONS, "")
-        for name in (*GROWTHS, *plan.by_columns)
+        for name in (
+            *GROWTHS,
+            *plan.by_columns,
+            *(name for part in plan.parts if part in logs for name in plan.part_columns(part)),
+        )
     }
+    rows = len(starts)
+    for part in {*plan.parts} - {*logs}:
+        undefined |= dict.fromkeys(plan.part_columns(part), np.full(rows, NO_CROSS))
+    if plan.dense:
+        values |= _dense_values(state, rows, values["finite_time_1"])
+        formed = [row in state.normal for row in range(rows)]
+        undefined |= dict.fromkeys(DENSE, np.where(formed, "", NOT_FORMED))
     return make_part(padded, spectra, values, audited, undefined)
+
+
+def _dense_values(state: _State, rows: int, growth: Float[np.ndarray, " row"]) -> dict[str, Float[np.ndarray, " row"]]:
+    """Compute the columns `DENSE` of the samples whose product is formed."""
+    values = {name: np.full(rows, np.nan) for name in DENSE}
+    for row, normal in state.normal.items():
+        sigma = singular_values(state.products[row])
+        shape = (sigma.shape[1], sigma.shape[1])
+        rank = compute_metrics(("effective_rank",), sigma, shape=shape)["effective_rank"]
+        found = np.log(np.linalg.norm(normal, 2)) / len(state.points)
+        for name, value in zip(DENSE, (float(rank[0]), found, growth[row] - found), strict=True):
+            values[name][row] = value
+    return values
 
 
 def _extend(blocks: Callable[[int], Block], points: Mapping[int, Point], bases: Bases, begin: int, end: int) -> Bases:

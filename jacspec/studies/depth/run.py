@@ -11,7 +11,14 @@ from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, choose_metrics
 from jacspec.studies.depth import DepthOptions
-from jacspec.studies.depth.products import DepthPlan, choose_layers, path_blocks, path_name, stream_depth
+from jacspec.studies.depth.products import (
+    DepthPlan,
+    choose_layers,
+    choose_parts,
+    path_blocks,
+    path_name,
+    stream_depth,
+)
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Work
@@ -32,6 +39,8 @@ def _check(config: Config) -> None:
             f"task=depth computes the largest singular values only, and {', '.join(beyond)} need more. "
             "Type metrics=paper."
         )
+    if (dense := config.own(DepthOptions).dense) < 0:
+        raise JacspecError(f"depth.dense={dense} is negative. Type depth.dense=N with N of 0 or more.")
     if config.engine.name not in ("auto", ENGINE):
         raise JacspecError(f"task=depth has one engine, {ENGINE}; {config.engine.name} was given. Type engine=auto.")
 
@@ -58,6 +67,8 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         seed=config.seed,
         audit=config.engine.audit,
         samples=len(sample.tokens),
+        parts=choose_parts(checkpoint.spec),
+        dense=options.dense,
     )
     numbers = path_blocks(checkpoint.spec, first, last)
     components = dict.fromkeys(path_name(checkpoint.spec.blocks[number]) for number in numbers)

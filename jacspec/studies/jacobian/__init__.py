@@ -1,7 +1,10 @@
 """Spectra of every layer's Jacobians, one component at a time."""
 
+import dataclasses
+
 from jacspec.studies.study import (
     ENGINE_OPTIONS,
+    MISSING,
     READ_SAMPLES,
     SAMPLE_CAUTION,
     SAMPLES,
@@ -11,11 +14,24 @@ from jacspec.studies.study import (
     Study,
 )
 
+
+@dataclasses.dataclass
+class JacobianOptions:
+    """What is measured beside the metrics; see conf/task/jacobian.yaml."""
+
+    eigenvalues: bool = MISSING
+    pseudospectra: int = MISSING
+
+
+RING = "single-ring theorem: Feinberg & Zee 1997; Guionnet, Krishnapur & Zeitouni 2011"
+TREFETHEN = "Trefethen & Embree 2005, Spectra and Pseudospectra"
+
 STUDY = Study(
     name="jacobian",
     run="jacspec.studies.jacobian.run:run_jacobian",
+    options=JacobianOptions,
     inputs=frozenset({"model", "text"}),
-    reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed"}),
+    reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "jacobian"}),
     takes=("components", "layers", "metrics", "top_k", *TEXT_OPTIONS, *ENGINE_OPTIONS),
     rows=SAMPLES,
     columns={
@@ -26,13 +42,62 @@ STUDY = Study(
             "of models with experts alone, and missing where a component has no router",
             "the Jacobian is that of the experts that were chosen",
             "of the residual stream",
-        )
+        ),
+        "ring_inner": Quantity(
+            r"inner radius of the null ring",
+            "(mean σ⁻²)^(−1/2) over all singular values, 0 where one is: no eigenvalue of a large U Σ Vᵀ with random "
+            "rotations U and V is smaller; with jacobian.eigenvalues",
+            RING,
+            scale=True,
+        ),
+        "ring_outer": Quantity(
+            r"outer radius of the null ring",
+            "(mean σ²)^(1/2) over all singular values: no eigenvalue of a large U Σ Vᵀ with random rotations U and V "
+            "is larger; with jacobian.eigenvalues",
+            RING,
+            scale=True,
+        ),
+        "ring_share": Quantity(
+            r"share in the null ring",
+            "share of the eigenvalues whose size is between the radii of the null ring; with jacobian.eigenvalues",
+            RING,
+        ),
+        "rotated_ring_share": Quantity(
+            r"share in the null ring, rotated",
+            "the same share of one draw a sample of U Σ Vᵀ with its own singular values and random rotations U and V: "
+            "what chance has at this size; with jacobian.eigenvalues",
+            RING,
+        ),
+        "rotated_radius": Quantity(
+            r"rotated $\max |\lambda_i|$",
+            "max|λ_i| of that draw; with jacobian.eigenvalues",
+            RING,
+            scale=True,
+        ),
+        "kreiss_constant": Quantity(
+            "Kreiss constant",
+            "sup over |z| > r of (|z| − r) ‖(zI − J)⁻¹‖, r = max|λ_i|: the Kreiss constant of J/r. Some power Jᵏ is at "
+            "least this times rᵏ; 1 of a normal matrix. Of `block`, of the samples that jacobian.pseudospectra draws; "
+            "a lower bound, by search",
+            "Kreiss 1962, BIT 2, 153; " + TREFETHEN,
+        ),
+        "pseudospectral_radius": Quantity(
+            "pseudospectral radius",
+            "the largest |λ| of any matrix within ε = σ₁/100 of J, in its spectral norm; as above",
+            TREFETHEN,
+            scale=True,
+        ),
+        "pseudospectral_abscissa": Quantity(
+            "pseudospectral abscissa",
+            "the largest Re λ of any matrix within ε = σ₁/100 of J, in its spectral norm; as above",
+            TREFETHEN,
+        ),
     },
-    figures="jacspec.report.figures:sample_figures",
+    figures="jacspec.studies.jacobian.figures:jacobian_figures",
     page=Page(
         title="spectra of Jacobians",
         reading=READ_SAMPLES,
-        sentences="jacspec.report.findings:sample_findings",
+        sentences="jacspec.studies.jacobian.findings:jacobian_findings",
         caution=SAMPLE_CAUTION,
     ),
     shareable=True,

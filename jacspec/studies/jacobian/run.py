@@ -7,15 +7,18 @@ from pathlib import Path
 from rich.console import Console
 
 from jacspec.config import Config
+from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import check_components, choose_components, components_of
 from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
-from jacspec.jacobians.solvers import check_engine, choose_engine
+from jacspec.jacobians.nonnormality import OF_EIGENVALUES, PSEUDOSPECTRA, RING
+from jacspec.jacobians.solvers import ALL, AUTO, ENGINES, check_engine, choose_engine
 from jacspec.jacobians.switching import ROUTER_MARGIN
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.experts import ExpertsSpec
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.jacobian import JacobianOptions
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
@@ -26,7 +29,26 @@ def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs)
     choose_metrics(config.metrics.names)
     check_components(config.components)
     check_engine(config.engine.name)
+    _check(config)
     run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
+
+
+def _check(config: Config) -> None:
+    options, engine = config.own(JacobianOptions), config.engine.name
+    if (options.eigenvalues or options.pseudospectra) and engine != AUTO and ENGINES[engine].needs != ALL:
+        raise JacspecError(
+            f"jacobian.eigenvalues and jacobian.pseudospectra need the Jacobians themselves, which engine={engine} "
+            "does not form. Type engine=auto."
+        )
+    if options.pseudospectra < 0:
+        raise JacspecError(
+            f"jacobian.pseudospectra={options.pseudospectra} is negative. Type jacobian.pseudospectra=N with N of 0 or "
+            "more."
+        )
+    if options.pseudospectra and not any(name.endswith(("block", "all")) for name in config.components):
+        raise JacspecError(
+            "jacobian.pseudospectra is of whole blocks, and components has none. Type components=[attn,mlp,block]."
+        )
 
 
 def _has_router(spec: ModelSpec, components: Sequence[str]) -> bool:
@@ -36,7 +58,9 @@ def _has_router(spec: ModelSpec, components: Sequence[str]) -> bool:
 
 
 def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
-    metric_names = choose_metrics(config.metrics.names)
+    options = config.own(JacobianOptions)
+    beside = (*OF_EIGENVALUES * options.eigenvalues, *("eigenvalue_radius",) * (options.pseudospectra > 0))
+    metric_names = choose_metrics([*config.metrics.names, *beside])
     components = choose_components(config.components, checkpoint.spec)
     layers = inputs.layers(checkpoint.spec)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
@@ -60,10 +84,13 @@ def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sam
         samples=len(sample.tokens),
         layers=layers,
         margins=_has_router(checkpoint.spec, components),
+        eigenvalues=options.eigenvalues,
+        pseudospectra=options.pseudospectra,
     )
+    further = (ROUTER_MARGIN,) * plan.margins + RING * plan.eigenvalues + PSEUDOSPECTRA * (plan.pseudospectra > 0)
     return Work(
         working_blocks(checkpoint.spec, components, layers),
-        metric_names + (ROUTER_MARGIN,) * plan.margins,
+        metric_names + further,
         {"components": list(components), "engine": engine},
         batches,
         functools.partial(stream_layers, checkpoint, plan=plan),

@@ -19,7 +19,7 @@ from jacspec.jacobians.engine import memory_budget
 from jacspec.models.adapters import has_adapter
 from jacspec.models.matrices import ROLES, Choice, LeftOut, Matrix, describe_layouts, stream_adapted, stream_model
 from jacspec.runs.rows import WHOLE_MODEL, matrix_layout
-from jacspec.spectra.metrics import FULL, METRICS, choose_metrics
+from jacspec.spectra.metrics import FULL, METRICS, OF_SPECTRUM, choose_metrics
 from jacspec.spectra.subspaces import decompose, match_leading
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
@@ -51,7 +51,7 @@ def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) 
 def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """Choose metrics of singular values; `full` means all of these; one that needs the Jacobian itself is refused."""
     chosen = choose_metrics(names)
-    beyond = [name for name in chosen if METRICS[name].needs == "matrix"]
+    beyond = [name for name in chosen if METRICS[name].needs not in OF_SPECTRUM]
     if beyond and FULL not in names:
         raise JacspecError(f"{', '.join(beyond)} concern Jacobians, not weights. Type metrics=full for all that do.")
     return tuple(name for name in chosen if name not in beyond)

@@ -1,0 +1,112 @@
+"""What was found of Jacobians: gains and concentration, and their eigenvalues beside those of rotated ones."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jacspec.report.findings import FEWEST, Place, places, sample_findings
+from jacspec.report.labels import component_words
+from jacspec.runs import Run
+from jacspec.spectra.bootstrap import SURE, adjust_for_many
+
+
+def jacobian_findings(run: Run) -> Iterator[str]:
+    """Say what `sample_findings` does, then how eigenvalues compare with those of the same singular values, rotated.
+
+    Samples of a layer share its weights, and with them how its singular vectors meet: were these random, the samples
+    would be one draw more than many. So it is their median that is placed among single draws, by Student's t of one
+    further value.
+    """
+    yield from sample_findings(run)
+    if "rotated_radius" in run.metric_names:
+        yield from _radii(run)
+        yield from _shares(run)
+    if "kreiss_constant" in run.metric_names:
+        yield from _kreiss(run)
+
+
+class Beside(NamedTuple):
+    """The median of a component of a layer, the mean of the draws, and the p-value of the one among the others."""
+
+    place: Place
+    median: float
+    chance: float
+    p_value: float
+
+
+def _radii(run: Run) -> Iterator[str]:
+    found = _compare(run, "eigenvalue_radius", "rotated_radius", "ring_outer")
+    above, below = _beyond_chance(found)
+    said = []
+    for word, beyond in (("larger", above), ("smaller", below)):
+        if beyond:
+            most = max(beyond, key=lambda each: abs(np.log(each.median / each.chance)))
+            times = f"{most.median / most.chance:.3g} times in {most.place}"
+            said.append(f"{word} in {len(beyond)} of {len(found)} components of layers (most so {times})")
+    if said:
+        yield (
+            "Beside the same singular values under random rotations, the largest eigenvalue is "
+            f"{' and '.join(said)}, beyond the spread of single rotations."
+        )
+    elif found:
+        yield "No largest eigenvalue is beyond what random rotations of the same singular values give."
+
+
+def _shares(run: Run) -> Iterator[str]:
+    found = _compare(run, "ring_share", "rotated_ring_share")
+    _, below = _beyond_chance(found)
+    for component in dict.fromkeys(each.place.component for each in below):
+        own = [each for each in found if each.place.component == component]
+        fewer = sum(each.place.component == component for each in below)
+        median, chance = (float(np.mean(values)) for values in zip(*(each[1:3] for each in own), strict=True))
+        yield (
+            f"Of the eigenvalues of {component_words(component)} {median:.0%} are in the null ring of the singular "
+            f"values, {chance:.0%} after random rotations: fewer in {fewer} of {len(own)} layers."
+        )
+
+
+def _kreiss(run: Run) -> Iterator[str]:
+    for component in run.components:
+        own = [place for place in places(run, "kreiss_constant") if place.component == component]
+        means = [(float(np.nanmean(place.values)), place) for place in own if np.isfinite(place.values).any()]
+        if means:
+            (least, calm), (most, wild) = (end(means, key=lambda each: each[0]) for end in (min, max))
+            yield (
+                f"Some power of the {component_words(component)} exceeds that of its largest eigenvalue by the Kreiss "
+                f"constant at least: {least:.3g} in layer {calm.layer}, {most:.3g} in layer {wild.layer}, the least "
+                "and the most of the means over the samples drawn."
+            )
+
+
+def _compare(run: Run, own: str, rotated: str, unit: str = "") -> list[Beside]:
+    """Place the median of each component of each layer among the draws; sizes by their logarithms over `unit`."""
+    found = []
+    for place, draws in zip(places(run, own), places(run, rotated), strict=True):
+        values, chance = place.values, draws.values
+        if unit:
+            scale = next(each.values for each in places(run, unit) if each[:2] == place[:2])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values, chance = np.log(values / scale), np.log(chance / scale)
+        values, chance = values[np.isfinite(values)], chance[np.isfinite(chance)]
+        if min(values.size, chance.size) >= FEWEST:
+            medians = float(np.median(values)), float(chance.mean())
+            shown = (float(np.exp(each)) for each in medians) if unit else medians
+            found.append(Beside(place, *shown, _among(medians[0], chance)))
+    return found
+
+
+def _among(value: float, draws: Float[np.ndarray, " draw"]) -> float:
+    """Return the two-sided p-value of one value as one more of some normal draws."""
+    from scipy.special import stdtr
+
+    spread = draws.std(ddof=1) * (1 + 1 / draws.size) ** 0.5
+    return float(2 * stdtr(draws.size - 1, -abs(value - draws.mean()) / spread)) if spread > 0 else np.nan
+
+
+def _beyond_chance(found: list[Beside]) -> tuple[list[Beside], list[Beside]]:
+    """Return those above and below the draws, adjusted for as many tests."""
+    adjusted = adjust_for_many(np.array([each.p_value for each in found]))
+    sure = [each for each, q in zip(found, adjusted, strict=True) if q < SURE]
+    return [each for each in sure if each.median > each.chance], [each for each in sure if each.median < each.chance]
