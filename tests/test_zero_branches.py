@@ -50,7 +50,10 @@ LAYERS: tuple[tuple[str, set[str]], ...] = (
 """What is zero in each layer of one model, and which of its Jacobians are."""
 
 NAMES = ("spectral_radius", "decay_ratio")
-VALUED = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
+VALUED = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"} | {
+    "share_above_one",
+    "share_near_one",
+}
 """Metrics that a zero matrix has, all of them 0."""
 
 

@@ -9,13 +9,14 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.jacobians.branches import check_components, choose_components, components_of
 from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
+from jacspec.jacobians.linearity import check_directions
 from jacspec.jacobians.solvers import check_engine, choose_engine
-from jacspec.jacobians.switching import ROUTER_MARGIN
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.experts import ExpertsSpec
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.jacobian import JacobianOptions
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
@@ -26,6 +27,7 @@ def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs)
     choose_metrics(config.metrics.names)
     check_components(config.components)
     check_engine(config.engine.name)
+    check_directions(config.own(JacobianOptions).linearity)
     run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
 
 
@@ -40,6 +42,7 @@ def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sam
     components = choose_components(config.components, checkpoint.spec)
     layers = inputs.layers(checkpoint.spec)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
+    directions = check_directions(config.own(JacobianOptions).linearity)
     batches = prepare_batches(
         checkpoint,
         sample.tokens,
@@ -60,10 +63,11 @@ def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sam
         samples=len(sample.tokens),
         layers=layers,
         margins=_has_router(checkpoint.spec, components),
+        linearity=directions,
     )
     return Work(
         working_blocks(checkpoint.spec, components, layers),
-        metric_names + (ROUTER_MARGIN,) * plan.margins,
+        plan.columns,
         {"components": list(components), "engine": engine},
         batches,
         functools.partial(stream_layers, checkpoint, plan=plan),
