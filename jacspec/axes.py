@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float, Shaped
 
 Key = tuple[str | int | float | None, ...]
 """Which row of a run it is, one value a key column."""
@@ -35,9 +35,9 @@ class LayerResult(NamedTuple):
     `number` counts all blocks in the order of the stream, `layer` those of the block's own stack; they differ in
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
-    audited sample. `vectors` are, by component and name, directions of the residual stream, where a task keeps any.
-    `eigenvalues` are, by component and name, those of each matrix and of others beside it, the largest in size first.
-    `reasons` say, by component, why values of a sample are missing (NaN), and are empty where none is.
+    audited sample. `vectors` are, by component and name, what has an axis more than a metric: directions of the
+    residual stream, and rows of `ARRAY_AXES`, where a task keeps any. `reasons` say, by component, why values of a
+    sample are missing (NaN), and are empty where none is.
     """
 
     number: int
@@ -45,9 +45,8 @@ class LayerResult(NamedTuple):
     singular_values: Mapping[str, Float[np.ndarray, "sample k"]]
     metrics: Mapping[str, Mapping[str, Float[np.ndarray, " sample"]]]
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
-    vectors: Mapping[str, Mapping[str, Float[np.ndarray, "sample d_model"]]] = {}
+    vectors: Mapping[str, Mapping[str, Shaped[np.ndarray, "sample _"]]] = {}
     reasons: Mapping[str, np.ndarray] = {}
-    eigenvalues: Mapping[str, Mapping[str, Complex[np.ndarray, "sample d_model"]]] = {}
 
 
 class Row(NamedTuple):
@@ -64,3 +63,17 @@ class Row(NamedTuple):
     arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
     reason: str = ""
     words: Mapping[str, str] = {}
+
+
+STEPS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""How long the changes are that a Jacobian's answer is compared at, in units of ‖x‖."""
+SIGNED_STEPS = (*(-step for step in reversed(STEPS)), *STEPS)
+
+ARRAY_AXES: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    **dict.fromkeys(
+        ("linearity_error", "linearity_error_input", "linearity_error_random", "linearity_error_residual"),
+        ("epsilon", SIGNED_STEPS),
+    ),
+    **dict.fromkeys(("eigenvalues", "rotated_eigenvalues"), ("k", ())),
+}
+"""By name of an array that is no direction of the stream: its axis beside `sample`, and the places on it."""

@@ -30,7 +30,7 @@ NANO_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_c
 TINY = ("data.samples=4", "data.max_tokens=16")
 CONTRACT = {
     *("run.json", "metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "report.html"),
-    *(f"figures/{name}.png" for name in ("spectral_radius", "decay_ratio", "spectra")),
+    *(f"figures/{name}.png" for name in ("spectral_radius", "decay_ratio", "linearity_radius", "linearity", "spectra")),
 }
 """The files of a run with the default metrics."""
 

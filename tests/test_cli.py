@@ -31,6 +31,7 @@ from jacspec.spectra.metrics import METRICS, choose_metrics
 from jacspec.studies import STUDIES
 
 PAPER = ["spectral_radius", "decay_ratio"]
+COLUMNS = [*PAPER, "linearity_radius", "curvature"]
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,10 @@ def test_run_folder_holds_exactly_the_contract(first_run: tuple[Finished, Run]) 
     with (run.folder / "summary.csv").open(newline="") as stream:
         assert tuple(next(csv.reader(stream))) == SUMMARY_COLUMNS
     assert list(run.samples.columns) == ["sample", "n_tokens", "text"]
-    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *PAPER, "reason"]
+    assert list(run.metrics.columns) == ["layer", "component", "sample", "n_tokens", *COLUMNS, "reason"]
     keys = [(layer, part, sample) for layer in range(6) for part in ("attn", "mlp") for sample in range(4)]
     assert list(run.metrics[["layer", "component", "sample"]].itertuples(index=False, name=None)) == keys
-    assert len(run.summary) == 6 * 2 * 2
+    assert len(run.summary) == 6 * 2 * len(COLUMNS)
     assert dict(run.dataset["singular_values"].sizes) == {"layer": 6, "component": 2, "sample": 4, "k": 96}
     identity = run.provenance["identity"]
     assert identity["config"]["data"]["samples"] == 4
@@ -69,10 +70,10 @@ def test_table_is_what_python_computes(first_run: tuple[Finished, Run]) -> None:
     """`jacspec.compute_spectra` on the run's texts gives the run's numbers, and on others it does not."""
     run = first_run[1]
     texts = list(run.samples["text"])
-    found = jacspec.compute_spectra(jacspec.load_model(), texts, max_tokens=16)
+    found = jacspec.compute_spectra(jacspec.load_model(), texts, max_tokens=16, linearity=["top"])
     assert np.array_equal(found["singular_values"], run.dataset["singular_values"])
-    other = jacspec.compute_spectra(jacspec.load_model(), texts[::-1], max_tokens=16)
-    for metric in PAPER:
+    other = jacspec.compute_spectra(jacspec.load_model(), texts[::-1], max_tokens=16, linearity=["top"])
+    for metric in COLUMNS:
         column = run.metrics[metric].to_numpy(np.float32)
         assert np.array_equal(found[metric].to_numpy().ravel(), column)
         assert not np.array_equal(other[metric].to_numpy().ravel(), column)

@@ -98,7 +98,8 @@ def test_oracle_sees_another_seed(reference: Path, tmp_path: Path) -> None:
     done = run_here(*RUN, "seed=1", "report.figures=none", "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     found = differing_files(tmp_path / "out", reference)
-    assert set(found) == {*TABLES, "singular_values", "spectral_radius", "decay_ratio"}
+    columns = {"spectral_radius", "decay_ratio", "linearity_radius", "linearity_error", "curvature"}
+    assert set(found) == {*TABLES, "singular_values", *columns}
 
 
 def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, set[str]], ...] = (
 
 NAMES = ("spectral_radius", "decay_ratio")
 VALUED = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
-VALUED |= {"spectral_abscissa", "numerical_abscissa"}
+VALUED |= {"spectral_abscissa", "numerical_abscissa", "share_above_one", "share_near_one"}
 """Metrics that a zero matrix has, all of them 0."""
 
 

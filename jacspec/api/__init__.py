@@ -11,6 +11,7 @@ from jacspec.config import DecoderInput, Init
 from jacspec.errors import JacspecError, JacspecTypeError
 from jacspec.jacobians.branches import choose_components
 from jacspec.jacobians.engine import Plan, prepare_batches, stream_layers
+from jacspec.jacobians.linearity import check_directions
 from jacspec.jacobians.solvers import choose_engine
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.hub import known_model, open_model
@@ -123,6 +124,7 @@ def compute_spectra(
     decoder_input: str = "shifted",
     tolerance: float = 1e-5,
     seed: int = 0,
+    linearity: Sequence[str] = (),
 ) -> "xarray.Dataset":
     r"""Compute the singular values of $J = \partial f / \partial x$ at the last token of each text, and metrics.
 
@@ -131,10 +133,12 @@ def compute_spectra(
     `jacspec.spectra.metrics.METRICS`, or `full`; `layers`, by default all, from 0, below 0 counted from the last;
     `decoder_input`, what a decoder is fed (`corpus.decoder_batch`);
     `engine`, `auto` or a row of `jacspec.jacobians.solvers.ENGINES`, `lanczos` with its relative `tolerance` and the
-    `seed` of its start vectors.
+    `seed` of its start vectors; `linearity`, directions of `jacspec.jacobians.linearity.RADIUS` along which it is
+    measured how far the Jacobian holds.
 
-    **Returns:** an xarray Dataset: `singular_values` (layer, component, sample, k) and a variable a metric
-    (layer, component, sample), computed in the precision that the model was loaded with.
+    **Returns:** an xarray Dataset: `singular_values` (layer, component, sample, k) and a variable a metric, radius of
+    linearity and curvature (layer, component, sample), with the errors behind radii by `epsilon`,
+    computed in the precision that the model was loaded with.
 
     **Raises:** `JacspecError` for unknown names, a text without tokens, or values that are not finite.
     """
@@ -148,8 +152,8 @@ def compute_spectra(
         raise JacspecError(f"Each text needs at least one token; those numbered {empty} have none.")
     with numerics(str(model.dtype)):
         chosen = choose_engine(engine, names, model.spec)
-        wanted = model.spec.choose_layers(layers)
-        plan = Plan(full_names, names, chosen, top_k, decoder_input, tolerance, seed, layers=wanted)
+        wanted, along = model.spec.choose_layers(layers), check_directions(linearity)
+        plan = Plan(full_names, names, chosen, top_k, decoder_input, tolerance, seed, layers=wanted, linearity=along)
         batches = prepare_batches(model, tokens, memory_gib=memory_gib, engine=chosen)
         results = stream_layers(model, batches, plan)
-        return to_dataset(list(results), names, [len(ids) for ids in tokens])
+        return to_dataset(list(results), plan.columns, [len(ids) for ids in tokens])

@@ -15,8 +15,9 @@ from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit, audit_programs, draw_samples, rows_to_audit
 from jacspec.jacobians.branches import BRANCHES, Branch, components_of
 from jacspec.jacobians.devices import count_devices, largest_batch, spread_samples
-from jacspec.jacobians.nonnormality import EIGENVALUES, ROTATED, beside_chance, find_pseudospectra
-from jacspec.jacobians.solvers import ENGINES, BranchSpectra, carry_bytes
+from jacspec.jacobians.linearity import CURVATURE, RADIUS, linearity_programs, measure_linearity
+from jacspec.jacobians.nonnormality import PSEUDOSPECTRA, RING, beside_chance, find_pseudospectra
+from jacspec.jacobians.solvers import ALL, ENGINES, BranchSpectra, carry_bytes
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, stream_programs, walk
 from jacspec.jacobians.switching import ROUTER_MARGIN, router_margins
 from jacspec.jacobians.undefined import Reasons, explain, undefined_metrics
@@ -37,8 +38,9 @@ class Plan(NamedTuple):
     that of the metrics; `decoder_input`, what a decoder is fed (`corpus.decoder_batch`); `tolerance`, relative, of
     engines that iterate; `seed`, of their start vectors and of the `audit` samples a block that are recomputed, drawn
     from all `samples` of the run, where they are more than those of the batches; `layers`, those that are measured
-    (None: all); `margins`, whether how far each sample is from other experts is measured too; `eigenvalues`, whether
-    they are kept; `pseudospectra`, of how many samples.
+    (None: all); `margins`, whether how far each sample is from other experts is measured too; `linearity`, the
+    directions, rows of `linearity.RADIUS`, along which it is measured how far the Jacobian holds; `eigenvalues`,
+    whether they are kept; `pseudospectra`, of how many samples.
     """
 
     components: Sequence[str]
@@ -52,8 +54,18 @@ class Plan(NamedTuple):
     samples: int | None = None
     layers: frozenset[int] | None = None
     margins: bool = False
+    linearity: Sequence[str] = ()
     eigenvalues: bool = False
     pseudospectra: int = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name the values a sample: how far J holds stands beside its largest values."""
+        top = [name for name in self.metric_names if METRICS[name].needs == "top"]
+        further = [name for name in self.metric_names if name not in top]
+        margins, curved = [ROUTER_MARGIN] * self.margins, [CURVATURE] * ("top" in self.linearity)
+        rings, pseudo = RING * self.eigenvalues, PSEUDOSPECTRA * (self.pseudospectra > 0)
+        return (*top, *(RADIUS[name] for name in self.linearity), *further, *margins, *curved, *rings, *pseudo)
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
@@ -184,10 +196,13 @@ def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: 
 
     def solving(branch: Branch) -> list[Program]:
         audited = plan.audit and plan.engine != "jacfwd"
-        return ENGINES[plan.engine].programs(branch) + (audit_programs(branch) if audited else [])
+        engine = ENGINES[plan.engine]
+        further = linearity_programs(branch, names=plan.linearity, formed=engine.needs == ALL)
+        return [*engine.programs(branch), *(audit_programs(branch) if audited else ()), *further]
 
     last = working_blocks(checkpoint.spec, plan.components, plan.layers)[-1]
-    return stream_programs(checkpoint, batches[0].batch, plan.components, plan.decoder_input, solving, last=last)
+    found = stream_programs(checkpoint, batches[0].batch, plan.components, plan.decoder_input, solving, last=last)
+    return [program for place, program in enumerate(found) if program not in found[:place]]
 
 
 class Part(NamedTuple):
@@ -242,6 +257,9 @@ def _measure_block(
             if plan.margins:
                 margins, undefined[ROUTER_MARGIN] = router_margins(branch)
                 values[ROUTER_MARGIN] = jnp.asarray(margins)
+            along = {"tolerance": plan.tolerance, "seed": plan.seed, "number": number}
+            radii, missing = measure_linearity(branch, plan.linearity, spectra, padded, **along)
+            values, undefined = values | radii, undefined | missing
             beside = []
             if eigenvalues is not None:
                 seed = [plan.seed, number, [*BRANCHES].index(component)]
@@ -282,7 +300,8 @@ def make_part(
 def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mapping[str, Sequence[Part]]) -> LayerResult:
     """Put what the batches of one block gave in the order of the samples.
 
-    A value that is undefined by construction is missing (NaN) for a reason; any other that is not finite is refused.
+    What has an axis more than a metric is one of its vectors. A value that is undefined by construction is missing
+    (NaN) for a reason; any other that is not finite is refused.
     """
     # Batches hold samples in order of length; one of several processes has not all of them.
     samples = np.concatenate([padded.samples for padded in batches])
@@ -301,15 +320,16 @@ def gather(number: int, layer: int, batches: Sequence[PaddedBatch], parts: Mappi
                 "Values too large or too small for the precision give that: try precision=float64."
             )
     sigma = {component: values.pop(SIGMA) for component, values in whole.items()}
-    eigenvalues = {
-        component: {name: values.pop(name) for name in (EIGENVALUES, ROTATED) if name in values}
-        for component, values in whole.items()
-    }
+    metrics, vectors = (
+        {component: {name: each for name, each in values.items() if (each.ndim > 1) == wide}
+         for component, values in whole.items()}
+        for wide in (False, True)
+    )  # fmt: skip
     diagnostics = {component: in_order([part.diagnostics for part in found]) for component, found in parts.items()}
     for component, found in parts.items():
         if audited := [deviation for part in found for deviation in part.audited]:
             diagnostics[component]["audit_deviation"] = np.array(audited)
-    return LayerResult(number, layer, sigma, whole, diagnostics, reasons=reasons, eigenvalues=eigenvalues)
+    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons)
 
 
 def _eigenvalues(spectra: BranchSpectra) -> Complex[Array, "sample d_model"]:

@@ -101,6 +101,13 @@ def list_programs(operator: Any, starts: Any) -> list[Program]:
     ]
 
 
+def vector_programs(operator: Any, starts: Any) -> list[Program]:
+    """Say what `leading_vectors` compiles where `decompose` found the `TOP` values, given shapes."""
+    start = list_programs(operator, starts)[-1].result().bases
+    weights = jax.ShapeDtypeStruct((2, *start.diagonal.shape), starts.dtype)
+    return [Program(_combine, (weights, start), {})]
+
+
 def decompose_by_steps(
     extend: Callable[[Bases, int, int], Bases], starts: Vectors, *, k: int, tolerance: float
 ) -> TopValues:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from jacspec.backend import Program
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians import analytic, dense
-from jacspec.jacobians.bounds import TopValues
+from jacspec.jacobians.bounds import Bases, TopValues
 from jacspec.jacobians.branches import Branch
 from jacspec.jacobians.devices import shard_like
 from jacspec.jacobians.lanczos import CAPACITY, TOP, decompose, list_programs, start_vectors
@@ -29,12 +29,14 @@ EXPECTED_STEPS, SVD_FLOPS = 24, 8.0
 class BranchSpectra(NamedTuple):
     """What an engine gives for one component of one block.
 
-    All singular values or the largest; J where it has it; by name, what it says of its own accuracy a sample.
+    All singular values or the largest; J where it has it; by name, what it says of its own accuracy a sample; and of
+    Lanczos what `lanczos.leading_vectors` reads.
     """
 
     singular_values: Float[Array | np.ndarray, "sample k"]
     jacobians: Float[Array, "sample d_model d_model"] | None
     diagnostics: Mapping[str, np.ndarray]
+    top: tuple[TopValues, Bases] | None = None
 
 
 class Engine(NamedTuple):
@@ -65,7 +67,8 @@ def _dense(form: Callable[[Branch], Array]) -> Callable[[Branch, np.ndarray, flo
 def _lanczos(branch: Branch, samples: np.ndarray, tolerance: float, seed: int) -> BranchSpectra:
     x = branch.point.x
     starts = shard_like(start_vectors(samples, x.shape[1], x.dtype, seed=seed), x)
-    return top_spectra(decompose(branch, starts, k=min(TOP, x.shape[1]), tolerance=tolerance)[0])
+    found, bases = decompose(branch, starts, k=min(TOP, x.shape[1]), tolerance=tolerance)
+    return top_spectra(found)._replace(top=(found, bases))
 
 
 def top_spectra(found: TopValues) -> BranchSpectra:

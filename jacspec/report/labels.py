@@ -33,7 +33,7 @@ MATHTEXT = {
     r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log": "log", r"\mathrm": "", r"\min": "min",
     r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
     r"\ln": "ln", r"\,": " ", r"\Delta": "Δ", r"\nabla": "∇", r"\beta": "β", r"\langle\tilde{r}\rangle": "⟨r̃⟩",
-    r"\leq": "≤", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
+    r"\leq": "≤", r"\epsilon": "ε", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
@@ -88,7 +88,7 @@ def words_of_metrics() -> Mapping[str, Quantity]:
     from jacspec.spectra.metrics import METRICS  # not above: JAX is slow to import
 
     return {
-        name: Quantity(row.symbol, row.definition, row.source, scale=row.scaling != 0 and not row.signed)
+        name: Quantity(row.symbol, row.definition, row.source, scale=bool(row.scaling) and not row.signed)
         for name, row in METRICS.items()
     }
 

@@ -195,7 +195,6 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
             ("metric", result.metrics),
             ("diagnostic", result.diagnostics),
             ("vector", result.vectors),
-            ("eigenvalues", result.eigenvalues),
         ):
             arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
         if component in result.reasons:
@@ -206,13 +205,13 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
 def _restore(number: int, layer: int, arrays: Mapping[str, np.ndarray]) -> LayerResult:
     """Make a layer of its arrays by name."""
     components = dict.fromkeys(key.partition("/")[0] for key in arrays if "/" in key)
-    metrics, diagnostics, vectors, eigenvalues = (
+    metrics, diagnostics, vectors = (
         {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
-        for kind in ("metric", "diagnostic", "vector", "eigenvalues")
+        for kind in ("metric", "diagnostic", "vector")
     )
     sigma = {component: arrays[f"{component}/singular_values"] for component in components}
     reasons = {component: arrays[name] for component in components if (name := f"{component}/{REASON}") in arrays}
-    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons, eigenvalues)
+    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons)
 
 
 def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

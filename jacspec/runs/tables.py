@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.axes import LayerResult
+from jacspec.axes import ARRAY_AXES, LayerResult
 
 if TYPE_CHECKING:
     import xarray
@@ -24,8 +24,8 @@ def to_dataset(
 ) -> "xarray.Dataset":
     """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample).
 
-    Beside them stand what the engine says of its accuracy, vectors (layer, component, sample, d_model) and, complex,
-    eigenvalues (layer, component, sample, k). NaN stands where a stack has fewer layers than another.
+    Beside them stand what the engine says of its accuracy, and vectors (layer, component, sample, d_model) or arrays of
+    `ARRAY_AXES`. NaN stands where a stack has fewer layers than another.
     """
     import xarray
 
@@ -59,16 +59,16 @@ def to_dataset(
                 return result.diagnostics[component][name].astype(np.float64)
 
             variables[name] = ((*axes, *dimensions), table(said))
-    for kind, axis in (("vectors", "d_model"), ("eigenvalues", "k")):
-        named = (getattr(result, kind) for result in results)
-        for name in dict.fromkeys(name for held in named for arrays in held.values() for name in arrays):
+    coordinates: dict[str, Any] = {}
+    for name in dict.fromkeys(name for result in results for held in result.vectors.values() for name in held):
 
-            def array(result: LayerResult, component: str, kind: str = kind, name: str = name) -> np.ndarray:
-                found: np.ndarray = getattr(result, kind)[component][name]
-                return found
+        def vector(result: LayerResult, component: str, name: str = name) -> np.ndarray:
+            return result.vectors[component][name]
 
-            variables[name] = ((*axes, axis), table(array))
-    coordinates = {
+        axis, places = ARRAY_AXES.get(name, ("d_model", ()))
+        variables[name] = ((*axes, axis), table(vector))
+        coordinates |= {axis: list(places)} if places else {}
+    coordinates |= {
         "layer": layers,
         "component": components,
         "sample": np.arange(sigma.shape[2]),

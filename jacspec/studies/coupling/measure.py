@@ -131,19 +131,16 @@ def stream_coupling(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance
     )
     for result in found:
-        yield result if result.vectors else _arrange(result, plan.columns)
+        yield _arrange(result, plan.columns)
 
 
 def _arrange(result: LayerResult, columns: Sequence[str]) -> LayerResult:
-    """Part the vectors from the columns, and fill columns that a component has not."""
+    """Fill columns that a component has not."""
     missing = np.full(len(next(iter(result.singular_values.values()))), np.nan)
     metrics = {
         component: {name: values.get(name, missing) for name in columns} for component, values in result.metrics.items()
     }
-    vectors = {
-        component: {name: values[name] for name in (WRITES, READS)} for component, values in result.metrics.items()
-    }
-    return result._replace(metrics=metrics, vectors=vectors)
+    return result._replace(metrics=metrics)
 
 
 def _measure_block(

@@ -1,103 +1,110 @@
-"""Figures of Jacobians: those of all runs over samples, and eigenvalues in the complex plane with their null ring."""
+"""Figures of a run over samples, and of how far its Jacobians hold: the error of their answer by length of a change."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
+import matplotlib
 import numpy as np
-from jaxtyping import Complex, Float
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Patch
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from jacspec.report.figures import box_plots, spectra_plots
+from jacspec.report.figures import box_plots, list_words, spectra_plots
 from jacspec.report.labels import component_words, title_lines
-from jacspec.report.plotting import CHANCE
 from jacspec.runs import Run
-from jacspec.spectra.eigenvalues import null_ring
+from jacspec.studies.jacobian import ALONG
+from jacspec.studies.jacobian.complex_plane import plane_figures
 from jacspec.studies.study import Plot
 
-EIGENVALUES, ROTATED = "eigenvalues", "rotated_eigenvalues"
 NOT_BOXED = ("ring_inner", "ring_outer", "rotated_ring_share", "rotated_radius")
 """What stands beside other columns, and has no box plot of its own."""
-
-SHOWN_LAYERS, PANEL_INCHES, BINS, OWN = 6, 2.3, 40, "#5B9BD5"
+LINEARITY, CURVATURE = "linearity", "curvature"
 CAPTION = (
-    "Eigenvalues of {component} in the complex plane, all samples of a layer together (darker: denser, on a "
-    "logarithmic scale), in layers spread over the depth. Dashed: the null ring of their singular values, in which the "
-    "eigenvalues lie if the singular vectors on both sides are random (medians over samples). Below: the density of "
-    "their sizes, and that of the same singular values randomly rotated, one draw a sample."
+    "How far the answer of the Jacobian, f(x) + ε‖x‖Jv, is from the branch's own at x + ε‖x‖v, as a share of ‖ε‖x‖Jv‖, "
+    "the worse of +v and −v: the median over samples and layers, the quartiles as a band, a line for each third of the "
+    "layers. Where it crosses the dashed line, a tenth, is the linearity radius; the grey line is an error that grows "
+    "as ε does, as all begin."
 )
+GROUPS = 3
+TENTH = 0.1
+LEAST = 1e-4
+"""Errors below are not drawn: an exactly linear branch would stretch the axis over rounding."""
 
 
 def jacobian_figures(run: Run) -> Mapping[str, Plot]:
-    """Name the figures of a run: a box plot a metric, the spectra, and eigenvalues by component where they are kept."""
+    """Name the figures of a run: box plots and spectra, how far its Jacobians hold, and eigenvalues."""
     figures = box_plots(run, [name for name in run.metric_names if name not in NOT_BOXED]) | spectra_plots(run)
-    if "ring_share" in run.metric_names:
-        for component in run.components:
-            caption = CAPTION.format(component=component_words(component))
-            figures[f"{EIGENVALUES}_{component}"] = Plot(functools.partial(draw_eigenvalues, run, component), caption)
-    return figures
+    if CURVATURE in figures:
+        figures[CURVATURE] = figures[CURVATURE]._replace(on_request=True)
+    if measured_along(run):
+        words = (
+            f"Line plots of the error against the length of the change, a panel each for {list_words(run.components)}."
+        )
+        figures[LINEARITY] = Plot(functools.partial(draw_errors, run), CAPTION, lambda: words)
+    return figures | plane_figures(run)
 
 
-def draw_eigenvalues(run: Run, component: str) -> Figure:
-    """Draw the eigenvalues of some layers in the plane, above the density of their sizes, with the null ring."""
-    found = run.dataset.sel(component=component)
-    there = np.isfinite(found["singular_values"].values).all(axis=(1, 2))  # stacks may differ in depth
-    layers = spread_layers(found["layer"].values[there].tolist())
-    figure = Figure(figsize=(1.0 + PANEL_INCHES * len(layers), 5.4), layout="constrained")
-    panels = figure.subplots(2, len(layers), squeeze=False, height_ratios=(1.2, 1))
-    for layer, plane, sizes in zip(layers, *panels, strict=True):
-        own = found.sel(layer=layer)
-        values, rotated = (own[name].values.ravel() for name in (EIGENVALUES, ROTATED))
-        ring = [float(np.median(radii)) for radii in null_ring(own["singular_values"].values)]
-        _draw_plane(plane, values, ring)
-        _draw_sizes(sizes, np.abs(values), np.abs(rotated), ring)
-        plane.set_title(f"layer {layer}", fontsize="medium")
-    panels[0, 0].set_ylabel(r"$\mathrm{Im}\,\lambda$")
-    panels[1, 0].set_ylabel("density")
-    figure.supxlabel(r"above: $\mathrm{Re}\,\lambda$; below: $|\lambda|$", fontsize="medium")
-    title = f"{title_lines(run, figure.get_figwidth())}\neigenvalues of {component_words(component)}"
-    figure.suptitle(title, fontsize="medium", parse_math=False)
-    handles: list[Any] = [
-        Patch(facecolor=OWN, label="eigenvalues of the Jacobians"),
-        Line2D([], [], color=CHANCE, label="the same singular values, randomly rotated"),
-        Line2D([], [], color=CHANCE, linestyle="--", label="null ring"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(layers), 3), frameon=False)
+def measured_along(run: Run) -> list[str]:
+    """List the directions along which it was measured how far Jacobians hold, by the ends of their columns' names."""
+    return [ending for ending in ALONG if f"linearity_radius{ending}" in run.metric_names]
+
+
+def draw_errors(run: Run) -> Figure:
+    """Draw the error of the Jacobian's answer against the length of the change: rows directions, columns components."""
+    dataset, endings = run.dataset, measured_along(run)
+    components = dataset["component"].values.tolist()
+    size = (2.4 + 3.4 * len(components), 1.0 + 3.0 * len(endings))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(endings), len(components), sharex=True, sharey=True, squeeze=False)
+    for row, ending in zip(panels, endings, strict=True):
+        for axes, component in zip(row, components, strict=True):
+            table = dataset[f"linearity_error{ending}"].sel(component=component)
+            epsilon, errors = worse_sign(table.values, table["epsilon"].values)
+            groups = list(layer_groups(errors, dataset["layer"].values.tolist()))
+            for (words, own), colour in zip(groups, _colours(len(groups)), strict=True):
+                low, middle, high = np.maximum(_quartiles(own), LEAST)
+                axes.fill_between(epsilon, low, high, color=colour, alpha=0.18, linewidth=0)
+                axes.plot(epsilon, middle, color=colour, marker="o", markersize=3, linewidth=1.3, label=words)
+            axes.axhline(TENTH, color="0.25", linestyle="--", linewidth=0.9, label="a tenth")
+            axes.plot(epsilon, epsilon, color="0.7", linewidth=0.8, label="error ∝ ε", zorder=0)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_title(component_words(component), fontsize="medium", parse_math=False)
+            axes.xaxis.set_major_locator(FixedLocator(epsilon.tolist()))
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.grid(color="0.92", linewidth=0.6)
+        row[0].set_ylabel(f"relative error along ${ALONG[ending][0]}$", fontsize="medium")
+    figure.supxlabel(r"length of the change, $\epsilon$, as a share of $\|x\|$", fontsize="medium")
+    figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", frameon=False, fontsize="small")
     return figure
 
 
-def spread_layers(layers: Sequence[int], most: int = SHOWN_LAYERS) -> list[int]:
-    """Choose layers evenly, the first and the last among them."""
-    places = np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int)
-    return [layers[place] for place in places]
+def worse_sign(
+    errors: Float[np.ndarray, "*axes epsilon"], epsilon: Float[np.ndarray, " epsilon"]
+) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, "*axes step"]]:
+    """Fold signed steps to their lengths, with the larger error of the two signs."""
+    count = len(epsilon) // 2
+    return epsilon[count:], np.fmax(errors[..., count:], errors[..., count - 1 :: -1])
 
 
-def _draw_plane(axes: Axes, values: Complex[np.ndarray, " value"], ring: Sequence[float]) -> None:
-    """Draw where eigenvalues are dense, and the ring; the frame holds both."""
-    reach = 1.06 * max(float(np.abs(values).max()), ring[1]) or 1.0
-    counts, *edges = np.histogram2d(values.real, values.imag, BINS, [(-reach, reach)] * 2)
-    most = max(counts.max(), 2.0)
-    axes.pcolormesh(*edges, np.where(counts, counts, np.nan).T, cmap="Blues", norm=LogNorm(0.3, most), rasterized=True)
-    for radius in ring:
-        axes.add_patch(Circle((0, 0), radius, fill=False, color=CHANCE, linestyle="--", linewidth=1.1))
-    axes.axhline(0, color="0.85", linewidth=0.6, zorder=0)
-    axes.axvline(0, color="0.85", linewidth=0.6, zorder=0)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.locator_params(nbins=4)
+def layer_groups(
+    errors: Float[np.ndarray, "layer sample step"], layers: Sequence[int]
+) -> Iterator[tuple[str, Float[np.ndarray, "value step"]]]:
+    """Part the layers into thirds, or each for itself where they are few; those without values are left out."""
+    held = [place for place, own in enumerate(errors) if np.isfinite(own).any()]
+    for part in np.array_split(held, min(GROUPS, len(held))) if held else ():
+        first, last = layers[part[0]], layers[part[-1]]
+        words = f"layer {first}" if first == last else f"layers {first} to {last}"
+        yield words, errors[part].reshape(-1, errors.shape[-1])
 
 
-def _draw_sizes(
-    axes: Axes, own: Float[np.ndarray, " value"], rotated: Float[np.ndarray, " value"], ring: Sequence[float]
-) -> None:
-    """Draw the density of sizes beside that of the rotated."""
-    edges = np.linspace(0, max(own.max(), rotated.max(), ring[1]) or 1.0, BINS + 1)
-    axes.hist(own, edges, density=True, color=OWN)
-    axes.hist(rotated, edges, density=True, histtype="step", color=CHANCE, linewidth=1.2)
-    for radius in ring:
-        axes.axvline(radius, color=CHANCE, linestyle="--", linewidth=1.1)
-    axes.set_yscale("log")
-    axes.locator_params(axis="x", nbins=4)
+def _colours(count: int) -> np.ndarray:
+    return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count)))
+
+
+def _quartiles(values: Float[np.ndarray, "value step"]) -> Float[np.ndarray, "share step"]:
+    known = values[np.isfinite(values).all(axis=1)]
+    return np.quantile(known, [0.25, 0.5, 0.75], axis=0)

@@ -1,4 +1,4 @@
-"""What was found of Jacobians: gains and concentration, and their eigenvalues beside those of rotated ones."""
+"""What was found of Jacobians: gains, how far they hold, and their eigenvalues beside those of rotated ones."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,25 +6,69 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.report.findings import FEWEST, Place, places, sample_findings
+from jacspec.axes import STEPS
+from jacspec.report.findings import FEWEST, Interval, Place, median_interval, medians_of, places, sample_findings
 from jacspec.report.labels import component_words
 from jacspec.runs import Run
+from jacspec.runs.files import REASON
 from jacspec.spectra.bootstrap import SURE, adjust_for_many
+
+RADIUS = "linearity_radius"
+LINEAR = "linear along v₁"
+"""How the reason begins where a Jacobian is not off by a tenth at any step."""
 
 
 def jacobian_findings(run: Run) -> Iterator[str]:
-    """Say what `sample_findings` does, then how eigenvalues compare with those of the same singular values, rotated.
+    """Say what `sample_findings` does, how far Jacobians hold, and how eigenvalues compare with those of the same singular values, rotated.
 
     Samples of a layer share its weights, and with them how its singular vectors meet: were these random, the samples
     would be one draw more than many. So it is their median that is placed among single draws, by Student's t of one
     further value.
     """
     yield from sample_findings(run)
+    yield from _reach(run)
     if "rotated_radius" in run.metric_names:
         yield from _radii(run)
         yield from _shares(run)
     if "kreiss_constant" in run.metric_names:
         yield from _kreiss(run)
+
+
+def _reach(run: Run) -> Iterator[str]:
+    """Say of each component how far its Jacobian holds along v₁, and where least."""
+    if RADIUS not in run.metric_names:
+        return
+    found = at_least(run)
+    for component in dict.fromkeys(place.component for place in found):
+        own = [place for place in found if place.component == component]
+        table = np.array([place.values for place in own])
+        table = table[:, np.isfinite(table).all(axis=0)]
+        held = median_interval(np.median(table, axis=0) if table.size else np.zeros(0))
+        if not np.isfinite(held.low):
+            continue
+        what = f"Along the direction of greatest gain the Jacobian of the {component_words(component)} holds"
+        if held.low >= STEPS[-1]:
+            yield f"{what} as far as was tried, up to ‖x‖."
+            continue
+        least, most = medians_of(own)[-1]
+        over, where = (
+            ("samples and layers", f"; least in layer {least.layer}, {_percent(most)}")
+            if len(own) > 1
+            else ("samples", "")
+        )
+        yield f"{what} up to {_percent(held)} of ‖x‖, the median over {over}: beyond, it is off by more than a tenth{where}."
+
+
+def at_least(run: Run) -> list[Place]:
+    """Collect the radii, with the longest step that was tried where the branch is linear as far as that."""
+    linear = run.metrics[REASON].fillna("").astype(str).str.contains(LINEAR, regex=False)
+    rows = run.metrics.assign(**{RADIUS: run.metrics[RADIUS].where(~linear, STEPS[-1])})
+    grouped = rows.groupby(["layer", "component"], sort=False)[RADIUS]
+    return [Place(int(layer), str(component), group.to_numpy(np.float64)) for (layer, component), group in grouped]
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.over(0.01)} %"
 
 
 class Beside(NamedTuple):

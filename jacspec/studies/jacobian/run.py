@@ -10,9 +10,9 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import check_components, choose_components, components_of
 from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
-from jacspec.jacobians.nonnormality import OF_EIGENVALUES, PSEUDOSPECTRA, RING
+from jacspec.jacobians.linearity import check_directions
+from jacspec.jacobians.nonnormality import OF_EIGENVALUES
 from jacspec.jacobians.solvers import ALL, AUTO, ENGINES, check_engine, choose_engine
-from jacspec.jacobians.switching import ROUTER_MARGIN
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.experts import ExpertsSpec
@@ -29,6 +29,7 @@ def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs)
     choose_metrics(config.metrics.names)
     check_components(config.components)
     check_engine(config.engine.name)
+    check_directions(config.own(JacobianOptions).linearity)
     _check(config)
     run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
 
@@ -84,13 +85,13 @@ def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sam
         samples=len(sample.tokens),
         layers=layers,
         margins=_has_router(checkpoint.spec, components),
+        linearity=check_directions(options.linearity),
         eigenvalues=options.eigenvalues,
         pseudospectra=options.pseudospectra,
     )
-    further = (ROUTER_MARGIN,) * plan.margins + RING * plan.eigenvalues + PSEUDOSPECTRA * (plan.pseudospectra > 0)
     return Work(
         working_blocks(checkpoint.spec, components, layers),
-        metric_names + further,
+        plan.columns,
         {"components": list(components), "engine": engine},
         batches,
         functools.partial(stream_layers, checkpoint, plan=plan),
