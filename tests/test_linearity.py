@@ -229,6 +229,6 @@ def test_radius_and_curvature_are_those_of_hf(family: str, engine: str, tmp_path
 
 def test_names_are_the_study_s() -> None:
     assert set(LINEARITY) == {*RADIUS.values(), *ERROR.values(), CURVATURE}
-    assert dict.fromkeys(ERROR.values(), ("epsilon", SIGNED_STEPS)) == ARRAY_AXES
+    assert dict.fromkeys(ERROR.values(), ("epsilon", SIGNED_STEPS)).items() <= ARRAY_AXES.items()
     with pytest.raises(JacspecError, match=r"jacobian\.linearity has 'topp'"):
         compute_spectra(load_model("nano"), ["Speak."], linearity=["topp"])

@@ -19,7 +19,7 @@ LINEAR = "linear along v₁"
 
 
 def jacobian_findings(run: Run) -> Iterator[str]:
-    """Say what `sample_findings` does, how far Jacobians hold, and how eigenvalues compare with those of the same singular values, rotated.
+    """Say what `sample_findings` does, how far Jacobians hold, and how eigenvalues compare with rotated ones.
 
     Samples of a layer share its weights, and with them how its singular vectors meet: were these random, the samples
     would be one draw more than many. So it is their median that is placed among single draws, by Student's t of one
@@ -56,7 +56,10 @@ def _reach(run: Run) -> Iterator[str]:
             if len(own) > 1
             else ("samples", "")
         )
-        yield f"{what} up to {_percent(held)} of ‖x‖, the median over {over}: beyond, it is off by more than a tenth{where}."
+        yield (
+            f"{what} up to {_percent(held)} of ‖x‖, the median over {over}: beyond, it is off by more than a "
+            f"tenth{where}."
+        )
 
 
 def at_least(run: Run) -> list[Place]:
