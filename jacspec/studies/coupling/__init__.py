@@ -1,7 +1,6 @@
 """Jacobians beside the weights they are made of, and which layers read what others write."""
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 
 from jacspec.studies.study import (
@@ -10,17 +9,11 @@ from jacspec.studies.study import (
     SAMPLE_CAUTION,
     SAMPLES,
     TEXT_OPTIONS,
+    End,
     Page,
     Quantity,
     Study,
 )
-
-
-class End(enum.Enum):
-    """Where a sample ends: at a drawn token of it, or at its own last one."""
-
-    random = "random"
-    sample = "sample"
 
 
 @dataclasses.dataclass
