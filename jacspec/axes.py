@@ -36,6 +36,7 @@ class LayerResult(NamedTuple):
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
     audited sample. `vectors` are, by component and name, directions of the residual stream, where a task keeps any.
+    `stored` are arrays (sample, ...) that are too many to stay in memory: they are in the layer's file alone.
     `reasons` say, by component, why values of a sample are missing (NaN), and are empty where none is.
     """
 
@@ -46,6 +47,7 @@ class LayerResult(NamedTuple):
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
     vectors: Mapping[str, Mapping[str, Float[np.ndarray, "sample d_model"]]] = {}
     reasons: Mapping[str, np.ndarray] = {}
+    stored: Mapping[str, Mapping[str, np.ndarray]] = {}
 
 
 class Row(NamedTuple):

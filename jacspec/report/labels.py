@@ -88,7 +88,7 @@ def words_of_metrics() -> Mapping[str, Quantity]:
     from jacspec.spectra.metrics import METRICS  # not above: JAX is slow to import
 
     return {
-        name: Quantity(row.symbol, row.definition, row.source, scale=row.scaling != 0) for name, row in METRICS.items()
+        name: Quantity(row.symbol, row.definition, row.source, scale=bool(row.scaling)) for name, row in METRICS.items()
     }
 
 

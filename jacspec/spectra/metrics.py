@@ -37,7 +37,8 @@ class Metric(NamedTuple):
 
     `symbol` is mathtext for axis labels, `definition` the equation in words and Unicode, `needs` what must be
     computed (the top two values, the spectrum, or the matrix), `bounds` the least and the greatest value given
-    k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A), `with_` the metrics always reported beside it.
+    k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A) (`None`: it measures against a gain of 1, and there is none),
+    `with_` the metrics always reported beside it.
     """
 
     function: Callable[[Measurement], Float[Array, ""]]
@@ -45,7 +46,7 @@ class Metric(NamedTuple):
     definition: str
     needs: Literal["top", "spectrum", "matrix"]
     bounds: Callable[[int], tuple[float, float | None]]
-    scaling: int
+    scaling: int | None
     source: str
     with_: tuple[str, ...] = ()
 
@@ -243,6 +244,33 @@ METRICS: Mapping[str, Metric] = {
         lambda k: (1, k),
         0,
         "the SVD walk-through of GPT-2's c_attn",
+    ),
+    "share_amplified": Metric(
+        lambda m: jnp.mean(m.sigma > 1, dtype=m.sigma.dtype),
+        r"share amplified, $\sigma_i > 1$",
+        "share of the singular values above 1: of the input directions that are passed on larger",
+        "spectrum",
+        lambda k: (0, 1),
+        None,
+        PAPER,
+    ),
+    "share_preserved": Metric(
+        lambda m: jnp.mean(jnp.abs(m.sigma - 1) <= 0.1, dtype=m.sigma.dtype),
+        r"share preserved, $|\sigma_i - 1| \leq 0.1$",
+        "share of the singular values within 10 % of 1; of `block`, what the identity path carries as it is",
+        "spectrum",
+        lambda k: (0, 1),
+        None,
+        PAPER,
+    ),
+    "share_deleted": Metric(
+        lambda m: jnp.where(m.sigma[0] > 0, jnp.mean(_relative(m) < 1e-3, dtype=m.sigma.dtype), jnp.nan),
+        r"share deleted, $\sigma_i < 10^{-3}\,\sigma_1$",
+        "share of the singular values below σ₁/1000",
+        "spectrum",
+        lambda k: (0, 1),
+        0,
+        PAPER,
     ),
     "eigenvalue_radius": Metric(
         lambda m: m.sigma[0] * jnp.max(_relative_eigenvalues(m)),

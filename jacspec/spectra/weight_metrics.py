@@ -33,7 +33,7 @@ SCALING: Mapping[str, int] = {
     "x_min": 2,
     "detx_lambda": 2,
     **{f"{what}_{side}": 1 for what in ("null", "mp", "bulk", "count", "norms") for side in ("low", "high")},
-    **{name: metric.scaling for name, metric in METRICS.items()},
+    **{name: metric.scaling for name, metric in METRICS.items() if metric.scaling is not None},
 }
 """The p of s(cA) = |c|ᵖ s(A) where it is not 0; logarithms are moved by `rescale` instead."""
 

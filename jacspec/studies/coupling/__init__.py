@@ -23,6 +23,10 @@ class CouplingOptions:
     end: End = MISSING
 
 
+COUPLING_FILE = "coupling.csv"
+BY_KIND = ("spectral_radius", "residual_gain")
+"""What is summed up by the kind of the last token."""
+
 PRODUCT = "‖AB‖ ≤ ‖A‖‖B‖: Horn & Johnson, Matrix Analysis, 5.6; the factors: jacspec/studies/coupling/factors.py"
 
 WEIGHTS = {
@@ -100,7 +104,7 @@ STUDY = Study(
     rows=SAMPLES,
     columns=COUPLING,
     files={
-        "coupling.csv": "which component reads what another writes: a row a pair, over samples",
+        COUPLING_FILE: "which component reads what another writes: a row a pair, over samples",
         "kinds.csv": "spectral radius and residual gain by kind of the last token",
         "spectra.nc": "singular values, and what each component writes and reads along (netCDF)",
     },

@@ -1,7 +1,6 @@
 """What each Jacobian reads and writes: its leading singular vectors, between samples, layers, the input and words."""
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 
 from jacspec.studies.study import (
@@ -17,13 +16,6 @@ from jacspec.studies.study import (
 )
 
 
-class Through(enum.Enum):
-    """What a write passes on its way to the vocabulary: the final norm alone, or the layers in between too."""
-
-    direct = "direct"
-    depth = "depth"
-
-
 @dataclasses.dataclass
 class ModesOptions:
     """How many singular triples are kept, when they have names, and what is said of them; see conf/task/modes.yaml."""
@@ -33,9 +25,28 @@ class ModesOptions:
     gap: float = MISSING
     end: End = MISSING
     words: int = MISSING
-    through: Through = MISSING
+    draws: int = MISSING
     check: bool = MISSING
+    check_layers: list[int] | None = MISSING
+    check_epsilons: list[float] = MISSING
+    check_random: int = MISSING
 
+
+MODES_FILE, SHARED_FILE, BETWEEN_FILE, INPUT_FILE = "modes.csv", "shared.csv", "between.csv", "input.csv"
+BY_KIND = ("spectral_radius", "residual_gain", "named_modes", "read_input")
+"""What is summed up by the kind of the last token."""
+
+MODE_COLUMNS = (
+    *("layer", "component", "mode", "samples", "n", "sigma", "read_cos", "read_error", "write_cos", "write_error"),
+    *("random", "stream", "input", "input_error", "mean_input", "mean_input_error", "input_random"),
+)
+SHARED_COLUMNS = (
+    *("layer", "component", "side", "n", "rank", "alike", "alike_error", "random", "stream"),
+    *("held", "held_error", "held_random", "held_stream"),
+)
+ESTIMATE = ("n", "mean", "standard_error")
+BETWEEN_COLUMNS = ("layer", "component", "next_layer", "next_component", "what", *ESTIMATE, "random", "other")
+INPUT_COLUMNS = ("layer", "component", "source_layer", "source", *ESTIMATE, "random", "other")
 
 WEDIN = "Wedin 1972, BIT 12, 99"
 
@@ -66,12 +77,15 @@ STUDY = Study(
     rows=SAMPLES,
     columns=MODES,
     files={
-        "modes.csv": "each mode over the samples: its value, how often it stands alone, how alike it is between "
+        MODES_FILE: "each mode over the samples: its value, how often it stands alone, how alike it is between "
         "samples, and what of the input lies along it",
-        "shared.csv": "the subspace of the leading modes between samples, and the mean subspace of the corpus",
-        "between.csv": "the subspaces of one component beside those of the next",
-        "input.csv": "what of the stream, and of each earlier component's write, lies in the subspace that is read",
+        SHARED_FILE: "the subspace of the leading modes between samples, and the mean subspace of the corpus",
+        BETWEEN_FILE: "the subspaces of one component beside those of the next",
+        INPUT_FILE: "what of the stream, and of each earlier component's write, lies in the subspace that is read",
         "kinds.csv": "by kind of the last token",
+        "words.csv": "tokens that each layer's shared directions name, beside chance",
+        "own_words.csv": "tokens that each sample's own modes name, counted over samples",
+        "check.csv": "what becomes of the loss where directions are added or removed",
         "vectors.npz": "the directions themselves, an array a component of a layer (NumPy)",
         "spectra.nc": "singular values, error bounds, and which values are one group (netCDF)",
     },
