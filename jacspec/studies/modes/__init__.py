@@ -66,6 +66,25 @@ MODES: Mapping[str, Quantity] = {
 }
 """What the columns of a `task=modes` run hold, beside rows of `METRICS`."""
 
+WORDS_FILE, OWN_FILE = "words.csv", "own_words.csv"
+WORD_COLUMNS = (
+    "layer", "component", "side", "mode", "holds", "gap", "stability", "strongest", "chance", "p", "q", "top", "bottom",
+    "reason",
+)  # fmt: skip
+"""Words of the directions that samples share. `top` and `bottom` are JSON, [token, score] each; see docs/modes.md."""
+
+OWN_COLUMNS = (
+    "layer", "component", "side", "mode", "samples", "unnamed", "first", "times", "chance", "p", "q", "tokens",
+)  # fmt: skip
+"""Which token comes first how often, of each sample's own modes."""
+
+CHECK_FILE = "check.csv"
+CHECK_COLUMNS = (
+    "layer", "component", "kind", "change", "samples", "loss", "loss_low", "loss_high", "kl", "kl_low", "kl_high",
+    "chance_kl", "ratio", "ratio_low", "ratio_high", "predicted", "predicted_low", "predicted_high", "named",
+)  # fmt: skip
+"""What changes along directions do to the next token."""
+
 
 STUDY = Study(
     name="modes",
