@@ -1,4 +1,4 @@
-"""`task=modes`: triples and groups of planted matrices and of HF's Jacobians, comparisons written out in NumPy, runs."""
+"""`task=modes`: triples and groups of planted matrices and of HF's Jacobians, comparisons in plain NumPy, runs."""
 
 import re
 from pathlib import Path
@@ -153,9 +153,8 @@ def test_modes_equal_hf(family: str, tmp_path: Path) -> None:
         for engine in ("analytic", "lanczos"):
             plan = ModesPlan(components, ("spectral_radius",), engine, 3, gap=1e-4, tolerance=1e-10, audit=3)
             results = list(stream_modes(checkpoint, batches, plan))
-            again = pass_again(
-                checkpoint, batches, results, lambda n: results[n].stored, k=3, decoder_input="shifted", words=None
-            )
+            stored_of = {result.number: result.stored for result in results}.__getitem__
+            again = pass_again(checkpoint, batches, results, stored_of, k=3, decoder_input="shifted", words=None)
             for result in results:
                 for component, stored in result.stored.items():
                     for sample, one in enumerate(seen):
@@ -190,7 +189,7 @@ def _bases(rng: np.random.Generator, samples: int, k: int, d_model: int) -> np.n
 
 
 def test_likeness_equals_pairs_written_out() -> None:
-    """Means over pairs and their jackknife, by loops; by principal angles for subspaces, of several dimensions too."""
+    """Means over pairs and their jackknife by loops; those of subspaces by principal angles."""
     rng = np.random.default_rng(0)
     bases = _bases(rng, 7, 3, 10)
     vectors = bases[:, 0]
@@ -201,7 +200,8 @@ def test_likeness_equals_pairs_written_out() -> None:
     without = [pairs[np.ix_(*[[t for t in range(7) if t != s]] * 2)][~np.eye(6, dtype=bool)].mean() for s in range(7)]
     assert found.error == pytest.approx(np.sqrt(6 / 7 * np.square(without - np.mean(without)).sum()))
     turned = np.einsum("sij,sjd->sid", np.linalg.qr(rng.standard_normal((7, 3, 3)))[0], bases)
-    alike = [np.square(np.cos(subspace_angles(a.T, b.T))).mean() for a in bases for b in bases if a is not b]
+    sides = [(bases[s].T, bases[t].T) for s, t in np.argwhere(off)]
+    alike = [np.square(np.cos(subspace_angles(*each))).mean() for each in sides]
     assert subspaces_alike(bases).value == pytest.approx(np.mean(alike))
     assert subspaces_alike(turned).value == pytest.approx(np.mean(alike))
     bases[0, 2] = 0  # one of two dimensions, and one of none
@@ -257,7 +257,8 @@ def test_a_run_keeps_its_directions(finished: Path) -> None:
     run = open_run(finished)
     sites = list(dict.fromkeys(zip(run.metrics["layer"], run.metrics["component"], strict=True)))
     with np.load(finished / "vectors.npz") as stored:
-        assert {*stored.files} == {f"{layer}/{name}/{what}" for layer, name in sites for what in (READS, WRITES, STREAM, OUTPUT)}
+        names = (READS, WRITES, STREAM, OUTPUT)
+        assert {*stored.files} == {f"{layer}/{component}/{name}" for layer, component in sites for name in names}
         reads = stored["1/mlp/read_vectors"]
         assert reads.shape == (24, 3, 16)
         assert np.linalg.norm(reads, axis=2) == pytest.approx(1, abs=1e-5)

@@ -1,13 +1,13 @@
-r"""Singular triples of a batch of Jacobians, how far each may be off, and which of them are known as a subspace only.
+r"""Singular triples of a batch of Jacobians, how far each may be off, and which are known as a subspace only.
 
-Of $J = \sum_i \sigma_i u_i v_i^\top$ the pair $u_i, v_i$ is known as well as its value stands apart: with residual r and
-distance δ to the values of others, the sine of the angle to the true subspace is at most r/δ (Wedin 1972). Where
+Of $J = \sum_i \sigma_i u_i v_i^\top$ the pair $u_i, v_i$ is known as well as its value stands apart: with residual r
+and distance δ to the values of others, the sine of the angle to the true subspace is at most r/δ (Wedin 1972). Where
 that says nothing, or where the values are so close that a change of J in the last digit that anyone believes would
 turn the vectors, only the subspace of all values of the cluster is known. `group_values` finds these.
 
 Lanczos takes exactly equal values for one: what its start vector has of their subspace is the one direction that it
-sees of it. So what it found is taken out of J (`Deflated`) and the largest value of the rest is sought from another start
-vector. Where that is above the least that was found, one had been missed, and takes its place.
+sees of it. So what it found is taken out of J (`Deflated`) and the largest value of the rest is sought from another
+start vector. Where that is above the least that was found, one had been missed, and takes its place.
 """
 
 from collections.abc import Sequence
@@ -122,7 +122,9 @@ def lanczos_triples(
     right, left = leading_vectors(found, bases, top=k)
     rest, beyond = found.singular_values[:, :0], found.bounds[:, :0]
     for more in range(1, k + 2 if k < x.shape[1] else 1):
-        deflated = Deflated(Partial(type(operator), operator[0]), tuple(operator[1:]), shard_like(jnp.asarray(right), x))
+        deflated = Deflated(
+            Partial(type(operator), operator[0]), tuple(operator[1:]), shard_like(jnp.asarray(right), x)
+        )
         probe, _ = decompose(deflated, starts(more), k=1, tolerance=max(PROBE, tolerance))
         rest, beyond = probe.singular_values, probe.bounds
         # A value that is rounding has a direction only by chance.
@@ -132,7 +134,9 @@ def lanczos_triples(
         hidden, hidden_bases = decompose(deflated, starts(more), k=1, tolerance=tolerance)
         sides = [side[:, 0] for side in leading_vectors(hidden, hidden_bases)]
         found, right, left = _insert(missed, found, (right, left), hidden, sides)
-    values, bounds = (np.concatenate(parts, axis=1) for parts in ((found.singular_values, rest), (found.bounds, beyond)))
+    values, bounds = (
+        np.concatenate(parts, axis=1) for parts in ((found.singular_values, rest), (found.bounds, beyond))
+    )
     group = group_values(values, bounds, range(k), gap=gap)
     return found, Triples(found.singular_values, left, right, found.bounds, group)
 
@@ -163,6 +167,7 @@ class Deflated(NamedTuple):
     directions: Float[Array, "sample mode d_model"]
 
     def products(self) -> Products:
+        """Return what multiplies with the rest of the matrices, and with its transposes."""
         operator: Operator = self.shared(*self.own)
         forward, backward = operator.products()
 

@@ -37,8 +37,8 @@ class Metric(NamedTuple):
 
     `symbol` is mathtext for axis labels, `definition` the equation in words and Unicode, `needs` what must be
     computed (the top two values, the spectrum, or the matrix), `bounds` the least and the greatest value given
-    k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A) (`None`: it measures against a gain of 1, and there is none),
-    `with_` the metrics always reported beside it.
+    k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A) (`None`: it compares with a
+    gain of 1, and there is none), `with_` the metrics always reported beside it.
     """
 
     function: Callable[[Measurement], Float[Array, ""]]
