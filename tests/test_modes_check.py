@@ -264,8 +264,9 @@ def test_samples_are_cut_so_that_a_token_follows() -> None:
         ends.add(len(cut.tokens[0]))
         assert len(cut.tokens[1]) == 2
     assert ends == set(range(2, 10))
-    with pytest.raises(JacspecError, match=r"Sample 1 has 3 tokens.*data\.min_tokens=4"):
-        cut_samples(sample, least=3, seed=0)
+    assert [len(ids) for ids in cut_samples(sample, least=20, seed=0)[0].tokens] == [9, 2]
+    with pytest.raises(JacspecError, match=r"Sample 1 has one token.*data\.min_tokens=2"):
+        cut_samples(sample._replace(tokens=[[1, 2], [3]]), least=1, seed=0)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])

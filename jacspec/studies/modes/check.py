@@ -42,6 +42,9 @@ WRITE, READ, RANDOM, PRINCIPAL = KINDS = ("write", "read", "random", "principal"
 SUBSPACE = "_k"
 REMOVE = "remove"
 ENTER, MIDDLE, LEAVE = "enter", "middle", "leave"
+ROUNDING = 1000
+"""Changes of the logits (root mean square) below this many roundings of the largest are not compared with others."""
+
 DRAWS = 1000
 """Resamplings of the samples for intervals of 95 %."""
 
@@ -116,20 +119,18 @@ def check_possible(checkpoint: Checkpoint) -> None:
 
 
 def cut_samples(sample: Sample, *, least: int, seed: int) -> tuple[Sample, list[int]]:
-    """End each sample at a drawn token, uniformly from `least` on, so that at least one token follows.
+    """End each sample at a drawn token, uniformly from `least` on where it has more, so that at least one follows.
 
     **Returns:** the samples, and the token that follows each.
 
     **Raises:** `JacspecError` where a sample has no token to follow.
     """
     draw = np.random.default_rng([seed, 2])
-    least = max(least, 1)
-    if short := [number for number, ids in enumerate(sample.tokens) if len(ids) <= least]:
+    if short := [number for number, ids in enumerate(sample.tokens) if len(ids) < 2]:
         raise JacspecError(
-            f"Sample {short[0]} has {len(sample.tokens[short[0]])} tokens, and modes.check needs one that follows "
-            f"{least} of them. Type data.min_tokens={least + 1}."
+            f"Sample {short[0]} has one token, and modes.check needs one that follows. Type data.min_tokens=2."
         )
-    ends = [int(draw.integers(least, len(ids))) for ids in sample.tokens]
+    ends = [int(draw.integers(min(max(least, 1), len(ids) - 1), len(ids))) for ids in sample.tokens]
     cut = [ids[:end] for ids, end in zip(sample.tokens, ends, strict=True)]
     return sample._replace(tokens=cut), [ids[end] for ids, end in zip(sample.tokens, ends, strict=True)]
 
@@ -468,10 +469,17 @@ def _effects(
         change = change - change.mean(axis=1, keepdims=True)
         expected = amounts[:, None] * (image - image.mean())[None]
         loss = log_p[target] - log_q[:, target]
-        kl = jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=1)
-        size = jnp.sum(change**2, axis=1)
-        explained = 1 - jnp.sum((change - expected) ** 2, axis=1) / size
-        return loss, kl, explained, change[:, first] / (amounts * score[first])
+        # Below zero is rounding.
+        kl = jnp.maximum(jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=1), 0)
+        size = jnp.mean(change**2, axis=1)
+        explained = 1 - jnp.mean((change - expected) ** 2, axis=1) / size
+        least = ROUNDING * jnp.finfo(before.dtype).eps * jnp.abs(before).max()
+        seen = jnp.sqrt(size) > least
+        return (
+            loss,
+            kl,
+            *(jnp.where(seen, x, jnp.nan) for x in (explained, change[:, first] / (amounts * score[first]))),
+        )
 
     return jax.vmap(one)(final, copies, tangents, starts, amounts, targets)
 
