@@ -131,8 +131,8 @@ def leading_vectors(
     r"""Put together the right and left singular vectors of the `top` values, at the step where each sample stopped.
 
     They are $V_m q_i$ and $U_m p_i$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
-    $J v_i = \sigma_i u_i$ holds to rounding, and $\|J^\top u_i - \sigma_i v_i\| = r_i$ is in `found.bounds`: the sine of
-    the angle to the true ones is at most $r_i$ over the distance to the other values (Wedin 1972). Where that is
+    $J v_i = \sigma_i u_i$ holds to rounding, and $\|J^\top u_i - \sigma_i v_i\| = r_i$ is in `found.bounds`: the sine
+    of the angle to the true ones is at most $r_i$ over the distance to the other values (Wedin 1972). Where that is
     small there is no one direction. Of a value of zero, which has none, both are zero.
     """
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))

@@ -9,12 +9,13 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from jacspec.report.figures import box_plots, spectra_plots
 from jacspec.report.labels import component_words, title_lines
 from jacspec.runs import Run
-from jacspec.studies.modes import BETWEEN_FILE, INPUT_FILE, MODES_FILE, SHARED_FILE
+from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, INPUT_FILE, MODES_FILE, SHARED_FILE
+from jacspec.studies.modes.words_page import CHECK_CAPTION, draw_check
 from jacspec.studies.study import Plot
 
 READ, WRITE, THIRD, FOURTH = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -22,19 +23,21 @@ RANDOM, STREAM = ":", "--"
 GREY = "0.45"
 SURE = 1.96
 LABELLED = 16
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 CAPTIONS = {
-    "shared": "Shared or specific? Above: |cos| of the leading read and write vectors between samples, where they stand "
-    "alone. Below: what share of a sample's leading modes the mean subspace of the other half of the samples holds. "
-    "Means, with bands of 95 %; grey, directions with the covariance of the stream (dashed) and uniformly random ones "
-    "(dotted).",
+    "shared": "Shared or specific? Above: |cos| of the leading read and write vectors between samples, where they "
+    "stand alone. Below: what share of a sample's leading modes the mean subspace of the other half of the samples "
+    "holds. Means, bands of 95 %; grey, directions with the covariance of the stream (dashed) and uniformly random "
+    "ones (dotted).",
     "between": "From each component to what follows, at one sample. Above: how alike the subspaces are that it writes "
-    "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted, the same with the "
-    "second taken from another sample, which only what all samples share can explain. Below: m_K of consecutive "
-    "Jacobians, 0 where the modes of the next layer are those of this one, and about 1 where they have nothing to do "
-    "with each other.",
-    "input": "What share of the stream, and of its mean over the samples, lies in the subspace that is read; dotted, "
-    "what uniformly random directions have. A norm on a component's input does not see the direction of the stream itself.",
+    "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted, the "
+    "same with the second taken from another sample: what all samples share. Below: m_K of consecutive Jacobians, 0 "
+    "where the modes of the next layer are those of this one, and about 1 where they have nothing to do with each "
+    "other.",
+    "input": "What share of the stream, of another sample's and of the mean over samples lies in the subspace that is "
+    "read; dotted, what uniformly random directions have. A norm on a component's input does not see the stream's own "
+    "direction.",
     "sources": "What each component reads of what earlier ones wrote at the same sample: the share of a write that "
     "lies in the subspace of the leading reads, over that of random directions.",
 }
@@ -49,6 +52,8 @@ def modes_figures(run: Run) -> dict[str, Plot]:
         "sources": draw_sources,
     }
     plots = {name: Plot(functools.partial(draw, run), CAPTIONS[name]) for name, draw in draws.items()}
+    if (run.folder / CHECK_FILE).is_file():
+        plots["check"] = Plot(functools.partial(draw_check, run), CHECK_CAPTION)
     return plots | box_plots(run, run.metric_names) | spectra_plots(run)
 
 
@@ -98,14 +103,14 @@ def draw_between(run: Run) -> Figure:
         rows = own[own["what"] == "m_K"].set_index("layer")
         _line(below, rows["mean"], rows["standard_error"], "black", "m_K")
         below.axhline(1, color=GREY, linewidth=1.1, linestyle=RANDOM)
-        above.set_ylim(0, 1.02)
-        below.set_ylim(bottom=0)
+        for axes in (above, below):
+            axes.set_ylim(bottom=0)
     _legend(figure, grid[0][0])
     return figure
 
 
 def draw_input(run: Run) -> Figure:
-    """Draw by layer what share of the stream and of its mean the leading reads hold."""
+    """Draw by layer what share of the stream, of its mean and of another sample's the leading reads hold."""
     table = run.table(INPUT_FILE)
     figure, grid = _grid(run, ("share in the subspace of the reads",))
     for column, component in enumerate(run.components):
@@ -113,8 +118,9 @@ def draw_input(run: Run) -> Figure:
         for source, colour in (("stream", READ), ("mean stream", WRITE)):
             rows = own[own["source"] == source].set_index("layer")
             _line(axes, rows["mean"], rows["standard_error"], colour, source)
+            if source == "stream":
+                axes.plot(rows["other"], STREAM, color=colour, linewidth=1.2, label="another sample's stream")
         axes.plot(rows["random"], RANDOM, color=GREY, label="random directions")
-        axes.set_yscale("symlog", linthresh=1e-4)
         axes.set_ylim(bottom=0)
     _legend(figure, grid[0][0])
     return figure
@@ -136,7 +142,9 @@ def draw_sources(run: Run) -> Figure:
     if known.size:
         most = max(float(known.max()), 1.1)
         image = axes.imshow(ratio, cmap="RdBu_r", norm=LogNorm(1 / most, most), interpolation="nearest")
-        figure.colorbar(image, label="share read, over that of random directions (white: as much)")
+        bar = figure.colorbar(image, label="share read, over that of random directions (white: as much)")
+        bar.ax.yaxis.set_major_formatter(PLAIN)
+        bar.ax.yaxis.set_minor_formatter(PLAIN)
     _label_places(axes, places)
     axes.set_xlabel("reads")
     axes.set_ylabel("what was written by")

@@ -9,44 +9,42 @@ from jacspec.report.findings import Interval, places
 from jacspec.report.labels import component_words
 from jacspec.runs import Run
 from jacspec.spectra.bootstrap import SURE, adjust_for_many
-from jacspec.studies.modes import BETWEEN_FILE, MODES_FILE, SHARED_FILE
+from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
+from jacspec.studies.modes.words_page import check_findings, words_findings
 
 FEWEST = 6
+
+
+CLAIMS = (
+    ("cos", "read", "the leading read vectors of two samples are more alike than {chance}", "|cos|"),
+    ("cos", "write", "the leading write vectors of two samples are more alike than {chance}", "|cos|"),
+    ("held", "read", "a sample's reads lie more in the mean subspace of other samples than {chance}", "share"),
+    ("held", "write", "a sample's writes lie more in the mean subspace of other samples than {chance}", "share"),
+)
+CHANCE = "directions with the stream's covariance"
 
 
 def modes_findings(run: Run) -> Iterator[str]:
     """Say how many modes stand alone, which directions samples share, and how far layers read what others write."""
     yield from _named(run)
     modes, shared, between = (run.table(name) for name in (MODES_FILE, SHARED_FILE, BETWEEN_FILE))
-    first = modes[(modes["mode"] == 1) & (modes["n"] >= FEWEST)]
-    for side in ("read", "write"):
-        own = pandas.DataFrame(
-            {"value": first[f"{side}_cos"], "error": first[f"{side}_error"], "chance": first[["random", "stream"]].max(axis=1)}
-        )
-        yield from _beyond(
-            f"the leading {side} vectors of two samples are more alike than directions with the stream's covariance",
-            "|cos|",
-            first,
-            own,
-        )
-    for side in ("read", "write"):
-        rows = shared[(shared["side"] == side) & (shared["n"] >= FEWEST)]
-        own = pandas.DataFrame(
-            {"value": rows["held"], "error": rows["held_error"], "chance": rows[["held_random", "held_stream"]].max(axis=1)}
-        )
-        yield from _beyond(
-            f"the mean subspace of other samples holds more of the {side}s than of directions with the stream's covariance",
-            "share",
-            rows,
-            own,
-        )
-    rows = between[(between["what"] == "write-read") & (between["n"] >= FEWEST)]
-    own = pandas.DataFrame(
-        {"value": rows["mean"], "error": rows["standard_error"], "chance": rows[["random", "other"]].max(axis=1)}
-    )
+    for what, side, claim, unit in CLAIMS:
+        if what == "cos":
+            rows, names = modes[modes["mode"] == 1], (f"{side}_cos", f"{side}_error", "random", "stream")
+        else:
+            rows, names = shared[shared["side"] == side], ("held", "held_error", "held_random", "held_stream")
+        yield from _beyond("components of layers", claim.format(chance=CHANCE), unit, rows, names)
+    # The level of other samples is an estimate as uncertain as the mean itself.
+    rows = between[between["what"] == "write-read"]
+    rows = rows.assign(error=2**0.5 * rows["standard_error"])
+    claim = "what the first writes is more like what the second reads at one sample than between samples"
     yield from _beyond(
-        "a component's write and the next one's read are more alike at one sample than between samples", "likeness", rows, own
+        "pairs of a component and one that follows", claim, "likeness", rows, ("mean", "error", "random", "other")
     )
+    if (run.folder / WORDS_FILE).is_file():
+        yield from words_findings(run)
+    if (run.folder / CHECK_FILE).is_file():
+        yield from check_findings(run)
 
 
 def _named(run: Run) -> Iterator[str]:
@@ -60,23 +58,29 @@ def _named(run: Run) -> Iterator[str]:
     )
 
 
-def _beyond(claim: str, unit: str, rows: pandas.DataFrame, own: pandas.DataFrame) -> Iterator[str]:
-    """Say in how many places a mean is above both levels of chance, adjusted for many (BH), and where most."""
+def _beyond(
+    among: str, claim: str, unit: str, rows: pandas.DataFrame, names: tuple[str, str, str, str]
+) -> Iterator[str]:
+    """Say in how many places a mean is above both levels of chance, adjusted for many (BH), and where most.
+
+    **Arguments:** `names`, the columns of the mean, its standard error, and the two levels.
+    """
     from scipy.special import ndtr
 
-    known = own["error"] > 0
-    rows, own = rows[known], own[known]
-    if own.empty:
+    mean, error, *levels = names
+    rows = rows[(rows["n"] >= FEWEST) & (rows[error] > 0)]
+    if rows.empty:
         return
-    p = ndtr(-((own["value"] - own["chance"]) / own["error"]).to_numpy(float))
-    sure = adjust_for_many(p) < SURE
+    chance = rows[levels].max(axis=1)
+    beyond = rows[mean] - chance
+    sure = adjust_for_many(ndtr(-(beyond / rows[error]).to_numpy(float))) < SURE
     if not sure.any():
         return
-    best = (own["value"] - own["chance"])[sure].idxmax()
-    value, error = own.loc[best, "value"], own.loc[best, "error"]
-    interval = Interval(value, value - 1.96 * error, value + 1.96 * error)
-    where = f"the {component_words(rows.loc[best, 'component'])} of layer {rows.loc[best, 'layer']}"
+    best = beyond[sure].idxmax()
+    top = rows.loc[best]
+    reach = 1.96 * top[error]
     yield (
-        f"In {int(sure.sum())} of {len(own)} components of layers {claim}; most in {where}, {unit} {interval}, by chance "
-        f"{own.loc[best, 'chance']:.2g}."
+        f"In {int(sure.sum())} of {len(rows)} {among} {claim}; most in the "
+        f"{component_words(top['component'])} of layer {top['layer']}, {unit} "
+        f"{Interval(top[mean], top[mean] - reach, top[mean] + reach)}, by chance {chance[best]:.2g}."
     )

@@ -8,11 +8,16 @@ from jacspec.report.labels import component_words, number_format
 from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import sample_numbers, table
 from jacspec.runs import Run
-from jacspec.studies.modes import BETWEEN_FILE, MODES_FILE, SHARED_FILE
+from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
+from jacspec.studies.modes.words_page import check_section, words_section
 
 
 def modes_numbers(run: Run) -> Iterator[Markup]:
-    """Write the tables of modes, of what is shared and of neighbours, then those of the columns."""
+    """Write the words, the check, the tables of modes, of what is shared and of neighbours, and those of columns."""
+    if (run.folder / WORDS_FILE).is_file():
+        yield from words_section(run)
+    if (run.folder / CHECK_FILE).is_file():
+        yield from check_section(run)
     yield section("Modes between samples", *_modes(run))
     yield section("Shared subspaces", *_shared(run))
     yield section("From layer to layer", *_between(run))

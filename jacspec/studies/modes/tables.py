@@ -6,8 +6,8 @@ $\operatorname{tr}(P_s P_t) / \sqrt{p_s p_t}$, the mean squared cosine of their 
 the same: 1 for one subspace, $\sqrt{p_s p_t} / d$ on average for random ones. None of it depends on which vectors
 a subspace is given by.
 
-Chance is twofold: `random` directions, the same in all directions of the stream, and `stream`, those with the covariance of the
-stream over the samples. Of pairs at one sample it is `other`: the same with the second taken from another sample.
+Chance is twofold: `random`, uniformly random directions, and `stream`, those with the covariance of the stream over the
+samples. Of pairs at one sample it is `other`: the same with the second taken from another sample.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,6 @@ from jacspec.jacobians.branches import Site, downstream
 from jacspec.jacobians.triples import UNKNOWN, alone
 from jacspec.runs.layers import Stored
 from jacspec.spectra.subspaces import random_alignment
-from jacspec.studies.modes import BETWEEN_COLUMNS, INPUT_COLUMNS, MODE_COLUMNS, SHARED_COLUMNS
 from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
 
 DRAWS = 192
@@ -85,15 +84,15 @@ def compare_modes(
     found, before = Tables([], [], [], []), list[Known]()
     outputs: dict[Site, Float[np.ndarray, "sample d_model"]] = {}
     for result in results:
-        here = list(read_known(result, read(result.number), sites, k))
+        here = sorted(read_known(result, read(result.number), sites, k), key=lambda known: known.site.step)
         for known in here:
             draw = np.random.default_rng([seed, known.site.step])
             null = draw_subspaces(known.stream, k, draw)
             found.modes.extend(_mode_rows(known, null))
             found.shared.extend(_shared_rows(known, null))
             found.input.extend(_input_rows(known, outputs))
+            outputs[known.site] = known.output
         found.between.extend(_between_rows(before, here, coupled))
-        outputs |= {known.site: known.output for known in here}
         before = here
     return found
 
@@ -166,7 +165,7 @@ def subspaces_alike(bases: Vectors) -> Estimate:
     """
     unit = _scaled(bases)
     whole = _projector(unit)
-    sums = np.einsum("smd,sme->s", np.einsum("smd,de->sme", unit, whole), unit)
+    sums = np.einsum("sme,sme->s", np.einsum("smd,de->sme", unit, whole), unit)
     # Less each sample's likeness with itself, which is 1.
     return mean_pairs(sums - 1)
 
@@ -183,9 +182,7 @@ def _projector(bases: Vectors) -> Float[np.ndarray, "d_model d_model"]:
     return rows.T @ rows
 
 
-def held_by_mean(
-    bases: Vectors, weights: Float[np.ndarray, "sample mode"], k: int
-) -> Float[np.ndarray, " sample"]:
+def held_by_mean(bases: Vectors, weights: Float[np.ndarray, "sample mode"], k: int) -> Float[np.ndarray, " sample"]:
     """Compute what share of each sample's known modes the mean subspace of the *other half* of the samples holds.
 
     The mean subspace are the `k` leading eigenvectors Q of the mean projector; the share is Σ σᵢ² ‖Q v_i‖² / Σ σᵢ²,
@@ -268,7 +265,7 @@ def _between_rows(
     """Compare neighbours in the stream: what one writes with what the next reads, and a component with itself later."""
     for first in (*before, *here):
         for second in here:
-            if not downstream(first.site, second.site):
+            if not downstream(first.site, second.site) or second.site.layer > first.site.layer + 1:
                 continue
             pairs = {"write-read": (first.writes, second.reads)}
             if first.site.component == second.site.component:
@@ -312,4 +309,12 @@ def _input_rows(known: Known, outputs: Mapping[Site, Float[np.ndarray, "sample d
     random = float(ranks.mean()) / known.stream.shape[1] if ranks.size else np.nan
     for (layer, source), vectors in sources.items():
         own, other = (share_in(known.reads, side) for side in (vectors, np.roll(vectors, 1, axis=0)))
-        yield (known.site.layer, known.site.component, layer, source, *mean_samples(own), random, mean_samples(other).value)
+        yield (
+            known.site.layer,
+            known.site.component,
+            layer,
+            source,
+            *mean_samples(own),
+            random,
+            mean_samples(other).value,
+        )
