@@ -1,5 +1,6 @@
 """Words of directions: scores against HF's autograd, p-values under matched and isotropic chance, refusals."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 import scipy.stats
 import torch
@@ -18,7 +20,8 @@ from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, carry, step, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import open_checkpoint
-from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
+from jacspec.runs import Run
+from jacspec.studies.modes import CHECK_COLUMNS, CHECK_FILE, OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE
 from jacspec.studies.modes.words import (
     READ,
     READ_STREAM,
@@ -42,6 +45,7 @@ from jacspec.studies.modes.words import (
     surround,
     token_text,
 )
+from jacspec.studies.modes.words_page import check_findings, check_section, words_findings, words_section
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
 NOWHERE = Around(None, None, None)
@@ -112,7 +116,7 @@ def scores_by_autograd(head: Any, h: np.ndarray, u: np.ndarray) -> np.ndarray:
     return (found - found.mean()).detach().numpy()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "bert"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "bert"])
 def test_scores_of_writes_equal_hf(family: str, tmp_path: Path) -> None:
     """The final norm (BERT: the MLM head's transform) at the sample itself; tied and not, scaled, with a softcap."""
     model = save_random(tmp_path, family, **config_of(family, CASES[FIRST_CASES[family]][1]))
@@ -210,8 +214,6 @@ def test_no_words_inside_a_degenerate_block(tmp_path: Path) -> None:
 
 def test_a_model_without_unembedding_has_words_of_reads_alone(tmp_path: Path) -> None:
     save_random(tmp_path, "bert", **config_of("bert", CASES[FIRST_CASES["bert"]][1]))
-    import dataclasses
-
     checkpoint = dataclasses.replace(open_checkpoint(tmp_path), has_head=False)
     checkpoint.__dict__["tokenizer"] = Words()
     width = checkpoint.spec.d_model
@@ -276,6 +278,43 @@ def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_str
         assert isotropic is not None
         assert rows[WRITE]["chance"] == pytest.approx(np.median(around.writes.strongest))
     assert len(carry(checkpoint, batches)) == len(batches)
+
+
+def planted_run(folder: Path, *, beyond: bool) -> Run:
+    """Three write directions, of which one has no words and one names tokens beyond chance, where planted."""
+    q = 0.01 if beyond else 0.4
+    rows = [
+        (0, "attn", WRITE, 1, 0.4, 0.5, 0.99, 2.0, 0.5, q / 2, q, '[[" the", 2.0], ["\\n", 1.0]]', '[["x", -1.0]]', ""),
+        (1, "attn", WRITE, 1, 0.3, 0.5, 0.95, 0.6, 0.5, 0.4, 0.4, '[["a b", 0.6]]', '[["y", -0.2]]', ""),
+        (1, "attn", WRITE, 2, 0.2, 0.5, 0.3, *[np.nan] * 4, "", "", "two halves"),
+    ]
+    own = [(0, "attn", WRITE, 1, 20, 0, "nan", 9, 3.0, q, q, '[["nan", 9], ["z", 1]]')]
+    checked = dict.fromkeys(CHECK_COLUMNS, 0.0) | {"layer": 1, "component": "attn", "samples": 20, "chance_kl": 1.0}
+    high = 4.0 if beyond else 1.2
+    checked |= {"kl": high, "ratio": high, "ratio_low": high - 0.5, "ratio_high": high + 1, "predicted": 0.83}
+    checks = [checked | {"kind": kind, "change": change} for kind in ("read", "write") for change in ("0.1", "remove")]
+    for name, columns, table in ((WORDS_FILE, WORD_COLUMNS, rows), (OWN_FILE, OWN_COLUMNS, own)):
+        pandas.DataFrame(table, columns=columns).to_csv(folder / name, index=False)
+    pandas.DataFrame(checks).to_csv(folder / CHECK_FILE, index=False)
+    run = Run(folder)
+    vars(run).update(provenance={"task": "modes", "words": {"draws": 99, "writes": "derivative of the head"}})
+    return run
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_page_and_sentences_say_which_words_are_beyond_chance(beyond: bool, tmp_path: Path) -> None:
+    run = planted_run(tmp_path, beyond=beyond)
+    page = "".join(words_section(run)) + "".join(check_section(run))
+    assert ("<strong>␣the · \\n</strong>" in page) == ("<strong>nan 9, z 1</strong>" in page) == beyond
+    assert "a␣b" in page
+    assert "<strong>a␣b" not in page
+    assert "2 of 3 have words" in page
+    said = " ".join([*words_findings(run), *check_findings(run)])
+    assert ("1 make a token likelier" in said) == ("attention 0 (␣the · \\n; 2 beside 0.5)" in said) == beyond
+    assert ("none make a token likelier" in said) == (not beyond)
+    assert ("“nan” in 9 of 20 samples, by chance 3" in said) == beyond
+    assert f"in {int(beyond)} of 1 places" in said
+    assert ("4 [3.5, 5] times as much" in said) == beyond
 
 
 def test_text_of_tokens() -> None:

@@ -41,7 +41,7 @@ from jacspec.text.corpus import Sample
 WRITE, READ, RANDOM, PRINCIPAL = KINDS = ("write", "read", "random", "principal")
 SUBSPACE = "_k"
 REMOVE = "remove"
-ENTER, MIDDLE, LEAVE = "enter", "middle", "leave"
+ENTER, MIDDLE, LEAVE = "stream that enters", "stream after attention", "stream that leaves"
 ROUNDING = 1000
 """Changes of the logits (root mean square) below this many roundings of the largest are not compared with others."""
 
@@ -508,7 +508,7 @@ def check_rows(effects: Sequence[Effect], plan: CheckPlan) -> list[tuple[Any, ..
             ratio = np.full(len(random), np.nan)
             np.divide(own["kl"], random, out=ratio, where=(random > 0) & (not effect.kind.startswith(RANDOM)))
             known = int(np.isfinite(own["kl"]).sum())
-            where = effect.component or f"all at {effect.place}"
+            where = effect.component or effect.place
             numbers = [number for name in ("loss", "kl") for number in median_interval(own[name], plan.seed)]
             numbers += [_median(random), *median_interval(ratio, plan.seed)]
             numbers += [*median_interval(own["predicted"], plan.seed), _median(own["named"])]

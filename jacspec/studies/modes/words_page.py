@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from jacspec.report.labels import component_words, title_lines
 from jacspec.report.markup import Markup, element, fold, section
@@ -200,7 +200,9 @@ def draw_check(run: Run) -> Figure:
                           markersize=4, markerfacecolor=filled, linewidth=1)  # fmt: skip
         axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value <= floor else f"{value:g}"))
+        plain = FuncFormatter(lambda value, _: "0" if value <= floor else f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(f"times chance\n{change_words(change)}")
         axes.grid(axis="y", color="0.92", linewidth=0.6)
     names = [f"{layer}: {component_words(component)}" for layer, component in places]
