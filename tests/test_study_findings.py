@@ -254,9 +254,9 @@ CASES: Mapping[str, Case] = {
             "components of layers the leading read vectors of two samples are more alike",
             "most in the MLP of layer 5, |cos| 0.",
             "In 6 of 6 components of layers a sample's writes lie more in the mean subspace of other samples",
-            "In 5 of 5 pairs of a component and one that follows what the first writes is are more alike",
+            "In 5 of 5 pairs of a component and one that follows what the first writes is more like",
         ),
-        "In . of . (components|pairs)",
+        "leading read vectors|leading write vectors|reads lie more|writes lie more|In . of . pairs",
     ),
     "depth": Case(
         depth,

@@ -58,7 +58,7 @@ MODES: Mapping[str, Quantity] = {
         WEDIN,
     ),
     "read_input": Quantity(
-        r"input in the reads $\|V^\top \hat x\|^2$",
+        r"input in the reads $\|V \hat{x}\|^2$",
         "share of the stream's own direction x̂ in the subspace of the leading read vectors; k/d of a random direction, "
         "and 0 by construction behind a norm on the input",
         "this project",
