@@ -1,7 +1,7 @@
 r"""The second pass, when the modes of all layers are there: each Jacobian beside the next layer's modes, and words.
 
-Consecutive Jacobians of one component are coupled as in Aubry et al. 2025 (arXiv:2407.07810): with the leading triples
-$U_2, S_2, V_2$ of the later and $S_1$ of the earlier one, $m_K = \|U_2^\top J_1 V_2 - S_1\|_F / \|S_1\|_F$. It is 0 where
+Consecutive Jacobians of one component are coupled as in Aubry et al. 2025 (arXiv:2407.07810): with the leading vectors
+$U_2, V_2$ of the later and $S_1$ of the earlier one, $m_K = \|U_2^\top J_1 V_2 - S_1\|_F / \|S_1\|_F$. It is 0 where
 the modes of the later are also those of the earlier, in the same order, and about 1 for unrelated ones. $J_1 V_2$ is
 K products with $J_1$ itself: no part of it is cut off.
 """
@@ -79,7 +79,7 @@ def pass_again(
         modes = leading_modes(result, read(number), k)
         later = following.get(number)
         targets = {} if later is None else leading_modes(by_number[later], read(later), k)
-        parts: dict[str, list[Float[np.ndarray, "sample"]]] = {full: [] for full in components if full in targets}
+        parts: dict[str, list[Float[np.ndarray, sample]]] = {full: [] for full in components if full in targets}
         left = []
         for padded, stream in zip(batches, streams, strict=True):
             branches, onward = pass_through(block, stream, list(components.values()), last=False)
@@ -106,9 +106,9 @@ def couple(
     A rotation within a subspace of equal values would change it.
     """
     rows, count = padded.row_samples, len(padded.samples)
-    reads = np.nan_to_num(later.reads[rows])
-    images = np.asarray(push(branch, shard_like(jnp.asarray(reads), branch.point.x)), np.float64)[:count]
-    inner = np.einsum("sid,sjd->sij", np.nan_to_num(later.writes[padded.samples]).astype(np.float64), images)
+    reads = shard_like(jnp.asarray(later.reads[rows]), branch.point.x)
+    images = np.asarray(push(branch, reads), np.float64)[:count]
+    inner = np.einsum("sid,sjd->sij", later.writes[padded.samples].astype(np.float64), images)
     own = np.asarray(sigma[padded.samples], np.float64)
     off = np.linalg.norm(inner - own[:, :, None] * np.eye(own.shape[1]), axis=(1, 2))
     whole = np.linalg.norm(own, axis=1)
@@ -132,7 +132,9 @@ def last_streams(
 
     (left,) = walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)
     rows = [
-        np.concatenate([np.asarray(h[places[:, -1]]) for h, places in zip(stream.hidden, places_of(stream), strict=True)])
+        np.concatenate(
+            [np.asarray(h[places[:, -1]]) for h, places in zip(stream.hidden, places_of(stream), strict=True)]
+        )
         for stream in left
     ]
     return in_order(batches, [each[: len(padded.samples)] for each, padded in zip(rows, batches, strict=True)])

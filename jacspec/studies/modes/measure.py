@@ -30,7 +30,7 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch
 
 READS, WRITES, STREAM, OUTPUT = "read_vectors", "write_vectors", "stream", "output"
-"""Names of the arrays that are stored: v and u of every mode, x and f(x)."""
+"""Names of the arrays that are stored: v and u of every mode, zero where σ is, x and f(x)."""
 
 GROUP, BOUND = "group", "vector_bound"
 """Names of what is said of every mode: which group it is of, and how far it is from being a singular pair."""
@@ -115,9 +115,7 @@ def _arrange(result: LayerResult, columns: Sequence[str]) -> LayerResult:
     """Part what is stored, and what is said of modes, from the columns."""
 
     def take(names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-        return {
-            component: {name: values[name] for name in names} for component, values in result.metrics.items()
-        }
+        return {component: {name: values[name] for name in names} for component, values in result.metrics.items()}
 
     said = {component: {**own, **take((GROUP, BOUND))[component]} for component, own in result.diagnostics.items()}
     return result._replace(metrics=take(columns), stored=take((READS, WRITES, STREAM, OUTPUT)), diagnostics=said)
@@ -159,14 +157,14 @@ def _measure(branch: Branch, padded: PaddedBatch, chosen: set[int], where: str, 
         "residual_gain": gain,
         "named_modes": alone(triples.group)[:, : plan.k].sum(axis=1).astype(stream.dtype),
         "read_input": _share(stream, triples.right[:, : plan.k], known),
-        READS: _directions(triples.right),
-        WRITES: _directions(triples.left),
+        READS: triples.right,
+        WRITES: triples.left,
         STREAM: stream,
         OUTPUT: output,
         GROUP: triples.group,
         BOUND: triples.bounds,
     }
-    undefined = _undefined(plan, np.asarray(spectra.singular_values), stream, triples, known)
+    undefined = _undefined(plan, np.asarray(spectra.singular_values), stream, known)
     audited = [
         _audit(branch, row, spectra, triples, f"{where} {padded.samples[row]}", plan)
         for row in rows_to_audit(padded, chosen, spectra)
@@ -206,25 +204,11 @@ def _share(stream: np.ndarray, vectors: np.ndarray, known: np.ndarray) -> np.nda
     return np.where(known.any(axis=1), inside.sum(axis=1), np.asarray(np.nan, stream.dtype))
 
 
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Blank (NaN) what has no direction: vectors of length zero."""
-    return np.where(np.any(vectors != 0, axis=-1, keepdims=True), vectors, np.asarray(np.nan, vectors.dtype))
-
-
-def _undefined(
-    plan: ModesPlan, sigma: np.ndarray, stream: np.ndarray, triples: Triples, known: np.ndarray
-) -> Reasons:
-    """Say which values a sample has none of: a zero Jacobian has no modes, values too close to the next no subspace."""
-    zero = sigma[:, 0] == 0
-    none, silent = np.where(zero, ZERO_JACOBIAN, ""), (stream == 0).all(axis=1)
+def _undefined(plan: ModesPlan, sigma: np.ndarray, stream: np.ndarray, known: np.ndarray) -> Reasons:
+    """Say which values a sample has none of: a zero Jacobian reads nothing, a cluster that is cut has no subspace."""
+    zero, silent = sigma[:, 0] == 0, (stream == 0).all(axis=1)
     share = np.where(silent, ZERO_STREAM, np.where(zero, ZERO_JACOBIAN, np.where(known.any(axis=1), "", NO_SUBSPACE)))
-    # A value of zero among others, as of a Jacobian of low rank, has no vectors either.
-    blank = np.where((triples.sigma == 0).any(axis=1) & ~zero, NO_SUBSPACE, none)
-    return undefined_metrics((*plan.metric_names, "residual_gain"), sigma, stream) | {
-        "read_input": share,
-        READS: blank,
-        WRITES: blank,
-    }
+    return undefined_metrics((*plan.metric_names, "residual_gain"), sigma, stream) | {"read_input": share}
 
 
 def _audit(branch: Branch, row: int, spectra: BranchSpectra, triples: Triples, where: str, plan: ModesPlan) -> float:

@@ -23,19 +23,25 @@ from jacspec.studies.modes import (
     BETWEEN_COLUMNS,
     BETWEEN_FILE,
     BY_KIND,
+    CHECK_COLUMNS,
+    CHECK_FILE,
     INPUT_COLUMNS,
     INPUT_FILE,
     MODE_COLUMNS,
     MODES_FILE,
+    OWN_COLUMNS,
+    OWN_FILE,
     SHARED_COLUMNS,
     SHARED_FILE,
+    WORD_COLUMNS,
+    WORDS_FILE,
     ModesOptions,
 )
 from jacspec.studies.modes.after import Reader, leading_modes, pass_again
-from jacspec.studies.modes.check import CHECK_COLUMNS, CHECK_FILE, CheckPlan, check_modes, check_possible, cut_samples
+from jacspec.studies.modes.check import CheckPlan, check_modes, check_possible, cut_samples
 from jacspec.studies.modes.measure import ModesPlan, check_counts, stream_modes
 from jacspec.studies.modes.tables import compare_modes
-from jacspec.studies.modes.words import OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE, Modes, WordsPlan
+from jacspec.studies.modes.words import Modes, WordsPlan
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
