@@ -404,6 +404,89 @@ def merge(
     Returns a `jacspec.Run`.
     """
 
+def modes(
+    model: Any = "nano",
+    texts: Any = None,
+    *,
+    data: str | Path | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    init: Literal["pretrained", "random"] = "pretrained",
+    k: int = 4,
+    trailing: int = 0,
+    gap: float = 0.01,
+    end: Literal["random", "sample"] = "random",
+    words: int = 8,
+    draws: int = 499,
+    check: bool = False,
+    check_layers: int | Sequence[int] | None = None,
+    check_epsilons: float | Sequence[float] = (0.1,),
+    check_random: int = 4,
+    components: str | Sequence[str] = ("attn", "mlp"),
+    layers: int | Sequence[int] | None = None,
+    metrics: str | Sequence[str] = "paper",
+    top_k: int = 10,
+    samples: int | None = None,
+    split: Literal["sentences", "lines"] = "sentences",
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    position: int | Sequence[int] | None = None,
+    decoder_input: Literal["shifted", "start"] = "shifted",
+    engine: str = "auto",
+    tolerance: float = 1e-05,
+    audit: int = 2,
+    memory_gib: float = 1.0,
+    devices: int | str = "auto",
+    batch: int | None = None,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    silent: bool = False,
+) -> Run:
+    r"""The directions that each Jacobian reads and writes: between samples, layers, beside the input, and in words.
+
+    - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
+      in memory
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `tokenizer`: of a PyTorch model
+    - `revision`: of the hub, or of a training run
+    - `init`: pretrained or random
+    - `k`: leading singular triples that are kept
+    - `trailing`: trailing ones, of a dense engine
+    - `gap`: values closer than this share of the larger are one subspace, whose vectors have no names
+    - `end`: where a sample ends: random (cut at a drawn token, so that all kinds of token occur),
+      sample
+    - `words`: tokens that a mode is said in, at either end of the ranking; 0: none
+    - `draws`: directions of chance that words are compared with
+    - `check`: whether the directions are added and removed, and what becomes of the loss is measured
+    - `check_layers`: the layers that are checked; None: first, middle and last
+    - `check_epsilons`: how much of a direction is added, in lengths of the stream
+    - `check_random`: directions of chance for each that is checked
+    - `components`: attn, mlp, cross, block, or full names as decoder.attn: one or several, or all
+    - `layers`: which layers, -1 the last; None: all
+    - `metrics`: names of metrics, `paper` or `full`: one or several
+    - `top_k`: the k of variance_top_k
+    - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
+    - `split`: what a sample of a file is: sentences or lines
+    - `min_tokens`: shorter samples are left out; None: 5, of given texts 1
+    - `max_tokens`: longer samples are cut; None: 100, given token ids stay whole
+    - `position`: the token at which a sample ends, one for all or one a sample; None: its last
+    - `decoder_input`: what the decoder of an encoder-decoder model is fed: shifted or start
+    - `engine`: auto, jacfwd, analytic or lanczos
+    - `tolerance`: relative error at which an engine that iterates stops
+    - `audit`: samples a layer that are recomputed to check the engine
+    - `memory_gib`: what work arrays may take where the device does not tell
+    - `devices`: over how many devices a batch is spread
+    - `batch`: samples of a batch that a device takes at most
+    - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
+    - `folder`: where the run is kept; None: a temporary folder, which goes with the run
+    - `silent`: show no progress
+
+    Returns a `jacspec.Run`.
+    """
+
 def overlap(
     model: Any = "nano",
     texts: Any = None,

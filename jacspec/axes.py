@@ -36,8 +36,9 @@ class LayerResult(NamedTuple):
     the decoder of an encoder-decoder model only. `diagnostics` hold, by component, what the engine says of its own
     accuracy: `error_bound` (sample, k), `steps` and `converged` (sample), and `audit_deviation`, one value an
     audited sample. `vectors` are, by component and name, what has an axis more than a metric: directions of the
-    residual stream, and rows of `ARRAY_AXES`, where a task keeps any. `reasons` say, by component, why values of a
-    sample are missing (NaN), and are empty where none is.
+    residual stream, and rows of `ARRAY_AXES`, where a task keeps any. `stored` are arrays (sample, ...) that are too
+    many to stay in memory: they are in the layer's file alone. `reasons` say, by component, why values of a sample are
+    missing (NaN), and are empty where none is.
     """
 
     number: int
@@ -47,6 +48,7 @@ class LayerResult(NamedTuple):
     diagnostics: Mapping[str, Mapping[str, np.ndarray]] = {}
     vectors: Mapping[str, Mapping[str, Shaped[np.ndarray, "sample _"]]] = {}
     reasons: Mapping[str, np.ndarray] = {}
+    stored: Mapping[str, Mapping[str, np.ndarray]] = {}
 
 
 class Row(NamedTuple):

@@ -16,6 +16,7 @@ SMALL: Mapping[str, Sequence[str]] = {
     "jacobian": ("data.samples=60", "data.max_tokens=16", "jacobian.eigenvalues=true"),
     "depth": ("data.samples=16", "data.max_tokens=16", "depth.dense=4"),
     "coupling": ("data.samples=16", "data.max_tokens=16"),
+    "modes": ("data.samples=16", "data.max_tokens=16", "modes.k=2", "modes.draws=19"),
     "weights": ("weights.against=none",),
     "heads": ("heads.draws=2",),
     "overlap": ("data.samples=60", "data.max_tokens=16"),

@@ -22,13 +22,14 @@ from jacspec import JacspecError, open_run
 from jacspec.axes import LayerResult
 from jacspec.backend import numerics
 from jacspec.jacobians.analytic import head_maps, hidden_slopes
-from jacspec.jacobians.branches import Point
+from jacspec.jacobians.branches import Point, downstream, list_sites
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.layers import LayerNorm, NormSpec, make_norm
 from jacspec.samples import PaddedBatch
+from jacspec.spectra.subspaces import random_alignment
 from jacspec.studies.coupling import factors
 from jacspec.studies.coupling import measure as coupling
 from jacspec.studies.coupling.factors import norm_gain
@@ -37,10 +38,9 @@ from jacspec.studies.coupling.measure import (
     CouplingPlan,
     choose_factored,
     coupling_columns,
-    coupling_places,
     stream_coupling,
 )
-from jacspec.studies.coupling.tables import READS, WRITES, couple, downstream, random_alignment
+from jacspec.studies.coupling.tables import READS, WRITES, couple
 
 TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10], [5, 4, 3])
 NAMES = ("attn", "mlp")
@@ -293,7 +293,7 @@ def test_reads_after_writes(tmp_path: Path) -> None:
         config = config_of(family, next(iter(FAMILIES[family].cases)))
         save_random(tmp_path / family, family, **config)
         spec = open_checkpoint(tmp_path / family).spec
-        return coupling_places(choose_factored(names, spec), spec)
+        return list_sites(choose_factored(names, spec), spec)
 
     places = steps("gpt_neox", NAMES)
     after = {(write, read) for write in places for read in places if downstream(places[write], places[read])}

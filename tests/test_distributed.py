@@ -112,6 +112,7 @@ TASKS = {
     "jacobian": ("engine=jacfwd", "metrics.names=[stable_rank,residual_gain]", "components=[mlp]"),
     "depth": ("depth.exponents=2", "depth.last=1"),
     "coupling": ("components=[mlp]",),
+    "modes": ("components=[mlp]", "modes.k=2", "modes.draws=9"),
 }
 SMALL = ("data.samples=6", "data.max_tokens=40", "engine.batch=2")
 
@@ -172,7 +173,7 @@ def test_process_of_another_run_is_refused(play: Callable[..., tuple[int, str]],
             ["distributed.index=2", "from 0 to N − 1"],
         ),
         (["distributed.timeout=0"], ["distributed.timeout=0.0", "distributed.timeout=60"]),
-        (["distributed.coordinator=auto", "task=weights"], ["task=weights", "coupling, depth, jacobian"]),
+        (["distributed.coordinator=auto", "task=weights"], ["task=weights", "coupling, depth, jacobian, modes"]),
         (["distributed.coordinator=auto"], ["hydra.run.dir=FOLDER"]),
         (["-m", "seed=0,1", "distributed.coordinator=auto"], ["sweep"]),
     ],

@@ -215,6 +215,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "removal": ("removal.groups=2", "removal.tokens=128"),
     "weights": ("weights.against=none",),
     "coupling": (*TINY, "components=[attn]"),
+    "modes": (*TINY, "modes.k=2", "modes.draws=9"),
 }
 
 

@@ -28,6 +28,7 @@ QUICK = {
     "jacobian": ("data.samples=6", "components=[mlp]"),
     "depth": ("data.samples=4", "depth.exponents=2", "depth.last=1"),
     "coupling": ("data.samples=4", "components=[mlp]"),
+    "modes": ("data.samples=4", "components=[mlp]", "modes.k=2", "modes.draws=9"),
     "weights": (),
     "heads": (),
     "overlap": ("data.samples=6",),
@@ -45,6 +46,7 @@ QUICK = {
 
 FILES = (
     *("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.csv", "kinds.csv", "curve.csv"),
+    *("modes.csv", "shared.csv", "between.csv", "input.csv", "words.csv", "vectors.npz"),
     "model/model.safetensors",
 )
 

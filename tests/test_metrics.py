@@ -78,9 +78,9 @@ ORACLE: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], Any]] = 
     "numerical_rank": lambda s, A, x, eps: rank(s, A, eps),
     "variance_top_k": lambda s, A, x, eps: (s[:TOP_K] ** 2).sum() / (s**2).sum(),
     "components_for_90": lambda s, A, x, eps: 1 + np.argmax(np.cumsum(s**2) / (s**2).sum() >= 0.9),
-    "share_above_one": lambda s, A, x, eps: np.mean(s > 1),
-    "share_near_one": lambda s, A, x, eps: np.mean((s >= 0.9) & (s <= 1.1)),
-    "share_deleted": lambda s, A, x, eps: np.mean(s < s[0] / 1000),
+    "share_amplified": lambda s, A, x, eps: sum(value > 1 for value in s) / len(s),
+    "share_preserved": lambda s, A, x, eps: sum(0.9 <= value <= 1.1 for value in s) / len(s),
+    "share_deleted": lambda s, A, x, eps: sum(1000 * value < s[0] for value in s) / len(s),
     "eigenvalue_radius": lambda s, A, x, eps: np.abs(np.linalg.eigvals(A)).max(),
     "henrici_departure": lambda s, A, x, eps: np.sqrt(
         ((A**2).sum() - (np.abs(np.linalg.eigvals(A)) ** 2).sum()) / (A**2).sum()
@@ -120,7 +120,8 @@ def test_rows_equal_numpy(shape: tuple[int, int], precision: str) -> None:
         np.testing.assert_allclose(found[name], expected, rtol=TOLERANCE[precision] * 10, err_msg=name)
 
 
-@pytest.mark.parametrize("name", [name for name in SPECTRAL if name != "share_above_one"])  # so is its square
+# Whether a value is above 1 is the same of its square: `test_known_values` has the shares.
+@pytest.mark.parametrize("name", [name for name in SPECTRAL if not name.startswith("share_")])
 def test_oracle_catches_lambda_for_sigma(name: str) -> None:
     # Falls a thousandfold in a few steps, so that λ also crosses float32's rank threshold.
     matrix = with_spectrum(np.array([3, 1.6, 0.93, 0.05, 1e-3]), (5, 5)).astype("float32")
@@ -209,17 +210,20 @@ def harmonic(power: int) -> float:
 KNOWN: dict[str, tuple[np.ndarray, dict[str, float]]] = {
     "rank 1": (
         np.outer(np.arange(1, 9), np.arange(8, 0, -1)),
-        {**ONES, "spectral_radius": 204, "frobenius_norm": 204, "decay_ratio": 0, "spectral_entropy": 0},
+        {**ONES, "spectral_radius": 204, "frobenius_norm": 204, "decay_ratio": 0, "spectral_entropy": 0,
+         "share_amplified": 1 / 8, "share_preserved": 0, "share_deleted": 7 / 8},
     ),
     "identity": (
         np.eye(8),
         {**dict.fromkeys(ONES, 8.0), "condition_number": 1, "lambda_condition_number": 1, "decay_ratio": 1,
-         "variance_top_k": TOP_K / 8, "spectral_entropy": math.log(8), "normalized_participation_ratio": 1},
+         "variance_top_k": TOP_K / 8, "spectral_entropy": math.log(8), "normalized_participation_ratio": 1,
+         "share_preserved": 1, "share_deleted": 0},
     ),
     "hidden rank 2": (
         with_spectrum(np.array([2.0, 2, 0, 0, 0, 0, 0, 0]), (8, 8)),
         {**dict.fromkeys(ONES, 2.0), "condition_number": 1, "lambda_condition_number": 1, "decay_ratio": 1,
-         "variance_top_k": 1, "spectral_entropy": math.log(2), "normalized_participation_ratio": 2 / 8},
+         "variance_top_k": 1, "spectral_entropy": math.log(2), "normalized_participation_ratio": 2 / 8,
+         "share_amplified": 2 / 8, "share_preserved": 0, "share_deleted": 6 / 8},
     ),
     "power law": (
         with_spectrum(POWER, (8, 8)),
@@ -242,7 +246,7 @@ def test_known_values(matrix: np.ndarray, expected: dict[str, float]) -> None:
 def test_zero_matrix_is_zero_or_nan() -> None:
     found = measure(tuple(METRICS), np.zeros((1, 4, 4)), "float32")
     zero = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
-    zero |= {"spectral_abscissa", "numerical_abscissa", "share_above_one", "share_near_one"}
+    zero |= {"spectral_abscissa", "numerical_abscissa", "share_amplified", "share_preserved"}
     assert {name for name, value in found.items() if value[0] == 0} == zero
     assert {name for name, value in found.items() if np.isnan(value[0])} == METRICS.keys() - zero
 

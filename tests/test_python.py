@@ -46,6 +46,7 @@ CALLS: Mapping[str, tuple[Sequence[str], dict[str, Any]]] = {
     ),
     "depth": ((*GIVEN, "depth.last=1"), {"texts": TEXTS, "last": 1}),
     "coupling": ((*GIVEN, "components=[mlp]"), {"texts": TEXTS, "components": "mlp"}),
+    "modes": ((*GIVEN, "components=[mlp]", "modes.k=2"), {"texts": TEXTS, "components": "mlp", "k": 2}),
     "overlap": ((*GIVEN, "layers=[0]"), {"texts": pandas.Series(TEXTS), "layers": [0]}),
     "weights": (("weights.include=[q]", "weights.against=none"), {"include": "q", "against": None}),
     "heads": (("heads.draws=2", "layers=[-1]"), {"draws": 2, "layers": [-1]}),
@@ -61,7 +62,7 @@ CALLS: Mapping[str, tuple[Sequence[str], dict[str, Any]]] = {
     "train": ((*RUNNING, "train.revisions=[0]"), {**TRAIN, "texts": LONG, "revisions": [0]}),
 }  # fmt: skip
 """By study, what is typed in a shell and what in Python for the same numbers."""
-SMALL = ("jacobian", "depth", "coupling", "overlap", "removal", "finetune")
+SMALL = ("jacobian", "depth", "coupling", "modes", "overlap", "removal", "finetune")
 """Those of them that take a small model; the others show that both mean the same one where none is said."""
 
 

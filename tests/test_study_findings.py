@@ -89,6 +89,32 @@ def coupling(folder: Path, rng: Rng, planted: bool) -> Run:
     return over_samples(folder, "coupling", columns, tables={"coupling.csv": pairs}, dataset=sizes)
 
 
+def modes(folder: Path, rng: Rng, planted: bool) -> Run:
+    columns = {("mlp", layer, "named_modes"): np.full(SAMPLES, 2.0) for layer in range(LAYERS)}
+    level, error = 0.3, 0.02
+
+    def mean(far: float) -> float:
+        return float(rng.normal(level, error)) + far * planted
+
+    modes = [
+        {"layer": layer, "component": "mlp", "mode": 1, "n": SAMPLES, "random": 0.1, "stream": level,
+         "read_cos": mean(0.1 * layer), "read_error": error, "write_cos": mean(0), "write_error": error}
+        for layer in range(LAYERS)
+    ]  # fmt: skip
+    shared = [
+        {"layer": layer, "component": "mlp", "side": side, "n": SAMPLES, "held": mean(0.3 * (side == "write")),
+         "held_error": error, "held_random": 0.1, "held_stream": level}
+        for layer in range(LAYERS) for side in ("read", "write")
+    ]  # fmt: skip
+    between = [
+        {"layer": layer, "component": "mlp", "next_layer": layer + 1, "next_component": "mlp", "what": "write-read",
+         "n": SAMPLES, "mean": mean(0.2), "standard_error": error, "random": 0.1, "other": level}
+        for layer in range(LAYERS - 1)
+    ]  # fmt: skip
+    tables = {"modes.csv": modes, "shared.csv": shared, "between.csv": between}
+    return over_samples(folder, "modes", columns, tables=tables, facts={"modes": [1, 2, 3, 4]})
+
+
 def depth(folder: Path, rng: Rng, planted: bool) -> Run:
     columns: dict[tuple[str, int, str], np.ndarray] = {}
     for layer in range(LAYERS):
@@ -241,6 +267,17 @@ CASES: Mapping[str, Case] = {
             "the MLP of layer 4 that of the MLP of layer 1: |u · v| 0.70, by chance 0.100",
         ),
         "nearest|so many components|meet it beyond",
+    ),
+    "modes": Case(
+        modes,
+        (
+            "Of the 4 leading modes 50%",
+            "components of layers the leading read vectors of two samples are more alike",
+            "most in the MLP of layer 5, |cos| 0.",
+            "In 6 of 6 components of layers a sample's writes lie more in the mean subspace of other samples",
+            "In 5 of 5 pairs of a component and one that follows what the first writes is more like",
+        ),
+        "leading read vectors|leading write vectors|reads lie more|writes lie more|In . of . pairs",
     ),
     "depth": Case(
         depth,

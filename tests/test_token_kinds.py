@@ -9,7 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from jacspec import load_model
-from jacspec.studies.coupling.tables import find_mark, last_token_kind
+from jacspec.studies.kinds import find_mark, last_token_kind
 
 KINDS = {"w": "word start", "c": "continuation", "p": "punctuation", "s": "white space", "x": "special"}
 EXPECTED = {

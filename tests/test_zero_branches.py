@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, set[str]], ...] = (
 
 NAMES = ("spectral_radius", "decay_ratio")
 VALUED = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
-VALUED |= {"spectral_abscissa", "numerical_abscissa", "share_above_one", "share_near_one"}
+VALUED |= {"spectral_abscissa", "numerical_abscissa", "share_amplified", "share_preserved"}
 """Metrics that a zero matrix has, all of them 0."""
 
 
@@ -218,7 +218,7 @@ def test_audits_know_rounding_from_errors(given: list[float], sigma: list[float]
         with pytest.raises(JacspecError, match="Audit failed: here"):
             audit_top(np.asarray(given), matrix, "here", 1e-5, ways_on="x")
     none = np.zeros(2, np.float32)
-    assert audit_pair(jnp.zeros((1, 2, 2)), none, none, "here", 1e-5, ways_on="x") == 0
+    assert audit_pair(jnp.zeros((1, 2, 2)), 0.0, none, none, "here", 1e-5, ways_on="x") == 0
 
 
 def _all_ones(model: Any) -> None:
@@ -318,6 +318,7 @@ RUNS = {
     "jacobian": ("metrics=full", "components=[attn,mlp,block]"),
     "depth": (),
     "coupling": (),
+    "modes": ("modes.k=3", "modes.draws=9"),
     "overlap": (),
     "removal": ("removal.groups=2", "removal.tokens=64", "removal.by=role", "removal.roles=[o]"),
 }
@@ -342,7 +343,7 @@ def test_runs_say_what_is_missing(task: str, tmp_path: Path) -> None:
     assert table.columns[-1] == "reason"
     structural = ("read_alignment", "slope", "sigma_") if task == "coupling" else ()
     values = table[[name for name in run.metric_names if not name.startswith(structural)]]
-    if task in ("jacobian", "coupling", "overlap"):
+    if task in ("jacobian", "coupling", "modes", "overlap"):
         zero = (table["layer"] == 1) & ~table.get("component", table.get("role")).isin(
             ["block", "qkv", "q", "k", "v", "up"]
         )

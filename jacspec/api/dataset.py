@@ -38,6 +38,8 @@ AXES: Mapping[str, str] = {
     "error_bound": "what a singular value may be off by",
     "converged": "1 where the engine reached its tolerance",
     "steps": "steps that the engine took",
+    "vector_bound": "the larger of ‖Jv − σu‖ and ‖Jᵀu − σv‖ of a mode, at most",
+    "group": "modes of one number are one subspace, -1: it is not known",
 }
 """Words for axes and arrays that are not metrics."""
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,7 @@ def audit_top(
 
 def audit_pair(
     exact: Float[Array, "1 m n"],
+    sigma: float | np.floating[Any],
     right: Float[Array | np.ndarray, " n"],
     left: Float[Array | np.ndarray, " m"],
     where: str,
@@ -132,7 +134,7 @@ def audit_pair(
     ways_on: str,
     floor: Callable[[], float] = lambda: 0.0,
 ) -> float:
-    """Check that a pair of vectors belongs to σ₁ of a matrix: the larger of ‖A v − σ₁ u‖ and ‖Aᵀ u − σ₁ v‖, over σ₁.
+    """Check that a pair of vectors belongs to a singular value: the larger of ‖A v − σ u‖ and ‖Aᵀ u − σ v‖, over σ₁.
 
     **Arguments:** as `audit_top`.
 
@@ -141,7 +143,7 @@ def audit_pair(
     matrix = np.asarray(exact, np.float64)[0]
     largest = top_value(exact)
     v, u = (np.asarray(vector, np.float64) for vector in (right, left))
-    off = float(max(np.linalg.norm(matrix @ v - largest * u), np.linalg.norm(matrix.T @ u - largest * v)))
+    off = float(max(np.linalg.norm(matrix @ v - sigma * u), np.linalg.norm(matrix.T @ u - sigma * v)))
     return _allow(off, largest, "a singular vector", where, tolerance, exact.dtype, ways_on, floor)
 
 

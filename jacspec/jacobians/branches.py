@@ -162,3 +162,29 @@ def _components(block: BlockSpec) -> dict[str, str]:
     """Map the full names of all components that a block has to their names in `BRANCHES`."""
     names = [name for name in BRANCHES if name != "cross" or block.cross is not None]
     return {f"{block.stack}.{name}" if block.stack else name: name for name in names}
+
+
+class Site(NamedTuple):
+    """A component of a layer, and when it acts: of two in one stack the later `step` sees what the earlier writes."""
+
+    layer: int
+    component: str
+    stack: str
+    step: int
+
+
+def downstream(write: Site, read: Site) -> bool:
+    """Say whether one component's write is in the stream that the other reads."""
+    return write.stack == read.stack and write.step < read.step
+
+
+def list_sites(components: Sequence[str], spec: ModelSpec) -> dict[tuple[int, str], Site]:
+    """Say when each component of each layer acts: attention and MLP of a parallel block at the same step."""
+    order = list(BRANCHES)
+    return {
+        (spec.layer(number), full): Site(
+            spec.layer(number), full, block.stack, len(order) * number + (0 if block.parallel else order.index(own))
+        )
+        for number, block in enumerate(spec.blocks)
+        for full, own in components_of(block, components).items()
+    }

@@ -102,9 +102,10 @@ def list_programs(operator: Any, starts: Any) -> list[Program]:
 
 
 def vector_programs(operator: Any, starts: Any) -> list[Program]:
-    """Say what `leading_vectors` compiles where `decompose` found the `TOP` values, given shapes."""
+    """Say what `leading_vectors` compiles for one value where `decompose` found the `TOP` values, given shapes."""
     start = list_programs(operator, starts)[-1].result().bases
-    weights = jax.ShapeDtypeStruct((2, *start.diagonal.shape), starts.dtype)
+    samples, capacity = start.diagonal.shape
+    weights = jax.ShapeDtypeStruct((2, samples, 1, capacity), starts.dtype)
     return [Program(_combine, (weights, start), {})]
 
 
@@ -133,30 +134,35 @@ def decompose_by_steps(
 
 
 def leading_vectors(
-    found: TopValues, bases: Bases
-) -> tuple[Float[np.ndarray, "sample d_model"], Float[np.ndarray, "sample d_model"]]:
-    r"""Put together the right and the left singular vector of σ₁, at the step where each sample stopped.
+    found: TopValues, bases: Bases, *, top: int = 1
+) -> tuple[Float[np.ndarray, "sample mode d_model"], Float[np.ndarray, "sample mode d_model"]]:
+    r"""Put together the right and left singular vectors of the `top` values, at the step where each sample stopped.
 
-    They are $V_m q_1$ and $U_m p_1$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
-    With the residual $r_1$ in `found.bounds` the sine of the angle to the true ones is about
-    $r_1 / (\sigma_1 - \sigma_2)$ at most (Wedin 1972): where σ₂ is close to σ₁ there is no one leading direction. Of a
-    zero matrix, which has none, both are zero.
+    They are $V_m q_i$ and $U_m p_i$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
+    $J v_i = \sigma_i u_i$ holds to rounding, and $\|J^\top u_i - \sigma_i v_i\| = r_i$ is in `found.bounds`: the sine
+    of the angle to the true ones is at most $r_i$ over the distance to the other values (Wedin 1972). Where that is
+    small there is no one direction. Of a value of zero, which has none, both are zero.
     """
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
-    weights = np.zeros((2, *diagonal.shape), bases.right.dtype)
+    samples, capacity = diagonal.shape
+    weights = np.zeros((2, samples, top, capacity), bases.right.dtype)
     for sample, m in enumerate(found.steps.tolist()):
-        _, vectors = largest_eigenpairs(diagonal[sample, :m], above[sample, : m - 1], 1)
-        weights[:, sample, :m] = vectors[::2, 0], vectors[1::2, 0]
-    zero = found.singular_values[:, :1] == 0
+        there = min(top, m)
+        _, vectors = largest_eigenpairs(diagonal[sample, :m], above[sample, : m - 1], there)
+        weights[:, sample, :there, :m] = vectors[::2, ::-1].T, vectors[1::2, ::-1].T
+    zero = found.singular_values[:, :top, None] == 0
     right, left = (np.where(zero, 0, np.asarray(side)) for side in _combine(weights, bases))
     return right, left
 
 
 @jax.jit
-def _combine(weights: Float[Array, "side sample capacity"], bases: Bases) -> tuple[Vectors, Vectors]:
+def _combine(
+    weights: Float[Array, "side sample mode capacity"], bases: Bases
+) -> tuple[Float[Array, "sample mode d_model"], Float[Array, "sample mode d_model"]]:
     def unit(weights: Array, basis: Array) -> Array:
-        vectors = jnp.einsum("sc,scd->sd", weights, basis)
-        return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = jnp.einsum("smc,scd->smd", weights, basis)
+        length = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+        return vectors / jnp.where(length > 0, length, 1)
 
     return unit(weights[0], bases.right[:, :-1]), unit(weights[1], bases.left)
 

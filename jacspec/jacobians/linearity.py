@@ -174,7 +174,7 @@ def _leading(
         assert spectra.jacobians is not None
         starts = shard_like(start_vectors(rows, x.shape[1], x.dtype, seed=seed), x)
         top = decompose(Formed(None, spectra.jacobians), starts, k=min(TOP, x.shape[1]), tolerance=tolerance)
-    return leading_vectors(*top)[0]
+    return leading_vectors(*top)[0][:, 0]
 
 
 @jax.jit

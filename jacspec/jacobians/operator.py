@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians.branches import Branch, choose_components, components_of
-from jacspec.jacobians.lanczos import decompose, start_vectors
+from jacspec.jacobians.lanczos import decompose, leading_vectors, start_vectors
 from jacspec.jacobians.streaming import Stream, Visit, pass_through, walk
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
@@ -100,15 +100,11 @@ class Jacobian(LinearOperator):
         with numerics(str(self.dtype)):
             starts = start_vectors(np.zeros(1, int), self.shape[0], jnp.dtype(self.dtype), seed=seed)
             found, bases = decompose(self._branch, starts, k=k, tolerance=tolerance)
-        if not found.converged.all():
-            return None
-        steps = int(found.steps[0])
-        diagonal, above = (np.asarray(part, np.float64)[0] for part in (bases.diagonal, bases.above))
-        bidiagonal = np.diag(diagonal[:steps]) + np.diag(above[: steps - 1], 1)
-        left, values, right = np.linalg.svd(bidiagonal)
-        basis_left, basis_right = (np.asarray(basis, np.float64)[0, :steps] for basis in (bases.left, bases.right))
-        U, Vh = basis_left.T @ left[:, :k], right[:k] @ basis_right
-        return SVD(U.astype(self.dtype), values[:k].astype(self.dtype), Vh.astype(self.dtype))
+            # A value that may be zero has no direction here, and any that is orthogonal to the others in an SVD.
+            if not found.converged.all() or (found.singular_values <= found.bounds).any():
+                return None
+            right, left = (side[0] for side in leading_vectors(found, bases, top=k))
+        return SVD(left.T, found.singular_values[0], right)
 
     def eigvals(self) -> np.ndarray:
         """Compute all eigenvalues, the largest in size first; forms J."""

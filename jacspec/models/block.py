@@ -353,13 +353,17 @@ class Head(nnx.Module):
         self.unembed = linear(own.width, spec.vocab, std=own.std, bias=own.bias)
         self.spec = own
 
-    def __call__(self, h: Float[Array, "*token d_model"]) -> Float[Array, "*token vocab"]:
-        """Compute logits: of the next token, or of the token itself in a masked language model."""
+    def features(self, h: Float[Array, "*token d_model"]) -> Float[Array, "*token width"]:
+        """Compute what the unembedding reads."""
         h = h if self.norm is None else self.norm(h)
         h = h if self.project is None else self.project(h)
         if self.transform is not None:
             assert self.transform_norm is not None
             assert self.spec.transform is not None
             h = self.transform_norm(ACTIVATIONS[self.spec.transform](self.transform(h)))
-        logits = self.unembed(self.spec.scale * h)
+        return self.spec.scale * h
+
+    def __call__(self, h: Float[Array, "*token d_model"]) -> Float[Array, "*token vocab"]:
+        """Compute logits: of the next token, or of the token itself in a masked language model."""
+        logits = self.unembed(self.features(h))
         return logits if self.spec.softcap is None else self.spec.softcap * jnp.tanh(logits / self.spec.softcap)

@@ -21,7 +21,7 @@ import numpy as np
 
 from jacspec.errors import JacspecError
 
-RUN_FILE, PARTS, SPECTRA = "run.json", "layers", "spectra.nc"
+RUN_FILE, PARTS, SPECTRA, VECTORS = "run.json", "layers", "spectra.nc", "vectors.npz"
 FIGURES, PAGE, MODELS, MERGED = "figures", "report.html", "models", "merged"
 FOLDERS = (PARTS, FIGURES, MODELS, MERGED)
 """What a run that can be resumed, or its report, makes inside its folder."""

@@ -9,8 +9,11 @@ Whoever resumes, alone or as another number of processes, resumes from all of th
 """
 
 import dataclasses
+import functools
+import io
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +55,7 @@ class RunWriter(Writer):
         if result.number in self.done:
             return
         write_layer(self.folder / PARTS, result)
-        self.done[result.number] = result
+        self.done[result.number] = result._replace(stored={})
         with (self.folder / "metrics.csv").open("a", encoding="utf-8", newline="") as stream:
             stream.write(csv_text(_metric_rows(result, self.metric_names, self.n_tokens)))
             stream.flush()
@@ -154,6 +157,56 @@ def read_shards(folder: Path, metric_names: Sequence[str]) -> dict[int, list[Lay
     return found
 
 
+Stored = Mapping[str, Mapping[str, np.ndarray]]
+"""By component and name, the arrays of a layer that are in its file alone."""
+
+
+def read_stored(folder: Path, number: int, samples: int) -> Stored:
+    """Read what is stored of one block, all samples in their order, from whichever files hold it."""
+    files = [file for file in part_files(folder) if int(file.name.partition(".")[0]) == number]
+    shards = [read_arrays(file, functools.partial(_restore_shard, metric_names=(), stored=True)) for file in files]
+    holding = [shard for shard in shards if any(shard.result.stored.values())]
+    whole = _collect(holding, np.arange(samples)) if holding else None
+    return {} if whole is None else whole.stored
+
+
+def pack_stored(numbers: Sequence[tuple[int, int]], read: Callable[[int], Stored]) -> Iterator[bytes]:
+    """Make the `.npz` of what is stored of blocks, given as (number, layer), one block in memory at a time.
+
+    Its arrays are called layer/component/name, as `3/mlp/read_vectors`.
+    """
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for number, layer in numbers:
+            for component, arrays in read(number).items():
+                for name, values in arrays.items():
+                    # A member of its own date would make files of the same numbers differ.
+                    member = zipfile.ZipInfo(f"{layer}/{component}/{name}.npy")
+                    with archive.open(member, "w", force_zip64=True) as stream:
+                        np.lib.format.write_array(stream, values, allow_pickle=False)
+            yield sink.take()
+    yield sink.take()
+
+
+class _Sink(io.RawIOBase):
+    """Where bytes are written to be taken away again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, part: Any) -> int:
+        self._parts.append(bytes(part))
+        return len(part)
+
+    def take(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
 def collect_layers(held: Mapping[int, Sequence[LayerShard]], samples: Sequence[int]) -> dict[int, LayerResult]:
     """Put together, by number, the blocks of which all `samples` are held, each sample in its place among these."""
     found = {number: _collect(shards, np.asarray(samples)) for number, shards in held.items()}
@@ -179,8 +232,13 @@ def _write(file: Path, result: LayerResult, beside: Mapping[str, np.ndarray]) ->
     write_arrays(file, {**arrays, **beside, **_flatten(result)})
 
 
-def _restore_shard(arrays: Mapping[str, np.ndarray], metric_names: Sequence[str]) -> LayerShard:
+def _restore_shard(
+    arrays: Mapping[str, np.ndarray], metric_names: Sequence[str], *, stored: bool = False
+) -> LayerShard:
+    """Restore a shard; what is `stored` stays in the file unless it is asked for."""
     result = _restore(int(arrays["number"]), int(arrays["layer"]), arrays)
+    if not stored:
+        result = result._replace(stored={})
     metrics = {component: {name: values[name] for name in metric_names} for component, values in result.metrics.items()}
     rows = len(next(iter(result.singular_values.values())))
     return LayerShard(arrays.get(SAMPLES, np.arange(rows)), result._replace(metrics=metrics))
@@ -195,6 +253,7 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
             ("metric", result.metrics),
             ("diagnostic", result.diagnostics),
             ("vector", result.vectors),
+            ("stored", result.stored),
         ):
             arrays |= {f"{component}/{kind}/{name}": values for name, values in held.get(component, {}).items()}
         if component in result.reasons:
@@ -205,13 +264,13 @@ def _flatten(result: LayerResult) -> dict[str, np.ndarray]:
 def _restore(number: int, layer: int, arrays: Mapping[str, np.ndarray]) -> LayerResult:
     """Make a layer of its arrays by name."""
     components = dict.fromkeys(key.partition("/")[0] for key in arrays if "/" in key)
-    metrics, diagnostics, vectors = (
+    metrics, diagnostics, vectors, stored = (
         {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
-        for kind in ("metric", "diagnostic", "vector")
+        for kind in ("metric", "diagnostic", "vector", "stored")
     )
     sigma = {component: arrays[f"{component}/singular_values"] for component in components}
     reasons = {component: arrays[name] for component in components if (name := f"{component}/{REASON}") in arrays}
-    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons)
+    return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons, stored)
 
 
 def _beginning(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -15,7 +15,13 @@ QUANTILES = {"median": 0.5, "q1": 0.25, "q3": 0.75}
 WHISKER = 1.5
 """Whiskers reach to the last value within 1.5 interquartile ranges of the box, as Tukey and Matplotlib draw them."""
 
-DIAGNOSTICS: Mapping[str, tuple[str, ...]] = {"error_bound": ("k",), "steps": (), "converged": ()}
+DIAGNOSTICS: Mapping[str, tuple[str, ...]] = {
+    "error_bound": ("k",),
+    "steps": (),
+    "converged": (),
+    "vector_bound": ("mode",),
+    "group": ("mode",),
+}
 """What an engine may say of its accuracy beside the spectra, and the axes it has beyond those of a metric."""
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Array, Complex, Float
 
 from jacspec.errors import JacspecError, suggest
 from jacspec.spectra.eigenvalues import relative_eigenvalues
@@ -39,8 +39,8 @@ class Metric(NamedTuple):
 
     `symbol` is mathtext for axis labels, `definition` the equation in words and Unicode, `needs` what must be
     computed (the top two values, the spectrum, the matrix, or its eigenvalues too), `bounds` the least and the
-    greatest value given k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A), None where there is none, of a
-    `signed` one of c > 0 alone, `with_` the metrics always reported beside it.
+    greatest value given k (`None`: no bound), `scaling` the p of s(cA) = |c|ᵖ s(A), of a `signed` one of c > 0 alone
+    (`None`: it compares with a gain of 1, and there is none), `with_` the metrics always reported beside it.
     """
 
     function: Callable[[Measurement], Float[Array, ""]]
@@ -97,10 +97,6 @@ def _components_for_90(m: Measurement) -> Float[Array, ""]:
     return jnp.where(m.sigma[0] > 0, (1 + jnp.sum(below)).astype(m.sigma.dtype), jnp.nan)
 
 
-def _share(m: Measurement, where: Bool[Array, " k"]) -> Float[Array, ""]:
-    return jnp.sum(where, dtype=m.sigma.dtype) / where.shape[0]
-
-
 def _eigenvalues(m: Measurement) -> Complex[Array, " n"]:
     assert m.eigenvalues is not None
     return m.eigenvalues
@@ -137,10 +133,6 @@ def _residual_gain(m: Measurement) -> Float[Array, ""]:
 
 PAPER = "Analyzing Spectral Information of Transformers"
 HEAD_STUDY = "the study of per-head W_QK spectra"
-DIRECTIONS = f"{PAPER}, directions amplified, preserved and deleted"
-
-NEAR, DELETED = 0.1, 1e-3
-"""How far from 1 a singular value is preserved, and the share of σ₁ below which it is deleted."""
 
 METRICS: Mapping[str, Metric] = {
     "spectral_radius": Metric(
@@ -273,33 +265,32 @@ METRICS: Mapping[str, Metric] = {
         0,
         "the SVD walk-through of GPT-2's c_attn",
     ),
-    "share_above_one": Metric(
-        lambda m: _share(m, m.sigma > 1),
-        r"share $\sigma > 1$",
-        "share of the singular values above 1: directions that the matrix amplifies",
+    "share_amplified": Metric(
+        lambda m: jnp.mean(m.sigma > 1, dtype=m.sigma.dtype),
+        r"share amplified, $\sigma_i > 1$",
+        "share of the singular values above 1: of the input directions that are passed on larger",
         "spectrum",
         lambda k: (0, 1),
         None,
-        DIRECTIONS,
+        PAPER,
     ),
-    "share_near_one": Metric(
-        lambda m: _share(m, jnp.abs(m.sigma - 1) <= NEAR),
-        r"share $|\sigma - 1| \leq 0.1$",
-        "share of the singular values from 0.9 to 1.1: directions that the matrix preserves, as a whole block those "
-        "that its branches leave alone",
+    "share_preserved": Metric(
+        lambda m: jnp.mean(jnp.abs(m.sigma - 1) <= 0.1, dtype=m.sigma.dtype),
+        r"share preserved, $|\sigma_i - 1| \leq 0.1$",
+        "share of the singular values within 10 % of 1; of `block`, what the identity path carries as it is",
         "spectrum",
         lambda k: (0, 1),
         None,
-        DIRECTIONS,
+        PAPER,
     ),
     "share_deleted": Metric(
-        lambda m: jnp.where(m.sigma[0] > 0, _share(m, _relative(m) < DELETED), jnp.nan),
-        r"share $\sigma < \sigma_1 / 1000$",
-        "share of the singular values below σ₁/1000: directions that the matrix deletes",
+        lambda m: jnp.where(m.sigma[0] > 0, jnp.mean(_relative(m) < 1e-3, dtype=m.sigma.dtype), jnp.nan),
+        r"share deleted, $\sigma_i < 10^{-3}\,\sigma_1$",
+        "share of the singular values below σ₁/1000",
         "spectrum",
         lambda k: (0, 1),
         0,
-        DIRECTIONS,
+        PAPER,
     ),
     "eigenvalue_radius": Metric(
         lambda m: m.sigma[0] * jnp.max(jnp.abs(_eigenvalues(m))),

@@ -68,6 +68,14 @@ def match_leading(before: Decomposed, after: Decomposed, top_k: int) -> Matches:
     return Matches(*(np.abs(old[:, :kept].T @ new[:, :top]).max(axis=0) for old, new in sides))
 
 
+def random_alignment(d_model: int) -> float:
+    r"""Return $E|u \cdot v|$ of independent uniformly random directions: the level of chance of an alignment.
+
+    $\Gamma(\tfrac d2) / (\sqrt\pi\, \Gamma(\tfrac{d+1}2))$, about $\sqrt{2 / (\pi d)}$.
+    """
+    return math.exp(math.lgamma(d_model / 2) - math.lgamma((d_model + 1) / 2)) / math.sqrt(math.pi)
+
+
 class Leading(NamedTuple):
     """All singular values of a matrix, and the singular vectors of the largest as columns.
 

@@ -11,7 +11,7 @@ from jacspec.errors import JacspecError, suggest
 from jacspec.studies.study import Study
 
 NAMES = (
-    *("jacobian", "depth", "coupling", "weights", "heads", "overlap", "removal", "finetune", "lazy", "merge"),
+    *("jacobian", "depth", "coupling", "modes", "weights", "heads", "overlap", "removal", "finetune", "lazy", "merge"),
     *("compare", "delta", "dynamics", "plan", "train", "report"),
 )
 

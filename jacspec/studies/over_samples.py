@@ -18,6 +18,8 @@ from jacspec.jacobians.engine import count_samples
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv
+from jacspec.runs.files import PARTS, VECTORS, write_atomically
+from jacspec.runs.layers import Stored, pack_stored, read_stored
 from jacspec.runs.workers import Workers, join_workers, leave_workers
 from jacspec.runs.writing import releasing_folders
 from jacspec.samples import PaddedBatch
@@ -118,10 +120,17 @@ def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:
     """Write the tables of a run whose layers are all there, and what its engine says of its accuracy."""
     writer.write_tables()
     results = [writer.done[number] for number in sorted(writer.done)]
-    for name, (header, rows) in work.tables(results).items():
+
+    def read(number: int) -> Stored:
+        return read_stored(writer.folder / PARTS, number, len(writer.n_tokens))
+
+    if results and read(results[0].number):
+        numbers = [(result.number, result.layer) for result in results]
+        write_atomically(writer.folder / VECTORS, pack_stored(numbers, read))
+    for name, (header, rows) in work.tables(results, read).items():
         write_csv(writer.folder / name, header, rows)
     said = _accuracy(results, config.engine.tolerance, config.precision.value)
-    writer.record(**(said if work.audited else NOT_AUDITED))
+    writer.record(**(said if work.audited else NOT_AUDITED), **work.learnt)
 
 
 def _check_accuracy(config: Config) -> None:

@@ -5,6 +5,7 @@ needs neither JAX nor Matplotlib, nor does what it says of options and columns.
 """
 
 import dataclasses
+import enum
 import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
 MISSING: Any = "???"
 """OmegaConf's own word for a value that the configuration has to give, without OmegaConf's time to import."""
+
+
+class End(enum.Enum):
+    """Where a sample ends: at a drawn token of it, or at its own last one."""
+
+    random = "random"
+    sample = "sample"
 
 
 class Quantity(NamedTuple):

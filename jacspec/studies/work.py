@@ -7,6 +7,7 @@ import numpy as np
 
 from jacspec.axes import LayerResult, Row
 from jacspec.backend import Program
+from jacspec.runs.layers import Stored
 from jacspec.runs.rows import RowLayout
 from jacspec.samples import PaddedBatch
 from jacspec.spectra.bootstrap import adjust_for_many
@@ -21,7 +22,8 @@ class Work(NamedTuple):
     `numbers` are the blocks that give a result, `columns` the names of the values a sample, `facts` what `run.json`
     says besides, `batches` the samples, `stream(batches, done=, advance=)` the results as `engine.stream_layers`
     yields them, `audited` whether they come from an engine that is, `programs` what is compiled ahead.
-    `tables(results)` gives further tables by file name.
+    `tables(results, read)` gives further tables by file name, `read(number)` what is stored of a block;
+    `learnt` is what `run.json` says once these are there.
     """
 
     numbers: Sequence[int]
@@ -31,7 +33,8 @@ class Work(NamedTuple):
     stream: Callable[..., Iterator[LayerResult]]
     audited: bool
     programs: Sequence[Program] = ()
-    tables: Callable[[Sequence[LayerResult]], Mapping[str, Table]] = lambda results: {}
+    tables: Callable[[Sequence[LayerResult], Callable[[int], Stored]], Mapping[str, Table]] = lambda results, read: {}
+    learnt: Mapping[str, Any] = {}
 
 
 class RowWork(NamedTuple):

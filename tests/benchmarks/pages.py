@@ -228,12 +228,47 @@ def of_removal(run: Run) -> Numbers:
 
 BLOCKS = "components=[attn,mlp,block] jacobian.eigenvalues=true jacobian.pseudospectra=2"
 
+
+def of_modes(run: Run) -> Numbers:
+    """Take what modes share, over components of layers: medians, extremes, chance."""
+    modes, shared, between = (run.tables[name] for name in ("modes", "shared", "between"))
+    first = modes[modes["mode"] == 1].set_index(["component", "layer"])
+    found = {"alone": modes["n"].sum() / modes["samples"].sum(), "places": len(first)}
+    for component in run.components:
+        own = first.loc[component]
+        for side in ("read", "write"):
+            cos, error = own[f"{side}_cos"], own[f"{side}_error"]
+            rows = shared[(shared["component"] == component) & (shared["side"] == side)]
+            found |= {
+                f"{component}, {side}, cos": cos.median(),
+                f"{component}, {side}, largest cos": cos.max(),
+                f"{component}, {side}, least cos": cos.min(),
+                f"{component}, {side}, beyond": (cos - 1.96 * error > own[["random", "stream"]].max(axis=1)).sum(),
+                f"{component}, {side}, held": rows["held"].median(),
+            }
+        rows = shared[(shared["component"] == component) & (shared["side"] == "read")]
+        found |= {
+            f"{component}, stream": own["stream"].median(),
+            f"{component}, random": own["random"].median(),
+            f"{component}, held by chance": rows["held_stream"].median(),
+            f"{component}, mean stream over random": (own["mean_input"] / own["input_random"]).median(),
+        }
+        for what in ("write-read", "read-read", "write-write", "m_K"):
+            rows = between[(between["component"] == component) & (between["what"] == what)]
+            if what == "write-read":
+                rows = rows.drop_duplicates("layer")
+            found |= {f"{component}, {what}": rows["mean"].median()}
+            found |= {f"{component}, {what}, other": rows["other"].median()} if what != "m_K" else {}
+    return found
+
+
 SHOWN: Mapping[str, Shown] = {
     "jacobian": Shown("", "spectral_radius", of_spectral_radius),
     "depth": Shown("task=depth data.samples=40", "lyapunov", of_depth),
     "eigenvalues": Shown(f"{BLOCKS} data.samples=40", "eigenvalues_block", of_eigenvalues),
     "parts": Shown("task=depth depth.dense=20 data.samples=40", "lyapunov_parts", of_parts),
     "coupling": Shown("task=coupling", "coupling", of_coupling),
+    "modes": Shown("task=modes", "shared", of_modes),
     "weights": Shown("task=weights", "spectra", of_weights),
     "heads": Shown("task=heads", "by_head_qk", of_heads),
     "overlap": Shown("task=overlap data.samples=400", "overlap", of_overlap),
@@ -268,6 +303,7 @@ GALLERY: Mapping[str, Shown] = {
         f"{SMOLLM2} {BLOCKS} data.samples=8 layers=[0,7,14,21,29]", "eigenvalues_mlp", of_eigenvalues
     ),
     "smollm2_parts": Shown(f"task=depth {SMOLLM2} depth.dense=6 data.samples=6", "lyapunov_parts", of_parts),
+    "smollm2_modes": Shown(f"task=modes {SMOLLM2} data.samples=60", "shared", of_modes),
     "smollm2_weights": Shown("task=weights model={model}", "spectra", of_weights),
     "smollm2_heads": Shown("task=heads model={model}", "by_head_qk", of_heads),
     "smollm2_overlap": Shown(f"task=overlap {SMOLLM2} data.samples=200", "overlap", of_overlap),

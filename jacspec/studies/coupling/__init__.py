@@ -1,7 +1,6 @@
 """Jacobians beside the weights they are made of, and which layers read what others write."""
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 
 from jacspec.studies.study import (
@@ -10,17 +9,11 @@ from jacspec.studies.study import (
     SAMPLE_CAUTION,
     SAMPLES,
     TEXT_OPTIONS,
+    End,
     Page,
     Quantity,
     Study,
 )
-
-
-class End(enum.Enum):
-    """Where a sample ends: at a drawn token of it, or at its own last one."""
-
-    random = "random"
-    sample = "sample"
 
 
 @dataclasses.dataclass
@@ -29,6 +22,10 @@ class CouplingOptions:
 
     end: End = MISSING
 
+
+COUPLING_FILE = "coupling.csv"
+BY_KIND = ("spectral_radius", "residual_gain")
+"""What is summed up by the kind of the last token."""
 
 PRODUCT = "‖AB‖ ≤ ‖A‖‖B‖: Horn & Johnson, Matrix Analysis, 5.6; the factors: jacspec/studies/coupling/factors.py"
 
@@ -107,7 +104,7 @@ STUDY = Study(
     rows=SAMPLES,
     columns=COUPLING,
     files={
-        "coupling.csv": "which component reads what another writes: a row a pair, over samples",
+        COUPLING_FILE: "which component reads what another writes: a row a pair, over samples",
         "kinds.csv": "spectral radius and residual gain by kind of the last token",
         "spectra.nc": "singular values, and what each component writes and reads along (netCDF)",
     },

@@ -204,7 +204,7 @@ def _lead(weight: Float[Array, "m d_model"], norm: LayerNorm | RMSNorm | None) -
     pair = _fold(weight, norm)
     starts = start_vectors(np.arange(2), weight.shape[1], weight.dtype, seed=0)
     found, bases = decompose(_Gram(pair), starts, k=1, tolerance=0.0)
-    sigma, directions = np.sqrt(found.singular_values[0, 0]), np.asarray(leading_vectors(found, bases)[0])
+    sigma, directions = np.sqrt(found.singular_values[0, 0]), np.asarray(leading_vectors(found, bases)[0][:, 0])
     return Lead(jnp.asarray(sigma), jnp.asarray(directions[1]))
 
 

@@ -23,7 +23,9 @@ from jacspec.report.figures import (
 )
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
-from jacspec.studies.coupling.tables import BY_KIND, COUPLING_FILE, KINDS, random_alignment
+from jacspec.spectra.subspaces import random_alignment
+from jacspec.studies.coupling import BY_KIND, COUPLING_FILE
+from jacspec.studies.kinds import KINDS
 from jacspec.studies.study import Plot
 
 FEWEST = 5

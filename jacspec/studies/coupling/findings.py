@@ -7,8 +7,8 @@ import numpy as np
 from jacspec.report.findings import extremes, median_interval, medians_of, more_than_chance, places
 from jacspec.report.labels import component_words, metric_words
 from jacspec.runs import Run
+from jacspec.spectra.subspaces import random_alignment
 from jacspec.studies.coupling.figures import coupling_table
-from jacspec.studies.coupling.tables import random_alignment
 
 LEVEL, ENDS = 0.99, ("read", "write")
 

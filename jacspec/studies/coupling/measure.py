@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit_pair, audit_top, draw_samples, rounding, rows_to_audit
-from jacspec.jacobians.branches import ALL, BRANCHES, Branch, choose_components, components_of
+from jacspec.jacobians.branches import ALL, Branch, choose_components, components_of
 from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.devices import shard_like
 from jacspec.jacobians.engine import Measured, Part, count_samples, make_part, measure, stream_blocks, working_blocks
@@ -30,7 +30,7 @@ from jacspec.samples import PaddedBatch
 from jacspec.spectra.svd import lapack_threads
 from jacspec.studies.coupling import WEIGHTS
 from jacspec.studies.coupling.factors import PATHS, Lead, branch_slopes, leading_weights
-from jacspec.studies.coupling.tables import READS, WRITES, Site
+from jacspec.studies.coupling.tables import READS, WRITES
 
 NAMES = ("spectral_radius", "decay_ratio")
 WAYS_ON = "precision=float64"
@@ -94,18 +94,6 @@ def coupling_columns(components: Sequence[str], spec: ModelSpec) -> tuple[str, .
 
 def _paths(block: BlockSpec, component: str) -> list[str]:
     return [path for path in PATHS[component] if path != "gate" or block.mlp.gated]
-
-
-def coupling_places(components: Sequence[str], spec: ModelSpec) -> dict[tuple[int, str], Site]:
-    """Say when each component of each layer acts: attention and MLP of a parallel block at the same step."""
-    order = list(BRANCHES)
-    return {
-        (spec.layer(number), full): Site(
-            spec.layer(number), full, block.stack, len(order) * number + (0 if block.parallel else order.index(own))
-        )
-        for number, block in enumerate(spec.blocks)
-        for full, own in components_of(block, components).items()
-    }
 
 
 def stream_coupling(
@@ -181,7 +169,7 @@ def _measure(
     x = branch.point.x
     starts = shard_like(start_vectors(padded.row_samples, x.shape[1], x.dtype, seed=plan.seed), x)
     found, bases = decompose(branch, starts, k=min(TOP, x.shape[1]), tolerance=plan.tolerance)
-    vectors = leading_vectors(found, bases)
+    vectors = [side[:, 0] for side in leading_vectors(found, bases)]
     reads, writes = map(_directions, vectors)
     spectra = top_spectra(found)
     values = measure(spectra, x, NAMES, top_k=TOP)
@@ -198,7 +186,7 @@ def _measure(
         here = f"{where}, sample {padded.samples[row]}"
         given = np.asarray(spectra.singular_values)[row]
         judge: dict[str, Any] = {"ways_on": WAYS_ON, "floor": functools.partial(rounding, branch, row, exact)}
-        audit_pair(exact, vectors[0][row], vectors[1][row], here, plan.tolerance, **judge)
+        audit_pair(exact, given[0], vectors[0][row], vectors[1][row], here, plan.tolerance, **judge)
         audited.append(audit_top(given, exact, here, plan.tolerance, **judge))
     return make_part(padded, spectra, values, audited, undefined)
 

@@ -8,8 +8,10 @@ from jacspec.report.labels import component_words, metric_symbol, metric_title, 
 from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import table
 from jacspec.runs import QUANTILES, Run
+from jacspec.spectra.subspaces import random_alignment
+from jacspec.studies.coupling import BY_KIND
 from jacspec.studies.coupling.figures import FEWEST, coupling_table, shown_kinds
-from jacspec.studies.coupling.tables import BY_KIND, KINDS_FILE, random_alignment
+from jacspec.studies.kinds import KINDS_FILE
 
 STRONGEST = 8
 

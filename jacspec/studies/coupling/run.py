@@ -1,40 +1,26 @@
 """`task=coupling`: Jacobians beside the weights they are made of, and which layers read what others write."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from jacspec.axes import LayerResult
-from jacspec.config import Config, DecoderInput
+from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.jacobians.branches import check_components
+from jacspec.jacobians.branches import check_components, list_sites
 from jacspec.jacobians.engine import prepare_batches, working_blocks
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.runs.layers import Stored
 from jacspec.spectra.metrics import choose_metrics
-from jacspec.studies.coupling import CouplingOptions, End
-from jacspec.studies.coupling.measure import (
-    NAMES,
-    CouplingPlan,
-    choose_factored,
-    coupling_columns,
-    coupling_places,
-    stream_coupling,
-)
-from jacspec.studies.coupling.tables import (
-    COUPLING_COLUMNS,
-    COUPLING_FILE,
-    KIND_COLUMNS,
-    KINDS_FILE,
-    coupling_rows,
-    find_mark,
-    kind_rows,
-    last_token_kind,
-)
+from jacspec.studies.coupling import BY_KIND, COUPLING_FILE, CouplingOptions
+from jacspec.studies.coupling.measure import NAMES, CouplingPlan, choose_factored, coupling_columns, stream_coupling
+from jacspec.studies.coupling.tables import COUPLING_COLUMNS, coupling_rows
+from jacspec.studies.ends import end_samples, kinds_of
 from jacspec.studies.inputs import Inputs
+from jacspec.studies.kinds import KIND_COLUMNS, KINDS_FILE, kind_rows
 from jacspec.studies.over_samples import run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
@@ -55,17 +41,7 @@ def run_coupling(config: Config, folder: Path, console: Console, inputs: Inputs)
 
 
 def _cut(config: Config, sample: Sample) -> Sample:
-    """End each sample at a drawn token, uniformly from `data.min_tokens` on, unless it is to stay as it is.
-
-    A sentence nearly always ends with its full stop: whole ones would show one kind of token.
-    """
-    options = config.own(CouplingOptions)
-    if options.end is End.sample or config.data.position is not None:
-        return sample
-    # The samples themselves are drawn from the seed alone.
-    draw = np.random.default_rng([config.seed, 1])
-    least = max(config.data.min_tokens, 1)
-    return sample._replace(tokens=[ids[: int(draw.integers(least, len(ids) + 1))] for ids in sample.tokens])
+    return end_samples(config, sample, config.own(CouplingOptions).end)
 
 
 def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
@@ -89,13 +65,13 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         audit=config.engine.audit,
         samples=len(sample.tokens),
     )
-    mark, kinds = _kinds(checkpoint, components, sample.tokens, config.data.decoder_input)
-    places = coupling_places(components, spec)
+    mark, kinds = kinds_of(checkpoint, components, sample.tokens, config.data.decoder_input)
+    places = list_sites(components, spec)
 
-    def tables(results: Sequence[LayerResult]) -> dict[str, Table]:
+    def tables(results: Sequence[LayerResult], read: Callable[[int], Stored]) -> dict[str, Table]:
         return {
             COUPLING_FILE: (COUPLING_COLUMNS, coupling_rows(results, places)),
-            KINDS_FILE: (KIND_COLUMNS, kind_rows(results, kinds)),
+            KINDS_FILE: (KIND_COLUMNS, [row for result in results for row in _by_kind(result, kinds)]),
         }
 
     return Work(
@@ -109,18 +85,6 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     )
 
 
-def _kinds(
-    checkpoint: Checkpoint, components: Sequence[str], tokens: Sequence[Sequence[int]], fed: DecoderInput
-) -> tuple[str, dict[str, list[str]]]:
-    """Find, by component, the kind of the token at which each sample is differentiated."""
-    tokenizer: Any = checkpoint.tokenizer
-    mark = find_mark(tokenizer)
-    kind = functools.partial(last_token_kind, tokenizer, mark)
-    own = [kind(ids) for ids in tokens]
-    found = dict.fromkeys(components, own)
-    start = checkpoint.spec.decoder_start
-    if start is not None:
-        inputs = [[start, *ids[:-1]] if fed is DecoderInput.shifted else [start] for ids in tokens]
-        decoded = [kind(ids) for ids in inputs]
-        found |= {name: decoded for name in components if name.startswith("decoder.")}
-    return mark, found
+def _by_kind(result: LayerResult, kinds: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
+    values = {component: {name: own[name] for name in BY_KIND} for component, own in result.metrics.items()}
+    return kind_rows(result.layer, values, kinds)

@@ -12,7 +12,7 @@ from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.models.matrices import Matrix, in_batches
 from jacspec.runs.rows import matrix_row
-from jacspec.spectra.metrics import METRICS, compute_metrics
+from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.svd import singular_values
 from jacspec.spectra.variance_profile import profile_of
 from jacspec.spectra.weight_metrics import (
@@ -116,7 +116,6 @@ def measure_batch(
     beside, why = compute_weight_metrics(spectra, (rows, cols), variances, drawn, profiles, seed=seed)
     found |= beside
     further = measure_extras(batch, matrices, spectra, beside, profiles, extra, seed)
-    of_its_scale = tuple(name for name in metric_names if METRICS[name].scaling is None)
     results = []
     for row, ((number, matrix), more) in enumerate(zip(batch, further, strict=True)):
         metrics = {name: float(array[row]) if finite[row] else float("nan") for name, array in found.items()}
@@ -126,10 +125,6 @@ def measure_batch(
         if matrix.exponent:
             values = np.ldexp(values.astype(np.float64), matrix.exponent)
             metrics, lost = rescale(metrics, matrix.exponent)
-            with np.errstate(over="ignore"):  # above 1 is what is infinite too
-                scaled = values.astype(spectra.dtype)[None]
-            own = compute_metrics(of_its_scale, scaled, shape=(rows, cols), top_k=top_k)
-            metrics |= {name: float(array[0]) for name, array in own.items() if finite[row]}
             reason = "; ".join(filter(None, [reason, *(f"{name} is beyond what float64 holds" for name in lost)]))
         shape = (int(matrix.values.shape[0]), int(matrix.values.shape[1]))
         key = (matrix.layer, matrix.role, None, matrix.name)

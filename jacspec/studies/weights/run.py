@@ -51,7 +51,7 @@ def run_weights(config: Config, folder: Path, console: Console, inputs: Inputs) 
 def spectral_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """Choose metrics of singular values; `full` means all of these; one that needs the Jacobian itself is refused."""
     chosen = choose_metrics(names)
-    beyond = [name for name in chosen if METRICS[name].needs not in OF_SPECTRUM]
+    beyond = [name for name in chosen if METRICS[name].needs not in OF_SPECTRUM or METRICS[name].scaling is None]
     if beyond and FULL not in names:
         raise JacspecError(f"{', '.join(beyond)} concern Jacobians, not weights. Type metrics=full for all that do.")
     return tuple(name for name in chosen if name not in beyond)

@@ -1,0 +1,145 @@
+r"""The second pass, when the modes of all layers are there: each Jacobian beside the next layer's modes, and words.
+
+Consecutive Jacobians of one component are coupled as in Aubry et al. 2025 (arXiv:2407.07810): with the leading vectors
+$U_2, V_2$ of the later and $S_1$ of the earlier one, $m_K = \|U_2^\top J_1 V_2 - S_1\|_F / \|S_1\|_F$. It is 0 where
+the modes of the later are also those of the earlier, in the same order, and about 1 for unrelated ones. $J_1 V_2$ is
+K products with $J_1$ itself: no part of it is cut off.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jacspec.axes import LayerResult
+from jacspec.jacobians.branches import Branch, components_of
+from jacspec.jacobians.devices import shard_like
+from jacspec.jacobians.streaming import Stream, Visit, pass_through, step, walk
+from jacspec.jacobians.triples import alone, push
+from jacspec.models.block import Block
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.runs.layers import Stored
+from jacspec.samples import PaddedBatch
+from jacspec.studies.modes.measure import GROUP, READS, WRITES
+from jacspec.studies.modes.words import Modes, Words, WordsPlan, finish_words, make_lexicon, read_component, surround
+
+Reader = Callable[[int], Stored]
+
+
+class After(NamedTuple):
+    """What the second pass gives: m_K by layer and component, a value a sample; and words, where they are asked for."""
+
+    coupled: dict[tuple[int, str], Float[np.ndarray, " sample"]]
+    words: Words | None
+    facts: Mapping[str, Any]
+
+
+def leading_modes(result: LayerResult, stored: Stored, k: int) -> dict[str, Modes]:
+    """Put the `k` leading modes of each component of a block together, as they are stored."""
+    return {
+        component: Modes(
+            result.singular_values[component][:, :k],
+            result.diagnostics[component][GROUP][:, :k],
+            arrays[READS][:, :k],
+            arrays[WRITES][:, :k],
+        )
+        for component, arrays in stored.items()
+    }
+
+
+def pass_again(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    results: Sequence[LayerResult],
+    read: Reader,
+    *,
+    k: int,
+    decoder_input: str,
+    words: WordsPlan | None,
+) -> After:
+    """Carry all samples through the model once more, the modes of two layers in memory."""
+    by_number = {result.number: result for result in results}
+    blocks = checkpoint.spec.blocks
+    following = {
+        first: second
+        for first, second in zip(sorted(by_number), sorted(by_number)[1:], strict=False)
+        if blocks[first].stack == blocks[second].stack and second == first + 1
+    }
+    coupled: dict[tuple[int, str], Float[np.ndarray, " sample"]] = {}
+    lexicon = make_lexicon(checkpoint, last_streams(checkpoint, batches, decoder_input), words) if words else None
+    found: list[Words] = []
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
+        if number not in by_number:
+            return Visit(None)
+        result = by_number[number]
+        components = components_of(block.spec, list(result.singular_values))
+        modes = leading_modes(result, read(number), k)
+        later = following.get(number)
+        targets = {} if later is None else leading_modes(by_number[later], read(later), k)
+        parts: dict[str, list[Float[np.ndarray, sample]]] = {full: [] for full in components if full in targets}
+        left = []
+        for padded, stream in zip(batches, streams, strict=True):
+            branches, onward = pass_through(block, stream, list(components.values()), last=False)
+            left.append(onward)
+            for full, values in parts.items():
+                values.append(couple(branches[components[full]], padded, modes[full].sigma, targets[full]))
+        for full, values in parts.items():
+            coupled[result.layer, full] = in_order(batches, values)
+        if lexicon is not None:
+            around = surround(lexicon, number, batches, streams, left)
+            found.extend(read_component(lexicon, around, result.layer, full, own) for full, own in modes.items())
+        return Visit(None, left)
+
+    for _ in walk(checkpoint, batches, visit, last=max(by_number), decoder_input=decoder_input):
+        pass
+    return After(coupled, finish_words(found) if found else None, lexicon.facts if lexicon else {})
+
+
+def couple(
+    branch: Branch, padded: PaddedBatch, sigma: Float[np.ndarray, "sample mode"], later: Modes
+) -> Float[np.ndarray, " sample"]:
+    """Compute m_K of the Jacobians of a batch and the modes of the next layer's; NaN where these are not all alone.
+
+    A rotation within a subspace of equal values would change it.
+    """
+    rows, count = padded.row_samples, len(padded.samples)
+    reads = shard_like(jnp.asarray(later.reads[rows]), branch.point.x)
+    images = np.asarray(push(branch, reads), np.float64)[:count]
+    inner = np.einsum("sid,sjd->sij", later.writes[padded.samples].astype(np.float64), images)
+    own = np.asarray(sigma[padded.samples], np.float64)
+    off = np.linalg.norm(inner - own[:, :, None] * np.eye(own.shape[1]), axis=(1, 2))
+    whole = np.linalg.norm(own, axis=1)
+    defined = alone(later.group[padded.samples]).all(axis=1) & (whole > 0)
+    return np.where(defined, off / np.where(whole > 0, whole, 1), np.nan)
+
+
+def in_order(batches: Sequence[PaddedBatch], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Put the rows of all batches in the order of the samples."""
+    return np.concatenate(parts)[np.argsort(np.concatenate([padded.samples for padded in batches]))]
+
+
+def last_streams(
+    checkpoint: Checkpoint, batches: Sequence[PaddedBatch], decoder_input: str
+) -> Float[np.ndarray, "sample d_model"]:
+    """Carry all samples through the whole model, and return the last token's stream as it leaves the last block."""
+    last = len(checkpoint.spec.blocks) - 1
+
+    def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
+        return Visit([step(block, stream) for stream in streams] if number == last else None)
+
+    (left,) = walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)
+    rows = [
+        np.concatenate(
+            [np.asarray(h[places[:, -1]]) for h, places in zip(stream.hidden, places_of(stream), strict=True)]
+        )
+        for stream in left
+    ]
+    return in_order(batches, [each[: len(padded.samples)] for each, padded in zip(rows, batches, strict=True)])
+
+
+def places_of(stream: Stream) -> np.ndarray:
+    """Say where in each pack the tokens of its samples are."""
+    return np.asarray(stream.batch.packing.places)

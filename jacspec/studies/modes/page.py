@@ -1,0 +1,112 @@
+"""The numbers on the page of a `task=modes` run."""
+
+from collections.abc import Iterator
+
+import pandas
+
+from jacspec.report.labels import component_words, number_format
+from jacspec.report.markup import Markup, element, fold, section
+from jacspec.report.tables import sample_numbers, table
+from jacspec.runs import Run
+from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
+from jacspec.studies.modes.words_page import check_section, words_section
+
+
+def modes_numbers(run: Run) -> Iterator[Markup]:
+    """Write the words, the check, the tables of modes, of what is shared and of neighbours, and those of columns."""
+    if (run.folder / WORDS_FILE).is_file():
+        yield from words_section(run)
+    if (run.folder / CHECK_FILE).is_file():
+        yield from check_section(run)
+    yield section("Modes between samples", *_modes(run))
+    yield section("Shared subspaces", *_shared(run))
+    yield section("From layer to layer", *_between(run))
+    yield from sample_numbers(run)
+
+
+def _modes(run: Run) -> Iterator[Markup]:
+    rows = run.table(MODES_FILE)
+    yield element(
+        "p",
+        "Of each mode: the median of σ, in how many samples it stands alone, and of those |cos| between two samples "
+        "(mean ± standard error) beside that of directions with the covariance of the stream and of random ones; last, "
+        "what share of the stream's direction lies along the read vector, in random directions.",
+    )
+    head = ("layer", "mode", "σ", "alone", "|cos| of reads", "of writes", "stream's", "random", "input, over random")
+    for component, own in rows.groupby("component", sort=False):
+        body = [
+            (
+                row["layer"],
+                row["mode"],
+                f"{row['sigma']:.3g}",
+                f"{row['n'] / row['samples']:.0%}",
+                _pair(row["read_cos"], row["read_error"]),
+                _pair(row["write_cos"], row["write_error"]),
+                f"{row['stream']:.2f}",
+                f"{row['random']:.2f}",
+                f"{row['input'] / row['input_random']:.2g}",
+            )
+            for row in own.to_dict("records")
+        ]
+        yield element("h3", component_words(str(component)))
+        yield fold(table(head, body, keys=2), len(body), "modes")
+
+
+def _shared(run: Run) -> Iterator[Markup]:
+    rows = run.table(SHARED_FILE)
+    yield element(
+        "p",
+        "How alike the subspaces of the leading modes are between samples, and what share of one's modes the mean "
+        "subspace of the other half of the samples holds; in brackets by chance, with the stream's covariance.",
+    )
+    head = ("layer", "side", "dimensions", "alike", "held by the mean subspace")
+    for component, own in rows.groupby("component", sort=False):
+        body = [
+            (
+                row["layer"],
+                row["side"],
+                f"{row['rank']:.1f}",
+                f"{_pair(row['alike'], row['alike_error'])} ({row['stream']:.2f})",
+                f"{_pair(row['held'], row['held_error'])} ({row['held_stream']:.2f})",
+            )
+            for row in own.to_dict("records")
+        ]
+        yield element("h3", component_words(str(component)))
+        yield fold(table(head, body, keys=2), len(body), "rows")
+
+
+def _between(run: Run) -> Iterator[Markup]:
+    rows = run.table(BETWEEN_FILE)
+    if rows.empty:
+        yield element("p", "There is one layer and component: nothing follows.")
+        return
+    yield element(
+        "p",
+        "Each component beside what follows it, at one sample (mean ± standard error); “another sample” takes the "
+        "second from another one. m_K is 0 where the modes of both are the same, and about 1 by chance.",
+    )
+    head = ("from", "to", "what", "samples", "mean ± s.e.", "another sample", "random")
+    write = number_format([1.0], digits=(2,))
+    body = [
+        (
+            f"{component_words(row['component'])} {row['layer']}",
+            f"{component_words(row['next_component'])} {row['next_layer']}",
+            row["what"],
+            row["n"],
+            _pair(row["mean"], row["standard_error"]),
+            _number(row["other"]),
+            write(row["random"]) if row["what"] == "m_K" else _number(row["random"]),
+        )
+        for row in rows.to_dict("records")
+    ]
+    yield fold(table(head, body, keys=2), len(body), "pairs")
+
+
+def _number(value: float) -> str:
+    return "–" if pandas.isna(value) else f"{value:.3f}"
+
+
+def _pair(value: float, error: float) -> str:
+    if pandas.isna(value):
+        return "–"
+    return f"{value:.3f}" if pandas.isna(error) else f"{value:.3f} ± {error:.3f}"

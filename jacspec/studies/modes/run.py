@@ -1,0 +1,214 @@
+"""`task=modes`: the directions that each Jacobian reads and writes, between samples, layers, the input and words."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jacspec.axes import LayerResult
+from jacspec.config import Config
+from jacspec.errors import JacspecError
+from jacspec.jacobians.branches import check_components, choose_components, list_sites
+from jacspec.jacobians.engine import memory_budget, prepare_batches, working_blocks
+from jacspec.jacobians.solvers import check_engine, choose_engine
+from jacspec.models.block import ModelSpec
+from jacspec.models.checkpoint import Checkpoint
+from jacspec.spectra.metrics import choose_metrics
+from jacspec.studies.ends import end_samples, kinds_of
+from jacspec.studies.inputs import Inputs
+from jacspec.studies.kinds import KIND_COLUMNS, KINDS_FILE, kind_rows
+from jacspec.studies.modes import (
+    BETWEEN_COLUMNS,
+    BETWEEN_FILE,
+    BY_KIND,
+    CHECK_COLUMNS,
+    CHECK_FILE,
+    INPUT_COLUMNS,
+    INPUT_FILE,
+    MODE_COLUMNS,
+    MODES_FILE,
+    OWN_COLUMNS,
+    OWN_FILE,
+    SHARED_COLUMNS,
+    SHARED_FILE,
+    WORD_COLUMNS,
+    WORDS_FILE,
+    ModesOptions,
+)
+from jacspec.studies.modes.after import Reader, leading_modes, pass_again
+from jacspec.studies.modes.check import CheckPlan, check_modes, check_possible, cut_samples
+from jacspec.studies.modes.measure import ModesPlan, check_counts, stream_modes
+from jacspec.studies.modes.tables import compare_modes
+from jacspec.studies.modes.words import Modes, WordsPlan
+from jacspec.studies.over_samples import run_layers
+from jacspec.studies.work import Table, Work
+from jacspec.text.corpus import Sample
+
+DENSE = "numerical_rank"
+"""A metric that only a dense engine gives: what trailing modes need too."""
+
+
+def run_modes(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
+    """Compute the modes of every layer's Jacobians into `folder`, or resume what `config.resume` holds."""
+    choose_metrics(config.metrics.names)
+    check_components(config.components)
+    check_engine(config.engine.name)
+    targets: list[int] = []
+    run_layers(
+        config,
+        folder,
+        console,
+        inputs,
+        functools.partial(_prepare, inputs, targets),
+        cut=functools.partial(_cut, targets),
+    )
+
+
+def _cut(targets: list[int], config: Config, sample: Sample) -> Sample:
+    """End the samples where they are to end; where directions are checked, before a token that follows."""
+    options = config.own(ModesOptions)
+    if not options.check:
+        return end_samples(config, sample, options.end)
+    cut, following = cut_samples(sample, least=config.data.min_tokens, seed=config.seed)
+    targets[:] = following
+    return cut
+
+
+def _choose_engine(config: Config, spec: ModelSpec) -> str:
+    """Choose the engine that gives the metrics, and trailing modes where these are asked for."""
+    metric_names, trailing = choose_metrics(config.metrics.names), config.own(ModesOptions).trailing
+    if trailing and config.engine.name == "lanczos":
+        raise JacspecError(f"engine=lanczos has no trailing modes, and modes.trailing={trailing}. Type engine=auto.")
+    return choose_engine(config.engine.name, (*metric_names, DENSE) if trailing else metric_names, spec)
+
+
+def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
+    options, spec = config.own(ModesOptions), checkpoint.spec
+    check_counts(options.k, options.trailing, options.gap, spec.blocks[0].d_model)
+    if options.check:
+        check_possible(checkpoint)
+    checked = _check_plan(config, options, len(spec.blocks))
+    components = choose_components(config.components, spec)
+    engine = _choose_engine(config, spec)
+    batches = prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=config.engine.memory_gib,
+        engine=engine,
+        devices=config.engine.devices,
+        largest=config.engine.batch,
+    )
+    plan = ModesPlan(
+        components,
+        choose_metrics(config.metrics.names),
+        engine,
+        options.k,
+        options.trailing,
+        options.gap,
+        top_k=config.metrics.top_k,
+        decoder_input=config.data.decoder_input.value,
+        tolerance=config.engine.tolerance,
+        seed=config.seed,
+        audit=config.engine.audit,
+        samples=len(sample.tokens),
+        layers=inputs.layers(spec),
+    )
+    mark, kinds = kinds_of(checkpoint, components, sample.tokens, config.data.decoder_input)
+    facts = {
+        "components": list(components),
+        "engine": engine,
+        "modes": plan.numbers,
+        "token_mark": mark,
+        "token_kinds": kinds,
+    }
+
+    learnt: dict[str, Any] = {}
+
+    def tables(results: Sequence[LayerResult], read: Reader) -> dict[str, Table]:
+        again = pass_again(
+            checkpoint,
+            batches,
+            results,
+            read,
+            k=options.k,
+            decoder_input=plan.decoder_input,
+            words=_words_plan(config, options),
+        )
+        sites = list_sites(components, spec)
+        found = compare_modes(results, read, sites, k=options.k, coupled=again.coupled, seed=config.seed)
+        named: dict[str, Table] = {
+            MODES_FILE: (MODE_COLUMNS, found.modes),
+            SHARED_FILE: (SHARED_COLUMNS, found.shared),
+            BETWEEN_FILE: (BETWEEN_COLUMNS, found.between),
+            INPUT_FILE: (INPUT_COLUMNS, found.input),
+            KINDS_FILE: (KIND_COLUMNS, [row for result in results for row in _by_kind(result, kinds)]),
+        }
+        learnt.update(again.facts)
+        if again.words is not None:
+            named |= {WORDS_FILE: (WORD_COLUMNS, again.words.shared), OWN_FILE: (OWN_COLUMNS, again.words.own)}
+        if options.check:
+            known = StoredModes(results, read, options.k)
+            named[CHECK_FILE] = (CHECK_COLUMNS, check_modes(checkpoint, batches, targets, known, checked))
+        return named
+
+    return Work(
+        working_blocks(spec, components, plan.layers),
+        plan.columns,
+        facts,
+        batches,
+        functools.partial(stream_modes, checkpoint, plan=plan),
+        audited=engine != "jacfwd",
+        tables=tables,
+        learnt=learnt,
+    )
+
+
+class StoredModes(Mapping[tuple[int, str], Modes]):
+    """The leading modes by layer and component, one layer in memory at a time."""
+
+    def __init__(self, results: Sequence[LayerResult], read: Reader, k: int) -> None:
+        self._places = {(result.layer, name): result for result in results for name in result.singular_values}
+        self._load = functools.lru_cache(maxsize=1)(
+            lambda number: leading_modes(self._numbered[number], read(number), k)
+        )
+        self._numbered = {result.number: result for result in results}
+
+    def __getitem__(self, place: tuple[int, str]) -> Modes:
+        return self._load(self._places[place].number)[place[1]]
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _words_plan(config: Config, options: ModesOptions) -> WordsPlan | None:
+    if not options.words:
+        return None
+    memory = memory_budget(config.engine.memory_gib)
+    return WordsPlan(draws=options.draws, shown=options.words, seed=config.seed, memory_bytes=memory)
+
+
+def _check_plan(config: Config, options: ModesOptions, count: int) -> CheckPlan:
+    """Say what is checked: of `count` layers those that are asked for, by default the first, middle and last."""
+    layers = options.check_layers
+    chosen = [0, count // 2, count - 1] if layers is None else layers
+    if wrong := [layer for layer in chosen if not -count <= layer < count]:
+        raise JacspecError(f"modes.check_layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
+    return CheckPlan(
+        tuple(sorted({layer % count for layer in chosen})),
+        tuple(options.check_epsilons),
+        options.check_random,
+        seed=config.seed,
+        memory_bytes=memory_budget(config.engine.memory_gib),
+    )
+
+
+def _by_kind(result: LayerResult, kinds: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
+    values = {
+        component: {name: own[name] for name in BY_KIND if name in own} for component, own in result.metrics.items()
+    }
+    return kind_rows(result.layer, values, kinds)

@@ -1,0 +1,320 @@
+r"""The tables of a `task=modes` run: modes and subspaces between samples, layers, and beside the input.
+
+A mode is compared alone only where its value stands apart; all known modes of a sample together are a subspace with the
+projector $P_s = V_s V_s^\top$ of rank $p_s$, and two of these are as alike as
+$\operatorname{tr}(P_s P_t) / \sqrt{p_s p_t}$, the mean squared cosine of their principal angles where the ranks are
+the same: 1 for one subspace, $\sqrt{p_s p_t} / d$ on average for random ones. None of it depends on which vectors
+a subspace is given by.
+
+Chance is twofold: `random`, uniformly random directions, and `stream`, those with the covariance of the stream over the
+samples. Of pairs at one sample it is `other`: the same with the second taken from another sample.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Int
+
+from jacspec.axes import LayerResult
+from jacspec.jacobians.branches import Site, downstream
+from jacspec.jacobians.triples import UNKNOWN, alone
+from jacspec.runs.layers import Stored
+from jacspec.spectra.subspaces import random_alignment
+from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
+
+DRAWS = 192
+"""Subspaces that stand for the covariance of the stream."""
+
+Vectors = Float[np.ndarray, "sample mode d_model"]
+Places = Mapping[tuple[int, str], Site]
+
+
+class Known(NamedTuple):
+    """What is known of one component of one block: vectors that belong to no known subspace are zero."""
+
+    site: Site
+    sigma: Float[np.ndarray, "sample mode"]
+    group: Int[np.ndarray, "sample mode"]
+    reads: Vectors
+    writes: Vectors
+    stream: Float[np.ndarray, "sample d_model"]
+    output: Float[np.ndarray, "sample d_model"]
+
+    @property
+    def ranks(self) -> Int[np.ndarray, " sample"]:
+        """How many dimensions of each sample are known."""
+        return (self.group != UNKNOWN).sum(axis=1)
+
+
+def read_known(result: LayerResult, stored: Stored, sites: Places, k: int) -> Iterator[Known]:
+    """Put the leading modes of each component of a block together."""
+    for component, arrays in stored.items():
+        group = result.diagnostics[component][GROUP][:, :k]
+        whole = group != UNKNOWN
+        reads, writes = (np.where(whole[..., None], arrays[name][:, :k], 0) for name in (READS, WRITES))
+        site, sigma = sites[result.layer, component], result.singular_values[component][:, :k]
+        yield Known(site, sigma, group, reads, writes, arrays[STREAM], arrays[OUTPUT])
+
+
+class Tables(NamedTuple):
+    """The rows of the tables, by their columns."""
+
+    modes: list[tuple[Any, ...]]
+    shared: list[tuple[Any, ...]]
+    between: list[tuple[Any, ...]]
+    input: list[tuple[Any, ...]]
+
+
+def compare_modes(
+    results: Sequence[LayerResult],
+    read: Callable[[int], Stored],
+    sites: Places,
+    *,
+    k: int,
+    coupled: Mapping[tuple[int, str], Float[np.ndarray, " sample"]],
+    seed: int,
+) -> Tables:
+    """Compare the modes of all layers, two layers in memory, and of each earlier component what it wrote.
+
+    **Arguments:** `read`, what is stored of a block; `coupled`, by layer and component, m_K of a Jacobian with the next
+    layer's (`couplings.py`).
+    """
+    found, before = Tables([], [], [], []), list[Known]()
+    outputs: dict[Site, Float[np.ndarray, "sample d_model"]] = {}
+    for result in results:
+        here = sorted(read_known(result, read(result.number), sites, k), key=lambda known: known.site.step)
+        for known in here:
+            draw = np.random.default_rng([seed, known.site.step])
+            null = draw_subspaces(known.stream, k, draw)
+            found.modes.extend(_mode_rows(known, null))
+            found.shared.extend(_shared_rows(known, null))
+            found.input.extend(_input_rows(known, outputs))
+            outputs[known.site] = known.output
+        found.between.extend(_between_rows(before, here, coupled))
+        before = here
+    return found
+
+
+# Samples with each other
+
+
+def draw_subspaces(
+    stream: Float[np.ndarray, "sample d_model"], k: int, draw: np.random.Generator
+) -> Float[np.ndarray, "draw mode d_model"]:
+    """Draw subspaces of `k` orthonormal directions with the covariance of the stream over samples; zero of one sample.
+
+    There are no more directions than the samples less one span.
+    """
+    away = np.asarray(stream, np.float64) - stream.mean(axis=0, dtype=np.float64)
+    count = min(k, max(len(away) - 1, 0))
+    if not count or not away.any():
+        return np.zeros((DRAWS, k, stream.shape[1]))
+    drawn = draw.standard_normal((DRAWS * count, len(away))) @ away
+    bases = np.linalg.qr(drawn.reshape(DRAWS, count, -1).swapaxes(1, 2))[0].swapaxes(1, 2)
+    return np.concatenate([bases, np.zeros((DRAWS, k - count, stream.shape[1]))], axis=1)
+
+
+class Estimate(NamedTuple):
+    """A mean over pairs or samples, its standard error, and how many samples it is of."""
+
+    n: int
+    value: float
+    error: float
+
+
+NOTHING = Estimate(0, np.nan, np.nan)
+
+
+def mean_pairs(sums: Float[np.ndarray, " sample"]) -> Estimate:
+    r"""Estimate the mean over pairs of samples, with the jackknife's error, from each sample's sum over the others.
+
+    A sample is in many pairs, so that pairs are not repeats: with $T = \sum_s T_s$ the mean without sample s is
+    $(T - 2 T_s) / ((n - 1)(n - 2))$ (Efron & Stein 1981).
+    """
+    n, total = len(sums), sums.sum()
+    if n < 2:
+        return NOTHING
+    without = (total - 2 * sums) / ((n - 1) * (n - 2)) if n > 2 else np.full(n, np.nan)
+    error = np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    return Estimate(n, float(total / (n * (n - 1))), float(error))
+
+
+def mean_samples(values: Float[np.ndarray, " sample"]) -> Estimate:
+    """Estimate a mean over samples; those without a value are left out."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return NOTHING
+    error = known.std(ddof=1) / known.size**0.5 if known.size > 1 else np.nan
+    return Estimate(int(known.size), float(known.mean()), float(error))
+
+
+def vectors_alike(vectors: Float[np.ndarray, "sample d_model"]) -> Estimate:
+    """Compute the mean |cos| of unit vectors over pairs of samples."""
+    wide = np.asarray(vectors, np.float64)
+    cosines = np.abs(wide @ wide.T)
+    np.fill_diagonal(cosines, 0)
+    return mean_pairs(cosines.sum(axis=1))
+
+
+def subspaces_alike(bases: Vectors) -> Estimate:
+    """Compute the mean likeness of subspaces over pairs of samples; those of no dimension are left out.
+
+    By the sum of all projectors: O(sample · mode · d_model²), whatever the number of pairs.
+    """
+    unit = _scaled(bases)
+    whole = _projector(unit)
+    sums = np.einsum("sme,sme->s", np.einsum("smd,de->sme", unit, whole), unit)
+    # Less each sample's likeness with itself, which is 1.
+    return mean_pairs(sums - 1)
+
+
+def _scaled(bases: Vectors) -> Vectors:
+    """Leave out samples of no dimension, and scale bases so that their projectors have the length 1."""
+    ranks = np.square(np.asarray(bases, np.float64)).sum(axis=(1, 2))
+    kept = ranks > 0.5
+    return np.asarray(bases, np.float64)[kept] / ranks[kept, None, None] ** 0.25
+
+
+def _projector(bases: Vectors) -> Float[np.ndarray, "d_model d_model"]:
+    rows = bases.reshape(-1, bases.shape[-1])
+    return rows.T @ rows
+
+
+def held_by_mean(bases: Vectors, weights: Float[np.ndarray, "sample mode"], k: int) -> Float[np.ndarray, " sample"]:
+    """Compute what share of each sample's known modes the mean subspace of the *other half* of the samples holds.
+
+    The mean subspace are the `k` leading eigenvectors Q of the mean projector; the share is Σ σᵢ² ‖Q v_i‖² / Σ σᵢ²,
+    with J of the rank of what is known ‖J Q‖² / ‖J‖². Halves are every other sample: a subspace would hold more of
+    what it was made of.
+
+    **Returns:** NaN for samples of no dimension, and where a half has none.
+    """
+    wide = np.asarray(bases, np.float64)
+    known = np.square(wide).sum(axis=-1) > 0.5
+    share = np.full(len(wide), np.nan)
+    for half in (0, 1):
+        own = np.arange(len(wide)) % 2 == half
+        fitted = _scaled(wide[~own])
+        if not len(fitted):
+            continue
+        d_model = wide.shape[-1]
+        most = (max(d_model - k, 0), d_model - 1)
+        _, leading = scipy.linalg.eigh(_projector(fitted), subset_by_index=most)
+        inside = np.square(wide[own] @ leading).sum(axis=-1)
+        energy = np.where(known, np.square(np.asarray(weights, np.float64)), 0)[own]
+        whole = energy.sum(axis=1)
+        share[own] = np.where(whole > 0, (energy * inside).sum(axis=1) / np.where(whole > 0, whole, 1), np.nan)
+    return share
+
+
+def _mode_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
+    """Say of each mode how often it stands alone, how alike it is between samples, and what of the input it holds."""
+    own = alone(known.group)
+    stream = directions(known.stream)
+    mean = directions(known.stream.mean(axis=0, keepdims=True))
+    single = np.asarray(null[:, 0])
+    chance = vectors_alike(single).value if single.any() else np.nan
+    for mode in range(known.group.shape[1]):
+        rows = own[:, mode]
+        reads, writes = known.reads[rows, mode], known.writes[rows, mode]
+        numbers = (vectors_alike(reads), vectors_alike(writes))
+        inputs = mean_samples(np.square(np.einsum("sd,sd->s", reads, stream[rows])))
+        means = mean_samples(np.square(reads @ mean[0]))
+        yield (
+            *(known.site.layer, known.site.component, mode + 1, len(own), int(rows.sum())),
+            float(np.median(known.sigma[:, mode])),
+            *(number for estimate in numbers for number in (estimate.value, estimate.error)),
+            *(random_alignment(reads.shape[1]), chance),
+            *(inputs.value, inputs.error, means.value, means.error, 1 / reads.shape[1]),
+        )
+
+
+def _shared_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
+    """Compare the subspaces of all samples with each other, and with the mean subspace of the corpus."""
+    d_model, k = known.reads.shape[2], known.group.shape[1]
+    drawn = bool(null.any())
+    level = subspaces_alike(null).value if drawn else np.nan
+    even = held_by_mean(null, np.ones(null.shape[:2]), k).mean() if drawn else np.nan
+    ranks = known.ranks[known.ranks > 0]
+    random = float(np.sqrt(ranks).mean() ** 2) / d_model if ranks.size else np.nan
+    for side, bases in (("read", known.reads), ("write", known.writes)):
+        alike = subspaces_alike(bases)
+        held = mean_samples(held_by_mean(bases, known.sigma, k))
+        yield (
+            *(known.site.layer, known.site.component, side, alike.n, float(known.ranks.mean())),
+            *(alike.value, alike.error, random, level, held.value, held.error, min(k / d_model, 1), float(even)),
+        )
+
+
+# One component with another, at the same sample
+
+
+def overlap_subspaces(first: Vectors, second: Vectors) -> Float[np.ndarray, " sample"]:
+    """Compute how alike two subspaces of each sample are; NaN where one has no dimension."""
+    a, b = (np.asarray(side, np.float64) for side in (first, second))
+    ranks = np.square(a).sum(axis=(1, 2)) * np.square(b).sum(axis=(1, 2))
+    inner = np.square(np.einsum("smd,snd->smn", a, b)).sum(axis=(1, 2))
+    return np.where(ranks > 0.25, inner / np.sqrt(np.where(ranks > 0.25, ranks, 1)), np.nan)
+
+
+def _between_rows(
+    before: Sequence[Known], here: Sequence[Known], coupled: Mapping[tuple[int, str], Float[np.ndarray, " sample"]]
+) -> Iterator[tuple[Any, ...]]:
+    """Compare neighbours in the stream: what one writes with what the next reads, and a component with itself later."""
+    for first in (*before, *here):
+        for second in here:
+            if not downstream(first.site, second.site) or second.site.layer > first.site.layer + 1:
+                continue
+            pairs = {"write-read": (first.writes, second.reads)}
+            if first.site.component == second.site.component:
+                pairs |= {"read-read": (first.reads, second.reads), "write-write": (first.writes, second.writes)}
+            place = (first.site.layer, first.site.component, second.site.layer, second.site.component)
+            for what, (left, right) in pairs.items():
+                own, other = (overlap_subspaces(left, side) for side in (right, np.roll(right, 1, axis=0)))
+                ranks = np.sqrt(first.ranks * second.ranks)[np.isfinite(own)]
+                random = float(ranks.mean()) / left.shape[2] if ranks.size else np.nan
+                yield (*place, what, *mean_samples(own), random, mean_samples(other).value)
+            key = (first.site.layer, first.site.component)
+            if first.site.component == second.site.component and key in coupled:
+                yield (*place, "m_K", *mean_samples(coupled[key]), 1.0, np.nan)
+
+
+# The input
+
+
+def directions(vectors: Float[np.ndarray, "sample d_model"]) -> Float[np.ndarray, "sample d_model"]:
+    """Scale vectors to length 1; zero stays zero."""
+    wide = np.asarray(vectors, np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / np.where(length > 0, length, 1)
+
+
+def share_in(bases: Vectors, vectors: Float[np.ndarray, "sample d_model"]) -> Float[np.ndarray, " sample"]:
+    """Compute what share of each vector's square lies in its sample's subspace; NaN where that has no dimension."""
+    wide = np.asarray(bases, np.float64)
+    inside = np.square(np.einsum("smd,sd->sm", wide, directions(vectors))).sum(axis=1)
+    return np.where(np.square(wide).sum(axis=(1, 2)) > 0.5, inside, np.nan)
+
+
+def _input_rows(known: Known, outputs: Mapping[Site, Float[np.ndarray, "sample d_model"]]) -> Iterator[tuple[Any, ...]]:
+    """Say how much of the stream, of its mean, and of what each earlier component wrote, the reads hold."""
+    mean = np.broadcast_to(known.stream.mean(axis=0), known.stream.shape)
+    sources: dict[tuple[Any, str], np.ndarray] = {("", "stream"): known.stream, ("", "mean stream"): mean}
+    sources |= {
+        (site.layer, site.component): output for site, output in outputs.items() if downstream(site, known.site)
+    }
+    ranks = known.ranks[known.ranks > 0]
+    random = float(ranks.mean()) / known.stream.shape[1] if ranks.size else np.nan
+    for (layer, source), vectors in sources.items():
+        own, other = (share_in(known.reads, side) for side in (vectors, np.roll(vectors, 1, axis=0)))
+        yield (
+            known.site.layer,
+            known.site.component,
+            layer,
+            source,
+            *mean_samples(own),
+            random,
+            mean_samples(other).value,
+        )

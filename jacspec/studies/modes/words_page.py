@@ -1,0 +1,284 @@
+"""Words of directions and what changes along them do, on the page and as a figure of a `task=modes` run."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from jacspec.report.labels import component_words, title_lines
+from jacspec.report.markup import Markup, element, fold, section
+from jacspec.report.tables import table
+from jacspec.runs import Run
+from jacspec.spectra.bootstrap import SURE
+from jacspec.studies.modes import CHECK_FILE, OWN_FILE, WORDS_FILE
+
+SHOWN = 5
+SIDES = {
+    "write": "What writes make likelier",
+    "read": "What reads look for: token embeddings",
+    "read stream": "What reads look for: the average stream of each token at that layer",
+}
+REMOVED = "remove"
+KINDS = {
+    "read": ("read v₁", "#0072B2", "o"),
+    "read_k": ("reads v₁…v_k", "#0072B2", "s"),
+    "write": ("write u₁", "#D55E00", "o"),
+    "write_k": ("writes u₁…u_k", "#D55E00", "s"),
+    "principal": ("principal component", "0.45", "o"),
+    "principal_k": ("k principal components", "0.45", "s"),
+    "random": ("random", "0.45", "x"),
+    "random_k": ("k random", "0.45", "x"),
+}
+"""How each kind of direction is called and drawn."""
+
+CHECK_CAPTION = (
+    "Does it matter? How many times more than random directions with the stream's covariance, of the same length, a "
+    "change along each direction moves the distribution of the next token (KL): medians over samples of the ratio at "
+    "one sample, with intervals of 95 %. Left of a colon the layer; the dashed line is chance."
+)
+
+
+def words_section(run: Run) -> Iterator[Markup]:
+    """Write the words of shared directions, those beyond chance in bold, and which token comes first in each sample."""
+    rows = run.table(WORDS_FILE)
+    parts = [element("p", _words_reading(run, rows))]
+    for side, title in SIDES.items():
+        named = rows[(rows["side"] == side) & rows["strongest"].notna()]
+        if named.empty:
+            continue
+        head = ("layer", "component", "mode", "share", "one end", "other end", "largest |score|", "by chance", "p", "q")
+        body = [_word_row(row) for row in named.to_dict("records")]
+        parts += [element("h3", title), fold(table(head, body, keys=3), len(body), "directions")]
+    parts += [element("h3", "Each sample's own first mode"), *_own(run)]
+    yield section("In words", *parts)
+
+
+def _words_reading(run: Run, rows: pandas.DataFrame) -> str:
+    count = int(rows["strongest"].notna().sum())
+    facts = run.provenance.get("words") or {}
+    return (
+        f"Directions that the samples share, as tokens: {count} of {len(rows)} have words; the others are no one "
+        "direction, two halves of the samples giving different ones. The sign is that of the largest |score|. Chance "
+        f"are {facts.get('draws', '')} directions with the covariance of the stream that is written to, or of what a "
+        "read is compared with; “by chance” is the median of their largest |score|, p the share that reaches the "
+        "direction's own, q the same adjusted for all rows. Bold: q < 5 %. Writes: "
+        f"{facts.get('writes', 'through the final norm and the unembedding')}."
+    )
+
+
+def _word_row(row: dict[str, Any]) -> tuple[object, ...]:
+    one, other = (show_tokens(row[end]) for end in ("top", "bottom"))
+    return (
+        row["layer"],
+        component_words(row["component"]),
+        row["mode"],
+        f"{row['holds']:.0%}",
+        element("strong", one) if row["q"] < SURE else one,
+        other,
+        f"{row['strongest']:.3g}",
+        _number(row["chance"], ".3g"),
+        _number(row["p"], ".3f"),
+        _number(row["q"], ".3f"),
+    )
+
+
+def show_tokens(cell: object, shown: int = SHOWN) -> str:
+    """Write the first tokens of a cell of JSON, spaces and line ends visible."""
+    return " · ".join(show_token(token) for token, _ in json.loads(str(cell))[:shown])
+
+
+def show_token(token: str) -> str:
+    """Write one token so that it can be told from others."""
+    return json.dumps(token, ensure_ascii=False)[1:-1].replace(" ", "␣").replace('\\"', '"')
+
+
+def _own(run: Run) -> Iterator[Markup]:
+    rows = run.table(OWN_FILE)
+    yield element(
+        "p",
+        "Which token comes first for how many samples, each read with its own derivative; by chance, where every "
+        "sample draws a direction of chance, the commonest token comes first as often as said. A sample whose leading "
+        "value is not alone has no such token.",
+    )
+    head = ("layer", "component", "side", "samples", "first tokens", "times", "by chance", "q")
+    body = [
+        (
+            row["layer"],
+            component_words(row["component"]),
+            row["side"],
+            row["samples"],
+            _counts(row["tokens"], strong=row["q"] < SURE),
+            _number(row["times"], ".0f"),
+            _number(row["chance"], ".0f"),
+            _number(row["q"], ".3f"),
+        )
+        for row in rows[rows["mode"] == 1].to_dict("records")
+    ]
+    yield fold(table(head, body, keys=3), len(body), "components of layers")
+
+
+def _counts(cell: object, *, strong: bool) -> object:
+    if not isinstance(cell, str):
+        return "–"
+    words = ", ".join(f"{show_token(token)} {times}" for token, times in json.loads(cell)[:SHOWN])
+    return element("strong", words) if strong else words
+
+
+def check_section(run: Run) -> Iterator[Markup]:
+    """Write what was done along which direction, what it did to the next token, and what the Jacobian said of it."""
+    rows = run.table(CHECK_FILE)
+    reading = element(
+        "p",
+        "The last token's stream is changed at one layer and carried on: ε of its length is added along a direction, "
+        "with both signs, or the direction is taken away. KL is that of the next token's distribution from the "
+        "unchanged one, Δ loss that of the true next token (nats); “times chance” is KL over that of random directions "
+        "with the stream's covariance at the same place and sample; “predicted” is the share of the change of all "
+        "logits that the product of the Jacobians explains; “named” what the logit of the token that the direction "
+        "names directly did over what its score says. Medians over samples, intervals of 95 %.",
+    )
+    head = ("layer", "component", "direction", "change", "KL", "times chance", "Δ loss", "predicted", "named")
+    parts = []
+    for layer, own in rows.groupby("layer", sort=True):
+        body = [
+            (
+                layer,
+                component_words(row["component"]),
+                KINDS[row["kind"]][0],
+                change_words(row["change"]),
+                f"{row['kl']:.2g}",
+                _interval(row, "ratio"),
+                _interval(row, "loss"),
+                _number(row["predicted"], ".0%"),
+                _number(row["named"], ".2f"),
+            )
+            for row in own.to_dict("records")
+        ]
+        parts += [element("h3", f"Layer {layer}"), fold(table(head, body, keys=4), len(body), "changes")]
+    yield section("Does it matter", reading, *parts)
+
+
+def change_words(change: object) -> str:
+    """Say what was done along a direction."""
+    return "taken away" if change == REMOVED else f"± {change} ‖x‖"
+
+
+def _number(value: float, spec: str) -> str:
+    return "–" if pandas.isna(value) else format(value, spec)
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    if pandas.isna(row[name]):
+        return "–"
+    reach = "" if pandas.isna(row[f"{name}_low"]) else f" [{row[f'{name}_low']:.2g}, {row[f'{name}_high']:.2g}]"
+    return f"{row[name]:.2g}{reach}"
+
+
+def draw_check(run: Run) -> Figure:
+    """Draw how many times more than chance a change along each kind of direction matters, a panel a change."""
+    rows = run.table(CHECK_FILE)
+    rows = rows[rows["ratio"].notna()]
+    changes = list(dict.fromkeys(rows["change"]))
+    places = list(dict.fromkeys(zip(rows["layer"], rows["component"], strict=True)))
+    figure = Figure(figsize=(max(1.5 + 0.5 * len(places), 6), 0.9 + 2.9 * len(changes)), layout="constrained")
+    panels = figure.subplots(len(changes), 1, squeeze=False, sharex=True)[:, 0]
+    kinds = [kind for kind in KINDS if kind in set(rows["kind"])]
+    # What removes nothing, as a read behind a norm, has a ratio of 0: it is drawn at the bottom.
+    floor = 1e-3
+    for axes, change in zip(panels, changes, strict=True):
+        for shift, kind in zip(np.linspace(-0.3, 0.3, len(kinds)), kinds, strict=True):
+            own = rows[(rows["change"] == change) & (rows["kind"] == kind)]
+            x = np.array([places.index(place) for place in zip(own["layer"], own["component"], strict=True)]) + shift
+            middle = own["ratio"].clip(lower=floor)
+            reach = [middle - own["ratio_low"].clip(lower=floor), own["ratio_high"].clip(lower=floor) - middle]
+            words, colour, marker = KINDS[kind]
+            filled = colour if marker == "o" else "white"
+            axes.errorbar(x, middle, np.nan_to_num(np.maximum(reach, 0)), fmt=marker, color=colour, label=words,
+                          markersize=4, markerfacecolor=filled, linewidth=1)  # fmt: skip
+        axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
+        axes.set_yscale("log")
+        plain = FuncFormatter(lambda value, _: "0" if value <= floor else f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel(f"times chance\n{change_words(change)}")
+        axes.grid(axis="y", color="0.92", linewidth=0.6)
+    names = [f"{layer}: {component_words(component)}" for layer, component in places]
+    panels[-1].set_xticks(range(len(places)), names, rotation=90, fontsize="small", parse_math=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
+    return figure
+
+
+def words_findings(run: Run) -> Iterator[str]:
+    """Say which words shared directions have beyond chance, and which token most samples' own modes name."""
+    rows = run.table(WORDS_FILE)
+    named = rows[rows["strongest"].notna()]
+    for side, verb in (("write", "make a token likelier"), ("read", "lie along a token's embedding")):
+        own = named[named["side"] == side]
+        if own.empty:
+            continue
+        beyond = own[own["q"] < SURE].sort_values("layer")
+        what = f"Of the {len(own)} {side} directions that samples share and that have words"
+        if beyond.empty:
+            yield (
+                f"{what}, none {verb} beyond directions of the same covariance (q < 5 %): at this power their words "
+                "are no more than those of any direction."
+            )
+            continue
+        best = beyond.loc[(beyond["strongest"] / beyond["chance"]).nlargest(3).index]
+        yield (
+            f"{what}, {len(beyond)} {verb} more than directions of the same covariance do (q < 5 %); most "
+            f"{_examples(best)}."
+        )
+    own = run.table(OWN_FILE)
+    own = own[(own["mode"] == 1) & (own["side"] == "write") & (own["samples"] > 0)]
+    sure = own[own["q"] < SURE]
+    if not sure.empty:
+        top = sure.loc[(sure["times"] / sure["samples"]).idxmax()]
+        yield (
+            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token more "
+            f"often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
+            f"“{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples, by chance "
+            f"{top['chance']:.0f}."
+        )
+
+
+def _examples(rows: pandas.DataFrame) -> str:
+    return "; ".join(
+        f"{component_words(row['component'])} {row['layer']} ({show_tokens(row['top'], 3)}; {row['strongest']:.2g} "
+        f"beside {row['chance']:.2g})"
+        for row in rows.to_dict("records")
+    )
+
+
+def check_findings(run: Run) -> Iterator[str]:
+    """Say how much more than chance a change along reads and writes matters, and how far the Jacobians foretell it."""
+    rows = run.table(CHECK_FILE)
+    added = rows[(rows["change"] != REMOVED) & rows["ratio_low"].notna()]
+    for kind in ("read", "write"):
+        own = added[added["kind"] == kind]
+        if own.empty:
+            continue
+        above, below = int((own["ratio_low"] > 1).sum()), int((own["ratio_high"] < 1).sum())
+        top = own.loc[own["ratio"].idxmax()]
+        yield (
+            f"What is added along {KINDS[kind][0]} moves the next token's distribution more than random directions of "
+            f"the stream's covariance in {above} of {len(own)} places, less in {below}; most in the "
+            f"{component_words(top['component'])} of layer {top['layer']}, {_times(top)} as much, of which the "
+            f"Jacobians explain {top['predicted']:.1%} of the change of the logits."
+        )
+    gone = rows[(rows["change"] == REMOVED) & rows["ratio_low"].notna() & (rows["kind"] == "write")]
+    if not gone.empty:
+        top = gone.loc[gone["ratio"].idxmax()]
+        yield (
+            f"Taken away, write u₁ matters most in the {component_words(top['component'])} of layer {top['layer']}: "
+            f"{_times(top)} as much as random directions, the loss changes by {_interval(dict(top), 'loss')} nats."
+        )
+
+
+def _times(row: "pandas.Series[Any]") -> str:
+    return f"{row['ratio']:.2g} [{row['ratio_low']:.2g}, {row['ratio_high']:.2g}] times"

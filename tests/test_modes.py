@@ -1,0 +1,286 @@
+"""`task=modes`: triples and groups of planted matrices and of HF's Jacobians, comparisons in plain NumPy, runs."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import CASES, config_of, layout_of
+from oracles import branch_jacobian, save_random, watch
+from scipy.linalg import subspace_angles
+from servers import TINY, run_here
+from small_runs import make_small_model
+
+from jacspec import open_run
+from jacspec.backend import numerics
+from jacspec.jacobians.branches import Products, choose_components
+from jacspec.jacobians.engine import prepare_batches
+from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, group_values, lanczos_triples
+from jacspec.models.checkpoint import open_checkpoint
+from jacspec.studies.modes.after import pass_again
+from jacspec.studies.modes.measure import BOUND, GROUP, OUTPUT, READS, STREAM, WRITES, ModesPlan, stream_modes
+from jacspec.studies.modes.tables import (
+    draw_subspaces,
+    held_by_mean,
+    mean_pairs,
+    overlap_subspaces,
+    share_in,
+    subspaces_alike,
+    vectors_alike,
+)
+
+K, SIZE = 4, 24
+
+
+class Planted(NamedTuple):
+    """Matrices that are given, as an operator."""
+
+    nothing: Any
+    matrices: Any
+
+    def products(self) -> Products:
+        def forward(vectors: Any) -> Any:
+            return jnp.einsum("smn,sn->sm", self.matrices, vectors)
+
+        def backward(vectors: Any) -> Any:
+            return jnp.einsum("smn,sm->sn", self.matrices, vectors)
+
+        return forward, backward
+
+
+TAIL = 0.3 * 0.8 ** np.arange(SIZE - 6)
+SPECTRA = {
+    "apart": np.concatenate([[3, 2, 1.5, 1.1, 0.7, 0.5], TAIL]),
+    "equal": np.concatenate([[2, 2, 1.5, 1, 0.7, 0.5], TAIL]),
+    "three equal": np.concatenate([[2, 1.5, 1.5, 1.5, 0.7, 0.5], TAIL]),
+    "nearly equal": np.concatenate([[2, 2 * (1 - 1e-6), 1.5, 1, 0.7, 0.5], TAIL]),
+    "cut": np.concatenate([[3, 2, 1.5, 1, 1, 0.5], TAIL]),
+    "all equal": np.concatenate([np.full(6, 2.0), TAIL]),
+    "rank one": np.concatenate([[2.0], np.zeros(SIZE - 1)]),
+    "zero": np.zeros(SIZE),
+}
+GROUPS = {
+    "apart": [0, 1, 2, 3],
+    "equal": [0, 0, 2, 3],
+    "three equal": [0, 1, 1, 1],
+    "nearly equal": [0, 0, 2, 3],
+    "cut": [0, 1, 2, UNKNOWN],
+    "all equal": [UNKNOWN] * 4,
+    "rank one": [0, *[UNKNOWN] * 3],
+    "zero": [UNKNOWN] * 4,
+}
+
+
+def _planted(seed: int = 0) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    rng = np.random.default_rng(seed)
+    turns = [tuple(np.linalg.qr(rng.standard_normal((SIZE, SIZE)))[0] for _ in range(2)) for _ in SPECTRA]
+    return np.stack([u * s @ v.T for (u, v), s in zip(turns, SPECTRA.values(), strict=True)]), turns  # type: ignore
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("engine", ["lanczos", "dense"])
+def test_planted_triples_are_found_and_clusters_have_no_names(engine: str, precision: str) -> None:
+    """Equal values are one subspace, whatever turn the matrix was planted with, and a group that is cut is unknown."""
+    matrices, turns = _planted()
+    with numerics(precision):
+        arrays = jnp.asarray(matrices, precision)
+        found = _triples(arrays, engine)
+    exact = np.asarray(arrays, np.float64)
+    assert [row.tolist() for row in found.group] == list(GROUPS.values())
+    accuracy = {"float32": 1e-4, "float64": 1e-5}[precision]
+    for row, (name, sigma) in enumerate(SPECTRA.items()):
+        np.testing.assert_allclose(found.sigma[row], sigma[:K], atol=accuracy)
+        for mode in range(K):
+            v, u = (np.asarray(side[row, mode], np.float64) for side in (found.right, found.left))
+            value, bound = float(found.sigma[row, mode]), float(found.bounds[row, mode])
+            for off in (exact[row] @ v - value * u, exact[row].T @ u - value * v):
+                assert np.linalg.norm(off) <= bound + 1e-12, (name, mode)
+        for group in {*found.group[row].tolist()} - {UNKNOWN}:
+            members = found.group[row] == group
+            for side, turn in ((found.left, turns[row][0]), (found.right, turns[row][1])):
+                angles = subspace_angles(side[row, members].T.astype(float), turn[:, :K][:, members])
+                assert np.sin(angles).max() < 100 * accuracy, (name, group)
+    assert alone(found.group).sum(axis=1).tolist() == [4, 2, 1, 2, 3, 0, 1, 0]
+
+
+def _triples(arrays: Any, engine: str, *, k: int = K, trailing: int = 0, gap: float = 0.01) -> Triples:
+    if engine == "dense":
+        return dense_triples(arrays, k=k, trailing=trailing, gap=gap)[1]
+    numbers = np.arange(len(arrays))
+    operator = Planted(jnp.zeros(1), arrays)
+    return lanczos_triples(operator, numbers, arrays[:, 0], k=k, tolerance=1e-6, gap=gap, seed=0)[1]
+
+
+def test_trailing_modes_hold_the_null_space() -> None:
+    """A kernel of two dimensions is one subspace; the value before it stands alone."""
+    sigma = np.concatenate([np.linspace(3, 1, SIZE - 2), [0, 0]])
+    rng = np.random.default_rng(1)
+    u, v = (np.linalg.qr(rng.standard_normal((SIZE, SIZE)))[0] for _ in range(2))
+    with numerics("float64"):
+        found = _triples(jnp.asarray((u * sigma @ v.T)[None]), "dense", trailing=3)
+    assert found.group[0].tolist() == [0, 1, 2, 3, 4, 5, 5]
+    assert np.sin(subspace_angles(found.right[0, 5:].T, v[:, -2:])).max() < 1e-12
+    with numerics("float64"):
+        assert _triples(jnp.asarray((u * sigma @ v.T)[None]), "dense", trailing=1).group[0, -1] == UNKNOWN
+
+
+def test_groups_are_as_wide_as_bounds_and_gap_say() -> None:
+    sigma = np.array([[2, 1.9, 1.0, 0.5]])
+    none = np.zeros((1, 4))
+    assert group_values(sigma, none, range(4), gap=0.01)[0].tolist() == [0, 1, 2, 3]
+    assert group_values(sigma, none, range(4), gap=0.1)[0].tolist() == [0, 0, 2, 3]
+    wide = np.array([[0.02, 0, 0, 0]])  # sine 0.02/0.08
+    assert group_values(sigma, wide, range(4), gap=0.01)[0].tolist() == [0, 0, 2, 3]
+    assert group_values(sigma, wide / 10, range(4), gap=0.01)[0].tolist() == [0, 1, 2, 3]
+
+
+TOKENS = ([3, 4, 5, 6, 7, 8, 9, 10], [5, 4, 3], [7, 7, 2, 9])
+
+
+@pytest.mark.parametrize(("family", "engine"), [("gpt2: awkward", "analytic"), ("qwen3: grouped", "lanczos")])
+def test_modes_equal_hf(family: str, engine: str, tmp_path: Path) -> None:
+    """Values, vectors, what is stored beside them, the input's share and m_K against the Jacobians of HF's modules."""
+    kind, name = CASES[family]
+    config = {**config_of(kind, name), "num_hidden_layers": 2}
+    model = save_random(tmp_path, kind, **config)
+    seen = [watch(model, layout_of(kind, config), np.array(ids)) for ids in TOKENS]
+    checkpoint = open_checkpoint(tmp_path, dtype="float64")
+    components = choose_components(["attn", "mlp"], checkpoint.spec)
+    plan = ModesPlan(components, ("spectral_radius",), engine, 3, gap=1e-4, tolerance=1e-10, audit=3)
+    with numerics("float64"):
+        batches = prepare_batches(checkpoint, TOKENS, memory_gib=1.0, engine="lanczos")
+        results = list(stream_modes(checkpoint, batches, plan))
+        stored_of = {result.number: result.stored for result in results}.__getitem__
+        again = pass_again(checkpoint, batches, results, stored_of, k=3, decoder_input="shifted", words=None)
+    for result, component, sample in itertools.product(results, components, range(len(TOKENS))):
+        jacobian = branch_jacobian(seen[sample].calls["", component, result.layer])
+        u, sigma, vt = np.linalg.svd(jacobian)
+        stored = {key: values[sample] for key, values in result.stored[component].items()}
+        x, named = stored[STREAM], alone(result.diagnostics[component][GROUP][sample])
+        assert named.any()
+        np.testing.assert_allclose(result.singular_values[component][sample][:3], sigma[:3], rtol=1e-8)
+        assert np.abs(stored[READS] @ vt[:3].T).diagonal()[named] == pytest.approx(1, abs=1e-6)
+        assert np.abs(stored[WRITES] @ u[:, :3]).diagonal()[named] == pytest.approx(1, abs=1e-6)
+        found = {key: values[sample] for key, values in result.metrics[component].items()}
+        along = np.linalg.norm(jacobian @ x) / np.linalg.norm(x)
+        assert found["residual_gain"] == pytest.approx(along, abs=1e-9 * sigma[0])
+        assert found["named_modes"] == named.sum()
+        if named.all():
+            assert found["read_input"] == pytest.approx(np.square(vt[:3] @ x).sum() / (x @ x), abs=1e-7)
+        assert (result.diagnostics[component][BOUND][sample] < 1e-6 * sigma[0]).all()
+        if result.layer == 0:
+            expected = _coupling(jacobian, branch_jacobian(seen[sample].calls["", component, 1]), 3)
+            assert again.coupled[0, component][sample] == pytest.approx(expected, rel=1e-5)
+
+
+def _coupling(first: np.ndarray, second: np.ndarray, k: int) -> float:
+    u, _, vt = np.linalg.svd(second)
+    own = np.diag(np.linalg.svd(first, compute_uv=False)[:k])
+    return float(np.linalg.norm(u[:, :k].T @ first @ vt[:k].T - own) / np.linalg.norm(own))
+
+
+def _bases(rng: np.random.Generator, samples: int, k: int, d_model: int) -> np.ndarray:
+    return np.linalg.qr(rng.standard_normal((samples, d_model, k)))[0].swapaxes(1, 2)
+
+
+def test_likeness_equals_pairs_written_out() -> None:
+    """Means over pairs and their jackknife by loops; those of subspaces by principal angles."""
+    rng = np.random.default_rng(0)
+    bases = _bases(rng, 7, 3, 10)
+    vectors = bases[:, 0]
+    pairs = np.array([[abs(a @ b) for b in vectors] for a in vectors])
+    found = vectors_alike(vectors)
+    off = ~np.eye(7, dtype=bool)
+    assert found.value == pytest.approx(pairs[off].mean())
+    without = [pairs[np.ix_(*[[t for t in range(7) if t != s]] * 2)][~np.eye(6, dtype=bool)].mean() for s in range(7)]
+    assert found.error == pytest.approx(np.sqrt(6 / 7 * np.square(without - np.mean(without)).sum()))
+    turned = np.einsum("sij,sjd->sid", np.linalg.qr(rng.standard_normal((7, 3, 3)))[0], bases)
+    sides = [(bases[s].T, bases[t].T) for s, t in np.argwhere(off)]
+    alike = [np.square(np.cos(subspace_angles(*each))).mean() for each in sides]
+    assert subspaces_alike(bases).value == pytest.approx(np.mean(alike))
+    assert subspaces_alike(turned).value == pytest.approx(np.mean(alike))
+    bases[0, 2] = 0  # one of two dimensions, and one of none
+    bases[1] = 0
+    some = [(0, 2), (0, 3), (2, 3)]
+    ranks = np.square(bases).sum(axis=(1, 2))
+    of = [np.square(bases[s] @ bases[t].T).sum() / np.sqrt(ranks[s] * ranks[t]) for s, t in some]
+    assert subspaces_alike(bases[:4]).value == pytest.approx(np.mean(of))
+    assert np.isnan(mean_pairs(np.zeros(1)).value)
+    overlap = overlap_subspaces(bases[2:], turned[2:])
+    assert overlap == pytest.approx(1)
+    assert np.isnan(overlap_subspaces(bases[1:2], turned[1:2])).all()
+    x = rng.standard_normal((7, 10))
+    assert share_in(turned, x)[2] == pytest.approx(np.square(bases[2] @ x[2]).sum() / (x[2] @ x[2]))
+
+
+def test_mean_subspace_holds_what_was_planted_and_chance_no_more() -> None:
+    """Of subspaces about a planted one nearly all, of random ones k/d: none of it comes from fitting."""
+    rng = np.random.default_rng(1)
+    d_model, k, samples = 40, 3, 60
+    random, weights = _bases(rng, samples, k, d_model), np.array([3.0, 2, 1]) * np.ones((samples, 1))
+    assert np.mean(held_by_mean(random, weights, k)) == pytest.approx(k / d_model, abs=0.02)
+    planted = np.linalg.qr((np.eye(d_model)[:k] + 0.05 * rng.standard_normal((samples, k, d_model))).swapaxes(1, 2))
+    assert np.mean(held_by_mean(planted[0].swapaxes(1, 2), weights, k)) > 0.85
+    half = np.concatenate([planted[0].swapaxes(1, 2)[:, :1], random[:, :2]], axis=1)
+    half = np.linalg.qr(half.swapaxes(1, 2))[0].swapaxes(1, 2)
+    shares = held_by_mean(half, np.array([3.0, 0, 0]) * np.ones((samples, 1)), 1)
+    assert shares.mean() > 0.85  # σ² says which modes count
+
+
+def test_chance_of_the_stream_has_its_covariance() -> None:
+    """One direction with most of the variance makes random subspaces alike; of an isotropic stream they are as k/d."""
+    rng = np.random.default_rng(2)
+    stream = rng.standard_normal((400, 30))
+    level = subspaces_alike(draw_subspaces(stream, 2, np.random.default_rng(0))).value
+    assert level == pytest.approx(2 / 30, abs=0.01)
+    narrow = stream * np.array([100.0, *np.ones(29)])
+    assert subspaces_alike(draw_subspaces(narrow, 2, np.random.default_rng(0))).value > 0.5
+    assert not draw_subspaces(stream[:1], 2, rng).any()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("modes")
+    make_small_model(folder / "model")
+    said = ("data.samples=24", "data.max_tokens=12", "modes.k=3", "engine=lanczos", "report.figures=none")
+    done = run_here("task=modes", "model=path", "model.path=model", *said, "hydra.run.dir=run", cwd=folder)
+    assert done.code == 0, done.err
+    return folder / "run"
+
+
+def test_a_run_keeps_its_directions(finished: Path) -> None:
+    run = open_run(finished)
+    sites = list(dict.fromkeys(zip(run.metrics["layer"], run.metrics["component"], strict=True)))
+    with np.load(finished / "vectors.npz") as stored:
+        names = (READS, WRITES, STREAM, OUTPUT)
+        assert {*stored.files} == {f"{layer}/{component}/{name}" for layer, component in sites for name in names}
+        reads = stored["1/mlp/read_vectors"]
+        assert reads.shape == (24, 3, 16)
+        assert np.linalg.norm(reads, axis=2) == pytest.approx(1, abs=1e-5)
+    assert run.dataset["group"].dims == ("layer", "component", "sample", "mode")
+    assert run.provenance["modes"] == [1, 2, 3]
+    modes = run.table("modes.csv")
+    assert len(modes) == len(sites) * 3
+    assert ((modes["read_cos"] > 0) & (modes["read_cos"] <= 1)).all()
+    between = run.table("between.csv")
+    assert {*between["what"]} == {"write-read", "read-read", "write-write", "m_K"}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (("modes.k=0",), "Accepted: k from 1"),
+        (("modes.k=14", "modes.trailing=3"), "together at most 16"),
+        (("modes.gap=1",), "is no share"),
+        (("modes.trailing=1", "engine=lanczos"), "has no trailing modes.*engine=auto"),
+        (("modes.check=true", "modes.check_layers=[7]"), "check_layers has 7. Accepted: 0 to 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(said: tuple[str, ...], message: str, finished: Path) -> None:
+    arguments = ("task=modes", "model=path", "model.path=model", *TINY, *said, "hydra.run.dir=refused")
+    done = run_here(*arguments, cwd=finished.parent)
+    assert done.code == 1
+    assert re.search(message, " ".join(done.err.split())), done.err
