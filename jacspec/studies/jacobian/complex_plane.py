@@ -53,9 +53,10 @@ def draw_eigenvalues(run: Run, component: str) -> Figure:
         _draw_plane(plane, values, ring)
         _draw_sizes(sizes, np.abs(values), np.abs(rotated), ring)
         plane.set_title(f"layer {layer}", fontsize="medium")
+        plane.set_xlabel(r"$\mathrm{Re}\,\lambda$")
+        sizes.set_xlabel(r"$|\lambda|$")
     panels[0, 0].set_ylabel(r"$\mathrm{Im}\,\lambda$")
     panels[1, 0].set_ylabel("density")
-    figure.supxlabel(r"above: $\mathrm{Re}\,\lambda$; below: $|\lambda|$", fontsize="medium")
     title = f"{title_lines(run, figure.get_figwidth())}\neigenvalues of {component_words(component)}"
     figure.suptitle(title, fontsize="medium", parse_math=False)
     handles: list[Any] = [
