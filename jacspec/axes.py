@@ -67,7 +67,7 @@ class Row(NamedTuple):
     words: Mapping[str, str] = {}
 
 
-STEPS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STEPS = (0.01, 0.03, 0.1, 0.3)
 """How long the changes are that a Jacobian's answer is compared at, in units of ‖x‖."""
 SIGNED_STEPS = (*(-step for step in reversed(STEPS)), *STEPS)
 

@@ -69,7 +69,7 @@ def worse(errors: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize(("square", "cube"), [(0.4, 0.0), (0.2, 0.0), (0.3, 0.2), (0.2, -0.4), (300.0, 0.0)])
+@pytest.mark.parametrize(("square", "cube"), [(0.9, 0.0), (0.5, 0.0), (0.7, 0.4), (0.2, -0.9), (300.0, 0.0)])
 def test_radius_and_curvature_of_a_known_bend(square: float, cube: float, precision: str) -> None:
     """a δ + b δ² = σ₁ / 10 on the side where signs agree; the last is below the first step."""
     values, _ = measure(bent, ACROSS, given=(square, cube, 0), precision=precision)
@@ -87,7 +87,7 @@ def test_linear_branch_has_no_radius_and_no_curvature(precision: str) -> None:
     values, why = measure(bent, ACROSS, *RADIUS, given=(0, 0, 0), precision=precision)
     for name, column in RADIUS.items():
         assert np.isinf(values[column]).all()
-        assert (why[column] == f"linear along {WORDS[name]}: off by less than a tenth up to ‖x‖").all()
+        assert (why[column] == f"linear along {WORDS[name]}: off by less than a tenth up to 30% of ‖x‖").all()
         assert values[ERROR[name]].max() < 1e-2
     assert (values[CURVATURE] == 0).all()
 
@@ -134,11 +134,11 @@ def test_layer_norm_along_its_input() -> None:
 @pytest.mark.parametrize("constant", [0.0, 1e2, 1e4, 1e6, 1e9])
 def test_rounding_hides_a_radius_and_never_makes_one(constant: float) -> None:
     """What float32 says beside a large constant is right to a fifth, or missing for the reason."""
-    exact, _ = measure(bent, ACROSS, given=(0.2, 0, 0))
-    values, why = measure(bent, ACROSS, given=(0.2, 0, constant), precision="float32")
+    exact, _ = measure(bent, ACROSS, given=(0.5, 0, 0))
+    values, why = measure(bent, ACROSS, given=(0.5, 0, constant), precision="float32")
     found, true = values[RADIUS["top"]], exact[RADIUS["top"]]
     known = np.isfinite(found)
-    assert known.all() == (constant <= 1e2)
+    assert known.all() == (constant <= 1e4)
     assert constant < 1e6 or not known.any()
     np.testing.assert_allclose(found[known], true[known], rtol=0.2)
     assert all("rounding hides" in reason for reason in why[RADIUS["top"]][~known])

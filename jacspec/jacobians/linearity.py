@@ -6,8 +6,7 @@ $$e(\epsilon) = \lVert f(x + \epsilon \lVert x \rVert v) - f(x) - \epsilon \lVer
   \, / \, \lVert \epsilon \lVert x \rVert J v \rVert .$$
 
 The linearity radius along v is the least $\lvert \epsilon \rvert$ with e = 0.1, of both signs. It costs a forward pass
-of the branch for each of the steps ±ε of `axes.STEPS`, all samples at once, and two passes more where the crossing lies
-between two of them.
+of the branch for each of the steps ±ε of `axes.STEPS`, all samples at once, and two passes more where e crosses 0.1.
 """
 
 import functools
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jacspec.axes import SIGNED_STEPS, STEPS
-from jacspec.backend import Program, shapes_of
+from jacspec.backend import Program
 from jacspec.errors import JacspecError, suggest
 from jacspec.jacobians.branches import Branch, Products
 from jacspec.jacobians.devices import shard_like
@@ -62,8 +61,10 @@ TENTH = 0.1
 """The relative error that ends the radius."""
 KNOWN = 0.02
 """How much of e rounding may be where it counts: an e of 0.1 is then known to a fifth, the radius to about as much."""
-NOISE = 2
-"""Times that rounding moves f(x + δ) − f(x) as much as it moves f(x): both are rounded."""
+NOISE = 4
+"""Rounding moves f(x + δ) − f(x) by less than so many eps of ‖f(x)‖ + σ₁‖x‖."""
+TOGETHER = 4
+"""Steps of one pass: their products with weights are one, and their work arrays fewer than the bases of Lanczos."""
 
 
 class Linearity(NamedTuple):
@@ -120,6 +121,7 @@ def measure_linearity(
     values: dict[str, Any] = {}
     undefined: dict[str, np.ndarray] = {}
     x, rows = branch.point.x, padded.row_samples
+    sigma = np.asarray(spectra.singular_values)[:, 0].astype(x.dtype)
     no_stream = (np.asarray(x) == 0).all(axis=1)
     drawn = functools.partial(start_vectors, rows, dtype=x.dtype, seed=seed + (number + 1) * 1_000_003)
     for name in names:
@@ -130,21 +132,21 @@ def measure_linearity(
             vectors = _differences(x, weights, np.arange(len(rows)) < len(padded.samples))
         else:
             vectors = x if name == "input" else drawn(x.shape[1])
-        found = Linearity(*map(np.asarray, _measure(branch, shard_like(vectors, x))))
+        found = Linearity(*map(np.asarray, _measure(branch, *shard_like((vectors, sigma), x))))
         values |= {RADIUS[name]: found.radius, ERROR[name]: found.errors}
         none = ALONE if name == "residual" and len(padded.samples) == 1 else NONE[name]
         zero = np.where(found.gain == 0, none, "")
         blank = np.where(no_stream, ZERO_STREAM, zero)
         open_ = np.where(np.isinf(found.radius), _linear(name), np.where(np.isnan(found.radius), _hidden(name), ""))
         undefined[RADIUS[name]] = np.where(blank != "", blank, open_)
-        undefined[ERROR[name]] = np.where(blank != "", blank, f"f is not finite within ‖x‖ along {WORDS[name]}")
+        undefined[ERROR[name]] = np.where(blank != "", blank, f"f is not finite near x along {WORDS[name]}")
         if name == "top":
             values[CURVATURE], undefined[CURVATURE] = found.curvature, zero
     return values, undefined
 
 
 def _linear(name: str) -> str:
-    return f"linear along {WORDS[name]}: off by less than a tenth up to ‖x‖"
+    return f"linear along {WORDS[name]}: off by less than a tenth up to {STEPS[-1]:.0%} of ‖x‖"
 
 
 def _hidden(name: str) -> str:
@@ -153,16 +155,17 @@ def _hidden(name: str) -> str:
 
 def linearity_programs(branch: Branch, *, names: Sequence[str], formed: bool) -> list[Program]:
     """Say what `measure_linearity` compiles, random directions apart, given shapes; `formed`: J is there."""
-    if "top" not in names:
-        return [Program(_measure, (branch, branch.point.x), {})] if names else []
     x = branch.point.x
+    measuring = Program(_measure, (branch, x, jax.ShapeDtypeStruct(x.shape[:1], x.dtype)), {})
+    if "top" not in names:
+        return [measuring] if names else []
     operator: Any = branch
     found: list[Program] = []
     if formed:
         samples, d_model = x.shape
         operator = Formed(None, jax.ShapeDtypeStruct((samples, d_model, d_model), x.dtype))  # type: ignore[arg-type]
         found = list_programs(operator, x)
-    return [*found, *vector_programs(operator, x), Program(_measure, (branch, shapes_of(x)), {})]
+    return [*found, *vector_programs(operator, x), measuring]
 
 
 def _leading(
@@ -190,8 +193,8 @@ def _differences(
 
 
 @jax.jit
-def _measure(branch: Branch, directions: Float[Array, "sample d_model"]) -> Linearity:
-    """Measure along a direction a sample, of any length; a row of zeros has none."""
+def _measure(branch: Branch, directions: Float[Array, "sample d_model"], sigma: Float[Array, " sample"]) -> Linearity:
+    """Measure along a direction a sample, of any length; a row of zeros has none. `sigma` is σ₁."""
     f, (context, x) = jax.vmap(branch.f), branch.point
     length = _norm(x)
     size = _norm(directions)
@@ -210,25 +213,26 @@ def _measure(branch: Branch, directions: Float[Array, "sample d_model"]) -> Line
         off = f(context, x + step[:, None] * v) - y - step[:, None] * slope
         return _norm(off / (jnp.where(step != 0, step, 1) * divisor)[:, None])
 
-    eps = jnp.finfo(x.dtype).eps
-    signs = jnp.sign(jnp.sin(jnp.arange(1, x.shape[1] + 1, dtype=x.dtype) ** 2))[None]
-    rounded = _norm(f(context, x * (1 + eps * signs)) - y)
-    # What rounding adds to e is this over ε.
-    floor = (NOISE * rounded + eps * _norm(y)) / (jnp.where(length > 0, length, 1) * divisor)
+    # What rounding adds to e is this over ε: f rounds its answer, and x, which J passes on.
+    rounded = NOISE * jnp.finfo(x.dtype).eps * (_norm(y) + sigma * length)
+    floor = rounded / (jnp.where(length > 0, length, 1) * divisor)
 
     steps = jnp.asarray(SIGNED_STEPS, x.dtype)
-    errors = jax.lax.map(lambda epsilon: error(jnp.broadcast_to(epsilon, length.shape)), steps).T
+    errors = jax.lax.map(lambda epsilon: error(jnp.broadcast_to(epsilon, length.shape)), steps, batch_size=TOGETHER).T
     count = len(STEPS)
     up, down = errors[:, count:], errors[:, count - 1 :: -1]
-    radii = [_radius(each, sign, error, floor, curvature * length / 2) for each, sign in ((up, 1), (down, -1))]
+    proportion = curvature * length / 2
+    radii = jax.vmap(lambda own, sign: _radius(own, sign, error, floor, proportion))(
+        jnp.stack([up, down]), jnp.asarray([1, -1], x.dtype)
+    )
     there = (gain > 0) & (length > 0)
-    radius, errors = jnp.where(there, jnp.minimum(*radii), jnp.nan), jnp.where(there[:, None], errors, jnp.nan)
+    radius, errors = jnp.where(there, jnp.min(radii, axis=0), jnp.nan), jnp.where(there[:, None], errors, jnp.nan)
     return Linearity(radius, errors, gain, curvature)
 
 
 def _radius(
     errors: Float[Array, "sample epsilon"],
-    sign: int,
+    sign: Float[Array, ""],
     error: Any,
     floor: Float[Array, " sample"],
     proportion: Float[Array, " sample"],
@@ -247,7 +251,7 @@ def _radius(
     low, e_low = steps[before], _pick(errors, before)
     bracketed = (first > 0) & _pick(known, before)
     slope = jnp.where(proportion > 0, TENTH / jnp.where(proportion > 0, proportion, 1), high)
-    guess = jnp.where(bracketed, _between(low, e_low, high, e_high), jnp.clip(slope, steps[0] / 1000, high))
+    guess = jnp.where(bracketed, _between(low, e_low, high, e_high), jnp.clip(slope, steps[0] / 10000, high))
     e_guess = error(sign * guess)
     left = ~(e_guess < TENTH)
     # The crossing is between the step below and the guess, or between that and the step above.

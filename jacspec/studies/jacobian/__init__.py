@@ -70,7 +70,7 @@ LINEARITY: Mapping[str, Quantity] = (
 READ_LINEARITY = (
     "A Jacobian says what an infinitely small change does. The linearity radius is how long a change along v₁, the "
     "direction of greatest gain, may be in units of the stream's own length before the branch is a tenth off from what "
-    "J says; beyond it ρ does not tell what the branch does. Where it is not off by a tenth up to ‖x‖ itself there is "
+    "J says; beyond it ρ does not tell what the branch does. Where it is not off by a tenth up to 30 % of ‖x‖ there is "
     "no radius (–), which metrics.csv says.",
 )
 

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from jacspec.report.figures import box_plots, list_words, spectra_plots
 from jacspec.report.labels import component_words, title_lines
@@ -26,6 +26,7 @@ CAPTION = (
     "as ε does, as all begin."
 )
 GROUPS = 3
+_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 TENTH = 0.1
 LEAST = 1e-4
 """Errors below are not drawn: an exactly linear branch would stretch the axis over rounding."""
@@ -66,12 +67,13 @@ def draw_errors(run: Run) -> Figure:
                 axes.fill_between(epsilon, low, high, color=colour, alpha=0.18, linewidth=0)
                 axes.plot(epsilon, middle, color=colour, marker="o", markersize=3, linewidth=1.3, label=words)
             axes.axhline(TENTH, color="0.25", linestyle="--", linewidth=0.9, label="a tenth")
-            axes.plot(epsilon, epsilon, color="0.7", linewidth=0.8, label="error ∝ ε", zorder=0)
+            axes.plot(epsilon, epsilon, color="0.7", linewidth=0.8, label="proportional to ε", zorder=0)
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_title(component_words(component), fontsize="medium", parse_math=False)
             axes.xaxis.set_major_locator(FixedLocator(epsilon.tolist()))
-            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+            axes.xaxis.set_major_formatter(_PERCENT)
+            axes.yaxis.set_major_formatter(_PERCENT)
             axes.xaxis.set_minor_locator(NullLocator())
             axes.grid(color="0.92", linewidth=0.6)
         row[0].set_ylabel(f"relative error along ${ALONG[ending][0]}$", fontsize="medium")

@@ -48,18 +48,13 @@ def _reach(run: Run) -> Iterator[str]:
             continue
         what = f"Along the direction of greatest gain the Jacobian of the {component_words(component)} holds"
         if held.low >= STEPS[-1]:
-            yield f"{what} as far as was tried, up to ‖x‖."
+            yield f"{what} as far as was tried, up to {100 * STEPS[-1]:g} % of ‖x‖."
             continue
         least, most = medians_of(own)[-1]
-        over, where = (
-            ("samples and layers", f"; least in layer {least.layer}, {_percent(most)}")
-            if len(own) > 1
-            else ("samples", "")
-        )
-        yield (
-            f"{what} up to {_percent(held)} of ‖x‖, the median over {over}: beyond, it is off by more than a "
-            f"tenth{where}."
-        )
+        over, where = "samples", ""
+        if len(own) > 1:
+            over, where = "samples and layers", f"; least in layer {least.layer}, {_percent(most)}"
+        yield f"{what} up to {_percent(held)} of ‖x‖, the median over {over}, and is then off by a tenth{where}."
 
 
 def at_least(run: Run) -> list[Place]:
