@@ -257,8 +257,9 @@ def _measure_block(
             if plan.margins:
                 margins, undefined[ROUTER_MARGIN] = router_margins(branch)
                 values[ROUTER_MARGIN] = jnp.asarray(margins)
-            along = {"tolerance": plan.tolerance, "seed": plan.seed, "number": number}
-            radii, missing = measure_linearity(branch, plan.linearity, spectra, padded, **along)
+            radii, missing = measure_linearity(
+                branch, plan.linearity, spectra, padded, tolerance=plan.tolerance, seed=plan.seed, number=number
+            )
             values, undefined = values | radii, undefined | missing
             beside = []
             if eigenvalues is not None:

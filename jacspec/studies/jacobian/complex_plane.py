@@ -1,7 +1,7 @@
 """Figures of eigenvalues: in the complex plane by layer, and their sizes, with the null ring."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ CAPTION = (
 )
 
 
-def plane_figures(run: Run) -> Mapping[str, Plot]:
+def plane_figures(run: Run) -> dict[str, Plot]:
     """Name the figures of the eigenvalues, one a component, where they are kept."""
     if "ring_share" not in run.metric_names:
         return {}
@@ -92,7 +92,7 @@ def _draw_sizes(
     axes: Axes, own: Float[np.ndarray, " value"], rotated: Float[np.ndarray, " value"], ring: Sequence[float]
 ) -> None:
     """Draw the density of sizes beside that of the rotated."""
-    edges = np.linspace(0, max(own.max(), rotated.max(), ring[1]) or 1.0, BINS + 1)
+    edges = np.linspace(0, max(own.max(), rotated.max(), ring[1]) or 1.0, BINS + 1).tolist()
     axes.hist(own, edges, density=True, color=OWN)
     axes.hist(rotated, edges, density=True, histtype="step", color=CHANCE, linewidth=1.2)
     for radius in ring:

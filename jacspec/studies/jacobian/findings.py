@@ -133,9 +133,11 @@ def _compare(run: Run, own: str, rotated: str, unit: str = "") -> list[Beside]:
                 values, chance = np.log(values / scale), np.log(chance / scale)
         values, chance = values[np.isfinite(values)], chance[np.isfinite(chance)]
         if min(values.size, chance.size) >= FEWEST:
-            medians = float(np.median(values)), float(chance.mean())
-            shown = (float(np.exp(each)) for each in medians) if unit else medians
-            found.append(Beside(place, *shown, _among(medians[0], chance)))
+            median, mean = float(np.median(values)), float(chance.mean())
+            p_value = _among(median, chance)
+            if unit:
+                median, mean = np.exp([median, mean]).tolist()
+            found.append(Beside(place, median, mean, p_value))
     return found
 
 
