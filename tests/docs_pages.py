@@ -132,6 +132,28 @@ ENDS = ("participation", "localised", "likelier", "holds α")
 """Of names of what is a share or a mean, and no rate at three levels."""
 
 
+def claims_table() -> str:
+    """Write what the claims of the paper on Jacobians are on models at hand."""
+    record = json.loads((Path(__file__).parent / "benchmarks" / "sources.json").read_text(encoding="utf-8"))
+    models = {name: found for name, found in record.items() if name != "versions"}
+
+    def ratio(found: Sequence[float]) -> str:
+        return f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})"
+
+    rows: list[tuple[str, ...]] = []
+    for component, words in (("attn", "attention"), ("mlp", "MLP")):
+        for part in ("first", "last"):
+            own = (ratio(found[component][f"{part} third over middle"]) for found in models.values())
+            rows.append((f"ρ of {words}, {part} third of the layers over the middle third", *own))
+        inner = (found[component]["medians of inner layers, least and most"] for found in models.values())
+        rows.append((f"medians of ρ of {words}, inner layers", *(f"{low:.2f} to {high:.2f}" for low, high in inner)))
+    rows.append(("δ of the MLP over that of attention", *(ratio(each["decay of mlp over attn"]) for each in models.values())))
+    for component, words in (("attn", "attention"), ("mlp", "the MLP")):
+        own = (f"{each[f'layers where {component} decays faster']} of {each['layers']}" for each in models.values())
+        rows.append((f"layers in which {words} is more concentrated, beyond the interval", *own))
+    return _table(("", *models), rows)
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
@@ -321,6 +343,7 @@ def pages() -> dict[str, dict[str, str]]:
         if study in recorded_pages():
             found[f"{study}.md"]["cost"] = cost_line(study)
     found["chance.md"] = chance_tables()
+    found["sources/jacobian_paper.md"] = {"claims": claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}

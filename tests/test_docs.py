@@ -34,7 +34,7 @@ from jacspec.config import config_folder, register
 
 ROOT = DOCS.parent
 WRITTEN = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md"))]
-WRITTEN += sorted(DOCS.glob("*.md"))
+WRITTEN += [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("sources/*.md"))]
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in WRITTEN]
 NOTEBOOKS = [pytest.param(file, id=file.name) for file in sorted(DOCS.glob("notebooks/*.ipynb"))]
 FENCE = re.compile(r"```python\n(.*?)```", flags=re.S)
