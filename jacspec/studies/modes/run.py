@@ -91,6 +91,7 @@ def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Che
         check_possible(checkpoint)
     measured = sorted(inputs.layers(spec) or range(len(spec.blocks)))
     checked = _check_plan(config, options, len(spec.blocks), measured)
+    words = _words_plan(config, options)
     components = choose_components(config.components, spec)
     engine = _choose_engine(config, spec)
     batches = prepare_batches(
@@ -135,7 +136,7 @@ def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Che
             read,
             k=options.k,
             decoder_input=plan.decoder_input,
-            words=_words_plan(config, options),
+            words=words,
         )
         sites = list_sites(components, spec)
         found = compare_modes(results, read, sites, k=options.k, coupled=again.coupled, seed=config.seed)
@@ -187,6 +188,9 @@ class StoredModes(Mapping[tuple[int, str], Modes]):
 
 
 def _words_plan(config: Config, options: ModesOptions) -> WordsPlan | None:
+    for name, least in (("words", 0), ("draws", 1)):
+        if (given := getattr(options, name)) < least:
+            raise JacspecError(f"modes.{name}={given} is below {least}. Type modes.{name}=N with N of {least} or more.")
     if not options.words:
         return None
     memory = memory_budget(config.engine.memory_gib)
