@@ -275,6 +275,7 @@ def test_a_run_keeps_its_directions(finished: Path) -> None:
         (("modes.k=0",), "Accepted: k from 1"),
         (("modes.k=14", "modes.trailing=3"), "together at most 16"),
         (("modes.gap=1",), "is no share"),
+        (("modes.draws=0",), "draws=0 is below 1"),
         (("modes.trailing=1", "engine=lanczos"), "has no trailing modes.*engine=auto"),
         (("modes.check=true", "modes.check_layers=[7]"), "check_layers has 7. Accepted: 0 to 1"),
     ],

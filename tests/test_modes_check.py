@@ -25,6 +25,7 @@ from jacspec.studies.modes.check import (
     MIDDLE,
     CheckPlan,
     Effect,
+    check_numbers,
     check_possible,
     check_rows,
     cut_samples,
@@ -278,6 +279,21 @@ def test_samples_are_cut_so_that_a_token_follows() -> None:
     assert [len(ids) for ids in cut_samples(sample, least=20, seed=0)[0].tokens] == [9, 2]
     with pytest.raises(JacspecError, match=r"Sample 1 has one token.*data\.min_tokens=2"):
         cut_samples(sample._replace(tokens=[[1, 2], [3]]), least=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"epsilons": ()}, "check_epsilons"),
+        ({"epsilons": (0.1, -1.0)}, "check_epsilons"),
+        ({"random": 0}, "check_random"),
+        ({"layers": (0, 3)}, r"check_layers has 3.*check_layers=\[0\]"),
+    ],
+)
+def test_numbers_that_change_nothing_are_refused(changed: dict[str, Any], words: str) -> None:
+    check_numbers(PLAN, range(2))
+    with pytest.raises(JacspecError, match=words):
+        check_numbers(PLAN._replace(**changed), range(2))
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])

@@ -17,7 +17,8 @@ are kept: the change is along the part of the stream that lies in it, so that `r
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -115,6 +116,21 @@ def check_possible(checkpoint: Checkpoint) -> None:
         raise JacspecError(
             f"{checkpoint.name} was saved without its language-model head: it predicts no token. "
             "Type modes.check=false."
+        )
+
+
+def check_numbers(plan: CheckPlan, measured: Collection[int]) -> None:
+    """Refuse numbers that make no change, and layers that are not `measured`; raises `JacspecError`."""
+    if not plan.epsilons or not all(0 < epsilon < math.inf for epsilon in plan.epsilons):
+        raise JacspecError(
+            f"modes.check_epsilons={list(plan.epsilons)} has to be numbers above 0. Type 'modes.check_epsilons=[0.1]'."
+        )
+    if plan.random < 1:
+        raise JacspecError(f"modes.check_random={plan.random} leaves no chance to compare with. Type 1 or more.")
+    if missing := [layer for layer in plan.layers if layer not in measured]:
+        raise JacspecError(
+            f"modes.check_layers has {missing[0]}, whose modes are not measured. Type layers=null, or "
+            f"'modes.check_layers=[{min(measured)}]'."
         )
 
 

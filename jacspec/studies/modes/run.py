@@ -38,7 +38,7 @@ from jacspec.studies.modes import (
     ModesOptions,
 )
 from jacspec.studies.modes.after import Reader, leading_modes, pass_again
-from jacspec.studies.modes.check import CheckPlan, check_modes, check_possible, cut_samples
+from jacspec.studies.modes.check import CheckPlan, check_modes, check_numbers, check_possible, cut_samples
 from jacspec.studies.modes.measure import ModesPlan, check_counts, stream_modes
 from jacspec.studies.modes.tables import compare_modes
 from jacspec.studies.modes.words import Modes, WordsPlan
@@ -89,7 +89,9 @@ def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Che
     check_counts(options.k, options.trailing, options.gap, spec.blocks[0].d_model)
     if options.check:
         check_possible(checkpoint)
-    checked = _check_plan(config, options, len(spec.blocks))
+    measured = sorted(inputs.layers(spec) or range(len(spec.blocks)))
+    checked = _check_plan(config, options, len(spec.blocks), measured)
+    words = _words_plan(config, options)
     components = choose_components(config.components, spec)
     engine = _choose_engine(config, spec)
     batches = prepare_batches(
@@ -134,7 +136,7 @@ def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Che
             read,
             k=options.k,
             decoder_input=plan.decoder_input,
-            words=_words_plan(config, options),
+            words=words,
         )
         sites = list_sites(components, spec)
         found = compare_modes(results, read, sites, k=options.k, coupled=again.coupled, seed=config.seed)
@@ -186,25 +188,31 @@ class StoredModes(Mapping[tuple[int, str], Modes]):
 
 
 def _words_plan(config: Config, options: ModesOptions) -> WordsPlan | None:
+    for name, least in (("words", 0), ("draws", 1)):
+        if (given := getattr(options, name)) < least:
+            raise JacspecError(f"modes.{name}={given} is below {least}. Type modes.{name}=N with N of {least} or more.")
     if not options.words:
         return None
     memory = memory_budget(config.engine.memory_gib)
     return WordsPlan(draws=options.draws, shown=options.words, seed=config.seed, memory_bytes=memory)
 
 
-def _check_plan(config: Config, options: ModesOptions, count: int) -> CheckPlan:
-    """Say what is checked: of `count` layers those that are asked for, by default the first, middle and last."""
+def _check_plan(config: Config, options: ModesOptions, count: int, measured: Sequence[int]) -> CheckPlan:
+    """Say what is checked: of `count` layers those asked for, by default the first, middle and last of the measured."""
     layers = options.check_layers
-    chosen = [0, count // 2, count - 1] if layers is None else layers
+    chosen = [measured[0], measured[len(measured) // 2], measured[-1]] if layers is None else layers
     if wrong := [layer for layer in chosen if not -count <= layer < count]:
         raise JacspecError(f"modes.check_layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
-    return CheckPlan(
+    plan = CheckPlan(
         tuple(sorted({layer % count for layer in chosen})),
         tuple(options.check_epsilons),
         options.check_random,
         seed=config.seed,
         memory_bytes=memory_budget(config.engine.memory_gib),
     )
+    if options.check:
+        check_numbers(plan, measured)
+    return plan
 
 
 def _by_kind(result: LayerResult, kinds: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
