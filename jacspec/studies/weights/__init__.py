@@ -464,7 +464,7 @@ STUDY = Study(
             "Values are counted beyond the edge that one draw in 100 passes: with random entries 0.01 a matrix are "
             "expected on each side. A bulk of one variance is identified where its lower and upper half agree and two "
             "searches find it; where not, what depends on it is missing. α means nothing without that of Gaussian "
-            "matrices, which have no power law: α^null with its 5 and 95 %.",
+            "matrices, which have no power law: α by chance with its 5 and 95 %.",
             "Of an adapter, each matrix that it changes has three rows: the sum, the base's (.base) and what was "
             "added (.update), whose spectrum is that of its factors. An intruder is a leading singular vector of the "
             "sum that has no counterpart in the base.",
