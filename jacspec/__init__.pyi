@@ -43,7 +43,7 @@ def compare(
 
     - `runs`: finished runs: what studies returned, folders, or one folder of a sweep
     - `against`: the run that others are held against, by its place among them
-    - `draws`: of the bootstrap and of the split halves
+    - `draws`: of the noise floor
     - `seed`: of all that is drawn
     - `folder`: where the run is kept; None: a temporary folder, which goes with the run
     - `silent`: show no progress
@@ -226,7 +226,7 @@ def dynamics(
     - `runs`: finished runs: what studies returned, folders, or one folder of a sweep
     - `final_step`: the training step of the run without a revision, where there is one (nano: 4096)
     - `least_change`: a change counts from this share of the larger of first and last value
-    - `draws`: of the bootstrap and of the split halves
+    - `draws`: of the noise floor
     - `seed`: of all that is drawn
     - `folder`: where the run is kept; None: a temporary folder, which goes with the run
     - `silent`: show no progress

@@ -31,6 +31,7 @@ from jacspec.models.matrices import (
 from jacspec.models.tensor_files import open_tensors
 from jacspec.runs import Run
 from jacspec.spectra.weight_metrics import SCALING
+from jacspec.studies import STUDIES
 from jacspec.studies import run as task
 from jacspec.studies.weights.figures import matrix_figures
 from jacspec.studies.weights.measure import measure_all, measure_batch, within_range
@@ -258,6 +259,13 @@ def test_extreme_scales_change_metrics_by_their_laws_alone(dtype: str, exponent:
         want = np.ldexp(value, exponent * SCALING.get(name, 0)) if abs(exponent) < 500 or name != "x_min" else np.nan
         assert found == pytest.approx(want, rel=1e-6, nan_ok=True), name
     assert there.reason == ("x_min is beyond what float64 holds" if abs(exponent) > 500 else here.reason)
+
+
+def test_columns_that_grow_with_a_matrix_are_said_to_be_scales() -> None:
+    """So that their changes through training are ratios."""
+    columns = STUDIES["weights"].columns
+    powers = {name for name, power in SCALING.items() if power and name in columns}
+    assert {name for name, words in columns.items() if words.scale} == powers > {"x_min", "norms_high"}
 
 
 def test_figures_and_page(cases: Run) -> None:

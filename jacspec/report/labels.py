@@ -33,7 +33,7 @@ MATHTEXT = {
     r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log": "log", r"\mathrm": "", r"\min": "min",
     r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
     r"\ln": "ln", r"\,": " ", r"\Delta": "Δ", r"\nabla": "∇", r"\beta": "β", r"\langle\tilde{r}\rangle": "⟨r̃⟩",
-    r"\leq": "≤", r"\epsilon": "ε", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
+    r"\leq": "≤", r"\epsilon": "ε", "_-": "₋", "_+": "₊", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
     "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
@@ -42,6 +42,7 @@ SPELLED = {"lambda": "λ", "sigma": "σ", "alpha": "α", "kappa": "κ", "sum": "
 """What letters are called in the names of columns."""
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+SUPERSCRIPTS = str.maketrans("0123456789abcdefghijklmnoprstuvwxyzO", "⁰¹²³⁴⁵⁶⁷⁸⁹ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᴼ")
 NO_VALUE = "–"
 LONGEST_NAME = 48
 LETTERS_AN_INCH = 11
@@ -99,7 +100,9 @@ def metric_label(run: Run, metric: str) -> str:
     if found is None:
         return metric_words(metric)
     in_words = "$" not in found.symbol or re.match(r"[A-Za-z]", found.symbol)
-    return found.symbol if in_words or _spells(found.symbol, metric) else f"{metric_words(metric)} {found.symbol}"
+    if in_words or (not found.words and _spells(found.symbol, metric)):
+        return found.symbol
+    return f"{found.words or metric_words(metric)} {found.symbol}"
 
 
 def _spells(symbol: str, metric: str) -> bool:
@@ -122,9 +125,10 @@ def metric_symbol(run: Run, metric: str) -> str:
 
 def _in_unicode(label: str) -> str:
     label = re.sub(r"_\{(\d+)\}", lambda found: found[1].translate(SUBSCRIPTS), label)
+    label = re.sub(r"\^\{(?:\\mathrm\{)?([a-pr-zO\d]+)\}\}?", lambda found: found[1].translate(SUPERSCRIPTS), label)
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
-    return label
+    return " ".join(label.split())
 
 
 def lookup(tree: Any, path: str) -> Any:

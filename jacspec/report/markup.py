@@ -76,6 +76,7 @@ th, td { padding: 0.2rem 0.8rem 0.2rem 0; border-bottom: 1px solid var(--line); 
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; }
 dt { font-weight: 600; margin-top: 0.6rem; }
+code { overflow-wrap: anywhere; }
 dt code { font-weight: 400; color: var(--quiet); margin-left: 0.5rem; }
 dd { margin-left: 1.25rem; }
 pre { background: #f6f7f9; padding: 0.75rem; font-size: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere; }

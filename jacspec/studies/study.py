@@ -27,8 +27,8 @@ class End(enum.Enum):
 class Quantity(NamedTuple):
     """What a column holds, so that console, page, figures and Python say the same.
 
-    `symbol` is mathtext, `unit` that of the values (`1` of a pure number). A `scale` grows with the matrix that it is
-    of, as σ does: its changes are ratios.
+    `symbol` is mathtext, `words` what labels call it where its name would not do, `unit` that of the values (`1` of a
+    pure number). A `scale` grows with the matrix that it is of, as σ does: its changes are ratios.
     """
 
     symbol: str
@@ -36,6 +36,7 @@ class Quantity(NamedTuple):
     source: str
     unit: str = "1"
     scale: bool = False
+    words: str = ""
 
 
 class Plot(NamedTuple):

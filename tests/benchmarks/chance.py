@@ -22,6 +22,7 @@ from jacspec.spectra.bulk import fit_bulk, quantiles
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.products import (
     Ends,
+    Standing,
     ends_of,
     norms_of,
     norms_products,
@@ -225,28 +226,13 @@ def check_p_values(draws: int = 1000) -> dict[str, Any]:
 def check_norms(draws: int = 300) -> dict[str, Any]:
     """Draw independent Gaussian entries whose rows and columns have different norms: all that stands out is chance."""
     found: dict[str, Any] = {}
-    cases = {
+    cases: Mapping[str, tuple[Shape, float | None]] = {
         **{f"{_words(shape)}, one variance": (shape, 0.0) for shape in ((96, 96), (96, 384))},
         **{f"{_words(shape)}, spread 0.5": (shape, 0.5) for shape in ((96, 96), (96, 384))},
         "288 × 96, three blocks": ((288, 96), None),
     }
     for name, (shape, spread) in cases.items():
-        rng = np.random.default_rng(shape)
-        rows, columns = (np.exp((spread or 0) * rng.normal(size=size)) for size in shape)
-        rows = np.repeat([1.0, 2.0, 4.0], 96) if spread is None else rows
-        seen: dict[str, list[float]] = {key: [] for key in ("plain", "largest", "smallest", "above, plain", "above")}
-        for _ in range(draws):
-            matrix = rng.normal(size=shape) * rows[:, None] * columns
-            sigma, profile = np.linalg.svd(matrix, compute_uv=False), profile_of(matrix)
-            assert profile is not None
-            low, high = profile_edges(profile)
-            spent = 2 * np.prod([np.square(side).sum() / side.sum() ** 2 for side in profile])
-            seen["plain"].append(largest_p_value(sigma[0], shape, matrix.var()))
-            seen["largest"].append(chance_above(sigma[0] ** 2, high, float(spent)))
-            seen["above, plain"].append(float((sigma > counting_edges(shape, matrix.var())[1]).sum()))
-            seen["above"].append(float((sigma**2 > high.centre + 2.0234 * high.scale).sum()))
-            if low:
-                seen["smallest"].append(chance_below(sigma[-1] ** 2, low))
+        seen = norms_chance(shape, spread, draws)
         found[name] = {
             "plain, largest": rates(seen["plain"]),
             "norms, largest": rates(seen["largest"]),
@@ -255,6 +241,27 @@ def check_norms(draws: int = 300) -> dict[str, Any]:
             "counted above, norms": _round(np.mean(seen["above"])),
         }
     return found
+
+
+def norms_chance(shape: Shape, spread: float | None, draws: int) -> dict[str, list[float]]:
+    """Draw matrices of norms with this spread of ln, or of three blocks: p-values and counts, plain and with norms."""
+    rng = np.random.default_rng(shape)
+    rows, columns = (np.exp((spread or 0) * rng.normal(size=size)) for size in shape)
+    rows = np.repeat([1.0, 2.0, 4.0], 96) if spread is None else rows
+    seen: dict[str, list[float]] = {key: [] for key in ("plain", "largest", "smallest", "above, plain", "above")}
+    for _ in range(draws):
+        matrix = rng.normal(size=shape) * rows[:, None] * columns
+        sigma, profile = np.linalg.svd(matrix, compute_uv=False), profile_of(matrix)
+        assert profile is not None
+        low, high = profile_edges(profile)
+        spent = 2 * np.prod([np.square(side).sum() / side.sum() ** 2 for side in profile])
+        seen["plain"].append(largest_p_value(sigma[0], shape, matrix.var()))
+        seen["largest"].append(chance_above(sigma[0] ** 2, high, float(spent)))
+        seen["above, plain"].append(float((sigma > counting_edges(shape, matrix.var())[1]).sum()))
+        seen["above"].append(float((sigma**2 > high.centre + 2.0234 * high.scale).sum()))
+        if low:
+            seen["smallest"].append(chance_below(sigma[-1] ** 2, low))
+    return seen
 
 
 def check_alpha(draws: int = 300) -> dict[str, Any]:
@@ -306,29 +313,36 @@ def check_heads(draws: int = 199) -> dict[str, Any]:
     """Draw heads, and compare each with its three nulls as `task=heads` does."""
     found: dict[str, Any] = {}
     for name, case in HEAD_CASES.items():
-        factors = draw_heads(case)
-        cores = [np.asarray(np.linalg.qr(part.swapaxes(1, 2), mode="r")) for part in factors]
-        spectra = np.linalg.svd(cores[0] @ cores[1].swapaxes(1, 2), compute_uv=False)
-        (d_head, d_model), heads, *_ = case
-        own: dict[str, Any] = {"draws": draws, "seed": 1}
-        by_median, as_it_is = (functools.partial(ends_of, by_median=choice) for choice in (True, False))
-        plain = by_median(plain_products(d_model, d_head, **own))
-        nulls = {
-            "plain": Ends(*(np.repeat(part[:, None], heads, axis=1) for part in plain)),
-            "norms": norms_products(*(norms_of(list(part)) for part in factors), **own, spectra=by_median),
-            "turned": turned_products(cores[0], cores[1], **own, spectra=as_it_is),
-        }
         seen: dict[str, Any] = {}
-        for null, drawn in nulls.items():
-            standing = [
-                stand(sigma, Ends(*(part[:, head] for part in drawn)), by_median=null != "turned")
-                for head, sigma in enumerate(spectra)
-            ]
+        for null, standing in stand_heads(case, draws).items():
             seen[f"{null}, largest"] = rates([each.largest_p for each in standing])
             seen[f"{null}, smallest"] = rates([each.smallest_p for each in standing])
             seen[f"counted above, {null}"] = _round(np.mean([each.above for each in standing]))
         found[name] = seen
     return found
+
+
+def stand_heads(case: tuple[Shape, int, float, float], draws: int = 199, seed: int = 0) -> dict[str, list[Standing]]:
+    """Compare heads that are drawn with each of their three nulls."""
+    factors = draw_heads(case, seed)
+    cores = [np.asarray(np.linalg.qr(part.swapaxes(1, 2), mode="r")) for part in factors]
+    spectra = np.linalg.svd(cores[0] @ cores[1].swapaxes(1, 2), compute_uv=False)
+    (d_head, d_model), heads, *_ = case
+    own: dict[str, Any] = {"draws": draws, "seed": 1 + seed}
+    by_median, as_it_is = (functools.partial(ends_of, by_median=choice) for choice in (True, False))
+    plain = by_median(plain_products(d_model, d_head, **own))
+    nulls = {
+        "plain": Ends(*(np.repeat(part[:, None], heads, axis=1) for part in plain)),
+        "norms": norms_products(*(norms_of(list(part)) for part in factors), **own, spectra=by_median),
+        "turned": turned_products(cores[0], cores[1], **own, spectra=as_it_is),
+    }
+    return {
+        null: [
+            stand(sigma, Ends(*(part[:, head] for part in drawn)), by_median=null != "turned")
+            for head, sigma in enumerate(spectra)
+        ]
+        for null, drawn in nulls.items()
+    }
 
 
 def check_tails(draws: int = 199, nulls: int = 200, count: int = 20000) -> dict[str, Any]:
@@ -351,22 +365,28 @@ def check_compare(tests: int = 1000) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in ("normal", "lognormal"):
         for paired in (True, False):
-            for units in (6, 12, 29, 30, 100):
-                rng = np.random.default_rng([units, paired])
-                left, right = rng.normal(size=(2, units, tests))
-                if paired:
-                    right = left + 0.3 * right
-                if kind == "lognormal":
-                    # The noise of pairs has a mean of its own there.
-                    left, right = np.exp(left), np.exp(right - (0.3**2 / 2 if paired else 0))
+            for units in (6, 12, 30, 100, 400):
+                left, right = equal_runs(kind, units, tests, paired=paired)
                 own: dict[str, Any] = {"paired": paired, "draws": 600, "seed": 0}
-                seen, floor = compare_means(left, right, **own), noise_floor(left, right, **own)
+                seen, floor = compare_means(left, right, paired=paired), noise_floor(left, right, **own)
                 found[f"{kind}, {units} {'pairs' if paired else 'units'}"] = {
                     "covered": _round(np.mean((seen.low <= 0) & (seen.high >= 0))),
                     **{f"p at {level}": rate for level, rate in rates(seen.p_value.tolist()).items()},
                     "beyond the floor": _round(np.mean(np.abs(seen.difference) > floor)),
                 }
     return found
+
+
+def equal_runs(kind: str, units: int, tests: int, *, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Draw two runs that differ by nothing, normal or lognormal; in pairs the second is the first with some noise."""
+    rng = np.random.default_rng([units, paired])
+    left, right = rng.normal(size=(2, units, tests))
+    if paired:
+        right = left + 0.3 * right
+    if kind == "lognormal":
+        # The noise of pairs has a mean of its own there.
+        left, right = np.exp(left), np.exp(right - (0.3**2 / 2 if paired else 0))
+    return left, right
 
 
 def _round(value: Any) -> float:

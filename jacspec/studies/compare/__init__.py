@@ -13,18 +13,18 @@ class CompareOptions:
     draws: int = MISSING
 
 
-BOOTSTRAP = "Efron & Tibshirani 1993, An Introduction to the Bootstrap"
+WELCH = "Student 1908; Welch 1947"
 
 COMPARED: dict[str, Quantity] = {
     "difference": Quantity(
         "difference of means", "mean over units of the run − that of the run it is held against", ""
     ),
-    "low": Quantity("lower end", "2.5 % of the bootstrap over units; below 30 units Student's", BOOTSTRAP),
-    "high": Quantity("upper end", "97.5 % of the bootstrap over units; below 30 units Student's", BOOTSTRAP),
+    "low": Quantity("lower end", "of the interval of 95 %, Student's over units, unpaired Welch's", WELCH),
+    "high": Quantity("upper end", "its other end", WELCH),
     "p_value": Quantity(
         "p",
-        "twice the smaller share of draws on one side of zero; below 30 units Student's, unpaired Welch's",
-        "Davison & Hinkley 1997, 4.2.3",
+        "chance of so large a difference: Student's t over units, unpaired Welch's",
+        WELCH,
     ),
     "q_value": Quantity(
         "q", "p adjusted for all tests of the table: the false discovery rate", "Benjamini & Hochberg 1995"
@@ -62,8 +62,8 @@ STUDY = Study(
             "A curve is the mean of each layer over its units (samples, heads, or the one matrix of a role) "
             "against relative depth: 0 the first layer of a stack, 1 the last. Runs that differ by their seed "
             "alone are one line, their spread a band.",
-            "A difference is that of two means. Its interval and p-value come from a bootstrap over units, "
-            "drawn together for both runs where the units are the same (paired), below 30 units from Student's t. "
+            "A difference is that of two means. Its interval and p-value are Student's, of the differences of pairs "
+            "where both runs have the same units, else Welch's. "
             "Units are samples or heads of one trained model: q says nothing of a model trained from another seed. "
             "Layers of models of different "
             "depth are held against the nearest in relative depth.",

@@ -107,7 +107,7 @@ def _rows_of_pair(
             continue
         other = min(same, key=lambda layer: (abs(layer.depth - found.depth), layer.layer))
         together = paired and other.units == found.units
-        result = compare_means(other.values, found.values, paired=together, draws=draws, seed=seed)
+        result = compare_means(other.values, found.values, paired=together)
         floor = noise_floor(other.values, found.values, paired=together, draws=draws, seed=seed)
         for place, name in enumerate(names):
             values, others = (each.values[:, place][np.isfinite(each.values[:, place])] for each in (found, other))

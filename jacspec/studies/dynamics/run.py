@@ -120,7 +120,7 @@ def _rows_of_layer(
 ) -> Iterator[tuple[Any, ...]]:
     first, last = curve[0], curve[-1]
     paired = pair and first.units == last.units
-    result = compare_means(first.values, last.values, paired=paired, draws=draws, seed=seed)
+    result = compare_means(first.values, last.values, paired=paired)
     floor = noise_floor(first.values, last.values, paired=paired, draws=draws, seed=seed)
     for place, name in enumerate(names):
         means = np.array([_mean(each.values[:, place]) for each in curve])

@@ -31,52 +31,57 @@ NULLS: Mapping[str, tuple[str, str]] = {
 """What heads are compared with: a mark for symbols, and words."""
 
 
+LABELS: Mapping[str, str] = {"plain": "one variance", "norms": "own norms", "turned": "turned"}
+"""What labels call the nulls."""
+
+
 def _beside_nulls() -> dict[str, Quantity]:
     found: dict[str, Quantity] = {}
     for null, (mark, words) in NULLS.items():
-        unit = "" if null == "turned" else " in units of the median"
-        found |= {
-            f"{null}_largest_p": Quantity(
-                rf"$p_{{\max}}^{{{mark}}}$", f"chance of so large a σ_1{unit}, of {words}", SMALL_P
-            ),
-            f"{null}_largest_q": Quantity(
-                rf"$q_{{\max}}^{{{mark}}}$", "that p adjusted for all heads of the run, both products", BH
-            ),
-            f"{null}_smallest_p": Quantity(
-                rf"$p_{{\min}}^{{{mark}}}$", f"chance of so small a σ_d_head{unit}; missing below full rank", SMALL_P
-            ),
-            f"{null}_smallest_q": Quantity(
-                rf"$q_{{\min}}^{{{mark}}}$", "that p adjusted for all heads of the run, both products", BH
-            ),
-            f"{null}_above": Quantity(
-                rf"$n_>^{{{mark}}}$",
-                "number of σ above what one draw in 100 passes; 0.01 are expected by chance",
+        unit, name = "" if null == "turned" else " in units of the median", LABELS[null]
+        for end, what in (("largest", f"so large a σ_1{unit}"), ("smallest", f"so small a σ_d_head{unit}")):
+            place = r"\max" if end == "largest" else r"\min"
+            chance = f", of {words}" if end == "largest" else "; missing below full rank"
+            found[f"{null}_{end}_p"] = Quantity(
+                rf"$p_{{{place}}}^{{{mark}}}$", f"chance of {what}{chance}", SMALL_P, words=f"p of the {end} σ, {name}"
+            )
+            found[f"{null}_{end}_q"] = Quantity(
+                rf"$q_{{{place}}}^{{{mark}}}$",
+                "that p adjusted for all heads of the run, both products",
+                BH,
+                words=f"q of the {end} σ, {name}",
+            )
+        for side, sign in (("above", ">"), ("below", "<")):
+            found[f"{null}_{side}"] = Quantity(
+                rf"$n_{sign}^{{{mark}}}$",
+                f"number of σ {side} what one draw in 100 passes; 0.01 are expected by chance",
                 SMALL_P,
-            ),
-            f"{null}_below": Quantity(
-                rf"$n_<^{{{mark}}}$",
-                "number of σ below what one draw in 100 passes; 0.01 are expected by chance",
-                SMALL_P,
-            ),
-            f"{null}_excess": Quantity(
-                rf"$\sigma_1 / \sigma_1^{{{mark}}}$", f"σ_1{unit} over what the draws have (geometric mean)", SMALL_P
-            ),
-        }
+                words=f"values {side}, {name}",
+            )
+        found[f"{null}_excess"] = Quantity(
+            rf"$\sigma_1 / \sigma_1^{{{mark}}}$",
+            f"σ_1{unit} over what the draws have (geometric mean)",
+            SMALL_P,
+            words=f"excess of σ₁, {name}",
+        )
     return found
 
 
 def _of_factors() -> dict[str, Quantity]:
     found: dict[str, Quantity] = {}
-    for side, words, mark in (("left", "W_Q (qk) or W_O (ov)", "QO"), ("right", "W_K (qk) or W_V (ov)", "KV")):
+    for side, words, mark in (
+        ("left", "W_Q (qk) or W_O (ov)", "$W_Q$ or $W_O$"),
+        ("right", "W_K (qk) or W_V (ov)", "$W_K$ or $W_V$"),
+    ):
         found |= {
             f"{side}_std": Quantity(
-                rf"$\sigma(W_{{{mark}}})$", f"standard deviation of the head's part of {words}", SOURCE, scale=True
+                f"standard deviation of {mark}", f"standard deviation of the head's part of {words}", SOURCE, scale=True
             ),
             f"{side}_kurtosis": Quantity(
-                rf"excess kurtosis of $W_{{{mark}}}$", f"fourth central moment over σ⁴, less 3, of {words}", SOURCE
+                f"excess kurtosis of {mark}", f"fourth central moment over σ⁴, less 3, of {words}", SOURCE
             ),
             f"{side}_kl": Quantity(
-                rf"$D_{{KL}}(W_{{{mark}}})$ (nats)",
+                f"KL divergence of {mark} (nats)",
                 f"Kullback–Leibler divergence of the elements of {words} from the normal law of their mean and "
                 "variance, in 32 intervals of equal probability; 29/(2n) on average of n normal elements",
                 SOURCE,
@@ -112,7 +117,11 @@ HEADS: Mapping[str, Quantity] = {
     ),
     "element_mean": Quantity(r"mean of $W_{ij}$", "mean over the d_model² elements of the product", SOURCE),
     "element_std": Quantity(
-        r"$\sigma(W_{ij})$", "standard deviation of the elements: not a singular value", SOURCE, scale=True
+        r"$\sigma(W_{ij})$",
+        "standard deviation of the elements: not a singular value",
+        SOURCE,
+        scale=True,
+        words="standard deviation",
     ),
     "element_skewness": Quantity(r"skewness of $W_{ij}$", "third central moment of the elements over σ³", SOURCE),
     "element_kurtosis": Quantity(r"excess kurtosis of $W_{ij}$", "fourth central moment over σ⁴, less 3", SOURCE),

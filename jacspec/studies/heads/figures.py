@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of
 from jacspec.runs import Run
@@ -145,11 +146,16 @@ def _draw_grid(run: Run, role: str) -> Figure:
         if chance and len(chance) == sigma.size:
             panel.plot(index, chance, "--", color=CHANCE, linewidth=1, label="Gaussian factors")
         panel.set_title(f"head {int(dataset['head'].values[row])}", fontsize="small")
-        panel.grid(color="0.92", linewidth=0.6)
+        _add_grid(panel)
     axes[0].legend(fontsize="x-small", frameon=False)
     figure.supxlabel("index $i$", fontsize="medium")
     figure.supylabel(r"$\sigma_i$ / root mean square", fontsize="medium")
     return figure
+
+
+def _add_grid(panel: Axes) -> None:
+    panel.grid(color="0.92", linewidth=0.6)
+    panel.set_axisbelow(True)  # lines lie over points otherwise
 
 
 def _draw_standing(run: Run, role: str) -> Figure:
@@ -207,12 +213,11 @@ def _add_points(panel: Axes, run: Run, table: Any, name: str, chance: Any) -> No
     if chance:
         panel.axhspan(chance["mean"] - 3 * chance["sd"], chance["mean"] + 3 * chance["sd"], color=CHANCE, alpha=0.35)
     values = table[name].to_numpy(float)
-    finite = values[np.isfinite(values)]
-    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
+    if not (values <= 0).any() and uses_log_axis(values):
         panel.set_yscale("log")
     panel.set_ylabel(metric_label(run, name), fontsize="small")
     panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    panel.grid(color="0.92", linewidth=0.6)
+    _add_grid(panel)
 
 
 def _draw_entropy(run: Run) -> Figure:
@@ -228,7 +233,7 @@ def _draw_entropy(run: Run) -> Figure:
             panel.plot(*place, "+", color=CHANCE, markersize=12, markeredgewidth=2, label="Gaussian factors")
             panel.legend(fontsize="small", frameon=False)
         panel.set_title(role, fontsize="medium")
-        panel.grid(color="0.92", linewidth=0.6)
+        _add_grid(panel)
     figure.colorbar(points, ax=axes, label="layer")
     figure.supxlabel(metric_label(run, "npr_lambda"), fontsize="medium")
     figure.supylabel(metric_label(run, "spectral_entropy"), fontsize="medium")
@@ -246,6 +251,6 @@ def _draw_elements(run: Run, role: str) -> Figure:
         if (table["element_std"] > 0).all():
             panel.set_xscale("log")
             panel.set_yscale("log" if name != "spectral_entropy" else "linear")
-        panel.grid(color="0.92", linewidth=0.6)
+        _add_grid(panel)
     figure.supxlabel("standard deviation of the elements (dark: first layer, light: last)", fontsize="medium")
     return figure

@@ -43,17 +43,34 @@ OVERLAP: Mapping[str, Quantity] = {
         NORMS,
     ),
     "bulk_low": Quantity(
-        r"$\sigma_-^{\mathrm{bulk}}$", "lower Marchenko–Pastur edge of the fitted bulk", SMALL, scale=True
+        r"$\sigma_-^{\mathrm{bulk}}$",
+        "lower Marchenko–Pastur edge of the fitted bulk",
+        SMALL,
+        scale=True,
+        words="lower edge of the bulk",
     ),
-    "bulk_high": Quantity(r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the fitted bulk", SMALL, scale=True),
+    "bulk_high": Quantity(
+        r"$\sigma_+^{\mathrm{bulk}}$",
+        "upper edge of the fitted bulk",
+        SMALL,
+        scale=True,
+        words="upper edge of the bulk",
+    ),
     "norms_low": Quantity(
         r"$\sigma_<^{rc}$",
         "what the smallest σ of one draw in 100 is below: independent entries with the matrix's own row and column "
         "norms",
         NORMS,
         scale=True,
+        words="lower edge, own norms",
     ),
-    "norms_high": Quantity(r"$\sigma_>^{rc}$", "what the largest of one draw in 100 is above", NORMS, scale=True),
+    "norms_high": Quantity(
+        r"$\sigma_>^{rc}$",
+        "what the largest of one draw in 100 is above",
+        NORMS,
+        scale=True,
+        words="upper edge, own norms",
+    ),
 }
 """Columns of `task=overlap`."""
 

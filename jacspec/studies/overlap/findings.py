@@ -9,7 +9,12 @@ from jacspec.runs import Run
 from jacspec.spectra.bootstrap import SURE, adjust_for_many
 
 BEYOND = 0.01
-"""The share of random directions that the level of `beyond_null` leaves beyond it."""
+"""The share of random directions that a level leaves beyond it."""
+
+LEVELS = {
+    "beyond_null": "random directions",
+    "beyond_norms": "random directions with the matrix's column norms",
+}
 
 
 def overlap_findings(run: Run) -> Iterator[str]:
@@ -19,20 +24,23 @@ def overlap_findings(run: Run) -> Iterator[str]:
     """
     from scipy.stats import binom
 
-    table = run.metrics.dropna(subset=["beyond_null"])
-    if table.empty:
-        return
-    counts = table[["rows", "cols"]].min(axis=1).to_numpy(np.float64)
-    beyond = np.round(table["beyond_null"].to_numpy(np.float64) * counts)
-    sure = adjust_for_many(np.where(beyond > 0, binom.sf(beyond - 1, counts, BEYOND), 1.0)) < SURE
-    if sure.any():
-        yield (
-            f"In {sure.sum()} of {len(table)} matrices more singular vectors lie along a principal direction of what "
-            f"enters than of random ones (q below {SURE}): in the median matrix {table['beyond_null'].median():.0%} of "
-            f"them, by chance {BEYOND:.0%}."
-        )
-    else:
-        yield f"In none of {len(table)} matrices more singular vectors than by chance lie along a principal direction."
+    for column, chance in LEVELS.items():
+        if column not in run.metric_names or (table := run.metrics.dropna(subset=[column])).empty:
+            continue
+        counts = table[["rows", "cols"]].min(axis=1).to_numpy(np.float64)
+        beyond = np.round(table[column].to_numpy(np.float64) * counts)
+        sure = adjust_for_many(np.where(beyond > 0, binom.sf(beyond - 1, counts, BEYOND), 1.0)) < SURE
+        if sure.any():
+            yield (
+                f"In {sure.sum()} of {len(table)} matrices more singular vectors lie along a principal direction of "
+                f"what enters than {chance} would (q below {SURE}): in the median matrix "
+                f"{table[column].median():.0%} of them, by chance {BEYOND:.0%}."
+            )
+        else:
+            yield (
+                f"In none of {len(table)} matrices more singular vectors lie along a principal direction than {chance} "
+                "would."
+            )
     said = []
     for end in ("top", "bottom"):
         variance = median_interval(run.metrics[f"variance_{end}"].to_numpy(np.float64))

@@ -63,7 +63,7 @@ FIGURES = {
 """Where the figures of `conf/task/plan.yaml` come from, in words; one that a user changes is the user's."""
 
 UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6}
-LEAST = {"h": 5400.0, "min": 90.0, "s": 0.01, "ms": 1e-5, "µs": 1e-9}
+LEAST = {"h": 5400.0, "min": 90.0, "s": 0.1, "ms": 1e-4, "µs": 1e-9}
 """Seconds from which a unit is taken."""
 PREFIXES = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -196,7 +196,7 @@ def _column(
         f"{prefix}B of a device": f"{needed / unit:.3g}" + (" (too much)" if needed > plan.memory_gb * GIGA else ""),
         **{STAGES[stage]: _span(fast[stage], slow[stage]) for stage in fast},
         "together": _span(sum(fast.values()), sum(slow.values())),
-        "most goes to": " or ".join(most),
+        "most goes to": " or ".join(STAGES[stage].split()[0] for stage in most),
     }
 
 
@@ -226,9 +226,8 @@ def _machine(plan: PlanOptions, efficiency: float) -> Machine:
 
 
 def _prefix(number: int | float) -> tuple[str, float]:
-    """Choose a prefix in which a number is not below a tenth, of T not below one."""
-    found = (each for each in PREFIXES.items() if number >= each[1] / (1 if each[0] == "T" else 10))
-    return next(found, ("", 1.0))
+    """Choose the largest prefix in which a number is not below one."""
+    return next((each for each in PREFIXES.items() if number >= each[1]), ("", 1.0))
 
 
 def _amount(number: int | float, digits: int = 3) -> str:

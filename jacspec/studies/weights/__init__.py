@@ -72,7 +72,9 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
     "alpha_null_high": Quantity(r"$\alpha_{0.95}^{\mathrm{null}}$", "α that 5 % of them are above", CLAUSET),
     "alpha_weighted": Quantity(r"$\alpha \log_{10} \lambda_1$", "α times log10 λ_1", WEIGHTWATCHER),
     "log_alpha_norm": Quantity(r"$\log_{10} \Sigma \lambda^\alpha$", "log10 Σ λ^α", WEIGHTWATCHER),
-    "x_min": Quantity(r"$x_{\min}$", "where the tail of λ begins: the candidate of least distance D", CLAUSET),
+    "x_min": Quantity(
+        r"$x_{\min}$", "where the tail of λ begins: the candidate of least distance D", CLAUSET, scale=True
+    ),
     "ks_distance": Quantity(r"$D$", "Kolmogorov–Smirnov distance of the tail from its power law", CLAUSET),
     "tail_fraction": Quantity(r"tail fraction", "share of the positive λ at or above x_min", CLAUSET),
     "rand_distance": Quantity(
@@ -81,21 +83,24 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
         "null (weights.against): the same entries in another order, or Gaussian ones",
         WEIGHTWATCHER,
     ),
-    "null_low": Quantity(r"$\sigma_-^{\mathrm{null}}$", "smallest σ of the null (weights.against), one draw", SMALL),
-    "null_high": Quantity(r"$\sigma_+^{\mathrm{null}}$", "largest σ of the null", SMALL),
+    "null_low": Quantity(
+        r"$\sigma_-^{\mathrm{null}}$", "smallest σ of the null (weights.against), one draw", SMALL, scale=True
+    ),
+    "null_high": Quantity(r"$\sigma_+^{\mathrm{null}}$", "largest σ of the null", SMALL, scale=True),
     "above_null": Quantity(r"$n_>^{\mathrm{null}}$", "number of σ above the largest of the null", SMALL),
     "below_null": Quantity(r"$n_<^{\mathrm{null}}$", "number of σ below the smallest of the null", SMALL),
     "mp_low": Quantity(
-        r"$\sigma_-$", "lower Marchenko–Pastur edge s(√N − √M) of σ, s² the variance of the entries", MP
+        r"$\sigma_-$", "lower Marchenko–Pastur edge s(√N − √M) of σ, s² the variance of the entries", MP, scale=True
     ),
-    "mp_high": Quantity(r"$\sigma_+$", "upper edge s(√N + √M)", MP),
+    "mp_high": Quantity(r"$\sigma_+$", "upper edge s(√N + √M)", MP, scale=True),
     "bulk_low": Quantity(
         r"$\sigma_-^{\mathrm{bulk}}$",
         "lower Marchenko–Pastur edge of the bulk: s_bulk(√(N − r) − √(M − r)), r values being above it",
         PROFILED,
+        scale=True,
     ),
     "bulk_high": Quantity(
-        r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the bulk, s_bulk(√(N − r) + √(M − r))", PROFILED
+        r"$\sigma_+^{\mathrm{bulk}}$", "upper edge of the bulk, s_bulk(√(N − r) + √(M − r))", PROFILED, scale=True
     ),
     "bulk_share": Quantity(
         r"$s_{\mathrm{bulk}}^2 / s^2$",
@@ -107,10 +112,16 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
         r"$D_{MP}$", "Kolmogorov–Smirnov distance of the σ between the bulk's edges from Marchenko–Pastur there", MP
     ),
     "count_low": Quantity(
-        r"$\sigma_<$", "σ below which a value is counted: one draw in 100 of the bulk alone has any", TRACY_WIDOM
+        r"$\sigma_<$",
+        "σ below which a value is counted: one draw in 100 of the bulk alone has any",
+        TRACY_WIDOM,
+        scale=True,
     ),
     "count_high": Quantity(
-        r"$\sigma_>$", "σ above which a value is counted: one draw in 100 of the bulk alone has any", TRACY_WIDOM
+        r"$\sigma_>$",
+        "σ above which a value is counted: one draw in 100 of the bulk alone has any",
+        TRACY_WIDOM,
+        scale=True,
     ),
     "outliers_above": Quantity(
         r"$n_>$", "number of σ above σ_>; 0.01 are expected where all entries have one variance", TRACY_WIDOM
@@ -134,8 +145,9 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
         r"$\sigma_<^{rc}$",
         "as σ_<, with independent entries that have the matrix's own row and column norms",
         NORMS,
+        scale=True,
     ),
-    "norms_high": Quantity(r"$\sigma_>^{rc}$", "as σ_>, with the matrix's own row and column norms", NORMS),
+    "norms_high": Quantity(r"$\sigma_>^{rc}$", "as σ_>, with the matrix's own row and column norms", NORMS, scale=True),
     "norms_above": Quantity(
         r"$n_>^{rc}$", "number of σ above that; 0.01 or fewer are expected with such entries", NORMS
     ),
@@ -318,7 +330,7 @@ TAILS: Mapping[str, Quantity] = {
         "how many of the largest λ, the mean λ being 1, have a product of 1: the last takes it below",
         WEIGHTWATCHER,
     ),
-    "detx_lambda": Quantity(r"$\lambda_{detX}$", "the least of these λ", WEIGHTWATCHER),
+    "detx_lambda": Quantity(r"$\lambda_{detX}$", "the least of these λ", WEIGHTWATCHER, scale=True),
     "detx_share": Quantity(r"$f_{detX}$", "their share of the λ", WEIGHTWATCHER),
     "detx_share_null": Quantity(r"$f_{detX}^{null}$", "median share of Gaussian matrices of this shape", WEIGHTWATCHER),
     "erg_gap": Quantity(
@@ -366,6 +378,64 @@ WORDS: Mapping[str, Quantity] = {
 """Columns of words."""
 
 
+LABELS: Mapping[str, str] = {
+    "alpha_error": "error of α with its search",
+    "alpha_null_low": "α by chance, 5 %",
+    "alpha_null": "α by chance",
+    "alpha_null_high": "α by chance, 95 %",
+    "ks_distance": "distance from the power law",
+    "rand_distance": "distance from the null",
+    "null_low": "smallest σ of the null",
+    "null_high": "largest σ of the null",
+    "above_null": "values above the null",
+    "below_null": "values below the null",
+    "mp_low": "lower Marchenko–Pastur edge",
+    "mp_high": "upper Marchenko–Pastur edge",
+    "bulk_low": "lower edge of the bulk",
+    "bulk_high": "upper edge of the bulk",
+    "bulk_share": "variance of the bulk",
+    "bulk_distance": "distance from Marchenko–Pastur",
+    "count_low": "outliers begin below",
+    "count_high": "outliers begin above",
+    "norms_low": "lower edge, own norms",
+    "norms_high": "upper edge, own norms",
+    "norms_above": "values above, own norms",
+    "norms_below": "values below, own norms",
+    **{
+        f"{null}{end}_{letter}": f"{letter} of the {end} σ{words}"
+        for null, words in (("", ""), ("norms_", ", own norms"))
+        for end in ("largest", "smallest")
+        for letter in "pq"
+    },
+    "vectors_p01": "vectors not random",
+    "vectors_beyond": "vectors not random (q)",
+    "vectors_p01_norms": "vectors not random, own norms",
+    **{f"vectors_p01_{region}": f"vectors not random, {region}" for region in ("large", "bulk", "small")},
+    "power_p": "p of a power law",
+    "alpha_low": "α, lower end",
+    "alpha_high": "α, upper end",
+    "against_lognormal_p": "p beside a lognormal",
+    "against_exponential_p": "p beside an exponential",
+    "against_truncated_p": "p beside a cut-off",
+    "alpha_to_max": "α up to λ₁",
+    "alpha_to_max_null_low": "α up to λ₁ by chance, 5 %",
+    "alpha_to_max_null": "α up to λ₁ by chance",
+    "hill_alpha_null_low": "Hill's α by chance, 5 %",
+    "hill_alpha_null": "Hill's α by chance",
+    "farms_alpha_null_low": "α of FARMS by chance, 5 %",
+    "farms_alpha_null": "α of FARMS by chance",
+    "tail_alpha": "exponent of the tail",
+    "tail_alpha_error": "its error",
+    "detx_number": "values of product 1",
+    "detx_lambda": "least λ of product 1",
+    "detx_share": "share of product 1",
+    "detx_share_null": "share of product 1 by chance",
+    "num_traps": "traps",
+    "rand_distance_null_high": "distance by chance, 95 %",
+}
+"""What labels call columns whose names are no words."""
+
+
 STUDY = Study(
     name="weights",
     run="jacspec.studies.weights.run:run_weights",
@@ -374,7 +444,11 @@ STUDY = Study(
     reads=frozenset({"model", "metrics", "weights", "layers", "precision", "seed"}),
     takes=("layers", "metrics", "top_k", "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns={**WEIGHT_METRICS, **OVER_MATRICES, **INTRUDERS, **VECTORS, **SPACINGS, **TAILS, **WORDS},
+    columns={
+        name: quantity._replace(words=LABELS.get(name, ""))
+        for group in (WEIGHT_METRICS, OVER_MATRICES, INTRUDERS, VECTORS, SPACINGS, TAILS, WORDS)
+        for name, quantity in group.items()
+    },
     console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
@@ -390,7 +464,7 @@ STUDY = Study(
             "Values are counted beyond the edge that one draw in 100 passes: with random entries 0.01 a matrix are "
             "expected on each side. A bulk of one variance is identified where its lower and upper half agree and two "
             "searches find it; where not, what depends on it is missing. α means nothing without that of Gaussian "
-            "matrices, which have no power law: α^null with its 5 and 95 %.",
+            "matrices, which have no power law: α by chance with its 5 and 95 %.",
             "Of an adapter, each matrix that it changes has three rows: the sum, the base's (.base) and what was "
             "added (.update), whose spectrum is that of its factors. An intruder is a leading singular vector of the "
             "sum that has no counterpart in the base.",

@@ -252,7 +252,15 @@ def _add_histogram(panel: Axes, run: Run, rows: Sequence[int]) -> None:
         panel.plot(np.minimum(beyond, shown), np.zeros_like(beyond), "|", color="black", markersize=8, clip_on=False)
     words = [f"{len(beyond)} of {len(values)} beyond"]
     words += [f"largest {values.max():.3g}"] if values.max() > shown else []
-    panel.annotate("\n".join(words), (0.97, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize="small")
+    panel.annotate(
+        "\n".join(words),
+        (0.97, 0.97),
+        xycoords="axes fraction",
+        ha="right",
+        va="top",
+        fontsize="small",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},  # lines of edges run behind it
+    )
 
 
 def _law(sigma: Float[np.ndarray, " point"], low: float, high: float) -> Float[np.ndarray, " point"]:

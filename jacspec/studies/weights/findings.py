@@ -84,8 +84,9 @@ def _on_request(table: "pandas.DataFrame") -> Iterator[str]:
         yield (
             f"A power law is ruled out (p < {REJECTED}) as the law of the tail in {int((known < REJECTED).sum())} of "
             f"{known.size} matrices; of true power laws in {REJECTED * known.size:.1f}. A lognormal is likelier "
-            f"(p < {SURE}) in {_likelier(table, 'lognormal')}, a cut-off in {_likelier(table, 'truncated')}, an "
-            f"exponential in {_likelier(table, 'exponential')}."
+            f"(p < {SURE}) in {_likelier(table, 'lognormal')}, an exponential in {_likelier(table, 'exponential')}; "
+            f"where neither is, in {SURE / 2 * known.size:.1f}. A cut-off is in {_likelier(table, 'truncated')}, of "
+            f"true power laws in at most {SURE * known.size:.1f}."
         )
     if "num_traps" in table and (known := table["num_traps"].dropna()).size:
         yield (
