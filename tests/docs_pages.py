@@ -147,7 +147,9 @@ def claims_table() -> str:
             rows.append((f"ρ of {words}, {part} third of the layers over the middle third", *own))
         inner = (found[component]["medians of inner layers, least and most"] for found in models.values())
         rows.append((f"medians of ρ of {words}, inner layers", *(f"{low:.2f} to {high:.2f}" for low, high in inner)))
-    rows.append(("δ of the MLP over that of attention", *(ratio(each["decay of mlp over attn"]) for each in models.values())))
+    rows.append(
+        ("δ of the MLP over that of attention", *(ratio(each["decay of mlp over attn"]) for each in models.values()))
+    )
     for component, words in (("attn", "attention"), ("mlp", "the MLP")):
         own = (f"{each[f'layers where {component} decays faster']} of {each['layers']}" for each in models.values())
         rows.append((f"layers in which {words} is more concentrated, beyond the interval", *own))
