@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jacspec.api.options import Option, options_of
+from jacspec.axes import ARRAY_AXES
 from jacspec.config import config_folder
 from jacspec.report.labels import words_of_metrics
 from jacspec.studies import STUDIES
+from jacspec.studies.depth import DEPTH
 from jacspec.studies.study import Quantity
 
 DESCRIBED = tuple(name for name, study in STUDIES.items() if study.takes or study.options)
@@ -25,11 +27,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def columns_of(study: str) -> Mapping[str, Quantity]:
     """Return what the columns of a study's own tables hold, by name; those that all share are on jacobian's page."""
+    columns = {name: column for name, column in STUDIES[study].columns.items() if name not in ARRAY_AXES}
     if study == "jacobian":
-        return words_of_metrics()
-    columns = STUDIES[study].columns
+        return {**words_of_metrics(), **columns}
     # Exponents through depth are as many as were asked for; the first of each kind says it of all.
-    return {name: columns[name] for name in ("finite_time_1", "lyapunov_1")} if study == "depth" else columns
+    return {name: DEPTH[name] for name in ("finite_time_1", "lyapunov_1")} if study == "depth" else columns
 
 
 def keys_table(study: str) -> str:
