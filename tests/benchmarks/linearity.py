@@ -44,12 +44,13 @@ def _summary(own: Any, name: str) -> dict[str, Any]:
     medians = radius.median("sample").values
     summed: dict[str, Any] = {
         "missing": round(float(radius.isnull().mean()), 4),
-        "median": _rounded(float(radius.median())),
+        "median": _rounded(float(radius.median())) if bool(radius.notnull().any()) else None,
         "radius": _ends(medians),
     }
     for step in (0.03, 0.1):
         both = np.fmax(*(errors.sel(epsilon=sign * step, method="nearest").values for sign in (1, -1)))
-        summed[f"off at {100 * step:g} %"] = _ends(100 * np.nanmedian(both, axis=1))
+        middle = [np.median(own[np.isfinite(own)]) for own in both if np.isfinite(own).any()]
+        summed[f"off at {100 * step:g} %"] = _ends(100 * np.array(middle))
     return summed
 
 

@@ -41,7 +41,7 @@ def jacobian_findings(run: Run) -> Iterator[str]:
 
 def at_least(run: Run) -> list[Place]:
     """Collect the radii, with the longest step that was tried where the branch is linear as far as that."""
-    linear = run.metrics[REASON].fillna("").astype(str).str.contains(LINEAR, regex=False)
+    linear = run.metrics[REASON].astype(str).str.contains(LINEAR, regex=False)
     rows = run.metrics.assign(**{RADIUS: run.metrics[RADIUS].where(~linear, STEPS[-1])})
     grouped = rows.groupby(["layer", "component"], sort=False)[RADIUS]
     return [Place(int(layer), str(component), group.to_numpy(np.float64)) for (layer, component), group in grouped]
