@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jacspec.api.options import Option, options_of
+from jacspec.axes import ARRAY_AXES
 from jacspec.config import config_folder
-from jacspec.report.labels import words_of_metrics
+from jacspec.report.labels import component_words, words_of_metrics
 from jacspec.studies import STUDIES
+from jacspec.studies.depth import DEPTH
 from jacspec.studies.study import Quantity
 
 DESCRIBED = tuple(name for name, study in STUDIES.items() if study.takes or study.options)
@@ -25,7 +27,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def columns_of(study: str) -> Mapping[str, Quantity]:
     """Return what the columns of a study's own tables hold, by name; those that all share are on jacobian's page."""
-    columns = STUDIES[study].columns
+    columns = {name: column for name, column in STUDIES[study].columns.items() if name not in ARRAY_AXES}
     if study == "jacobian":
         return {**words_of_metrics(), **columns}
     # Exponents through depth are as many as were asked for; the first of each kind says it of all.
@@ -303,6 +305,30 @@ def recorded_pages() -> Any:
     return json.loads((Path(__file__).parent / "benchmarks" / "pages.json").read_text(encoding="utf-8"))
 
 
+def linearity_table() -> str:
+    """Write how far Jacobians hold: over layers the smallest and the largest median, in per cent of ‖x‖ or of ‖εJv‖."""
+    record = json.loads((DOCS.parent / "tests" / "benchmarks" / "linearity.json").read_text(encoding="utf-8"))
+    shown = {
+        "radius along v₁": ("top", "radius", 100),
+        "off at 3 % of ‖x‖": ("top", "off at 3 %", 1),
+        "off at 10 %": ("top", "off at 10 %", 1),
+        "at 10 % in a random direction": ("random", "off at 10 %", 1),
+        "at 10 % along differences of streams": ("residual", "off at 10 %", 1),
+    }
+
+    def cell(found: Mapping[str, Any], name: str, what: str, unit: int) -> str:
+        ends = found[name][what]
+        return f"{unit * ends['least']:.2g} to {unit * ends['most']:.2g} %"
+
+    rows = [
+        (f"{component_words(component)} of {model}", *(cell(found, *each) for each in shown.values()))
+        for model, parts in record.items()
+        if model not in ("environment", "cost")
+        for component, found in parts.items()
+    ]
+    return _table(("", *shown), rows)
+
+
 def ready_made_models() -> str:
     """List the ready-made models."""
     choices = (file.stem for file in (config_folder() / "model").glob("*.yaml"))
@@ -344,6 +370,7 @@ def pages() -> dict[str, dict[str, str]]:
     for study in DESCRIBED:
         if study in recorded_pages():
             found[f"{study}.md"]["cost"] = cost_line(study)
+    found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables()
     found["sources/jacobian_paper.md"] = {"claims": claims_table()}
     found["../README.md"] = {"gallery": gallery()}

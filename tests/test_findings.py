@@ -13,6 +13,7 @@ from jacspec.report.findings import friedman_p_value, median_interval, ratio_int
 from jacspec.runs import Run, open_run, start_run
 from jacspec.runs.rows import matrix_layout, start_rows
 from jacspec.spectra.bootstrap import adjust_for_many
+from jacspec.studies.jacobian.findings import jacobian_findings
 from jacspec.studies.weights.findings import matrix_findings
 
 METRICS = ("spectral_radius", "decay_ratio")
@@ -102,6 +103,35 @@ def test_gains_of_zero_are_no_ratios(tmp_path: Path) -> None:
     said = list(sample_findings(write_run(tmp_path / "run", gains, ratios)))
     assert said[0].endswith("smallest in the MLP of layer 5, 0 (0 to 0).")
     assert not any("Over all layers" in sentence for sentence in said)
+
+
+def test_radius_is_said_with_what_is_linear_as_the_longest_step(tmp_path: Path) -> None:
+    """Attention planted at 2 % and, in layer 1, at 1 %; of the MLP's samples three in four have no radius."""
+    rng, names = np.random.default_rng(4), ("linearity_radius",)
+    radii = {"attn": draw(rng, [0.02, 0.01, 0.02]), "mlp": draw(rng, [0.2] * 3)}
+    linear = np.arange(50) % 4 > 0
+    radii["mlp"][:, linear] = np.nan
+    why = {"attn": np.full(50, ""), "mlp": np.where(linear, "linear along v₁: off by less", "")}
+    rows = [(sample, 5, f"text {sample}") for sample in range(50)]
+    for number, reasons in enumerate((why, {})):
+        folder = tmp_path / str(number)
+        writer = start_run(
+            folder, {"metrics": list(names), "components": list(radii)}, metric_names=names, samples=rows
+        )
+        for layer in range(3):
+            values = {name: {names[0]: radii[name][layer]} for name in radii}
+            sigma = {name: np.ones((50, 2)) for name in radii}
+            writer.add_layer(LayerResult(layer, layer, sigma, values, reasons=reasons))
+        writer.write_tables()
+        writer.finish()
+        attn, mlp = jacobian_findings(open_run(folder))
+        held = median_interval(np.median(radii["attn"], axis=0)).over(0.01)
+        assert attn.startswith(
+            f"Along the direction of greatest gain the Jacobian of the attention holds up to {held} %"
+        )
+        assert f"least in layer 1, {median_interval(radii['attn'][1]).over(0.01)} %" in attn
+        # What is missing for another reason says nothing of how far a Jacobian holds.
+        assert ("as far as was tried, up to 30 % of ‖x‖" in mlp) == bool(reasons)
 
 
 def write_matrices(folder: Path, values: Sequence[Mapping[str, float]]) -> Run:

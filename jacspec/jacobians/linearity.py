@@ -68,9 +68,10 @@ TOGETHER = 4
 
 
 class Linearity(NamedTuple):
-    """What a batch gave along one direction; `radius` is ∞ where e stays below 0.1, NaN where rounding hides it.
+    """What a batch gave along one direction.
 
-    `gain` is ‖Jv‖, `curvature` ‖D²f[v, v]‖ over it.
+    `radius` is ∞ where e stays below 0.1; where rounding hides it it is NaN, and so are the `errors`. `gain` is ‖Jv‖,
+    `curvature` ‖D²f[v, v]‖ over it.
     """
 
     radius: Float[Array, " sample"]
@@ -139,7 +140,9 @@ def measure_linearity(
         blank = np.where(no_stream, ZERO_STREAM, zero)
         open_ = np.where(np.isinf(found.radius), _linear(name), np.where(np.isnan(found.radius), _hidden(name), ""))
         undefined[RADIUS[name]] = np.where(blank != "", blank, open_)
-        undefined[ERROR[name]] = np.where(blank != "", blank, f"f is not finite near x along {WORDS[name]}")
+        undefined[ERROR[name]] = np.where(
+            undefined[RADIUS[name]] != "", undefined[RADIUS[name]], f"f is not finite near x along {WORDS[name]}"
+        )
         if name == "top":
             values[CURVATURE], undefined[CURVATURE] = found.curvature, zero
     return values, undefined
@@ -226,7 +229,8 @@ def _measure(branch: Branch, directions: Float[Array, "sample d_model"], sigma: 
         jnp.stack([up, down]), jnp.asarray([1, -1], x.dtype)
     )
     there = (gain > 0) & (length > 0)
-    radius, errors = jnp.where(there, jnp.min(radii, axis=0), jnp.nan), jnp.where(there[:, None], errors, jnp.nan)
+    radius = jnp.where(there, jnp.min(radii, axis=0), jnp.nan)
+    errors = jnp.where(jnp.isnan(radius)[:, None], jnp.nan, errors)
     return Linearity(radius, errors, gain, curvature)
 
 

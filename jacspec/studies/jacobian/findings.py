@@ -59,8 +59,7 @@ def _reach(run: Run) -> Iterator[str]:
 
 def at_least(run: Run) -> list[Place]:
     """Collect the radii, with the longest step that was tried where the branch is linear as far as that."""
-    # A column without any reason is one of numbers.
-    linear = run.metrics[REASON].astype("string").str.contains(LINEAR, regex=False, na=False).to_numpy(bool)
+    linear = run.metrics[REASON].astype(str).str.contains(LINEAR, regex=False)
     rows = run.metrics.assign(**{RADIUS: run.metrics[RADIUS].where(~linear, STEPS[-1])})
     grouped = rows.groupby(["layer", "component"], sort=False)[RADIUS]
     return [Place(int(layer), str(component), group.to_numpy(np.float64)) for (layer, component), group in grouped]
