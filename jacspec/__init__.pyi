@@ -160,6 +160,7 @@ def depth(
     first: int = 0,
     last: int | None = None,
     exponents: int = 4,
+    dense: int = 0,
     metrics: str | Sequence[str] = "paper",
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
@@ -190,6 +191,8 @@ def depth(
     - `first`: from the input of this layer
     - `last`: to the output of this one; None: the model's last
     - `exponents`: Lyapunov exponents a sample
+    - `dense`: samples whose product is formed: its effective rank, and growth with all blocks made
+      normal
     - `metrics`: names of metrics, `paper` or `full`: one or several
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines

@@ -17,7 +17,6 @@ from jacspec.axes import ARRAY_AXES
 from jacspec.config import config_folder
 from jacspec.report.labels import component_words, words_of_metrics
 from jacspec.studies import STUDIES
-from jacspec.studies.depth import DEPTH
 from jacspec.studies.study import Quantity
 
 DESCRIBED = tuple(name for name, study in STUDIES.items() if study.takes or study.options)

@@ -292,6 +292,38 @@ SHOWN = (
         "chance of {left_chance:.2f}. Each overlaps with the weights that it was added to by "
         "{least overlap with the base:.2f} to {largest overlap with the base:.2f}",
     ),
+    (
+        "docs/jacobian.md",
+        "eigenvalues",
+        "is {ratio, attn, least:.2f} to {ratio, attn, largest:.2f} times that of rotated singular values in attention, "
+        "{ratio, mlp, least:.2f} to {ratio, mlp, largest:.2f} times in the MLPs (medians by layer). Of the eigenvalues "
+        "of whole blocks {ring_share, block, mean:.2f} are in the ring, {rotated_ring_share, block, mean:.2f} of the",
+    ),
+    (
+        "docs/jacobian.md",
+        "smollm2_eigenvalues",
+        "is {ratio, attn, least:.2f} to {ratio, attn, largest:.2f} times in attention and {ratio, mlp, least:.2f} to "
+        "{ratio, mlp, largest:.2f} in the MLPs; {ring_share, attn, mean:.2f} of attention's eigenvalues lie in a ring "
+        "that holds {rotated_ring_share, attn, mean:.2f} of",
+    ),
+    (
+        "docs/jacobian.md",
+        "eigenvalues",
+        "is {kreiss_constant, block, least:.1f} in layer 0 and up to {kreiss_constant, block, largest:.1f}.",
+    ),
+    (
+        "docs/depth.md",
+        "parts",
+        "adds {lyapunov_attn_1:.3f} of the first exponent's {lyapunov_1:.3f} nats a layer, the MLPs "
+        "{lyapunov_mlp_1:.3f}, nearly all of it in layer 0. Made normal, its blocks grow by "
+        "{normal_finite_time_1:.3f} nats a layer at most in place of {finite_time_1:.3f}: {share:.0%}",
+    ),
+    (
+        "docs/depth.md",
+        "parts",
+        "falls from {cumulative_effective_rank, first layer:.1f} behind the first layer to "
+        "{cumulative_effective_rank:.1f} of 96",
+    ),
 )
 """Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""
 

@@ -266,7 +266,7 @@ SHOWN: Mapping[str, Shown] = {
     "jacobian": Shown("", "spectral_radius", of_spectral_radius),
     "depth": Shown("task=depth data.samples=40", "lyapunov", of_depth),
     "eigenvalues": Shown(f"{BLOCKS} data.samples=40", "eigenvalues_block", of_eigenvalues),
-    "parts": Shown("task=depth depth.dense=20 data.samples=40", "lyapunov_parts", of_parts),
+    "parts": Shown("task=depth depth.dense=20 data.samples=40", None, of_parts),
     "coupling": Shown("task=coupling", "coupling", of_coupling),
     "modes": Shown("task=modes", "shared", of_modes),
     "weights": Shown("task=weights", "spectra", of_weights),
@@ -300,9 +300,10 @@ GALLERY: Mapping[str, Shown] = {
     ),
     "smollm2_depth": Shown(f"task=depth {SMOLLM2} data.samples=8", "lyapunov", of_depth),
     "smollm2_eigenvalues": Shown(
-        f"{SMOLLM2} {BLOCKS} data.samples=8 layers=[0,7,14,21,29]", "eigenvalues_mlp", of_eigenvalues
+        f"{SMOLLM2} components=[attn,mlp,block] jacobian.eigenvalues=true data.samples=6 layers=[0,15,29]",
+        "eigenvalues_mlp",
+        of_eigenvalues,
     ),
-    "smollm2_parts": Shown(f"task=depth {SMOLLM2} depth.dense=6 data.samples=6", "lyapunov_parts", of_parts),
     "smollm2_modes": Shown(f"task=modes {SMOLLM2} data.samples=60", "shared", of_modes),
     "smollm2_weights": Shown("task=weights model={model}", "spectra", of_weights),
     "smollm2_heads": Shown("task=heads model={model}", "by_head_qk", of_heads),
