@@ -30,7 +30,6 @@ def jacobian(
     decoder_input: Literal["shifted", "start"] = "shifted",
     precision: Literal["float32", "float64"] = "float32",
 ) -> Jacobian: ...
-
 def compare(
     runs: Run | str | Path | Sequence[Run | str | Path],
     *,
