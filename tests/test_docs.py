@@ -262,6 +262,31 @@ def test_conclusion_of_a_figure_holds(shown: Any) -> None:
 
 SHOWN = (
     (
+        "docs/modes.md",
+        "modes",
+        "Of its leading modes {alone:.0%} stand alone. Its reads are shared: the first read vectors of "
+        "two samples have |cos| {attn, read, cos:.2f} in attention and {mlp, read, cos:.2f} in the MLPs "
+        "(medians over layers), where directions with the stream's covariance have {mlp, stream:.2f} and "
+        "random ones {mlp, random:.2f}, and the mean subspace of the other half of the samples holds "
+        "{mlp, read, held:.0%} of the four leading reads of an MLP, by chance {mlp, held by chance:.0%}. "
+        "Its writes are more of each sample's own: |cos| {mlp, write, cos:.2f} in the MLPs. What a "
+        "component writes is not what the next one reads: their likeness is {mlp, write-read:.3f}, and "
+        "{mlp, write-read, other:.3f} with another sample's. Reads of adjacent layers are alike, {mlp, "
+        "read-read:.2f} beside {mlp, read-read, other:.2f} with another sample's; m_K is {mlp, m_K:.2f}.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_modes",
+        "Of 60 sentences of Tiny Shakespeare, each cut at a drawn token: attention is as in the embedded "
+        "model, with reads more shared ({attn, read, cos:.2f}) than writes ({attn, write, cos:.2f}); MLPs"
+        " are the other way round, {mlp, read, cos:.2f} and {mlp, write, cos:.2f}, with one layer in "
+        "which the first write is nearly the same for all samples ({mlp, write, largest cos:.2f}). By "
+        "chance of the stream's covariance it would be {mlp, stream:.2f}. Beyond that, with an interval "
+        "of 95 %, are {attn, read, beyond:.0f} and {mlp, read, beyond:.0f} of 30 layers for the reads of "
+        "attention and MLP, {attn, write, beyond:.0f} and {mlp, write, beyond:.0f} for the writes. m_K is"
+        " {mlp, m_K:.2f} in the MLPs (median): consecutive layers act along other directions.",
+    ),
+    (
         "docs/delta.md",
         "delta",
         "| ‖ΔW‖_F / ‖W‖_F | {relative, q:.3f} | {relative, k:.3f} | {relative, v:.3f} | {relative, o:.3f} | "

@@ -100,8 +100,8 @@ def dense_triples(
     left, sigma, right = map(np.asarray, leading_pairs(matrices, size if trailing else k))
     kept = [*range(k), *range(size - trailing, size)]
     bounds = np.broadcast_to(ROUNDING * float(np.finfo(sigma.dtype).eps) * sigma[:, :1], sigma.shape)
-    vectors = (side[:, :, kept].swapaxes(1, 2) for side in (left, right))
-    return sigma, Triples(sigma[:, kept], *vectors, bounds[:, kept], group_values(sigma, bounds, kept, gap=gap))
+    u, v = (side[:, :, kept].swapaxes(1, 2) for side in (left, right))
+    return sigma, Triples(sigma[:, kept], u, v, bounds[:, kept], group_values(sigma, bounds, kept, gap=gap))
 
 
 def lanczos_triples(

@@ -100,7 +100,7 @@ def pass_again(
 
 def couple(
     branch: Branch, padded: PaddedBatch, sigma: Float[np.ndarray, "sample mode"], later: Modes
-) -> Float[np.ndarray, " sample"]:
+) -> Float[np.ndarray, " row"]:
     """Compute m_K of the Jacobians of a batch and the modes of the next layer's; NaN where these are not all alone.
 
     A rotation within a subspace of equal values would change it.

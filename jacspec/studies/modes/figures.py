@@ -9,7 +9,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from jacspec.report.figures import box_plots, spectra_plots
 from jacspec.report.labels import component_words, title_lines
@@ -103,8 +103,8 @@ def draw_between(run: Run) -> Figure:
         rows = own[own["what"] == "m_K"].set_index("layer")
         _line(below, rows["mean"], rows["standard_error"], "black", "m_K")
         below.axhline(1, color=GREY, linewidth=1.1, linestyle=RANDOM)
-        for axes in (above, below):
-            axes.set_ylim(bottom=0)
+    for axes in (grid[0][0], grid[1][0]):  # what was drawn in any panel sets the limits of all
+        axes.set_ylim(bottom=0)
     _legend(figure, grid[0][0])
     return figure
 
@@ -121,7 +121,7 @@ def draw_input(run: Run) -> Figure:
             if source == "stream":
                 axes.plot(rows["other"], STREAM, color=colour, linewidth=1.2, label="another sample's stream")
         axes.plot(rows["random"], RANDOM, color=GREY, label="random directions")
-        axes.set_ylim(bottom=0)
+    grid[0][0].set_ylim(bottom=0)
     _legend(figure, grid[0][0])
     return figure
 
@@ -143,8 +143,9 @@ def draw_sources(run: Run) -> Figure:
         most = max(float(known.max()), 1.1)
         image = axes.imshow(ratio, cmap="RdBu_r", norm=LogNorm(1 / most, most), interpolation="nearest")
         bar = figure.colorbar(image, label="share read, over that of random directions (white: as much)")
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         bar.ax.yaxis.set_major_formatter(PLAIN)
-        bar.ax.yaxis.set_minor_formatter(PLAIN)
+        bar.ax.yaxis.set_minor_locator(NullLocator())
     _label_places(axes, places)
     axes.set_xlabel("reads")
     axes.set_ylabel("what was written by")

@@ -10,11 +10,13 @@ Chance is twofold: `random`, uniformly random directions, and `stream`, those wi
 samples. Of pairs at one sample it is `other`: the same with the second taken from another sample.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 from jaxtyping import Float, Int
 
 from jacspec.axes import LayerResult
@@ -26,6 +28,8 @@ from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
 
 DRAWS = 192
 """Subspaces that stand for the covariance of the stream."""
+DIRECT, CLOSE = 16, 1e-6
+"""Rows for each eigenvector below which all are computed at once, and the relative error of the eigenvalues else."""
 
 Vectors = Float[np.ndarray, "sample mode d_model"]
 Places = Mapping[tuple[int, str], Site]
@@ -199,14 +203,24 @@ def held_by_mean(bases: Vectors, weights: Float[np.ndarray, "sample mode"], k: i
         fitted = _scaled(wide[~own])
         if not len(fitted):
             continue
-        d_model = wide.shape[-1]
-        most = (max(d_model - k, 0), d_model - 1)
-        _, leading = scipy.linalg.eigh(_projector(fitted), subset_by_index=most)
-        inside = np.square(wide[own] @ leading).sum(axis=-1)
+        inside = np.square(wide[own] @ leading_eigenvectors(_projector(fitted), k)).sum(axis=-1)
         energy = np.where(known, np.square(np.asarray(weights, np.float64)), 0)[own]
         whole = energy.sum(axis=1)
         share[own] = np.where(whole > 0, (energy * inside).sum(axis=1) / np.where(whole > 0, whole, 1), np.nan)
     return share
+
+
+def leading_eigenvectors(matrix: Float[np.ndarray, "d_model d_model"], k: int) -> Float[np.ndarray, "d_model k"]:
+    """Compute the `k` leading eigenvectors of a symmetric matrix, of large ones by ARPACK.
+
+    It starts from the same vector always, so that a run gives the same numbers.
+    """
+    size = len(matrix)
+    if size > DIRECT * k:
+        with contextlib.suppress(scipy.sparse.linalg.ArpackNoConvergence):
+            start = np.random.default_rng(0).standard_normal(size)
+            return scipy.sparse.linalg.eigsh(matrix, k, which="LA", v0=start, tol=CLOSE)[1]
+    return scipy.linalg.eigh(matrix, subset_by_index=(max(size - k, 0), size - 1))[1]
 
 
 def _mode_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
