@@ -126,7 +126,68 @@ def _tail_tables() -> dict[str, str]:
         heads = list(next(iter(record[word].values())))
         rows = [(case, *(_number(found[head]) for head in heads)) for case, found in record[word].items()]
         parts[word] = _table((first, *heads), rows)
+    found = record["exponents"]
+    levels = [
+        (case, f"`{name}`", *(f"{share:g}" for share in values.values()))
+        for case, columns in found.items()
+        for name, values in columns.items()
+        if isinstance(values, dict)
+    ]
+    parts["exponents"] = _table(("matrix", "column", "below what 5 % should be", "below the median"), levels)
+    traps = ((case, f"{columns['any trap']:g}") for case, columns in found.items())
+    parts["traps"] = _table(("matrix", "any trap"), traps)
     return parts
+
+
+MATRICES = {
+    "matrices": "matrices",
+    "one variance": "beyond one variance",
+    "own norms": "beyond own norms",
+    "draw": "above shuffled entries",
+    "values above own norms": "values beyond own norms",
+    "values above draw": "values above shuffled entries",
+    "smallest, own norms": "smallest beyond own norms",
+    "heavier": "α below 95 % of chance",
+}
+HEADS = {
+    "heads": "heads",
+    **{
+        f"{null}, {end}": f"{end}, {words}"
+        for end in ("largest", "smallest")
+        for null, words in {"plain": "one variance", "norms": "own norms", "turned": "turned"}.items()
+    },
+}
+"""What is recorded of each role of a real language model, and of each third of its depth, and how tables call it."""
+
+
+def beyond_tables() -> dict[str, str]:
+    """Write how many matrices and heads of a real language model are beyond each null, from the record of pages."""
+    matrices, heads = (recorded_pages()[f"smollm2_{study}"]["numbers"] for study in ("weights", "heads"))
+    roles = [name.removesuffix(", matrices") for name in matrices if name.endswith(", matrices")]
+    thirds = [name.removesuffix(", first layer") for name in heads if name.endswith(", first layer")]
+    return {
+        "matrices beyond": _table(
+            ("role", *MATRICES.values()),
+            ((f"`{role}`", *(_number(_known(matrices, role, name)) for name in MATRICES)) for role in roles),
+        ),
+        "heads beyond": _table(
+            ("product", "layers", *HEADS.values()),
+            (
+                (
+                    f"`{third.split(',')[0]}`",
+                    f"{heads[f'{third}, first layer']:g} to {heads[f'{third}, last layer']:g}",
+                    *(f"{heads[f'{third}, {name}']:g}" for name in HEADS),
+                )
+                for third in thirds
+            ),
+        ),
+    }
+
+
+def _known(numbers: Mapping[str, float], role: str, name: str) -> float | None:
+    """Take a number of a role; the smallest σ of a square matrix has none, beside its own norms."""
+    known = not name.startswith("smallest") or numbers[f"{role}, smallest known"]
+    return numbers[f"{role}, {name}"] if known else None
 
 
 ENDS = ("participation", "localised", "likelier", "holds α")
@@ -370,7 +431,7 @@ def pages() -> dict[str, dict[str, str]]:
         if study in recorded_pages():
             found[f"{study}.md"]["cost"] = cost_line(study)
     found["jacobian.md"]["linearity"] = linearity_table()
-    found["chance.md"] = chance_tables()
+    found["chance.md"] = chance_tables() | beyond_tables()
     found["sources/jacobian_paper.md"] = {"claims": claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}

@@ -349,6 +349,31 @@ SHOWN = (
         "falls from {cumulative_effective_rank, first layer:.1f} behind the first layer to "
         "{cumulative_effective_rank:.1f} of 96",
     ),
+    (
+        "docs/merge.md",
+        "merge",
+        "the perplexity of the embedded text is {star 0.4:.0f} ± {star 0.4, error:.0f} at a share of 0.4, "
+        "{star 0.8:.1f} ± {star 0.8, error:.1f} at 0.8 and {star 0.95:.1f} ± {star 0.95, error:.1f} at 0.95, where the "
+        "plain average has {average:.1f} ± {average, error:.1f}, step 1024 {step1024:.1f} ± {step1024, error:.1f} and "
+        "the last step {step4096:.1f} ± {step4096, error:.1f}",
+    ),
+    (
+        "docs/coupling.md",
+        "coupling",
+        "the mean is {downstream:.3f} above the line and {not downstream:.3f} below it "
+        "({not downstream, with itself:.3f} if each with itself is counted), {chance:.3f} by chance",
+    ),
+    (
+        "docs/coupling.md",
+        "coupling",
+        "medians are {least median of bound_share:.2f} to {largest median of bound_share:.2f} by layer",
+    ),
+    (
+        "docs/heads.md",
+        "smollm2_heads",
+        "`rounding_share` is at most {qk, largest rounding_share:g}, with κ_σ up to {qk, largest kappa_sigma:.0f}",
+    ),
+    ("docs/heads.md", "heads", "a negative real part (median `copying_score` {ov, median copying score:.2f})"),
 )
 """Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""
 

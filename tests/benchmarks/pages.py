@@ -10,6 +10,7 @@ seconds of each command, undrawn, to `pages.json` beside this file, which `tests
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -29,12 +30,16 @@ from PIL import Image
 
 import jacspec
 from jacspec.api.result import Run
+from jacspec.config import ASSETS
+from jacspec.spectra.bootstrap import SURE
+from jacspec.studies.coupling.tables import random_alignment
+from jacspec.studies.heads import NULLS
 from jacspec.studies.provenance import versions
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IMAGES, RECORD = ROOT / "docs" / "images", HERE / "pages.json"
-LARGEST, DPI, COLOURS = 60_000, 120, 48
+LARGEST, DPI, COLOURS = 60_000, 120, (256, 48)
 Numbers = Mapping[str, float]
 
 
@@ -65,7 +70,7 @@ def of_coupling(run: Run) -> Numbers:
         "downstream": table[down]["mean"].mean(),
         "not downstream": table[~down & ~own]["mean"].mean(),
         "not downstream, with itself": table[~down]["mean"].mean(),
-        "chance": run.provenance["chance"],
+        "chance": random_alignment(run.dataset.sizes["d_model"]),
     }
 
 
@@ -100,7 +105,7 @@ def of_lazy(run: Run) -> Numbers:
 
 
 def of_merge(run: Run) -> Numbers:
-    """Take medians over layers and roles of task vectors beside each other and beside the base."""
+    """Take medians over layers and roles of task vectors beside each other and beside the base, and perplexities."""
     table = run.metrics[run.metrics["layer"] >= 0]
     tasks, base = table[table["compared"] == "tasks"], table[table["compared"] == "task-base"]
     pair = base.groupby(["first", "second"])[["left_overlap", "right_overlap"]].median()
@@ -108,7 +113,31 @@ def of_merge(run: Run) -> Numbers:
         **{name: tasks[name].median() for name in ("left_overlap", "right_overlap", "cosine", "left_chance")},
         "least overlap with the base": pair.to_numpy().min(),
         "largest overlap with the base": pair.to_numpy().max(),
+        **perplexities_of_merges(),
     }
+
+
+SHARES = (0.4, 0.8, 0.95)
+"""Of the nuclear norm that STAR keeps, in merges whose perplexity is quoted."""
+
+
+def perplexities_of_merges() -> Numbers:
+    """Measure the perplexity of the embedded text by two revisions, and by merges of both on a third."""
+    merges: dict[str, dict[str, Any]] = {f"star {share}": {"method": "star", "share": share} for share in SHARES}
+    merges["average"] = {"method": "average"}
+    models = {"step1024": jacspec.load_model("nano", revision="step1024"), "step4096": jacspec.load_model("nano")}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in merges.items():
+            made = jacspec.merge(
+                models=["nano@step1024", "nano"], base="nano@step256", folder=f"{folder}/{name}", silent=True, **options
+            )
+            models[name] = jacspec.load_model(made.folder / "merged")
+        for name, model in models.items():
+            run = jacspec.removal(model, data=ASSETS / "verse.txt", roles=["q"], ranges=[[0, 0.01]], silent=True)
+            whole = run.metrics.iloc[0]
+            found |= {name: whole["perplexity"], f"{name}, error": whole["perplexity_error"]}
+    return found
 
 
 def of_delta(run: Run) -> Numbers:
@@ -181,26 +210,59 @@ def of_parts(run: Run) -> Numbers:
 
 
 def of_weights(run: Run) -> Numbers:
-    """Count matrices whose values pass the edges of chance with their own norms; median α beside that of chance."""
-    table = run.metrics
-    return {
+    """Count matrices beyond each null, in all and by role; median α beside that of chance.
+
+    σ₁ is beyond chance where q over all matrices is below `SURE`; beside the one draw of `weights.against` it is above
+    the draw's, as it is by chance in half of them.
+    """
+    table = run.metrics.assign(
+        sigma=lambda rows: 10 ** (rows["log_spectral_norm"] / 2),
+        heavier=lambda rows: rows["alpha"] < rows["alpha_null_low"],
+    )
+    found = {
         "matrices": len(table),
         "with values above the norms' edge": int((table["norms_above"] > 0).sum()),
         "median of them above": table["norms_above"].median(),
         "median alpha": table["alpha"].median(),
         "median alpha of chance": table["alpha_null"].median(),
-        "alpha below chance": int((table["alpha"] < table["alpha_null_low"]).sum()),
+        "alpha below chance": int(table["heavier"].sum()),
     }
+    for role, rows in table.groupby("role", sort=False):
+        counts = {
+            "matrices": len(rows),
+            "one variance": (rows["largest_q"] < SURE).sum(),
+            "own norms": (rows["norms_largest_q"] < SURE).sum(),
+            "draw": (rows["sigma"] > rows["null_high"]).sum(),
+            "values above own norms": rows["norms_above"].median(),
+            "values above draw": rows["above_null"].median(),
+            "smallest, own norms": (rows["norms_smallest_q"] < SURE).sum(),
+            "smallest known": rows["norms_smallest_q"].notna().sum(),
+            "heavier": rows["heavier"].sum(),
+        }
+        found |= {f"{role}, {name}": count for name, count in counts.items()}
+    return found
 
 
 def of_heads(run: Run) -> Numbers:
-    """Take medians of NPR_λ over all heads beside the baseline's, and how many heads lie below it."""
+    """Take NPR_λ over all heads beside the baseline's, and count the heads beyond each null by thirds of the depth.
+
+    A head is beyond a null where q over all heads is below `SURE`.
+    """
     found: dict[str, float] = {}
-    for role, rows in run.metrics.groupby("role"):
+    layers = run.metrics["layer"].max() + 1
+    for role, rows in run.metrics.groupby("role", sort=False):
         chance = run.provenance["baseline"]["metrics"]["npr_lambda"]
         found |= {f"{role}, heads": len(rows), f"{role}, median": rows["npr_lambda"].median()}
         found |= {f"{role}, largest": rows["npr_lambda"].max(), f"{role}, least": rows["npr_lambda"].min()}
-        found |= {"chance": chance["mean"]}
+        found |= {"chance": chance["mean"], f"{role}, median copying score": rows["copying_score"].median()}
+        found |= {f"{role}, largest {name}": rows[name].max() for name in ("rounding_share", "kappa_sigma")}
+        for place, first in enumerate(range(0, layers, -(-layers // 3))):
+            own = rows[rows["layer"].between(first, last := min(first + -(-layers // 3), layers) - 1)]
+            words = f"{role}, third {place + 1}"
+            found |= {f"{words}, first layer": first, f"{words}, last layer": last, f"{words}, heads": len(own)}
+            for null in NULLS:
+                for end in ("largest", "smallest"):
+                    found[f"{words}, {null}, {end}"] = (own[f"{null}_{end}_q"] < SURE).sum()
     return found
 
 
@@ -218,11 +280,13 @@ def of_removal(run: Run) -> Numbers:
     table = run.metrics
     whole = table[table["group"].isna() | (table["group"] == 0)].iloc[0]
     found = {"perplexities": len(table), "perplexity": whole["perplexity"]}
+    found["perplexity, error"] = whole["perplexity_error"]
     cut = table[table["delta_perplexity"].notna() & (table.index != whole.name)]
     for role, rows in cut.groupby("target"):
         changes = rows.sort_values("group")["delta_perplexity"].to_numpy()
         found |= {f"{role}, first": changes[0], f"{role}, last": changes[-1], f"{role}, least": changes.min()}
         found |= {f"{role}, largest of the others": changes[1:].max()}
+        found[f"{role}, first, error"] = rows.sort_values("group")["delta_error"].iloc[0]
     return found
 
 
@@ -305,8 +369,8 @@ GALLERY: Mapping[str, Shown] = {
         of_eigenvalues,
     ),
     "smollm2_modes": Shown(f"task=modes {SMOLLM2} data.samples=60", "shared", of_modes),
-    "smollm2_weights": Shown("task=weights model={model}", "spectra", of_weights),
-    "smollm2_heads": Shown("task=heads model={model}", "by_head_qk", of_heads),
+    "smollm2_weights": Shown("task=weights model={model} weights.against=shuffled", "spectra", of_weights),
+    "smollm2_heads": Shown("task=heads model={model} heads.draws=99", "by_head_qk", of_heads),
     "smollm2_overlap": Shown(f"task=overlap {SMOLLM2} data.samples=200", "overlap", of_overlap),
     "smollm2_removal": Shown(
         f"task=removal {SMOLLM2} removal.roles=[q,down] removal.tokens=1024", "removal", of_removal
@@ -325,10 +389,10 @@ def run_command(command: str, folder: Path) -> float:
 
 def keep(figure: Any, file: Path) -> None:
     """Write a figure with few colours, as large as `LARGEST` bytes allow."""
-    for dpi in range(DPI, 30, -6):
+    for dpi, colours in itertools.product(range(DPI, 30, -6), COLOURS):
         drawn, small = io.BytesIO(), io.BytesIO()
         figure.savefig(drawn, format="png", dpi=dpi)
-        Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "png", optimize=True)
         if small.tell() < LARGEST:
             break
     file.write_bytes(small.getvalue())
