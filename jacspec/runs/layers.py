@@ -268,9 +268,8 @@ def _restore(number: int, layer: int, arrays: Mapping[str, np.ndarray]) -> Layer
         {component: _beginning(arrays, f"{component}/{kind}/") for component in components}
         for kind in ("metric", "diagnostic", "vector", "stored")
     )
-    for held in (vectors, eigenvalues):
-        if len({frozenset(each) for each in held.values()}) > 1:
-            raise ValueError("an array is missing")  # of a damaged file, which `read_arrays` names
+    if len({frozenset(each) for each in vectors.values()}) > 1:
+        raise ValueError("an array is missing")  # of a damaged file, which `read_arrays` names
     sigma = {component: arrays[f"{component}/singular_values"] for component in components}
     reasons = {component: arrays[name] for component in components if (name := f"{component}/{REASON}") in arrays}
     return LayerResult(number, layer, sigma, metrics, diagnostics, vectors, reasons, stored)
