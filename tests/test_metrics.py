@@ -236,6 +236,7 @@ def test_known_values(matrix: np.ndarray, expected: dict[str, float]) -> None:
 def test_zero_matrix_is_zero_or_nan() -> None:
     found = measure(tuple(METRICS), np.zeros((1, 4, 4)), "float32")
     zero = {"spectral_radius", "frobenius_norm", "numerical_rank", "eigenvalue_radius", "residual_gain"}
+    zero |= {"share_above_one", "share_near_one"}
     assert {name for name, value in found.items() if value[0] == 0} == zero
     assert {name for name, value in found.items() if np.isnan(value[0])} == METRICS.keys() - zero
 
