@@ -95,7 +95,7 @@ def _draw_sizes(
     axes: Axes, own: Float[np.ndarray, " value"], rotated: Float[np.ndarray, " value"], ring: Sequence[float]
 ) -> None:
     """Draw the density of sizes beside that of the rotated."""
-    edges = np.linspace(0, max(own.max(), rotated.max(), ring[1]) or 1.0, BINS + 1)
+    edges = np.linspace(0, max(own.max(), rotated.max(), ring[1]) or 1.0, BINS + 1).tolist()
     axes.hist(own, edges, density=True, color=OWN)
     axes.hist(rotated, edges, density=True, histtype="step", color=CHANCE, linewidth=1.2)
     for radius in ring:

@@ -92,8 +92,8 @@ def _compare(run: Run, own: str, rotated: str, unit: str = "") -> list[Beside]:
         values, chance = values[np.isfinite(values)], chance[np.isfinite(chance)]
         if min(values.size, chance.size) >= FEWEST:
             medians = float(np.median(values)), float(chance.mean())
-            shown = (float(np.exp(each)) for each in medians) if unit else medians
-            found.append(Beside(place, *shown, _among(medians[0], chance)))
+            median, mean = (float(np.exp(each)) if unit else each for each in medians)
+            found.append(Beside(place, median, mean, _among(medians[0], chance)))
     return found
 
 
