@@ -212,8 +212,8 @@ def test_values_kept() -> None:
 
 def merge(method: str, models: Sequence[np.ndarray], base: np.ndarray | None, **options: Any) -> np.ndarray:
     asked = {"share": 0.4, "coefficient": None, "weights": ()} | options
-    own = {"settings": Settings(0.2, 0.15, 0.8), "seed": 0}
-    recipe = make_recipe(method, models=len(models), has_base=base is not None, **own, **asked)
+    settings = Settings(0.2, 0.15, 0.8)
+    recipe = make_recipe(method, models=len(models), has_base=base is not None, settings=settings, seed=0, **asked)
     dtype = (models[0] if base is None else base).dtype
     with numerics("float64"):
         return merge_tensors(recipe, base, models, dtype=dtype, is_matrix=True, precision="float64")

@@ -106,7 +106,7 @@ def knots_by_hand(taus: Sequence[np.ndarray], density: float, weights: Sequence[
 BY_HAND: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
     "ties": lambda taus: ties_by_hand(taus, 0.3, [1, 1, 1]),
     "tsv_m": tsv_by_hand,
-    "iso_c": lambda taus: iso_by_hand(sum(taus)),
+    "iso_c": lambda taus: iso_by_hand(np.sum(taus, axis=0)),
     "iso_cts": lambda taus: iso_cts_by_hand(taus, 0.5),
     "knots_ties": lambda taus: knots_by_hand(taus, 0.3, [1, 1, 1]),
 }

@@ -52,7 +52,7 @@ def make_result(layer: int, dtype: str = "float32", samples: int = 3) -> LayerRe
     metrics["mlp"]["decay_ratio"][1] = np.nan
     turned = {name: {"eigenvalues": values * np.exp(1j * values).astype(f"complex{16 * values.itemsize}")}
               for name, values in sigma.items()}  # fmt: skip
-    return LayerResult(layer, layer, sigma, metrics, eigenvalues=turned)
+    return LayerResult(layer, layer, sigma, metrics, vectors=turned)
 
 
 def start(folder: Path) -> RunWriter:
@@ -70,9 +70,7 @@ def assert_same_bits(found: LayerResult, expected: LayerResult) -> None:
         pairs = [(found.singular_values[component], sigma)]
         assert list(found.metrics[component]) == list(expected.metrics[component])
         pairs += [(found.metrics[component][name], values) for name, values in expected.metrics[component].items()]
-        pairs += [
-            (found.eigenvalues[component][name], values) for name, values in expected.eigenvalues[component].items()
-        ]
+        pairs += [(found.vectors[component][name], values) for name, values in expected.vectors[component].items()]
         for left, right in pairs:
             assert (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
 

@@ -90,7 +90,7 @@ REAL, IMAGINARY = "_real", "_imag"
 
 def split_complex(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """Put the parts of every complex array in its place."""
-    for name in [name for name, array in dataset.items() if array.dtype.kind == "c"]:
+    for name in [str(name) for name, array in dataset.items() if array.dtype.kind == "c"]:
         array = dataset[name]
         dataset = dataset.drop_vars(name).assign({f"{name}{REAL}": array.real, f"{name}{IMAGINARY}": array.imag})
     return dataset

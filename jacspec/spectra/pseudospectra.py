@@ -39,7 +39,7 @@ class Resolvent(NamedTuple):
     The accuracy is a residual: the value's own relative error is mostly of the order of its square.
     """
 
-    distance: Callable[[complex, float], float]
+    distance: Callable[..., float]
     eigenvalues: Complex[np.ndarray, " n"]
     norm: float
 
@@ -194,9 +194,9 @@ def _reach(
         if farther(other):
             line, reached = other, crossing(other, reached)
     while step > finest:
-        other = next((each for each in (line - step, line + step) if farther(each)), None)
-        if other is None:
-            step /= 2
+        beside = [each for each in (line - step, line + step) if farther(each)]
+        if beside:
+            line, reached = beside[0], crossing(beside[0], reached)
         else:
-            line, reached = other, crossing(other, reached)
+            step /= 2
     return reached

@@ -83,8 +83,8 @@ STUDY = Study(
     reads=frozenset({"model", "data", "metrics", "engine", "components", "layers", "precision", "seed", "jacobian"}),
     takes=("components", "layers", "metrics", "top_k", *TEXT_OPTIONS, *ENGINE_OPTIONS),
     rows=SAMPLES,
-    columns=LINEARITY
-    | {
+    columns={
+        **LINEARITY,
         "router_margin": Quantity(
             r"$\Delta r / \|\nabla \Delta r\|$",
             "how far the stream that enters a mixture of experts is from where its router chooses others, to first "
