@@ -205,7 +205,9 @@ def measure_effects(
         assert state is not None
         count = len(padded.samples)
         own = np.asarray([targets[sample] for sample in padded.samples], np.int32)
-        parts.append(_compare(head, _State(*(part[:count] for part in state)), ended[:count], own, plan))
+        parts.append(
+            _compare(head, jax.tree.map(lambda part, count=count: part[:count], state), ended[:count], own, plan)
+        )
     order = np.argsort(np.concatenate([padded.samples for padded in batches]))
     arrays = [np.concatenate(found)[order] for found in zip(*parts, strict=True)]
     return [Effect(*label, *(array[:, place] for array in arrays)) for place, label in enumerate(labels)]
