@@ -133,7 +133,7 @@ def measure_linearity(
             vectors = _differences(x, weights, np.arange(len(rows)) < len(padded.samples))
         else:
             vectors = x if name == "input" else drawn(x.shape[1])
-        found = Linearity(*map(np.asarray, _measure(branch, *shard_like((vectors, sigma), x))))
+        found: Any = jax.tree.map(np.asarray, _measure(branch, *shard_like((vectors, sigma), x)))
         values |= {RADIUS[name]: found.radius, ERROR[name]: found.errors}
         none = ALONE if name == "residual" and len(padded.samples) == 1 else NONE[name]
         zero = np.where(found.gain == 0, none, "")

@@ -32,7 +32,7 @@ import jacspec
 from jacspec.api.result import Run
 from jacspec.config import ASSETS
 from jacspec.spectra.bootstrap import SURE
-from jacspec.studies.coupling.tables import random_alignment
+from jacspec.spectra.subspaces import random_alignment
 from jacspec.studies.heads import NULLS
 from jacspec.studies.provenance import versions
 
