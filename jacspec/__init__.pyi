@@ -81,7 +81,8 @@ def coupling(
     r"""Each layer's Jacobians beside its weights: the bound that the factors give, alignment, and which layer reads which.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `tokenizer`: of a PyTorch model
@@ -130,7 +131,8 @@ def delta(
     r"""What a model changed in its base, matrix by matrix: an adapter, a trained model, a file of few bits.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -182,7 +184,8 @@ def depth(
     r"""The Jacobian of the last token's stream through many layers: its top spectrum and Lyapunov exponents with depth.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `tokenizer`: of a PyTorch model
@@ -269,7 +272,8 @@ def finetune(
     r"""Remove a group of singular values before fine-tuning a classifier, or after it: what each order costs.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `tokenizer`: of a PyTorch model
@@ -315,7 +319,8 @@ def heads(
     r"""Spectra of W_QK and W_OV of every attention head, beside products of Gaussian factors.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -368,8 +373,26 @@ def merge(
     *,
     models: str | Sequence[str] = ("nano@step256", "nano@step1024"),
     base: str | None = "nano@step0",
-    method: Literal["average", "arithmetic", "star", "none"] = "average",
+    method: Literal[
+        "average",
+        "arithmetic",
+        "star",
+        "slerp",
+        "ties",
+        "dare_linear",
+        "dare_ties",
+        "della_linear",
+        "della",
+        "tsv_m",
+        "iso_c",
+        "iso_cts",
+        "knots_ties",
+        "none",
+    ] = "average",
     share: float = 0.4,
+    density: float = 0.2,
+    epsilon: float = 0.15,
+    common: float = 0.8,
     coefficient: float | None = None,
     weights: float | Sequence[float] = (),
     top_k: int = 8,
@@ -380,6 +403,7 @@ def merge(
     save: str | None = None,
     memory_gib: float = 1.0,
     precision: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
     folder: str | Path | None = None,
     silent: bool = False,
 ) -> Run:
@@ -387,11 +411,15 @@ def merge(
 
     - `models`: ready-made names, folders or hub ids; @REVISION for another than the default
     - `base`: what all of them were trained from; None: none, and nothing but an average can be made
-    - `method`: average, arithmetic (task arithmetic), star; none: compare only
+    - `method`: average, slerp, arithmetic, star, ties, dare_linear, dare_ties, della_linear, della,
+      tsv_m, iso_c, iso_cts, knots_ties; none: compare only
     - `share`: star: of the nuclear norm of each matrix of a task vector, kept; 1 keeps all
-    - `coefficient`: of the task vectors; None: star 1 (their mean), arithmetic 0.4 (of their sum)
-    - `weights`: a number a model; empty: equal. Divided by their sum, in arithmetic as they are (1 if
-      empty)
+    - `density`: ties, dare, della, knots_ties: the share of each task vector's entries that are kept
+    - `epsilon`: della: how much more likely the largest entry of a row is kept than the smallest
+    - `common`: iso_cts: the share of directions that are the sum's, not one model's
+    - `coefficient`: of the task vectors; None: 0.4 where they are summed (arithmetic, …_linear), else 1
+    - `weights`: a number a model; empty: equal. Divided by their sum; where task vectors are joined but
+      in star, as they are (1 if empty)
     - `top_k`: singular vectors of a leading subspace
     - `include`: patterns on tensor name or role: the matrices compared and truncated; empty: all
     - `exclude`: patterns of matrices that are left out
@@ -401,6 +429,7 @@ def merge(
     - `save`: where the merged checkpoint goes; None: merged/ in the run folder
     - `memory_gib`: what work arrays may take where the device does not tell
     - `precision`: float32 or float64, of everything that is computed
+    - `seed`: of all that is drawn
     - `folder`: where the run is kept; None: a temporary folder, which goes with the run
     - `silent`: show no progress
 
@@ -449,7 +478,8 @@ def modes(
     r"""The directions that each Jacobian reads and writes: between samples, layers, beside the input, and in words.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `tokenizer`: of a PyTorch model
@@ -514,7 +544,8 @@ def overlap(
     r"""Singular vectors of every weight matrix beside the principal directions of the activations that enter it.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `tokenizer`: of a PyTorch model
@@ -566,7 +597,8 @@ def plan(
     r"""What a run would cost, from shapes alone: FLOPs, bytes and seconds on as many devices as are listed.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -619,7 +651,8 @@ def removal(
     r"""Remove groups of rank-ordered singular values, role by role, and measure how much worse a text is predicted.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `tokenizer`: of a PyTorch model
@@ -713,7 +746,8 @@ def weights(
     r"""Spectra of the weight matrices, by role and layer, beside chance.
 
     - `model`: a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model
-      in memory
+      in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
+      arrays
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random

@@ -26,12 +26,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def columns_of(study: str) -> Mapping[str, Quantity]:
     """Return what the columns of a study's own tables hold, by name; those that all share are on jacobian's page."""
-    columns = {name: column for name, column in STUDIES[study].columns.items() if name not in ARRAY_AXES}
-    if study == "jacobian":
-        return {**words_of_metrics(), **columns}
-    # Exponents through depth are as many as were asked for; the first of each kind says it of all.
-    firsts = ("finite_time_1", "lyapunov_1", "lyapunov_attn_1", "lyapunov_mlp_1")
-    return {name: columns[name] for name in (*firsts, *columns)} if study == "depth" else columns
+    columns = STUDIES[study].columns
+    if study == "depth":
+        # Exponents through depth are as many as were asked for; the first of each kind says it of all.
+        firsts = ("finite_time_1", "lyapunov_1", "lyapunov_attn_1", "lyapunov_mlp_1")
+        return {name: columns[name] for name in (*firsts, *columns)}
+    own = {name: column for name, column in columns.items() if name not in ARRAY_AXES}
+    return {**words_of_metrics(), **own} if study == "jacobian" else own
 
 
 def keys_table(study: str) -> str:
@@ -208,6 +209,9 @@ def claims_table() -> str:
             own = (ratio(found[component][f"{part} third over middle"]) for found in models.values())
             rows.append((f"ρ of {words}, {part} third of the layers over the middle third", *own))
         inner = (found[component]["medians of inner layers, least and most"] for found in models.values())
+        for part in ("first", "last"):
+            medians = (f"{found[component][f'median of the {part} layer']:.2f}" for found in models.values())
+            rows.append((f"median of ρ of {words}, {part} layer", *medians))
         rows.append((f"medians of ρ of {words}, inner layers", *(f"{low:.2f} to {high:.2f}" for low, high in inner)))
     rows.append(
         ("δ of the MLP over that of attention", *(ratio(each["decay of mlp over attn"]) for each in models.values()))

@@ -1,8 +1,7 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
 Writes `sources.json` beside itself, from runs of the command line. Of "Analyzing Spectral Information of Transformers",
-on 300 sentences of TEXT (Tiny Shakespeare), the embedded model and SmolLM2-135M-Instruct, as trained and with its
-family's random initialisation:
+on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -28,8 +27,8 @@ from jacspec.studies.provenance import versions
 SAMPLES = 300
 RUNS: dict[str, tuple[str, ...]] = {
     "nano": (),
+    "nano, random": ("model.init=random",),
     "SmolLM2-135M": ("model.path={model}", "model=path"),
-    "SmolLM2-135M, random": ("model.path={model}", "model=path", "model.init=random"),
 }
 
 
