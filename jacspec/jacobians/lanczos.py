@@ -133,21 +133,28 @@ def decompose_by_steps(
 
 
 def leading_vectors(
-    found: TopValues, bases: Bases
+    found: TopValues, bases: Bases, *, on_host: bool = False
 ) -> tuple[Float[np.ndarray, "sample d_model"], Float[np.ndarray, "sample d_model"]]:
     r"""Put together the right and the left singular vector of σ₁, at the step where each sample stopped.
 
     They are $V_m q_1$ and $U_m p_1$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
     With the residual $r_1$ in `found.bounds` the sine of the angle to the true ones is about
     $r_1 / (\sigma_1 - \sigma_2)$ at most (Wedin 1972): where σ₂ is close to σ₁ there is no one leading direction. Of a
-    zero matrix, which has none, both are zero.
+    zero matrix, which has none, both are zero. `on_host` spares a program where bases are small.
     """
+    bases = Bases(*map(np.asarray, bases)) if on_host else bases
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
     weights = np.zeros((2, *diagonal.shape), bases.right.dtype)
     for sample, m in enumerate(found.steps.tolist()):
         _, vectors = largest_eigenpairs(diagonal[sample, :m], above[sample, : m - 1], 1)
         weights[:, sample, :m] = vectors[::2, 0], vectors[1::2, 0]
     zero = found.singular_values[:, :1] == 0
+    if on_host:
+        sides = [
+            np.einsum("sc,scd->sd", *pair) for pair in zip(weights, (bases.right[:, :-1], bases.left), strict=True)
+        ]
+        right, left = (np.where(zero, 0, side / np.linalg.norm(side, axis=1, keepdims=True)) for side in sides)
+        return right, left
     right, left = (np.where(zero, 0, np.asarray(side)) for side in _combine(weights, bases))
     return right, left
 
