@@ -134,15 +134,17 @@ def decompose_by_steps(
 
 
 def leading_vectors(
-    found: TopValues, bases: Bases, *, top: int = 1
+    found: TopValues, bases: Bases, *, top: int = 1, on_host: bool = False
 ) -> tuple[Float[np.ndarray, "sample mode d_model"], Float[np.ndarray, "sample mode d_model"]]:
     r"""Put together the right and left singular vectors of the `top` values, at the step where each sample stopped.
 
     They are $V_m q_i$ and $U_m p_i$ with the singular vectors of $B_m$, of unit length and of arbitrary common sign.
     $J v_i = \sigma_i u_i$ holds to rounding, and $\|J^\top u_i - \sigma_i v_i\| = r_i$ is in `found.bounds`: the sine
     of the angle to the true ones is at most $r_i$ over the distance to the other values (Wedin 1972). Where that is
-    small there is no one direction. Of a value of zero, which has none, both are zero.
+    small there is no one direction. Of a value of zero, which has none, both are zero. `on_host` spares a program where
+    bases are small.
     """
+    bases = Bases(*map(np.asarray, bases)) if on_host else bases
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
     samples, capacity = diagonal.shape
     weights = np.zeros((2, samples, top, capacity), bases.right.dtype)
@@ -151,6 +153,15 @@ def leading_vectors(
         _, vectors = largest_eigenpairs(diagonal[sample, :m], above[sample, : m - 1], there)
         weights[:, sample, :there, :m] = vectors[::2, ::-1].T, vectors[1::2, ::-1].T
     zero = found.singular_values[:, :top, None] == 0
+    if on_host:
+        pairs = zip(weights, (bases.right[:, :-1], bases.left), strict=True)
+        sides = [np.einsum("smc,scd->smd", own, np.asarray(basis)) for own, basis in pairs]
+        lengths = [np.linalg.norm(side, axis=-1, keepdims=True) for side in sides]
+        right, left = (
+            np.where(zero, 0, side / np.where(length > 0, length, 1))
+            for side, length in zip(sides, lengths, strict=True)
+        )
+        return right, left
     right, left = (np.where(zero, 0, np.asarray(side)) for side in _combine(weights, bases))
     return right, left
 

@@ -162,13 +162,11 @@ def linearity_programs(branch: Branch, *, names: Sequence[str], formed: bool) ->
     measuring = Program(_measure, (branch, x, jax.ShapeDtypeStruct(x.shape[:1], x.dtype)), {})
     if "top" not in names:
         return [measuring] if names else []
-    operator: Any = branch
-    found: list[Program] = []
     if formed:
         samples, d_model = x.shape
-        operator = Formed(None, jax.ShapeDtypeStruct((samples, d_model, d_model), x.dtype))  # type: ignore[arg-type]
-        found = list_programs(operator, x)
-    return [*found, *vector_programs(operator, x), measuring]
+        operator: Any = Formed(None, jax.ShapeDtypeStruct((samples, d_model, d_model), x.dtype))  # type: ignore[arg-type]
+        return [list_programs(operator, x)[-1], measuring]
+    return [*vector_programs(branch, x), measuring]
 
 
 def _leading(
@@ -178,8 +176,10 @@ def _leading(
     top = spectra.top
     if top is None:
         assert spectra.jacobians is not None
-        starts = shard_like(start_vectors(rows, x.shape[1], x.dtype, seed=seed), x)
-        top = decompose(Formed(None, spectra.jacobians), starts, k=min(TOP, x.shape[1]), tolerance=tolerance)
+        drawn = [np.random.default_rng([seed % 2**32, int(row)]).standard_normal(x.shape[1]) for row in rows]
+        starts = shard_like(jax.device_put(np.array(drawn, x.dtype)), x)
+        found = decompose(Formed(None, spectra.jacobians), starts, k=min(TOP, x.shape[1]), tolerance=tolerance)
+        return leading_vectors(*found, on_host=True)[0][:, 0]
     return leading_vectors(*top)[0][:, 0]
 
 
