@@ -144,7 +144,7 @@ def leading_vectors(
     small there is no one direction. Of a value of zero, which has none, both are zero. `on_host` spares a program where
     bases are small.
     """
-    bases = Bases(*map(np.asarray, bases)) if on_host else bases
+    bases = jax.tree.map(np.asarray, bases) if on_host else bases
     diagonal, above = (np.asarray(part, np.float64) for part in (bases.diagonal, bases.above))
     samples, capacity = diagonal.shape
     weights = np.zeros((2, samples, top, capacity), bases.right.dtype)
@@ -155,7 +155,7 @@ def leading_vectors(
     zero = found.singular_values[:, :top, None] == 0
     if on_host:
         pairs = zip(weights, (bases.right[:, :-1], bases.left), strict=True)
-        sides = [np.einsum("smc,scd->smd", own, np.asarray(basis)) for own, basis in pairs]
+        sides = [np.einsum("smc,scd->smd", own, basis) for own, basis in pairs]
         lengths = [np.linalg.norm(side, axis=-1, keepdims=True) for side in sides]
         right, left = (
             np.where(zero, 0, side / np.where(length > 0, length, 1))

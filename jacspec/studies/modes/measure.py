@@ -114,11 +114,13 @@ def stream_modes(
 def _arrange(result: LayerResult, columns: Sequence[str]) -> LayerResult:
     """Part what is stored, and what is said of modes, from the columns."""
 
-    def take(names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-        return {component: {name: values[name] for name in names} for component, values in result.metrics.items()}
+    def take(names: Sequence[str], found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+        return {component: {name: values[name] for name in names} for component, values in found.items()}
 
-    said = {component: {**own, **take((GROUP, BOUND))[component]} for component, own in result.diagnostics.items()}
-    return result._replace(metrics=take(columns), stored=take((READS, WRITES, STREAM, OUTPUT)), diagnostics=said)
+    told = take((GROUP, BOUND), result.vectors)
+    said = {component: {**own, **told[component]} for component, own in result.diagnostics.items()}
+    stored = take((READS, WRITES, STREAM, OUTPUT), result.vectors)
+    return result._replace(metrics=take(columns, result.metrics), stored=stored, diagnostics=said, vectors={})
 
 
 def _measure_block(
