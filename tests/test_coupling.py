@@ -419,7 +419,7 @@ def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatc
     for name, arguments in {
         "whole": ("task=coupling", "coupling.end=sample"),
         "cut": ("task=coupling",),
-        "plain": ("task=jacobian", "engine=lanczos"),
+        "plain": ("task=jacobian", "engine=lanczos", "jacobian.linearity=[]"),
     }.items():
         more = ("data.min_tokens=3", "components=[mlp]", "model=path", "model.path=model", f"hydra.run.dir={name}")
         done = run_here(*arguments, *TINY, *more, cwd=tmp_path)
