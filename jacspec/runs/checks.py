@@ -5,13 +5,13 @@ older version, which recorded no hashes, is checked for its shape alone.
 """
 
 import csv
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jacspec.errors import JacspecError, printable
+from jacspec.files import sha256
 from jacspec.runs.tables import SUMMARY_COLUMNS
 from jacspec.studies import study_of
 
@@ -61,13 +61,13 @@ SUMMARY = SUMMARY_COLUMNS[SUMMARY_COLUMNS.index("metric") :]
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Note the hash of every table in a run folder, and how many rows it has."""
+    """Note the hash of every table and file of arrays in a run folder, and how many rows a table has."""
     found: dict[str, dict[str, Any]] = {}
-    for file in sorted((*folder.glob("*.csv"), *folder.glob("*.nc"))):
-        content = file.read_bytes()
-        found[file.name] = {"sha256": hashlib.sha256(content).hexdigest()}
+    for file in sorted(each for pattern in ("*.csv", "*.nc", "*.npz") for each in folder.glob(pattern)):
+        found[file.name] = {"sha256": sha256(file)}
         if file.suffix == ".csv":
-            found[file.name]["rows"] = sum(1 for _ in csv.reader(content.decode().splitlines(keepends=True))) - 1
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            found[file.name]["rows"] = sum(1 for _ in csv.reader(lines)) - 1
     return found
 
 
@@ -76,7 +76,7 @@ def check_file(file: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     if not file.is_file():
         raise JacspecError(f"{file} is not there: the run has been copied in part, or is of a study without it.")
     recorded = files.get(file.name)
-    if recorded is not None and hashlib.sha256(file.read_bytes()).hexdigest() != recorded["sha256"]:
+    if recorded is not None and sha256(file) != recorded["sha256"]:
         rows = f"; it had {recorded['rows']} rows" if "rows" in recorded else ""
         raise JacspecError(
             f"{file} is not what the run wrote: its SHA-256 is not the one in run.json{rows}. It was cut, edited or "
