@@ -438,7 +438,7 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
         ("merge.models=[nano] merge.base=null", ["Name another, or merge.base"]),
         ("merge.base=null merge.method=star", ["merge.method=star needs a common base", "merge.method=average"]),
         ("merge.method=average merge.coefficient=2", ["merge.coefficient=2.0", "merge.method=arithmetic"]),
-        ("merge.method=ties", ["merge.method", "star"]),
+        ("merge.method=tie", ["merge.method", "ties"]),
         ("merge.share=1.5", ["merge.share=1.5"]),
         ("merge.top_k=0", ["merge.top_k=0"]),
         ("merge.weights=[1]", ["merge.models names 2"]),

@@ -75,7 +75,7 @@ MISTAKES = {
     "verbose=true": "There is no key verbose. Type JACSPEC_TRACEBACK=1 in front of the command",
     "n_jobs=2": "There is no key n_jobs. Jobs of a sweep run side by side: type hydra/launcher=joblib",
     "samples=5": "There is no key samples. Type data.samples=5.",
-    "draws=4": "There is no key draws. Type compare.draws=4 or dynamics.draws=4 or heads.draws=4 or weights.draws=4.",
+    "draws=4": "There is no key draws. Type compare.draws=4 or dynamics.draws=4 or heads.draws=4 or modes.draws=4 or ",
     "Seed=3": "There is no key Seed. Type seed=3.",
     "seeds=0,1": "There is no key seeds. Type -m seed=0,1.",
     # Several values

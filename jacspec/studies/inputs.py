@@ -16,7 +16,6 @@ from jacspec.text.corpus import Corpus, Sample, draw_sample, load_corpus, read_t
 
 if TYPE_CHECKING:
     from jacspec.models.arrays import Arrays
-    from jacspec.models.block import ModelSpec
     from jacspec.models.checkpoint import Checkpoint
     from jacspec.models.tensor_files import TensorFiles
 
@@ -118,11 +117,12 @@ class Inputs:
 
     @property
     def bare(self) -> bool:
-        """Whether there are arrays alone, in memory or in a file, of which nothing says what they belong to."""
+        """Whether `task=weights` is given arrays alone, in memory or in a file."""
         from jacspec.models.arrays import is_array_file
 
         path = self.config.model.path
-        return self.arrays is not None or (path is not None and is_array_file(Path(path).expanduser()))
+        alone = path is not None and self.config.task == "weights" and is_array_file(Path(path).expanduser())
+        return self.arrays is not None or alone
 
     def checkpoint(self) -> "Checkpoint":
         """Open the model in the precision of the run; raises `JacspecError` where it cannot be opened."""
@@ -130,7 +130,7 @@ class Inputs:
 
         if self.bare:
             label = self.config.model.path or self.config.model.name
-            raise JacspecError(f"{label} holds arrays without a config, which task=weights alone reads.")
+            raise JacspecError(f"{label} holds arrays without a config")
         return self.model or open_model(self.config.model, seed=self.config.seed, dtype=self.config.precision.value)
 
     def shapes(self) -> "Checkpoint":
@@ -180,13 +180,6 @@ class Inputs:
     def corpus_name(self) -> str:
         """What figures call the text: the ready-made choice, or the file that was read."""
         return "given texts" if self.texts is not None else data_label(self.config.data)
-
-    def layers(self, spec: "ModelSpec") -> frozenset[int] | None:
-        """Return the layers that are asked for, those below 0 counted from the last; None for all of them.
-
-        **Raises:** `JacspecError` for one that no stack of the model has.
-        """
-        return spec.choose_layers(self.config.layers)
 
 
 def data_label(data: DataConfig) -> str:

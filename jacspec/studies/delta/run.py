@@ -76,7 +76,7 @@ def _prepare(config: Config, options: DeltaOptions, inputs: Inputs) -> RowWork:
     )
     layers = None if config.layers is None else frozenset(config.layers)
     if model.checkpoint is not None:
-        layers = inputs.layers(model.checkpoint.spec)
+        layers = model.checkpoint.spec.choose_layers(config.layers)
     choice = Choice(options.include, options.exclude, options.embeddings)
     pair = Pair(base, model, choice, layers, options, config.precision.value)
     listed, left_out = list_matrices(model, choice)

@@ -35,7 +35,7 @@ def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) ->
 def _prepare(config: Config, inputs: Inputs) -> RowWork:
     options = config.own(HeadsOptions)
     checkpoint = inputs.checkpoint()
-    chosen = inputs.layers(checkpoint.spec)
+    chosen = checkpoint.spec.choose_layers(config.layers)
     own = checkpoint.spec.blocks[0].attention
     if own.d_head > checkpoint.spec.d_model:
         raise JacspecError(

@@ -31,7 +31,7 @@ def run_jacobian(config: Config, folder: Path, console: Console, inputs: Inputs)
     check_engine(config.engine.name)
     check_directions(config.own(JacobianOptions).linearity)
     _check(config)
-    run_layers(config, folder, console, inputs, functools.partial(_prepare, inputs))
+    run_layers(config, folder, console, inputs, _prepare)
 
 
 def _check(config: Config) -> None:
@@ -58,12 +58,12 @@ def _has_router(spec: ModelSpec, components: Sequence[str]) -> bool:
     return any("mlp" in components_of(block, components).values() for block in routed)
 
 
-def _prepare(inputs: Inputs, config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
+def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     options = config.own(JacobianOptions)
     beside = (*OF_EIGENVALUES * options.eigenvalues, *("eigenvalue_radius",) * (options.pseudospectra > 0))
     metric_names = choose_metrics([*config.metrics.names, *beside])
     components = choose_components(config.components, checkpoint.spec)
-    layers = inputs.layers(checkpoint.spec)
+    layers = checkpoint.spec.choose_layers(config.layers)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
     batches = prepare_batches(
         checkpoint,

@@ -61,7 +61,7 @@ def run_modes(config: Config, folder: Path, console: Console, inputs: Inputs) ->
         folder,
         console,
         inputs,
-        functools.partial(_prepare, inputs, targets),
+        functools.partial(_prepare, targets),
         cut=functools.partial(_cut, targets),
     )
 
@@ -84,12 +84,12 @@ def _choose_engine(config: Config, spec: ModelSpec) -> str:
     return choose_engine(config.engine.name, (*metric_names, DENSE) if trailing else metric_names, spec)
 
 
-def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
+def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     options, spec = config.own(ModesOptions), checkpoint.spec
     check_counts(options.k, options.trailing, options.gap, spec.blocks[0].d_model)
     if options.check:
         check_possible(checkpoint)
-    measured = sorted(inputs.layers(spec) or range(len(spec.blocks)))
+    measured = sorted(spec.choose_layers(config.layers) or range(len(spec.blocks)))
     checked = _check_plan(config, options, len(spec.blocks), measured)
     words = _words_plan(config, options)
     components = choose_components(config.components, spec)
@@ -115,7 +115,7 @@ def _prepare(inputs: Inputs, targets: list[int], config: Config, checkpoint: Che
         seed=config.seed,
         audit=config.engine.audit,
         samples=len(sample.tokens),
-        layers=inputs.layers(spec),
+        layers=spec.choose_layers(config.layers),
     )
     mark, kinds = kinds_of(checkpoint, components, sample.tokens, config.data.decoder_input)
     facts = {

@@ -73,7 +73,7 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
     }
     source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}
     facts = {"tokens": tokens, "warning": warning, "corpus": source}
-    chosen = inputs.layers(checkpoint.spec)
+    chosen = checkpoint.spec.choose_layers(config.layers)
     stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen)
     return RowWork(matrix_layout(tuple(OVERLAP)), identity, facts, stream, "matrices", learnt={"left_out": {}})
 

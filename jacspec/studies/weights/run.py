@@ -162,7 +162,7 @@ def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
         layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
         matrices = _of_layers(stream_adapted(tensors, None, choice), layers)
         return Opened(identity, {"read by name": str(error)}, matrices, has_adapter(tensors))
-    layers, identity = inputs.layers(checkpoint.spec), describe_checkpoint(checkpoint)
+    layers, identity = checkpoint.spec.choose_layers(config.layers), describe_checkpoint(checkpoint)
     depth = len(checkpoint.spec.blocks)
     if checkpoint.tensors is None:
         return Opened(identity, {}, _of_layers(stream_model(checkpoint, choice), layers), adapted=False, depth=depth)
