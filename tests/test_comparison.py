@@ -129,7 +129,13 @@ def test_adjustment_by_hand() -> None:
 
 
 UNDRAWN = ("report.figures=none",)
-SWEEP = ("data.samples=8", "data.max_tokens=16", "engine=jacfwd", "metrics.names=[spectral_radius,stable_rank]")
+SWEEP = (
+    "data.samples=8",
+    "data.max_tokens=16",
+    "engine=jacfwd",
+    "metrics.names=[spectral_radius,stable_rank]",
+    "jacobian.linearity=[]",
+)
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def change_words(change: object) -> str:
     return "taken away" if change == REMOVED else f"± {change} ‖x‖"
 
 
-def _number(value: float, spec: str) -> str:
+def _number(value: float | int, spec: str) -> str:
     return "–" if pandas.isna(value) else format(value, spec)
 
 
