@@ -193,10 +193,11 @@ def test_half_said_processes_are_refused(arguments: list[str], fragments: list[s
 
 def rows_of(result: LayerResult, rows: list[int]) -> LayerResult:
     sigma = {name: values[rows] for name, values in result.singular_values.items()}
-    metrics = {
-        component: {name: values[rows] for name, values in held.items()} for component, held in result.metrics.items()
-    }
-    return LayerResult(result.number, result.layer, sigma, metrics)
+    metrics, vectors = (
+        {component: {name: values[rows] for name, values in own.items()} for component, own in held.items()}
+        for held in (result.metrics, result.vectors)
+    )
+    return LayerResult(result.number, result.layer, sigma, metrics, vectors=vectors)
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
