@@ -60,7 +60,7 @@ def test_tracker_is_told_the_medians(tracker: str, tmp_path: Path, monkeypatch: 
     told = {(name, step): value for name, step, value in lines if name != "title"}
     table = pandas.read_csv(tmp_path / "out" / "summary.csv")
     expected = {(f"{row.metric}/{row.component}", row.layer): row.median for row in table.itertuples()}
-    assert len(expected) == 8
+    assert len(expected) == 16
     assert told == pytest.approx(expected)
     monkeypatch.delitem(sys.modules, package)
 
