@@ -234,43 +234,66 @@ def _measure_block(
     plan: Plan,
     last: int,
 ) -> Measured:
-    components = components_of(block.spec, plan.components)
-    measured, engine = Measured({full: [] for full in components}, []), ENGINES[plan.engine]
+    engine = ENGINES[plan.engine]
     count = 0 if plan.engine == "jacfwd" else plan.audit  # the reference itself is not audited
     total = plan.samples or count_samples(batches)
     chosen = draw_samples(count, total, [plan.seed, number])
     held = frozenset(draw_samples(plan.pseudospectra, total, [plan.seed]))  # the same in every layer
+
+    def measure_branch(full: str, component: str, branch: Branch, padded: PaddedBatch) -> Part:
+        where = f"block {number}, component {full}, sample"
+        spectra = engine.solve(branch, padded.row_samples, plan.tolerance, plan.seed)
+        audited = [
+            audit(branch, row, spectra, f"{where} {padded.samples[row]}", plan.tolerance)
+            for row in rows_to_audit(padded, chosen, spectra)
+        ]
+        x = branch.point.x
+        eigenvalues = _eigenvalues(spectra) if plan.eigenvalues else None
+        values = measure(spectra, x, plan.metric_names, top_k=plan.top_k, eigenvalues=eigenvalues)
+        undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, x)))
+        if plan.margins:
+            margins, undefined[ROUTER_MARGIN] = router_margins(branch)
+            values[ROUTER_MARGIN] = jnp.asarray(margins)
+        radii, missing = measure_linearity(
+            branch, plan.linearity, spectra, padded, tolerance=plan.tolerance, seed=plan.seed, number=number
+        )
+        values, undefined = values | radii, undefined | missing
+        beside = []
+        if eigenvalues is not None:
+            seed = [plan.seed, number, [*BRANCHES].index(component)]
+            beside.append(beside_chance(spectra, eigenvalues, padded.samples, seed))
+        if plan.pseudospectra:
+            beside.append(find_pseudospectra(spectra, padded.samples, held if component == "block" else None))
+        for found in beside:
+            values |= {name: jnp.asarray(array) for name, array in found.values.items()}
+            undefined |= found.undefined
+        return make_part(padded, spectra, values, audited, undefined)
+
+    components = components_of(block.spec, plan.components)
+    return measure_branches(block, components, batches, streams, report, measure_branch, last=number == last)
+
+
+def measure_branches(
+    block: Block,
+    components: Mapping[str, str],
+    batches: Sequence[PaddedBatch],
+    streams: Sequence[Stream],
+    report: Callable[[int], None],
+    measure_branch: Callable[[str, str, Branch, PaddedBatch], Part],
+    *,
+    last: bool,
+) -> Measured:
+    """Carry the samples through a block, batch by batch, and measure its branches at each.
+
+    **Arguments:** `components`, from full names to those in `BRANCHES`; `report`, told of samples that are done;
+    `measure_branch(full, component, branch, padded)`; `last`, whether no block after this one is measured.
+    """
+    measured = Measured({full: [] for full in components}, [])
     for padded, stream in zip(batches, streams, strict=True):
-        branches, left = pass_through(block, stream, list(components.values()), last=number == last)
+        branches, left = pass_through(block, stream, list(components.values()), last=last)
         measured.left.append(left)
         for full, component in components.items():
-            branch, where = branches[component], f"block {number}, component {full}, sample"
-            spectra = engine.solve(branch, padded.row_samples, plan.tolerance, plan.seed)
-            audited = [
-                audit(branch, row, spectra, f"{where} {padded.samples[row]}", plan.tolerance)
-                for row in rows_to_audit(padded, chosen, spectra)
-            ]
-            x = branch.point.x
-            eigenvalues = _eigenvalues(spectra) if plan.eigenvalues else None
-            values = measure(spectra, x, plan.metric_names, top_k=plan.top_k, eigenvalues=eigenvalues)
-            undefined = undefined_metrics(plan.metric_names, *map(np.asarray, (spectra.singular_values, x)))
-            if plan.margins:
-                margins, undefined[ROUTER_MARGIN] = router_margins(branch)
-                values[ROUTER_MARGIN] = jnp.asarray(margins)
-            radii, missing = measure_linearity(
-                branch, plan.linearity, spectra, padded, tolerance=plan.tolerance, seed=plan.seed, number=number
-            )
-            values, undefined = values | radii, undefined | missing
-            beside = []
-            if eigenvalues is not None:
-                seed = [plan.seed, number, [*BRANCHES].index(component)]
-                beside.append(beside_chance(spectra, eigenvalues, padded.samples, seed))
-            if plan.pseudospectra:
-                beside.append(find_pseudospectra(spectra, padded.samples, held if component == "block" else None))
-            for found in beside:
-                values |= {name: jnp.asarray(array) for name, array in found.values.items()}
-                undefined |= found.undefined
-            measured.parts[full].append(make_part(padded, spectra, values, audited, undefined))
+            measured.parts[full].append(measure_branch(full, component, branches[component], padded))
         report(len(padded.samples))
     return measured
 

@@ -14,7 +14,7 @@ from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import allowed_deviation
-from jacspec.jacobians.engine import count_samples
+from jacspec.jacobians.engine import count_samples, prepare_batches
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.progress import Stopwatch, compile_progress, layer_progress
 from jacspec.runs import RunWriter, resume_run, start_run, write_csv
@@ -91,6 +91,19 @@ def run_layers(
             writer.record(seconds=watch.seconds, finished=now())
     _say_accuracy(writer.provenance, console)
     finish_run(config, writer, console, inputs, watch)
+
+
+def batch_samples(config: Config, checkpoint: Checkpoint, sample: Sample, engine: str) -> list[PaddedBatch]:
+    """Put the samples into batches as the group `engine` of the configuration says; as `prepare_batches`."""
+    own = config.engine
+    return prepare_batches(
+        checkpoint,
+        sample.tokens,
+        memory_gib=own.memory_gib,
+        engine=engine,
+        devices=own.devices,
+        largest=own.batch,
+    )
 
 
 def _progress(

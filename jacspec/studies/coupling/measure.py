@@ -18,10 +18,19 @@ from jacspec.jacobians.audit import audit_pair, audit_top, draw_samples, roundin
 from jacspec.jacobians.branches import ALL, Branch, choose_components, components_of
 from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.devices import shard_like
-from jacspec.jacobians.engine import Measured, Part, count_samples, make_part, measure, stream_blocks, working_blocks
+from jacspec.jacobians.engine import (
+    Measured,
+    Part,
+    count_samples,
+    make_part,
+    measure,
+    measure_branches,
+    stream_blocks,
+    working_blocks,
+)
 from jacspec.jacobians.lanczos import TOP, decompose, leading_vectors, start_vectors
 from jacspec.jacobians.solvers import top_spectra
-from jacspec.jacobians.streaming import Stream, pass_through
+from jacspec.jacobians.streaming import Stream
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, undefined_metrics
 from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
@@ -143,17 +152,13 @@ def _measure_block(
 ) -> Measured:
     components = components_of(block.spec, plan.components)
     weights = {component: leading_weights(block, component) for component in components.values()}
-    measured = Measured({full: [] for full in components}, [])
     chosen = draw_samples(plan.audit, plan.samples or count_samples(batches), [plan.seed, number])
-    for padded, stream in zip(batches, streams, strict=True):
-        branches, left = pass_through(block, stream, list(components.values()), last=number == last)
-        measured.left.append(left)
-        for full, component in components.items():
-            where = f"block {number}, component {full}"
-            part = _measure(branches[component], component, weights[component], padded, chosen, where, plan)
-            measured.parts[full].append(part)
-        report(len(padded.samples))
-    return measured
+
+    def measure_branch(full: str, component: str, branch: Branch, padded: PaddedBatch) -> Part:
+        where = f"block {number}, component {full}"
+        return _measure(branch, component, weights[component], padded, chosen, where, plan)
+
+    return measure_branches(block, components, batches, streams, report, measure_branch, last=number == last)
 
 
 def _measure(

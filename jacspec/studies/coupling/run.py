@@ -11,7 +11,7 @@ from jacspec.axes import LayerResult
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import check_components, list_sites
-from jacspec.jacobians.engine import prepare_batches, working_blocks
+from jacspec.jacobians.engine import working_blocks
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.layers import Stored
 from jacspec.spectra.metrics import choose_metrics
@@ -21,7 +21,7 @@ from jacspec.studies.coupling.tables import COUPLING_COLUMNS, coupling_rows
 from jacspec.studies.ends import end_samples, kinds_of
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.kinds import KIND_COLUMNS, KINDS_FILE, kind_rows
-from jacspec.studies.over_samples import run_layers
+from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
 
@@ -48,14 +48,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     spec = checkpoint.spec
     components = choose_factored(config.components, spec)
     columns = coupling_columns(components, spec)
-    batches = prepare_batches(
-        checkpoint,
-        sample.tokens,
-        memory_gib=config.engine.memory_gib,
-        engine=ENGINE,
-        devices=config.engine.devices,
-        largest=config.engine.batch,
-    )
+    batches = batch_samples(config, checkpoint, sample, ENGINE)
     plan = CouplingPlan(
         components,
         columns,

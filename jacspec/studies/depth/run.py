@@ -7,7 +7,6 @@ from rich.console import Console
 
 from jacspec.config import Config
 from jacspec.errors import JacspecError
-from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, choose_metrics
 from jacspec.studies.depth import DepthOptions
@@ -20,7 +19,7 @@ from jacspec.studies.depth.products import (
     stream_depth,
 )
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.over_samples import run_layers
+from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
 
@@ -48,14 +47,7 @@ def _check(config: Config) -> None:
 def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     options = config.own(DepthOptions)
     first, last = choose_layers(options.first, options.last, options.exponents, checkpoint.spec)
-    batches = prepare_batches(
-        checkpoint,
-        sample.tokens,
-        memory_gib=config.engine.memory_gib,
-        engine=ENGINE,
-        devices=config.engine.devices,
-        largest=config.engine.batch,
-    )
+    batches = batch_samples(config, checkpoint, sample, ENGINE)
     plan = DepthPlan(
         choose_metrics(config.metrics.names),
         first,

@@ -9,7 +9,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import check_components, choose_components, components_of
-from jacspec.jacobians.engine import Plan, list_programs, prepare_batches, stream_layers, working_blocks
+from jacspec.jacobians.engine import Plan, list_programs, stream_layers, working_blocks
 from jacspec.jacobians.linearity import check_directions
 from jacspec.jacobians.nonnormality import OF_EIGENVALUES
 from jacspec.jacobians.solvers import ALL, AUTO, ENGINES, check_engine, choose_engine
@@ -19,7 +19,7 @@ from jacspec.models.experts import ExpertsSpec
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.jacobian import JacobianOptions
-from jacspec.studies.over_samples import run_layers
+from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
 
@@ -65,14 +65,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     components = choose_components(config.components, checkpoint.spec)
     layers = checkpoint.spec.choose_layers(config.layers)
     engine = choose_engine(config.engine.name, metric_names, checkpoint.spec)
-    batches = prepare_batches(
-        checkpoint,
-        sample.tokens,
-        memory_gib=config.engine.memory_gib,
-        engine=engine,
-        devices=config.engine.devices,
-        largest=config.engine.batch,
-    )
+    batches = batch_samples(config, checkpoint, sample, engine)
     plan = Plan(
         components,
         metric_names,

@@ -9,9 +9,10 @@ K products with $J_1$ itself: no part of it is cut off.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jacspec.axes import LayerResult
 from jacspec.jacobians.branches import Branch, components_of
@@ -132,14 +133,17 @@ def last_streams(
 
     (left,) = walk(checkpoint, batches, visit, last=last, decoder_input=decoder_input)
     rows = [
-        np.concatenate(
-            [np.asarray(h[places[:, -1]]) for h, places in zip(stream.hidden, places_of(stream), strict=True)]
-        )
-        for stream in left
+        np.asarray(last_tokens(stream))[: len(padded.samples)] for stream, padded in zip(left, batches, strict=True)
     ]
-    return in_order(batches, [each[: len(padded.samples)] for each, padded in zip(rows, batches, strict=True)])
+    return in_order(batches, rows)
 
 
-def places_of(stream: Stream) -> np.ndarray:
-    """Say where in each pack the tokens of its samples are."""
-    return np.asarray(stream.batch.packing.places)
+def last_tokens(stream: Stream) -> Float[Array, "row d_model"]:
+    """Take the last token of every row of a batch."""
+    return _last(stream.hidden, stream.batch.packing)
+
+
+@jax.jit
+def _last(hidden: Float[Array, "pack place d_model"], packing: Any) -> Float[Array, "row d_model"]:
+    found = jax.vmap(lambda packed, own: own.last(packed))(hidden, packing)
+    return found.reshape(-1, hidden.shape[-1])

@@ -36,6 +36,7 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch, Prefix
 from jacspec.scoring.windows import model_kind
 from jacspec.spectra.bootstrap import FEWEST
+from jacspec.studies.modes.after import in_order, last_tokens
 from jacspec.studies.modes.words import Modes, draw_like, later_tokens, leading_directions
 from jacspec.text.corpus import Sample
 
@@ -188,13 +189,13 @@ def measure_effects(
         around = _surroundings(number, batches, (streams, left), own, plan) if own else {}
         for place, (padded, point) in enumerate(zip(batches, points, strict=True)):
             prefix, state = point.context[0], states[place]
-            state = None if state is None else _advance(block, prefix, point.x, state, plan)
+            state = None if state is None else _onward(block, ENTER, prefix, point.x, state, plan)
             if own:
                 found, begun = _begin(block, number, prefix, point.x, padded, own, around, plan)
                 state = begun if state is None else _State(*map(_join, state, begun))
                 labels.extend(found if not place else ())
             states[place] = state
-        ends = [_last_tokens(stream) for stream in left] if number == last else None
+        ends = [last_tokens(stream) for stream in left] if number == last else None
         return Visit(ends, left)
 
     last = len(checkpoint.spec.blocks) - 1
@@ -208,24 +209,12 @@ def measure_effects(
         parts.append(
             _compare(head, jax.tree.map(lambda part, count=count: part[:count], state), ended[:count], own, plan)
         )
-    order = np.argsort(np.concatenate([padded.samples for padded in batches]))
-    arrays = [np.concatenate(found)[order] for found in zip(*parts, strict=True)]
+    arrays = [in_order(batches, found) for found in zip(*parts, strict=True)]
     return [Effect(*label, *(array[:, place] for array in arrays)) for place, label in enumerate(labels)]
 
 
 def _join(first: Any, second: Any) -> Any:
     return (np if isinstance(first, np.ndarray) else jnp).concatenate([first, second], axis=1)
-
-
-def _last_tokens(stream: Stream) -> Float[Array, "row d_model"]:
-    """Take the last token of every row."""
-    return _last(stream.hidden, stream.batch.packing)
-
-
-@jax.jit
-def _last(hidden: Float[Array, "pack place d_model"], packing: Any) -> Float[Array, "row d_model"]:
-    found = jax.vmap(lambda packed, own: own.last(packed))(hidden, packing)
-    return found.reshape(-1, hidden.shape[-1])
 
 
 def _own_modes(block: Block, number: int, modes: Mapping[tuple[int, str], Modes]) -> dict[str, Modes]:
@@ -289,7 +278,7 @@ def _begin(
         found = dict(_directions(block, place, rows, np.asarray(base), own, stocks[place], plan))
         if not found:
             continue
-        labels += [_Label(number, place, kind, component) for component, kind in _plain(found)]
+        labels += [_Label(number, place, kind, component) for component, kind, _ in found]
         directions = np.stack(list(found.values()), axis=1).astype(np.asarray(base).dtype)
         amounts = _amounts(np.asarray(base), directions, plan.epsilons)
         starts = jnp.asarray(directions)
@@ -297,10 +286,6 @@ def _begin(
         carried = _onward(block, place, prefix, base, _State(copies, starts, starts, amounts), plan)
         states.append(carried)
     return labels, functools.reduce(lambda first, second: _State(*map(_join, first, second)), states)
-
-
-def _plain(found: Iterable[tuple[str, str, int]]) -> list[tuple[str, str]]:
-    return [(component, kind) for component, kind, _ in found]
 
 
 def _bases(block: Block, prefix: Prefix, x: Float[Array, "row d_model"]) -> dict[str, Float[Array, "row d_model"]]:
@@ -376,10 +361,6 @@ def _change(
 ) -> Float[Array, "row copy d_model"]:
     changed = base[:, None, None] + amounts[..., None] * directions[:, :, None]
     return changed.reshape(len(base), -1, base.shape[1])
-
-
-def _advance(block: Block, prefix: Prefix, x: Float[Array, "row d_model"], state: _State, plan: CheckPlan) -> _State:
-    return _onward(block, ENTER, prefix, x, state, plan)
 
 
 def _onward(

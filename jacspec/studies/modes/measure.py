@@ -19,10 +19,19 @@ from jacspec.jacobians import analytic, dense
 from jacspec.jacobians.audit import audit, audit_pair, audit_top, draw_samples, rounding, rows_to_audit
 from jacspec.jacobians.branches import Branch, components_of
 from jacspec.jacobians.dense import jacobian_at
-from jacspec.jacobians.engine import Measured, Part, count_samples, make_part, measure, stream_blocks, working_blocks
+from jacspec.jacobians.engine import (
+    Measured,
+    Part,
+    count_samples,
+    make_part,
+    measure,
+    measure_branches,
+    stream_blocks,
+    working_blocks,
+)
 from jacspec.jacobians.lanczos import TOP
 from jacspec.jacobians.solvers import BranchSpectra, top_spectra
-from jacspec.jacobians.streaming import Stream, pass_through
+from jacspec.jacobians.streaming import Stream
 from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, lanczos_triples
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, ZERO_STREAM, Reasons, undefined_metrics
 from jacspec.models.block import Block
@@ -134,17 +143,13 @@ def _measure_block(
     last: int,
 ) -> Measured:
     components = components_of(block.spec, plan.components)
-    measured = Measured({full: [] for full in components}, [])
     count = 0 if plan.engine == "jacfwd" else plan.audit
     chosen = draw_samples(count, plan.samples or count_samples(batches), [plan.seed, number])
-    for padded, stream in zip(batches, streams, strict=True):
-        branches, left = pass_through(block, stream, list(components.values()), last=number == last)
-        measured.left.append(left)
-        for full, component in components.items():
-            where = f"block {number}, component {full}, sample"
-            measured.parts[full].append(_measure(branches[component], padded, chosen, where, plan))
-        report(len(padded.samples))
-    return measured
+
+    def measure_branch(full: str, component: str, branch: Branch, padded: PaddedBatch) -> Part:
+        return _measure(branch, padded, chosen, f"block {number}, component {full}, sample", plan)
+
+    return measure_branches(block, components, batches, streams, report, measure_branch, last=number == last)
 
 
 def _measure(branch: Branch, padded: PaddedBatch, chosen: set[int], where: str, plan: ModesPlan) -> Part:

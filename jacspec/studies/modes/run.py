@@ -11,7 +11,7 @@ from jacspec.axes import LayerResult
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import check_components, choose_components, list_sites
-from jacspec.jacobians.engine import memory_budget, prepare_batches, working_blocks
+from jacspec.jacobians.engine import memory_budget, working_blocks
 from jacspec.jacobians.solvers import check_engine, choose_engine
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ from jacspec.studies.modes.check import CheckPlan, check_modes, check_numbers, c
 from jacspec.studies.modes.measure import ModesPlan, check_counts, stream_modes
 from jacspec.studies.modes.tables import compare_modes
 from jacspec.studies.modes.words import Modes, WordsPlan
-from jacspec.studies.over_samples import run_layers
+from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
 
@@ -94,14 +94,7 @@ def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample:
     words = _words_plan(config, options)
     components = choose_components(config.components, spec)
     engine = _choose_engine(config, spec)
-    batches = prepare_batches(
-        checkpoint,
-        sample.tokens,
-        memory_gib=config.engine.memory_gib,
-        engine=engine,
-        devices=config.engine.devices,
-        largest=config.engine.batch,
-    )
+    batches = batch_samples(config, checkpoint, sample, engine)
     plan = ModesPlan(
         components,
         choose_metrics(config.metrics.names),
