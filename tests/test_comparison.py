@@ -13,7 +13,7 @@ from servers import assert_refused, run_here
 
 from jacspec import open_run
 from jacspec.runs.several import layers_of, open_runs
-from jacspec.spectra.bootstrap import adjust_for_many, compare_means, noise_floor, sign_floor, split_half_floor
+from jacspec.spectra.significance import adjust_for_many, compare_means, noise_floor, sign_floor, split_half_floor
 from jacspec.studies.compare.run import references
 
 

@@ -12,7 +12,7 @@ from jacspec.axes import LayerResult, Row
 from jacspec.report.findings import friedman_p_value, median_interval, ratio_interval, sample_findings
 from jacspec.runs import Run, open_run, start_run
 from jacspec.runs.rows import matrix_layout, start_rows
-from jacspec.spectra.bootstrap import adjust_for_many
+from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.jacobian.findings import jacobian_findings
 from jacspec.studies.weights.findings import matrix_findings
 

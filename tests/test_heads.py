@@ -18,7 +18,6 @@ from jacspec import load_model, open_run
 from jacspec.backend import numerics
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import random_checkpoint
-from jacspec.spectra.bootstrap import adjust_for_many
 from jacspec.spectra.products import (
     Norms,
     ends_of,
@@ -30,6 +29,7 @@ from jacspec.spectra.products import (
     stand,
     turned_products,
 )
+from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.heads.measure import (
     Chance,
     HeadProducts,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jacspec.report.labels import component_words, number_format
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 
 if TYPE_CHECKING:
     import pandas

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
 from jacspec.spectra.bulk import fit_bulk
 from jacspec.spectra.porter_thomas import RARE, rare_participation, region_slices, vector_chance
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import counting_edges
+from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.spectra.spacings import FEWEST_RATIOS, measure_spacings, spacing_ratios
 from jacspec.spectra.tails import (
     FEWEST_BEYOND,

@@ -10,7 +10,7 @@ from jacspec.backend import Program
 from jacspec.runs.layers import Stored
 from jacspec.runs.rows import RowLayout
 from jacspec.samples import PaddedBatch
-from jacspec.spectra.bootstrap import adjust_for_many
+from jacspec.spectra.significance import adjust_for_many
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 """A header and rows."""

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from jacspec.spectra.bootstrap import compare_means, noise_floor
 from jacspec.spectra.bulk import fit_bulk, quantiles
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.products import (
@@ -41,6 +40,7 @@ from jacspec.spectra.random_matrix import (
     smallest_p_value,
     tracy_widom_sf,
 )
+from jacspec.spectra.significance import compare_means, noise_floor
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED
 

@@ -21,11 +21,11 @@ from pages import IMAGES, keep
 from scipy.stats import beta
 from tails import DRAWS, TAILS
 
-from jacspec.spectra.bootstrap import compare_means
 from jacspec.spectra.bulk import fit_bulk
 from jacspec.spectra.porter_thomas import vector_chance
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import largest_p_value, smallest_p_value
+from jacspec.spectra.significance import compare_means
 from jacspec.spectra.tails import bootstrap_tail
 
 RECORD = Path(__file__).with_suffix(".json")

@@ -31,7 +31,7 @@ from PIL import Image
 import jacspec
 from jacspec.api.result import Run
 from jacspec.config import ASSETS
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 from jacspec.spectra.subspaces import random_alignment
 from jacspec.studies.heads import NULLS
 from jacspec.studies.provenance import versions

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jacspec.report.findings import Interval
 from jacspec.report.labels import component_words, metric_title, upper_first
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from rich.console import Console
 from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
-from jacspec.spectra.bootstrap import adjust_for_many, check_draws, compare_means, noise_floor
+from jacspec.spectra.significance import adjust_for_many, check_draws, compare_means, noise_floor
 from jacspec.studies import study_of
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE, CompareOptions
 from jacspec.studies.inputs import Inputs

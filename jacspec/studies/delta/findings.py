@@ -8,8 +8,8 @@ import numpy as np
 from jacspec.report.findings import say_trend
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
 from jacspec.spectra.random_matrix import largest_p_value
+from jacspec.spectra.significance import SURE, adjust_for_many
 
 
 def delta_findings(run: Run) -> Iterator[str]:

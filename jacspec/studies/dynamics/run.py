@@ -15,7 +15,7 @@ from jacspec.report.labels import words_of
 from jacspec.runs import SPECTRA
 from jacspec.runs.several import STATISTICS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches
 from jacspec.runs.tables import summarise
-from jacspec.spectra.bootstrap import SURE, adjust_for_many, check_draws, compare_means, noise_floor
+from jacspec.spectra.significance import SURE, adjust_for_many, check_draws, compare_means, noise_floor
 from jacspec.studies.dynamics import ONSETS_FILE, DynamicsOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.run import Findings, run_over_runs

@@ -6,7 +6,7 @@ import numpy as np
 
 from jacspec.report.findings import FEWEST_SEEDS, changes_by_seed, mean_interval
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 
 
 def finetune_findings(run: Run) -> Iterator[str]:

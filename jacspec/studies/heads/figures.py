@@ -15,7 +15,7 @@ from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 from jacspec.studies.heads import NULLS
 from jacspec.studies.study import Plot
 

@@ -7,7 +7,7 @@ import numpy as np
 from jacspec.report.findings import say_trend
 from jacspec.report.labels import lookup
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 
 CONCENTRATION = "npr_lambda"
 

@@ -11,7 +11,7 @@ from jacspec.report.findings import FEWEST, Interval, Place, median_interval, me
 from jacspec.report.labels import component_words
 from jacspec.runs import Run
 from jacspec.runs.files import REASON
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 
 RADIUS = "linearity_radius"
 LINEAR = "linear along v₁"

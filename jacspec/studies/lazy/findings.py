@@ -6,7 +6,7 @@ import numpy as np
 
 from jacspec.report.findings import FEWEST_SEEDS, Change, changes_by_seed, ratio_interval
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 
 WHEN = {"before": "before training", "after": "after training", "both": "after training, from f₀ too,"}
 

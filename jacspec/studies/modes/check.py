@@ -35,7 +35,7 @@ from jacspec.models.block import Block, Head
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch, Prefix
 from jacspec.scoring.windows import model_kind
-from jacspec.spectra.bootstrap import FEWEST
+from jacspec.spectra.significance import FEWEST
 from jacspec.studies.modes.after import in_order, last_tokens
 from jacspec.studies.modes.words import Modes, draw_like, later_tokens, leading_directions
 from jacspec.text.corpus import Sample

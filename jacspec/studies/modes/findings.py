@@ -8,7 +8,7 @@ import pandas
 from jacspec.report.findings import FEWEST, Interval, places
 from jacspec.report.labels import component_words
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
 from jacspec.studies.modes.words_page import check_findings, words_findings
 

@@ -31,7 +31,7 @@ from jacspec.jacobians.triples import alone
 from jacspec.models.block import Embedding, Head, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch
-from jacspec.spectra.bootstrap import adjust_for_many
+from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
 
 P, Q = WORD_COLUMNS.index("p"), WORD_COLUMNS.index("q")

@@ -13,7 +13,7 @@ from jacspec.report.labels import component_words, title_lines
 from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import table
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 from jacspec.studies.modes import CHECK_FILE, OWN_FILE, WORDS_FILE
 
 SHOWN = 5

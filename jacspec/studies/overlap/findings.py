@@ -6,7 +6,7 @@ import numpy as np
 
 from jacspec.report.findings import median_interval, say_trend
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 
 BEYOND = 0.01
 """The share of random directions that a level leaves beyond it."""

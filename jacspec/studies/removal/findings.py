@@ -9,7 +9,7 @@ from jaxtyping import Float
 from jacspec.report.findings import LEVEL, Interval
 from jacspec.report.labels import metric_title, upper_first
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 
 FEWEST_CHUNKS = 5
 LISTED = 4

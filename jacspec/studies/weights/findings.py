@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jacspec.axes import BASE, UPDATE
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
-from jacspec.spectra.bootstrap import SURE, adjust_for_many
+from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.studies.weights import LEADING
 from jacspec.studies.weights.verdicts import HEAVIER, RANGES, REJECTED
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from jacspec.axes import Row
-from jacspec.spectra.bootstrap import SURE
+from jacspec.spectra.significance import SURE
 from jacspec.spectra.spacings import GOE_RATIO
 from jacspec.studies.weights import OVER_MATRICES
 from jacspec.studies.work import adjust_rows
