@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 from jaxtyping import Complex, Float
-from scipy.optimize import brentq, minimize
 
 STEPS, EVERY = 60, 4
 """Lanczos steps for one σ_min at most, and after how many it is looked at."""
@@ -106,6 +105,8 @@ def kreiss_constant(found: Resolvent, radius: float) -> float:
     (Kreiss 1962; Spijker 1991). 1 of a normal matrix. Without bound where an eigenvalue on the circle is defective:
     heights above the circle end at `NEAREST`.
     """
+    from scipy.optimize import minimize  # not above: runs without pseudospectra do not wait for it
+
     low, high = np.log(NEAREST), np.log(FARTHEST)
 
     def height(place: Iterable[float], accuracy: float = CONVERGED) -> float:
@@ -178,6 +179,8 @@ def _reach(
 
     Whether a line beats what is known takes one σ_min. Lines beside the best are tried in ever smaller steps.
     """
+    from scipy.optimize import brentq
+
     beyond, finest = found.norm + 2 * epsilon, FINEST * step  # σ_min(zI − A) ≥ |z| − ‖A‖
 
     def outside(line: float, at: float) -> float:

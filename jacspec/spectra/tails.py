@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq, minimize
-from scipy.special import erfc, erfcx, log_ndtr
-from scipy.stats import chi2
+from scipy.special import chdtrc, erfc, erfcx, log_ndtr
 
 from jacspec.spectra.power_law import fit_tails
 
@@ -82,7 +81,7 @@ def compare_laws(values: Float[np.ndarray, " n"], x_min: float) -> dict[str, Rat
         "lognormal": _vuong(power, _lognormal(y)),
         "exponential": _vuong(power, _exponential(y)),
         # The end of the range is at the power law: half of χ² with one degree of freedom (Chernoff 1954).
-        "truncated": Ratio(-truncated, float(chi2.sf(2 * truncated, 1) / 2)),
+        "truncated": Ratio(-truncated, float(chdtrc(1, 2 * truncated) / 2)),
     }
 
 

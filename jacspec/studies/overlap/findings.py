@@ -22,14 +22,14 @@ def overlap_findings(run: Run) -> Iterator[str]:
 
     Of a matrix with K singular values chance has Bin(K, 1 %) beyond the level; q-values are over all matrices.
     """
-    from scipy.stats import binom
+    from scipy.special import betainc
 
     for column, chance in LEVELS.items():
         if column not in run.metric_names or (table := run.metrics.dropna(subset=[column])).empty:
             continue
         counts = table[["rows", "cols"]].min(axis=1).to_numpy(np.float64)
         beyond = np.round(table[column].to_numpy(np.float64) * counts)
-        sure = adjust_for_many(np.where(beyond > 0, binom.sf(beyond - 1, counts, BEYOND), 1.0)) < SURE
+        sure = adjust_for_many(np.where(beyond > 0, betainc(beyond, counts - beyond + 1, BEYOND), 1.0)) < SURE
         if sure.any():
             yield (
                 f"In {sure.sum()} of {len(table)} matrices more singular vectors lie along a principal direction of "
