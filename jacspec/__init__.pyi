@@ -61,6 +61,7 @@ def coupling(
     init: Literal["pretrained", "random"] = "pretrained",
     end: Literal["random", "sample"] = "random",
     components: str | Sequence[str] = ("attn", "mlp"),
+    layers: int | Sequence[int] | None = None,
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
     min_tokens: int | None = None,
@@ -91,6 +92,7 @@ def coupling(
     - `end`: where a sample ends: random (cut at a drawn token, so that all kinds of token occur),
       sample
     - `components`: attn, mlp, cross, block, or full names as decoder.attn: one or several, or all
+    - `layers`: which layers, -1 the last; None: all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines
     - `min_tokens`: shorter samples are left out; None: 5, of given texts 1

@@ -327,6 +327,8 @@ def test_a_wrong_factor_and_a_wrong_vector_are_seen(small: Path, monkeypatch: py
         values = honest[2].metrics["attn"]
         inside = sum(values[f"slope_{path}"] * values[f"sigma_{path}"] for path in "vqk")
         np.testing.assert_allclose(values["bound"], values["norm_gain"] * values["sigma_out"] * inside, rtol=1e-5)
+        (alone,) = _stream(model, ("attn",), audit=2, layers=frozenset({2}))
+        jax.tree.map(np.testing.assert_array_equal, alone, honest[2])
         real = factors.leading_vectors
         monkeypatch.setattr(coupling, "leading_vectors", lambda found, bases: real(found, bases)[::-1])
         with pytest.raises(JacspecError, match=r"Audit failed: block 0, component attn, sample .*singular vector"):

@@ -7,8 +7,10 @@ import pytest
 from servers import TINY, assert_refused, copy_nano, files_below, run_command, run_here
 
 from jacspec.cli.arguments import read_arguments
+from jacspec.cli.keys import unread_keys
 from jacspec.runs import open_run
 from jacspec.spectra.metrics import METRICS
+from jacspec.studies import STUDIES
 
 FILES = (
     "own.txt",
@@ -277,9 +279,10 @@ def test_text_that_is_typed_is_measured(tmp_path: Path) -> None:
 
 def test_all_samples_are_taken(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text(TEXT)
-    line = ("data=own.txt", "data.samples=all", "components=mlp", "layers=0", "report.figures=none")
+    line = ("data=own.txt", "data.samples=all", "components=mlp", "layers=0", "report.figures=none", "tables=csv")
     done = run_here(*line, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
+    assert "changes nothing" not in done.out
     assert len(open_run(tmp_path / "out").samples) == 3
     assert "no more" not in done.out
 
@@ -324,6 +327,25 @@ def test_quoting_survives_hydra(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert parser.parse_override(word).value() == text
     with pytest.raises(HydraException):
         parser.parse_override("data.text=é")
+
+
+UNREAD = {
+    "task=depth layers=[0] components=mlp depth.last=3": ["layers", "components"],
+    "task=coupling layers=[0] components=mlp engine.batch=4": [],
+    "task=weights data=verse data.samples=5 engine.memory_gib=2 ~model.path": [
+        "data",
+        "data.samples",
+    ],
+    "task=heads metrics=full engine.batch=4 report.figures=none": ["metrics", "engine.batch"],
+    "task=compare runs=[a,b] model=gpt2 seed=1 precision=float64": ["model", "precision"],
+    "task=train data=verse +train.positions=16 log=null": [],
+}
+
+
+@pytest.mark.parametrize("typed", UNREAD)
+def test_what_a_study_does_not_read_is_named(typed: str) -> None:
+    words = typed.split()
+    assert unread_keys(words, STUDIES[words[0].removeprefix("task=")]) == UNREAD[typed]
 
 
 def test_metrics_are_known_without_jax() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+import jacspec
 from jacspec.config import config_folder, schema
 from jacspec.report.labels import metric_label, metric_title, words_of, words_of_metrics
 from jacspec.runs import Run
@@ -31,6 +32,14 @@ def test_reading_the_table_loads_no_room() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_a_study_reads_the_keys_that_its_code_does(name: str) -> None:
+    code = "".join(file.read_text() for file in (Path(jacspec.__file__).parent / "studies" / name).glob("*.py"))
+    own = getattr(STUDIES[name].options, "__dataclass_fields__", {})
+    keys = {"layers", "components", "metrics"} - own.keys()
+    assert STUDIES[name].reads & keys == {key for key in keys if f"config.{key}" in code}
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_what_a_study_names_is_there(name: str) -> None:
     study = STUDIES[name]
     places = [study.run, study.figures]
@@ -43,7 +52,8 @@ def test_what_a_study_names_is_there(name: str) -> None:
     if study.page is not None:
         assert study.rows
         assert study.figures
-        assert study.reads >= {"precision"} or study.name == "train"  # always in float32
+        # Training is always in float32.
+        assert ("precision" in study.reads) is not (study.name == "train" or "runs" in study.inputs)
         assert study.name in study.reads or study.name in ("jacobian", "weights", "overlap")
     assert (config_folder() / "task" / f"{name}.yaml").is_file()
 

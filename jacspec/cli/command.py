@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from jacspec.cli.arguments import read_arguments
 from jacspec.cli.explain import check_keys, explain
 from jacspec.cli.folders import Refused, makes_folder, remove_empty
+from jacspec.cli.keys import unread_keys
 from jacspec.cli.sweep import close_sweep, interrupt_sweep, resume_job
 from jacspec.cli.terminal import Terminal, end_without_reader
 from jacspec.config import Config, config_folder, register
@@ -106,7 +107,10 @@ def _hydra_main(config: DictConfig) -> str | None:
         with hold_interrupts():
             run_study = load(study.run)
         gc.enable()
-        run_study(typed, folder, Terminal(), Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
+        console = Terminal()
+        for key in unread_keys(HydraConfig.get().overrides.task, study):
+            console.print(f"{key} changes nothing: task={study.name} does not read it.", style="dim", soft_wrap=True)
+        run_study(typed, folder, console, Inputs(typed, brief=HydraConfig.get().mode == RunMode.MULTIRUN))
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, Exception) as error:

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jacspec.config import config_folder, schema
+from jacspec.studies.study import Study
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "model": ("model_name", "model_id", "model_name_or_path", "model_path", "pretrained", "checkpoint", "ckpt", "hf"),
@@ -49,6 +50,18 @@ ANSWERS = {
     "config": "Type --cfg job to see the configuration, or KEY=VALUE to change it.",
 }
 """What is said of other tools' options that no key stands for."""
+
+
+OF_EVERY_STUDY = frozenset({"task", "run", "runs", "resume", "report", "log", "tables", "distributed"})
+"""Groups and keys that say how a study runs and what becomes of its numbers."""
+
+
+def unread_keys(typed: Iterable[str], study: Study) -> list[str]:
+    """Return the keys of typed KEY=VALUE of which nothing in a study depends."""
+    inputs = {"data" if name == "text" else name for name in study.inputs}
+    keys = [each.lstrip("+").partition("=")[0] for each in typed if not each.startswith("~")]
+    read = study.reads | inputs | OF_EVERY_STUDY
+    return [key for key in keys if key.partition(".")[0] not in read and key.rpartition(".")[2] not in study.takes]
 
 
 @functools.cache

@@ -55,6 +55,7 @@ class CouplingPlan(NamedTuple):
     seed: int = 0
     audit: int = 0
     samples: int | None = None
+    layers: frozenset[int] | None = None
 
 
 def choose_factored(names: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ def stream_coupling(
 
     **Raises:** `JacspecError` where a value is not finite or an audit fails, naming layer, component and sample.
     """
-    working = working_blocks(checkpoint.spec, plan.components)
+    working = working_blocks(checkpoint.spec, plan.components, plan.layers)
     measure_block = functools.partial(_measure_block, batches=batches, plan=plan, last=working[-1])
     found = stream_blocks(
         checkpoint, batches, working, measure_block, decoder_input=plan.decoder_input, done=done, advance=advance

@@ -47,6 +47,8 @@ def _cut(config: Config, sample: Sample) -> Sample:
 def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
     spec = checkpoint.spec
     components = choose_factored(config.components, spec)
+    layers = spec.choose_layers(config.layers)
+    working = working_blocks(spec, components, layers)
     columns = coupling_columns(components, spec)
     batches = batch_samples(config, checkpoint, sample, ENGINE)
     plan = CouplingPlan(
@@ -57,6 +59,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         seed=config.seed,
         audit=config.engine.audit,
         samples=len(sample.tokens),
+        layers=layers,
     )
     mark, kinds = kinds_of(checkpoint, components, sample.tokens, config.data.decoder_input)
     places = list_sites(components, spec)
@@ -68,7 +71,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         }
 
     return Work(
-        working_blocks(spec, components),
+        working,
         columns,
         {"components": list(components), "engine": ENGINE, "token_mark": mark, "token_kinds": kinds},
         batches,
