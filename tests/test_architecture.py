@@ -1,6 +1,7 @@
 """Imports point one way: a contract over all modules, read from their source; and what drawing a run may load."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -35,10 +36,13 @@ TABLE = ("jacspec.studies", "jacspec.studies.study")
 """The table of studies is data that any room may read."""
 
 
-def _modules() -> Iterator[tuple[str, ast.Module]]:
-    for file in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(("jacspec", *file.relative_to(PACKAGE).with_suffix("").parts))
-        yield name.removesuffix(".__init__"), ast.parse(file.read_text())
+@functools.cache
+def _modules() -> dict[str, ast.Module]:
+    names = {
+        ".".join(("jacspec", *file.relative_to(PACKAGE).with_suffix("").parts)): file
+        for file in sorted(PACKAGE.rglob("*.py"))
+    }
+    return {name.removesuffix(".__init__"): ast.parse(file.read_text()) for name, file in names.items()}
 
 
 def _room(module: str) -> str:
@@ -72,7 +76,7 @@ def wrong_arrows(modules: dict[str, ast.Module]) -> list[str]:
 
 
 def test_imports_point_one_way() -> None:
-    assert wrong_arrows(dict(_modules())) == []
+    assert wrong_arrows(_modules()) == []
 
 
 @pytest.mark.parametrize(
@@ -86,14 +90,13 @@ def test_imports_point_one_way() -> None:
     ],
 )
 def test_contract_sees_an_arrow_up(module: str, line: str) -> None:
-    modules = dict(_modules())
-    modules[module] = ast.parse(line)
+    modules = _modules() | {module: ast.parse(line)}
     assert len(wrong_arrows(modules)) == 1
 
 
 def test_no_circle() -> None:
     """Of imports that run when a module is imported; what is only for types is none."""
-    modules = dict(_modules())
+    modules = _modules()
     known = frozenset(modules)
     graph = {
         name: {
