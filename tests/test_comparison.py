@@ -229,6 +229,7 @@ def test_unfinished_runs_are_left_out_and_named(runs: Path) -> None:
     assert "left out: holed/3: The run in holed/3 is not finished" in done.out
 
 
+@pytest.mark.thorough
 def test_redrawn_from_the_folder_alone(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "sweep", tmp_path / "sweep")
     made = ("task=compare", "runs=[sweep/0,sweep/3]", "compare.draws=100", "hydra.run.dir=out")

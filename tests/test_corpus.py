@@ -290,6 +290,7 @@ def test_sentences_are_split_where_the_cache_cannot_be_written(own_cache: Path) 
     assert split_sentences(PROSE) == split_anew(PROSE)
 
 
+@pytest.mark.thorough
 def test_both_splitters_agree_on_tiny_shakespeare(monkeypatch: pytest.MonkeyPatch) -> None:
     text = need(SHAKESPEARE).read_text(encoding="utf-8")
     english, english_name = sentences(text, [str(need(ENGLISH))], monkeypatch)

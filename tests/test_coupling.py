@@ -166,7 +166,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return open_checkpoint(folder, dtype="float64"), seen
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_factors_and_directions_equal_hf(case: tuple[Checkpoint, list[Seen]]) -> None:
     """HF's Jacobian is the product of the factors; ρ, its vectors, the bound and every gain follow from those."""
     checkpoint, seen = case
@@ -415,6 +415,7 @@ def _check_kinds(run: Any) -> None:
     assert "Left out, with fewer than 5 samples: " in page
 
 
+@pytest.mark.thorough
 def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_small_model(tmp_path / "model")
     monkeypatch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
@@ -433,6 +434,7 @@ def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatc
     assert cut["n_tokens"].min() >= 3
 
 
+@pytest.mark.thorough
 def test_encoder_decoder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both stacks and cross attention; the decoder's last token is not its encoder's; no kind has samples enough."""
     sizes = {"num_layers": 1, "d_model": 24, "d_ff": 40, "d_kv": 6, "num_heads": 4, "vocab_size": 1100}

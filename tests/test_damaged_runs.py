@@ -120,7 +120,7 @@ def test_fitting_provenance_is_accepted(folder: Path) -> None:
     check_provenance(content | {"a key of a later version": [1, {"x": None}], "seconds": {"draw": 1}}, folder)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), hashes=st.booleans())
 def test_any_damage_is_refused_or_reported(seed: int, hashes: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
     """`run_here` lets through what a user would see as a traceback."""

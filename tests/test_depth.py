@@ -151,6 +151,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_all_exponents_add_up_to_the_determinant(small: Path) -> None:
     """d_model exponents, whatever columns they start from: their sum is ln |det J| a layer."""
     with numerics("float64"):

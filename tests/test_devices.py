@@ -75,6 +75,7 @@ def collectives() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 def test_two_devices_give_the_numbers_of_one() -> None:
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(

@@ -219,6 +219,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("task", STUDIES)
 def test_other_studies_run(task: str, routed: Path, tmp_path: Path) -> None:
     finished = _run(task, routed, tmp_path / "run", *STUDIES[task])

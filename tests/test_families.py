@@ -28,7 +28,7 @@ SINGLE = {f"{name}: {case}" for name, family in FAMILIES.items() for case in [*f
 """The first and the last case of every family, which are compared in float32 too."""
 
 
-@pytest.mark.few(24)
+@pytest.mark.few(16)
 @pytest.mark.parametrize("name", CASES)
 def test_family_equals_hf(name: str, tmp_path: Path, record_parity: Callable[..., None]) -> None:
     """Every activation and every Jacobian of the last layers in float64; activations of two cases in float32."""

@@ -71,6 +71,7 @@ def assert_measured(section: str, found: dict[str, Any]) -> None:
     assert len(found[section]) >= 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("section", INSIDE)
 def test_what_is_inside_a_process_is_measured(section: str, inside: dict[str, Any]) -> None:
     assert_measured(section, inside)

@@ -293,7 +293,10 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize(("raw", "fragment"), TOKENIZERS.values(), ids=TOKENIZERS)
-def test_hostile_tokenizer_is_refused(raw: bytes, fragment: str, tmp_path: Path) -> None:
+def test_hostile_tokenizer_is_refused(
+    raw: bytes, fragment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jacspec.text.pace.PACE_SECONDS", 2.0)
     (copy_nano(tmp_path / "own") / "tokenizer.json").write_bytes(raw)
     done = run_here(*TINY, "model=path", "model.path=own", "hydra.run.dir=out", cwd=tmp_path)
     assert_refused(done, tmp_path, fragment)

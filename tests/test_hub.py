@@ -108,6 +108,7 @@ def test_only_what_is_read_is_asked_for(hub_home: Path, server: Server) -> None:
     assert snapshot == {*NANO_FILES, *TUNED}
 
 
+@pytest.mark.thorough
 def test_cached_checkpoints_need_no_network(hub_home: Path, tmp_path: Path) -> None:
     shutil.copytree(hub_home / "hf", tmp_path / "hf", symlinks=True)
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
@@ -146,6 +147,7 @@ def test_damaged_files_of_the_cache_are_fetched_again_or_named(
     assert sorted(Path(path).name for path in fetched) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.thorough
 def test_checkpoint_that_has_pickled_weights_only(hub_home: Path, tmp_path: Path) -> None:
     """As Pythia's training steps have; torch, the extra `jacspec[torch]`, opens them."""
     torch.save(load_file(NANO / "model.safetensors"), tmp_path / "weights")
@@ -198,6 +200,7 @@ def test_without_network_gpt2_ends_soon_with_ways_on(tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.thorough
 def test_hub_that_never_answers_ends_soon_with_ways_on(tmp_path: Path) -> None:
     with serve_silence() as url:
         started = time.monotonic()

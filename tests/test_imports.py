@@ -60,6 +60,7 @@ def test_opening_a_model_imports_no_pytorch_and_leaves_it_to_the_user(tmp_path: 
     assert not done.returncode, done.stderr
 
 
+@pytest.mark.thorough
 def test_where_pytorch_is_not_installed_nothing_is_said_of_it(tmp_path: Path) -> None:
     done = run(WITHOUT + OPEN, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -71,7 +71,7 @@ def test_the_table_has_every_study_that_resumes() -> None:
     assert set(SMALL) == set(QUICK) == {name for name, study in STUDIES.items() if study.resumable}
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("study", SMALL)
 def test_interrupted_run_ends_with_the_same_numbers(study: str, model: Path, tmp_path: Path) -> None:
     rows = STUDIES[study].rows

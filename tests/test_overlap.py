@@ -204,6 +204,7 @@ def test_levels_of_own_norms_are_those_of_entries_that_are_independent_otherwise
 SMALL = ("task=overlap", "data.samples=60", "precision=float64")
 
 
+@pytest.mark.thorough
 def test_run_on_a_trained_model(tmp_path: Path) -> None:
     """The embedded model by the command, against HF on the texts of `samples`, drawn as the run did."""
     done = run_here(*SMALL, "hydra.run.dir=out", cwd=tmp_path)

@@ -114,6 +114,7 @@ def test_programs_are_few_and_do_not_grow(names: tuple[str, ...], tmp_path: Path
         assert 3 < max(counts.values()) <= most, counts
 
 
+@pytest.mark.thorough
 def test_damaged_entry_of_the_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 

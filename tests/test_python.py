@@ -92,7 +92,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("study", CALLS)
 def test_python_gives_the_numbers_of_the_command(study: str, small_model: Path, tmp_path: Path) -> None:
     """Tables byte for byte, arrays bit for bit, and the weights that are written."""

@@ -119,6 +119,7 @@ def test_gaussian_null_is_drawn_as_a_whole_matrix_is(shape: tuple[int, int]) -> 
     assert apart((min(shape), max(shape) + 1)) > 4.5
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("shape", [(64, 64), (70, 84), (48, 300), (120, 60)])
 def test_false_positives_are_as_many_as_stated(shape: tuple[int, int]) -> None:
     """Gaussian matrices, variance estimated from the entries: at 1 % and 5 %, within the binomial 99.9 % interval.

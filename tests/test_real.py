@@ -138,6 +138,7 @@ def test_stories_continue_as_their_maker_says(shared: Path) -> None:
     assert likeliest[len(prompt) - 1 : -1].tolist() == ids[len(prompt) :].tolist()
 
 
+@pytest.mark.thorough
 def test_encoder_decoder_runs_end_to_end(tmp_path: Path) -> None:
     """A random T5 whose stacks differ in depth; sixfold components, gaps where a stack has ended."""
     arguments = ["model=t5-small", "model.init=random", "model.config.d_model=32", "model.config.d_kv=8"]

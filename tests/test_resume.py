@@ -70,12 +70,12 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "after the third layer": lambda folder: layers_done(folder) >= 3,
     "while drawing": lambda folder: (folder / "figures").exists(),
 }
-QUICK = ("after the first layer", "while drawing")
-"""Of the others, an interruption in `test_interrupted.py` and the kills of `tests/faults/` say the same."""
+AT = {"before any layer": "long", "after the third layer": "long", "while drawing": "thorough"}
+"""Of the long ones an interruption in `test_interrupted.py` and the kills of `tests/faults/` say the same."""
 
 
 @pytest.mark.parametrize(
-    "moment", [moment if moment in QUICK else pytest.param(moment, marks=pytest.mark.long) for moment in MOMENTS]
+    "moment", [pytest.param(name, marks=getattr(pytest.mark, AT[name])) if name in AT else name for name in MOMENTS]
 )
 def test_killed_run_ends_with_the_same_numbers(moment: str, reference: Path, tmp_path: Path) -> None:
     kill_when(MOMENTS[moment], tmp_path, *RUN, "hydra.run.dir=killed")

@@ -136,7 +136,7 @@ def test_company_in_a_batch_changes_nothing() -> None:
     np.testing.assert_allclose(together.singular_values[0], alone.singular_values[0], rtol=1e-12)
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_engines_equal_jacfwd_on_every_family_and_component(family: str, tmp_path: Path) -> None:
     """Closed forms of every component; Lanczos of whole blocks, in which all parts are, and of two families' parts."""

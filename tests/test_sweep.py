@@ -27,7 +27,10 @@ def read_sweep(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "launcher",
+    ["basic", pytest.param("joblib", marks=pytest.mark.thorough), pytest.param("submitit", marks=pytest.mark.long)],
+)
 def test_one_job_fails_and_is_named(launcher: str, tmp_path: Path) -> None:
     run = run_here if launcher == "basic" else run_command
     small = ("components=[mlp]", "layers=[0]", "report.figures=none")
@@ -72,6 +75,7 @@ def test_slip_in_the_command_is_no_sweep(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
 
 
+@pytest.mark.thorough
 def test_killed_sweep_leaves_its_table_and_is_resumed(tmp_path: Path) -> None:
     small = ("data.samples=3", "data.max_tokens=16", "components=[mlp]", "layers=[0]", "report.figures=none")
     sweep = ("-m", *small, "seed=0,1,2", "hydra.sweep.dir=sweep")
@@ -97,15 +101,16 @@ def test_killed_sweep_leaves_its_table_and_is_resumed(tmp_path: Path) -> None:
     ("launcher", "number", "code"),
     [
         ("basic", signal.SIGINT, 130),
-        ("joblib", signal.SIGTERM, 143),
+        pytest.param("joblib", signal.SIGTERM, 143, marks=pytest.mark.thorough),
         pytest.param("joblib", signal.SIGINT, 130, marks=pytest.mark.long),
-        ("submitit", signal.SIGTERM, 143),
+        pytest.param("submitit", signal.SIGTERM, 143, marks=pytest.mark.thorough),
     ],
 )
 def test_interrupted_sweep_takes_its_workers_and_is_resumed(
     launcher: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     small = ("data.samples=60", "data.max_tokens=16", "components=[attn]", "report.figures=none", "engine=jacfwd")
+    small += ("layers=[0,1,2]",)
     sweep = ("-m", *LAUNCHERS[launcher], *small, "seed=0,1")
     process = start(*sweep, "hydra.sweep.dir=sweep", cwd=tmp_path, start_new_session=True)
     wait_for(lambda: any(tmp_path.glob("sweep/*/layers/*.npz")))
@@ -120,6 +125,7 @@ def test_interrupted_sweep_takes_its_workers_and_is_resumed(
     assert statuses(tmp_path) == ["finished"] * 2
 
 
+@pytest.mark.thorough
 def test_sweep_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
     small = ("data.samples=3", "data.max_tokens=16", "components=[mlp]", "layers=[0]", "report.figures=none")
     assert run_here("-m", *small, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path).code == 0

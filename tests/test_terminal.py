@@ -19,6 +19,7 @@ from jacspec.progress import row_progress
 SMALL = (*TINY, "components=[mlp]", "report.figures=none")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_a_run_with_one_line_and_it_is_resumed(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = ("data.samples=150", "components=[attn]", "report.figures=none", "engine=jacfwd")
@@ -168,6 +169,7 @@ def test_reader_that_goes_away_is_no_error(arguments: tuple[str, ...], tmp_path:
     assert (process.wait(timeout=120), err) == (PIPE_STATUS, "")
 
 
+@pytest.mark.thorough
 def test_terminal_without_greek_letters_gets_their_names(tmp_path: Path) -> None:
     done = run_command(*SMALL, "hydra.run.dir=out", cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.code, done.err) == (0, "")

@@ -247,7 +247,7 @@ CANCELLING: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", CANCELLING)
 def test_audits_let_pass_what_cancels_to_rounding_and_no_wrong_engine(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
