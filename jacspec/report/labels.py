@@ -28,6 +28,13 @@ COMPONENT_WORDS: Mapping[str, str] = {
     "decoder.mlp": "decoder MLP",
     "decoder.block": "decoder block",
 }
+COMPARED: Mapping[str, str] = {
+    "tasks": "task vectors",
+    "task-base": "task vectors beside the base",
+    "weights": "weights",
+}
+"""What checkpoints are compared by, what comes first on a page first."""
+
 MATHTEXT = {
     r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\lambda": "λ", r"\mu": "μ",
     r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log": "log", r"\mathrm": "", r"\min": "min",
@@ -154,10 +161,21 @@ def corpus_name(run: Run) -> str:
 
 
 def run_title(run: Run) -> str:
-    """Say in one line which model was measured on how much of which corpus; a long name loses its middle."""
-    count, name = len(run.samples), model_name(run)
+    """Say in one line which model was measured, and on how much of which text; a long name loses its middle."""
+    name, amount = model_name(run), _amount(run)
     name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]} … {name[-LONGEST_NAME // 2 :]}"
-    return f"{name}, {count} sample{'s' * (count != 1)} of {corpus_name(run)}"
+    return f"{name}, {amount} of {corpus_name(run)}" if amount else name
+
+
+def _amount(run: Run) -> str:
+    """Say how much of a text was read: in samples, examples held out, or tokens; nothing of a run that reads none."""
+    if (run.folder / "samples.csv").is_file():
+        count = len(run.samples)
+        return f"{count} sample{'s' * (count != 1)}"
+    if held_out := lookup(run.provenance, "corpus.held_out"):
+        return f"{held_out} examples held out"
+    tokens = lookup(run.provenance, "scored.tokens") or lookup(run.provenance, "tokens")
+    return f"{tokens} tokens" if tokens else ""
 
 
 def title_lines(run: Run, width: float) -> str:
