@@ -41,15 +41,18 @@ MATHTEXT = {
     r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
     r"\ln": "ln", r"\,": " ", r"\Delta": "Δ", r"\nabla": "∇", r"\beta": "β", r"\langle\tilde{r}\rangle": "⟨r̃⟩",
     r"\leq": "≤", r"\epsilon": "ε", "_-": "₋", "_+": "₊", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
-    "$": "", "{": "", "}": "",
+    "^T": "ᵀ", "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
 
 SPELLED = {"lambda": "λ", "sigma": "σ", "alpha": "α", "kappa": "κ", "sum": "σ", "square": "²"}
 """What letters are called in the names of columns."""
 
+WRITTEN = {"lambda": "λ", "sigma": "σ", "frobenius": "Frobenius"}
+"""How words in the names of columns are written where they stand for the column."""
+
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-SUPERSCRIPTS = str.maketrans("0123456789abcdefghijklmnoprstuvwxyzO", "⁰¹²³⁴⁵⁶⁷⁸⁹ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᴼ")
+SUPERSCRIPTS = str.maketrans("0123456789-abcdefghijklmnoprstuvwxyzO", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᴼ")
 NO_VALUE = "–"
 LONGEST_NAME = 48
 LETTERS_AN_INCH = 11
@@ -72,7 +75,7 @@ def layer_words(components: Iterable[str]) -> str:
 
 def metric_words(metric: str) -> str:
     """Return a metric's name as words."""
-    return metric.replace("_", " ")
+    return " ".join(WRITTEN.get(word, word) for word in metric.split("_"))
 
 
 def words_of(run: Run, column: str) -> Quantity | None:
@@ -132,7 +135,7 @@ def metric_symbol(run: Run, metric: str) -> str:
 
 def _in_unicode(label: str) -> str:
     label = re.sub(r"_\{(\d+)\}", lambda found: found[1].translate(SUBSCRIPTS), label)
-    label = re.sub(r"\^\{(?:\\mathrm\{)?([a-pr-zO\d]+)\}\}?", lambda found: found[1].translate(SUPERSCRIPTS), label)
+    label = re.sub(r"\^\{(?:\\mathrm\{)?([a-pr-zO\d-]+)\}\}?", lambda found: found[1].translate(SUPERSCRIPTS), label)
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
     return " ".join(label.split())

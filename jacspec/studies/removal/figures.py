@@ -86,11 +86,10 @@ def _styles(count: int) -> list[tuple[str, str]]:
 
 
 def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
-    """Scale the axis of the change: where it spans decades, logarithmic beyond what is typically within an error, or
-    beyond the smallest change where no error is known.
+    """Scale the axis of the change: where it spans decades, logarithmic beyond what is typically within an error.
 
-    The curves end at the part `FREE` of the axis; no tick is labelled in the room above them, which is the inset's, nor
-    beside zero.
+    Where no error is known it is so beyond the smallest change. The curves end at the part `FREE` of the axis; no
+    tick is labelled in the room above them, which is the inset's, nor beside zero.
     """
     axes.axhline(0, color="0.35", linewidth=1, linestyle="--", zorder=1, label="nothing removed")
     axes.grid(color="0.92", linewidth=0.6)
