@@ -400,6 +400,13 @@ SHOWN = (
         "α = 30).",
     ),
     ("docs/lazy.md", "lazy", "taken from f₀ too, {accuracy at 30, group 10, both:.2f} is left."),
+    (
+        "docs/dynamics.md",
+        "dynamics",
+        "half of the change of the stable rank is there by step {stable_rank, 0.75:.0f}, of the participation ratio by "
+        "step {participation_ratio, 0.75:.0f}, of ρ of attention by steps {spectral_radius, attn, 0.25:.0f} to "
+        "{spectral_radius, attn, 0.75:.0f} (the quartiles over layers).",
+    ),
     ("docs/heads.md", "heads", "a negative real part (median `copying_score` {ov, median copying score:.2f})"),
 )
 """Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""
