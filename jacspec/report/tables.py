@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+MOST_COLUMNS_ON_PAPER = 14
+"""Of the letters that tables are printed in; those with more have smaller ones."""
+
+
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, keys: int = 1) -> Markup:
     """Write a table whose first `keys` columns name its rows."""
     lines = (
@@ -23,7 +27,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, keys: int
     )
     top = element("tr", *(element("th", cell, scope="col") for cell in head))
     body = element("tbody", together(lines, "\n"))
-    return element("div", element("table", element("thead", top), "\n", body, class_="numbers"), class_="scroll")
+    kind = "numbers wide" if len(head) > MOST_COLUMNS_ON_PAPER else "numbers"
+    return element("div", element("table", element("thead", top), "\n", body, class_=kind), class_="scroll")
 
 
 def sample_numbers(run: Run) -> Iterator[Markup]:
