@@ -401,6 +401,19 @@ SHOWN = (
     ),
     ("docs/lazy.md", "lazy", "taken from f₀ too, {accuracy at 30, group 10, both:.2f} is left."),
     (
+        "docs/finetune.md",
+        "finetune",
+        "`nano` tells {whole:.0%} of {examples:.0f} held-out examples. Without its largest quarter the fine-tuned "
+        "model is at chance ({after, group 1:.2f} ± {after, group 1, sd:.2f}); fine-tuned without it, it is where it "
+        "would have been ({before, group 1:.2f}). No other quarter costs more than {largest loss of another group:.3f} in",
+    ),
+    (
+        "docs/depth.md",
+        "smollm2_depth",
+        "a small change grows {spectral_radius:.0f}-fold at most through {layers:.0f} layers, and the first Lyapunov "
+        "exponent is {lyapunov_1:.3f} nats a layer",
+    ),
+    (
         "docs/dynamics.md",
         "dynamics",
         "half of the change of the stable rank is there by step {stable_rank, 0.75:.0f}, of the participation ratio by "

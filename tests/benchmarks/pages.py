@@ -176,12 +176,13 @@ def of_spectral_radius(run: Run) -> Numbers:
 
 
 def of_random(run: Run) -> Numbers:
-    """Take the medians of ρ over layers of the trained model and of random ones, by component."""
+    """Take the medians of ρ in layers of the random model, by component: extremes, the first and the last."""
     rows = run.metrics[run.metrics["metric"] == "spectral_radius"]
     found: dict[str, float] = {}
     for component in ("mlp", "attn"):
-        values = rows[(rows["component"] == component) & (rows["run"] == 1)]["median"]
+        values = rows[(rows["component"] == component) & (rows["run"] == 1)].sort_values("layer")["median"].to_numpy()
         found |= {f"{component}, random, least": values.min(), f"{component}, random, largest": values.max()}
+        found |= {f"{component}, random, first": values[0], f"{component}, random, last": values[-1]}
     return found
 
 
