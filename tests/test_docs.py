@@ -405,7 +405,8 @@ SHOWN = (
         "finetune",
         "`nano` tells {whole:.0%} of {examples:.0f} held-out examples. Without its largest quarter the fine-tuned "
         "model is at chance ({after, group 1:.2f} ± {after, group 1, sd:.2f}); fine-tuned without it, it is where it "
-        "would have been ({before, group 1:.2f}). No other quarter costs more than {largest loss of another group:.3f} in",
+        "would have been ({before, group 1:.2f}). No other quarter costs more than "
+        "{largest loss of another group:.3f} in",
     ),
     (
         "docs/depth.md",
