@@ -373,6 +373,54 @@ SHOWN = (
         "smollm2_heads",
         "`rounding_share` is at most {qk, largest rounding_share:g}, with κ_σ up to {qk, largest kappa_sigma:.0f}",
     ),
+    (
+        "docs/removal.md",
+        "removal",
+        "Of the {perplexities:.0f} perplexities of the command above, that of the whole embedded model is "
+        "{perplexity:.1f} ± {perplexity, error:.1f}. Without the first decile of `up` it rises by {up, first:.0f}, "
+        "without that of `down` by {down, first:.0f}, without that of `q`, `k`, `v` or `o` by {q, first:.0f} to "
+        "{k, first:.0f}. Without the last decile of a role it changes by {down, last:.2f} at most.",
+    ),
+    (
+        "docs/overlap.md",
+        "overlap",
+        "the largest singular values of `q` has a mean O_k of {q, top:.2f} and that of the smallest {q, bottom:.2f}, "
+        "where random directions have {chance:.2f} (medians over layers); `k` has {k, top:.2f} and {k, bottom:.2f}.",
+    ),
+    (
+        "docs/lazy.md",
+        "lazy",
+        "α = 0.1 to 30 the movement of its hidden weights falls from {movement at 0.1:.2f} to {movement at 30:.3f} of",
+    ),
+    (
+        "docs/lazy.md",
+        "lazy",
+        "features were learnt ({accuracy at 0.1, group 10, after:.2f} of {accuracy at 0.1:.2f} at α = 0.1) and costs "
+        "most of the accuracy in the lazy regime ({accuracy at 30, group 10, after:.2f} of {accuracy at 30:.2f} at "
+        "α = 30).",
+    ),
+    ("docs/lazy.md", "lazy", "taken from f₀ too, {accuracy at 30, group 10, both:.2f} is left."),
+    (
+        "docs/finetune.md",
+        "finetune",
+        "`nano` tells {whole:.0%} of {examples:.0f} held-out examples. Without its largest quarter the fine-tuned "
+        "model is at chance ({after, group 1:.2f} ± {after, group 1, sd:.2f}); fine-tuned without it, it is where it "
+        "would have been ({before, group 1:.2f}). No other quarter costs more than "
+        "{largest loss of another group:.3f} in",
+    ),
+    (
+        "docs/depth.md",
+        "smollm2_depth",
+        "a small change grows {spectral_radius:.0f}-fold at most through {layers:.0f} layers, and the first Lyapunov "
+        "exponent is {lyapunov_1:.3f} nats a layer",
+    ),
+    (
+        "docs/dynamics.md",
+        "dynamics",
+        "half of the change of the stable rank is there by step {stable_rank, 0.75:.0f}, of the participation ratio by "
+        "step {participation_ratio, 0.75:.0f}, of ρ of attention by steps {spectral_radius, attn, 0.25:.0f} to "
+        "{spectral_radius, attn, 0.75:.0f} (the quartiles over layers).",
+    ),
     ("docs/heads.md", "heads", "a negative real part (median `copying_score` {ov, median copying score:.2f})"),
 )
 """Numbers of other pages: the page, the entry of `pages.json`, and the words around them."""

@@ -353,6 +353,21 @@ def test_runs_of_several_tasks_are_refused(tmp_path: Path) -> None:
         explore(runs)
 
 
+def test_page_opens_on_what_varies_and_on_task_vectors(tmp_path: Path) -> None:
+    keys, metrics = ("layer", "role", "compared", "first", "second"), ("left_chance", "cosine")
+    known = {"task": "merge", "metrics": list(metrics), "key_columns": list(keys)}
+    writer = start_rows(tmp_path / "run", known, experiment_layout(keys, metrics, over="layer"))
+    places = [(layer, "q", kind, "a", "b") for layer in range(2) for kind in ("weights", "tasks")]
+    writer.add([Row(at, key, {"left_chance": 0.1, "cosine": float(at)}, {}) for at, key in enumerate(places)])
+    writer.write_tables()
+    writer.finish()
+    (found,) = embedded(explore([("only", open_run(writer.folder))]))["runs"]
+    assert found["metrics"] == ["cosine", "left_chance"]
+    assert [row["pick"] for row in found["rows"]] == [*["task vectors · a · b"] * 2, *["weights · a · b"] * 2]
+    assert [row["values"]["cosine"] for row in found["rows"]] == [1, 3, 0, 2]
+    assert found["along"] == "layer"
+
+
 def test_own_scripts_cannot_close_their_element() -> None:
     text = embedding._own_script()
     assert "</script" not in text.lower()

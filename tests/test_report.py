@@ -22,9 +22,10 @@ from jacspec.report import figures, write_report
 from jacspec.report.console import print_files, print_summary
 from jacspec.report.drawing import list_figures
 from jacspec.report.figures import component_styles, draw_boxes, uses_log_axis
-from jacspec.report.labels import metric_label, metric_title, number_format, printable
+from jacspec.report.labels import metric_label, metric_title, number_format, printable, run_title
 from jacspec.report.lines import draw_spectra, visible_spectrum
 from jacspec.report.page import write_page
+from jacspec.report.plotting import from_zero
 from jacspec.runs import Run, open_run, start_run
 from jacspec.spectra.metrics import METRICS
 
@@ -175,6 +176,26 @@ def test_axis_follows_the_decision(tmp_path: Path) -> None:
     assert draw_boxes(wide, "spectral_radius").axes[0].get_yscale() == "log"
     narrow = make_run(tmp_path / "narrow", layers=1, samples=6)
     assert draw_boxes(narrow, "spectral_radius").axes[0].get_yscale() == "linear"
+
+
+def test_axis_from_zero_has_room_above() -> None:
+    """Alone, Matplotlib leaves a share of the spread, and a nearly level line lies on the frame."""
+    axes = Figure().add_subplot()
+    axes.plot([0.0538, 0.054])
+    from_zero(axes)
+    assert axes.get_ylim() == pytest.approx((0, 1.05 * 0.054))
+
+
+def test_title_says_how_much_of_which_text_was_read(tmp_path: Path) -> None:
+    """Of a run without samples, in tokens or examples held out."""
+    given = {"tokens": 511, "corpus": {"name": "own.txt"}}
+    known = {"task": "overlap", "identity": {"checkpoint": {"name": "small"}}, **given}
+    run = make_run(tmp_path / "run", layers=1, samples=2, provenance=known)
+    assert run_title(run) == "small, 2 samples of own.txt"
+    (run.folder / "samples.csv").unlink()
+    assert run_title(run) == "small, 511 tokens of own.txt"
+    run.provenance["corpus"]["held_out"] = 8
+    assert run_title(run) == "small, 8 examples held out of own.txt"
 
 
 def test_labels_legend_and_title(run: Run) -> None:

@@ -357,7 +357,7 @@ CASES: Mapping[str, Case] = {
         compare,
         (
             "5 of 12 differences by layer are beyond",
-            "Spectral radius ρ of MLP in new, beside old: larger in 5 of 6 layers, most in layer 5, by 1.50",
+            "Spectral radius ρ of MLP in new, beside old: larger in 5 of 6 layers, most in layer 5: 1.50",
         ),
         "larger in|smaller in",
     ),

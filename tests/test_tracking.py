@@ -9,8 +9,9 @@ import pytest
 from servers import TINY, assert_refused, run_here
 from test_faults import undrawn
 
+from jacspec.errors import JacspecError
 from jacspec.runs import open_run
-from jacspec.runs.tracking import PACKAGES
+from jacspec.runs.tracking import PACKAGES, track
 
 FAKES = {
     "wandb": """
@@ -33,6 +34,7 @@ class SummaryWriter:
         self.file = open("told.jsonl", "a")
     def __enter__(self): return self
     def __exit__(self, *_): self.file.close()
+    def add_text(self, name, text): assert name == "configuration" and json.loads(text)["seed"] == 0
     def add_scalar(self, key, value, step): self.file.write(json.dumps([key, step, value]) + "\\n")
 """,
     "mlflow": """
@@ -76,6 +78,9 @@ def test_run_without_a_summary_is_told_by_its_rows(tmp_path: Path, monkeypatch: 
     assert (
         told["delta_perplexity/q/2"] == rows[(rows["target"] == "q") & (rows["group"] == 2)]["delta_perplexity"].item()
     )
+    monkeypatch.setattr("mlflow.log_dict", lambda *_: 1 / 0)
+    with pytest.raises(JacspecError, match=r"log=mlflow: division by zero.* finished, in .*out"):
+        track(open_run(tmp_path / "out"), "mlflow")
     monkeypatch.delitem(sys.modules, "mlflow")
 
 

@@ -139,8 +139,9 @@ def print_experiments(run: Run, console: Console) -> None:
         table.add_column(key, no_wrap=True)
     room = console.width - sum(BETWEEN + max(len(key), *map(len, rows[key].astype(str))) for key in keys)
     writers = {name: number_format(rows[name].tolist()) for name in run.metric_names}
+    named = study_of(run.provenance).console
     shown: list[str] = []
-    for name in run.metric_names:
+    for name in _wanted(run) if named else run.metric_names:
         # A number is never cut short: columns that a narrow terminal has no room for are left out.
         numbers = (writers[name](number) for number in rows[name].tolist())
         width = max(map(len, (*numbers, *metric_title(run, name).split())))

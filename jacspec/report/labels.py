@@ -28,21 +28,31 @@ COMPONENT_WORDS: Mapping[str, str] = {
     "decoder.mlp": "decoder MLP",
     "decoder.block": "decoder block",
 }
+COMPARED: Mapping[str, str] = {
+    "tasks": "task vectors",
+    "task-base": "task vectors beside the base",
+    "weights": "weights",
+}
+"""What checkpoints are compared by, what comes first on a page first."""
+
 MATHTEXT = {
     r"\rho": "ρ", r"\sigma": "σ", r"\delta": "δ", r"\lambda": "λ", r"\mu": "μ",
     r"\alpha": "α", r"\kappa": "κ", r"\Sigma": "Σ", r"\log": "log", r"\mathrm": "", r"\min": "min",
     r"\sqrt": "√", r"\hat{x}": "x̂", r"\max": "max", r"\cdot": "·", r"\|": "‖",
     r"\ln": "ln", r"\,": " ", r"\Delta": "Δ", r"\nabla": "∇", r"\beta": "β", r"\langle\tilde{r}\rangle": "⟨r̃⟩",
     r"\leq": "≤", r"\epsilon": "ε", "_-": "₋", "_+": "₊", "_1": "₁", "_2": "₂", "_i": "ᵢ", "_r": "ᵣ", "^2": "²",
-    "$": "", "{": "", "}": "",
+    "^T": "ᵀ", "$": "", "{": "", "}": "",
 }  # fmt: skip
 """The mathtext that the metrics' symbols use, in Unicode; what has no subscript there keeps its underscore."""
 
 SPELLED = {"lambda": "λ", "sigma": "σ", "alpha": "α", "kappa": "κ", "sum": "σ", "square": "²"}
 """What letters are called in the names of columns."""
 
+WRITTEN = {"lambda": "λ", "sigma": "σ", "frobenius": "Frobenius"}
+"""How words in the names of columns are written where they stand for the column."""
+
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-SUPERSCRIPTS = str.maketrans("0123456789abcdefghijklmnoprstuvwxyzO", "⁰¹²³⁴⁵⁶⁷⁸⁹ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᴼ")
+SUPERSCRIPTS = str.maketrans("0123456789-abcdefghijklmnoprstuvwxyzO", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᴼ")
 NO_VALUE = "–"
 LONGEST_NAME = 48
 LETTERS_AN_INCH = 11
@@ -65,7 +75,7 @@ def layer_words(components: Iterable[str]) -> str:
 
 def metric_words(metric: str) -> str:
     """Return a metric's name as words."""
-    return metric.replace("_", " ")
+    return " ".join(WRITTEN.get(word, word) for word in metric.split("_"))
 
 
 def words_of(run: Run, column: str) -> Quantity | None:
@@ -125,7 +135,7 @@ def metric_symbol(run: Run, metric: str) -> str:
 
 def _in_unicode(label: str) -> str:
     label = re.sub(r"_\{(\d+)\}", lambda found: found[1].translate(SUBSCRIPTS), label)
-    label = re.sub(r"\^\{(?:\\mathrm\{)?([a-pr-zO\d]+)\}\}?", lambda found: found[1].translate(SUPERSCRIPTS), label)
+    label = re.sub(r"\^\{(?:\\mathrm\{)?([a-pr-zO\d-]+)\}\}?", lambda found: found[1].translate(SUPERSCRIPTS), label)
     for mathtext, letters in MATHTEXT.items():
         label = label.replace(mathtext, letters)
     return " ".join(label.split())
@@ -154,10 +164,21 @@ def corpus_name(run: Run) -> str:
 
 
 def run_title(run: Run) -> str:
-    """Say in one line which model was measured on how much of which corpus; a long name loses its middle."""
-    count, name = len(run.samples), model_name(run)
+    """Say in one line which model was measured, and on how much of which text; a long name loses its middle."""
+    name, amount = model_name(run), _amount(run)
     name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]} … {name[-LONGEST_NAME // 2 :]}"
-    return f"{name}, {count} sample{'s' * (count != 1)} of {corpus_name(run)}"
+    return f"{name}, {amount} of {corpus_name(run)}" if amount else name
+
+
+def _amount(run: Run) -> str:
+    """Say how much of a text was read: in samples, examples held out, or tokens; nothing of a run that reads none."""
+    if (run.folder / "samples.csv").is_file():
+        count = len(run.samples)
+        return f"{count} sample{'s' * (count != 1)}"
+    if held_out := lookup(run.provenance, "corpus.held_out"):
+        return f"{held_out} examples held out"
+    tokens = lookup(run.provenance, "scored.tokens") or lookup(run.provenance, "tokens")
+    return f"{tokens} tokens" if tokens else ""
 
 
 def title_lines(run: Run, width: float) -> str:

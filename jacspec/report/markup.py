@@ -94,5 +94,7 @@ blockquote { margin: 0.5rem 0; padding-left: 0.8rem; border-left: 3px solid var(
   details:not(.again)::details-content { content-visibility: visible; }
   .numbers { font-size: 8pt; }
   .numbers th, .numbers td { padding: 0.1rem 0.35rem; white-space: normal; }
+  .wide { font-size: 5pt; }
+  .wide th, .wide td { padding: 0.1rem 0.15rem; }
 }
 """)

@@ -115,10 +115,9 @@ def _findings(run: Run, page: Page) -> Markup:
 
 
 def page_title(run: Run) -> str:
-    """Say what a page is about: the model, the samples where there are any, and what was measured."""
+    """Say what a page is about: the model, how much of which text, and what was measured."""
     page = study_of(run.provenance).page
-    subject = run_title(run) if (run.folder / "samples.csv").is_file() else model_name(run)
-    return f"{subject}: {page.title}" if page else subject
+    return f"{run_title(run)}: {page.title}" if page else run_title(run)
 
 
 def _heading(run: Run, study: Study, title: str) -> Markup:

@@ -4,6 +4,7 @@ Of profiles by index of the singular value, the level of chance and the spectrum
 singular values before or after training, lines, bands and the level of nothing removed.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.labels import model_name
+from jacspec.report.labels import LETTERS_AN_INCH, run_title
 from jacspec.runs import Run
 
 if TYPE_CHECKING:
@@ -53,6 +55,12 @@ def panels(count: int, title: str, *, size: tuple[float, float] = (3.3, 2.6)) ->
     return figure, axes[:count]
 
 
+def from_zero(panel: Axes) -> None:
+    """Let the value axis begin at zero, with room above the largest: alone, Matplotlib leaves a share of the spread."""
+    low, high = panel.dataLim.intervaly
+    panel.set_ylim(min(low, 0.0), 1.05 * high if high > 0 else 1.0)
+
+
 def drawn_metrics(run: Run) -> list[str]:
     """List the metrics that have values."""
     known = run.metrics.groupby("metric")["n"].sum()
@@ -64,18 +72,23 @@ MEAN, NULL = "black", "0.55"
 LEVELS, EDGES = {"overlap_null": "-", "overlap_null_99": "--", "overlap_norms_99": ":"}, ("bulk_low", "bulk_high")
 
 
-def frame_overlap(panel: Axes, role: str, levels: Mapping[str, float]) -> Axes:
+INSET = (0.52, 0.67, 0.46, 0.31)
+"""Where the inset is, in parts of the axes: left, bottom, width, height. Curves end below it."""
+
+
+def frame_overlap(panel: Axes, role: str, overlap: Float[np.ndarray, "line k"], levels: Mapping[str, float]) -> Axes:
     """Draw what stands around the overlaps of a role: the level of chance, and an inset with the edges of the bulk.
 
     **Returns:** the inset, which spectra are drawn into.
     """
+    top = 1.05 * float(np.nanmax([np.nanmax(overlap), *(levels.get(name, np.nan) for name in LEVELS)]))
     for name, line in LEVELS.items():
         if np.isfinite(levels.get(name, np.nan)):
             panel.axhline(levels[name], color=NULL, linewidth=1, linestyle=line)
-    panel.set_ylim(0, 1.45)  # the room above 1 is the inset's
-    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    panel.set_ylim(0, top / INSET[1])
+    panel.set_yticks([tick for tick in MaxNLocator(5).tick_values(0, top) if 0 <= tick <= top])
     panel.set_title(role, fontsize="medium", parse_math=False)
-    inset = panel.inset_axes((0.52, 0.66, 0.46, 0.32))
+    inset = panel.inset_axes(INSET)
     for name in EDGES:
         if np.isfinite(levels[name]) and levels[name] > 0:
             inset.axhline(levels[name], color=CHANCE, linewidth=0.8, linestyle="--")
@@ -160,6 +173,7 @@ def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:
         axes.set_axisbelow(True)
     seeds = run.metrics["seed"].nunique()
     spread = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    figure.suptitle(f"{model_name(run)}: {spread}", fontsize="medium", parse_math=False)
+    title = "\n".join(textwrap.wrap(f"{run_title(run)}: {spread}", int(figure.get_figwidth() * LETTERS_AN_INCH)))
+    figure.suptitle(title, fontsize="medium", parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")

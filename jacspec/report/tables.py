@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jacspec.report.labels import NO_VALUE, component_words, layer_words, metric_title, number_format
-from jacspec.report.markup import Markup, element, fold, section, together
+from jacspec.report.markup import LONGEST_OPEN, Markup, element, fold, section, together
 from jacspec.runs import QUANTILES, Run
 
 if TYPE_CHECKING:
     import pandas
+
+
+MOST_COLUMNS_ON_PAPER = 14
+"""Of the letters that tables are printed in; those with more have smaller ones."""
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, keys: int = 1) -> Markup:
@@ -23,18 +27,14 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, keys: int
     )
     top = element("tr", *(element("th", cell, scope="col") for cell in head))
     body = element("tbody", together(lines, "\n"))
-    return element("div", element("table", element("thead", top), "\n", body, class_="numbers"), class_="scroll")
+    kind = "numbers wide" if len(head) > MOST_COLUMNS_ON_PAPER else "numbers"
+    return element("div", element("table", element("thead", top), "\n", body, class_=kind), class_="scroll")
 
 
 def sample_numbers(run: Run) -> Iterator[Markup]:
     """Write a table a metric: layers down, components across."""
     note = "Over samples: the median with the quartiles, and the mean with its standard error."
-    tables = (
-        part
-        for metric in run.metric_names
-        for part in (element("h3", metric_title(run, metric)), _by_component(run, metric))
-    )
-    yield section("Numbers", element("p", note), *tables)
+    yield section("Numbers", element("p", note), *(_by_component(run, metric) for metric in run.metric_names))
 
 
 def _by_component(run: Run, metric: str) -> Markup:
@@ -61,7 +61,10 @@ def _by_component(run: Run, metric: str) -> Markup:
         "\n",
     )
     whole = element("table", _component_head(run.components), "\n", element("tbody", body), class_="numbers")
-    return fold(element("div", whole, class_="scroll"), len(layers), "layers")
+    content, title = element("div", whole, class_="scroll"), metric_title(run, metric)
+    if len(layers) > LONGEST_OPEN:
+        return fold(content, len(layers), f"layers: {title}")
+    return together((element("h3", title), content))
 
 
 def _component_head(components: Sequence[str]) -> Markup:

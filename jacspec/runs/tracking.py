@@ -5,6 +5,7 @@ The packages are extras; none is imported unless it is asked for.
 
 import importlib
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -43,8 +44,15 @@ def write_parquet(run: Run) -> None:
 
 
 def track(run: Run, tracker: str) -> None:
-    """Tell a tracker of experiments what was run and its medians, curves over layers or training steps."""
-    _TRACKERS[tracker](run, list(curves(run)))
+    """Tell a tracker of experiments what was run and its medians, curves over layers or training steps.
+
+    **Raises:** `JacspecError` with what the tracker said, which may be anything: the run itself is finished.
+    """
+    found = list(curves(run))
+    try:
+        _TRACKERS[tracker](run, found)
+    except Exception as error:
+        raise JacspecError(f"log={tracker}: {error} The run itself is finished, in {run.folder}.") from error
 
 
 def curves(run: Run) -> Iterator[tuple[str, int, float]]:
@@ -81,6 +89,7 @@ def _to_wandb(run: Run, found: list[tuple[str, int, float]]) -> None:
 
 def _to_tensorboard(run: Run, found: list[tuple[str, int, float]]) -> None:
     with importlib.import_module("tensorboardX").SummaryWriter(str(run.folder / "tensorboard")) as writer:
+        writer.add_text("configuration", json.dumps(run.provenance["config"], indent=2))
         for name, step, value in found:
             writer.add_scalar(name, value, step)
 

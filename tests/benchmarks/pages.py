@@ -86,6 +86,7 @@ def of_finetune(run: Run) -> Numbers:
         "after, group 1, sd": table[(table["order"] == "after") & (table["group"] == 1)]["accuracy"].std(),
         "before, group 1": mean["before", 1],
         "largest loss of another group": whole - others.min(),
+        "examples": run.provenance["corpus"]["held_out"],
     }
 
 
@@ -101,6 +102,19 @@ def of_lazy(run: Run) -> Numbers:
         for order in ("after", "both"):
             cut = rows[(rows["order"] == order) & (rows["group"] == 10)]
             found[f"accuracy at {scale:g}, group 10, {order}"] = cut["test_accuracy"].mean()
+    return found
+
+
+def of_dynamics(run: Run) -> Numbers:
+    """Take by metric the quartiles over layers of the step by which half of its change is there, where it changes."""
+    table = run.tables["onsets"]
+    table = table[table["appears"] == 1]
+    found: dict[str, float] = {}
+    for name, component in (("stable_rank", None), ("participation_ratio", None), ("spectral_radius", "attn")):
+        rows = table[(table["metric"] == name) & ((table["component"] == component) | (component is None))]
+        words = f"{name}, {component}" if component else name
+        for share in (0.25, 0.75):
+            found[f"{words}, {share}"] = rows["onset"].quantile(share, "nearest")
     return found
 
 
@@ -162,12 +176,13 @@ def of_spectral_radius(run: Run) -> Numbers:
 
 
 def of_random(run: Run) -> Numbers:
-    """Take the medians of ρ over layers of the trained model and of random ones, by component."""
+    """Take the medians of ρ in layers of the random model, by component: extremes, the first and the last."""
     rows = run.metrics[run.metrics["metric"] == "spectral_radius"]
     found: dict[str, float] = {}
     for component in ("mlp", "attn"):
-        values = rows[(rows["component"] == component) & (rows["run"] == 1)]["median"]
+        values = rows[(rows["component"] == component) & (rows["run"] == 1)].sort_values("layer")["median"].to_numpy()
         found |= {f"{component}, random, least": values.min(), f"{component}, random, largest": values.max()}
+        found |= {f"{component}, random, first": values[0], f"{component}, random, last": values[-1]}
     return found
 
 
@@ -349,6 +364,7 @@ SHOWN: Mapping[str, Shown] = {
     "dynamics": Shown(
         "task=dynamics runs=sweep dynamics.final_step=4096",
         "onsets",
+        of_dynamics,
         after=("-m model.revision=step0,step16,step64,step256,step1024,null metrics=full hydra.sweep.dir=sweep",),
     ),
     "train": Shown("task=train train.steps=96 train.warmup=16 train.revisions=[0,16,64]", "loss"),

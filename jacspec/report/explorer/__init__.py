@@ -28,6 +28,7 @@ from jacspec.report.explorer.samples import sample_data, sample_styles
 from jacspec.report.labels import metric_title
 from jacspec.report.markup import Markup, element, section
 from jacspec.runs import Run
+from jacspec.studies import study_of
 
 __all__ = ["explore", "explorer_style", "script_policy"]
 
@@ -86,11 +87,23 @@ def _collect(kind: str, runs: Sequence[tuple[str, Run]], groups: Sequence[str]) 
         "metrics": {name: metric_title(named[name], name) for name in names},
         "styles": styles([run for _, run in runs]),
         "runs": [
-            {"label": label, "style": lines[group], "metrics": list(run.metric_names), **found}
+            {
+                "label": label,
+                "style": lines[group],
+                **found,
+                "metrics": _order(run, found.get("metrics", run.metric_names)),
+            }
             for label, (_, run), group, (found, _) in zip(labels, runs, own, collected, strict=True)
         ],
     }
     return data, _say_in_part({label: words for label, (_, words) in zip(labels, collected, strict=True) if words})
+
+
+def _order(run: Run, names: Sequence[str]) -> list[str]:
+    """Put first the metric that a page opens on: the run's first, unless all rows have the same."""
+    shown = (*names[:1], *study_of(run.provenance).console, *names)
+    varies = (name for name in shown if name in names and run.metrics[name].nunique() > 1)
+    return list(dict.fromkeys((next(varies, names[0]), *names))) if names else []
 
 
 def _say_in_part(runs: Mapping[str, Sequence[str]]) -> Markup:

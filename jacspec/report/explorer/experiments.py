@@ -7,16 +7,18 @@ import numpy as np
 
 from jacspec.report.explorer.budget import METRIC_VALUES, Budget, finite_values, partly
 from jacspec.report.explorer.matrices import line_styles
+from jacspec.report.labels import COMPARED
 from jacspec.report.plotting import ORDERS, WHOLE
 from jacspec.runs import Run
 
 ALONG = {
     "scale": "output scale α (small: rich, large: lazy)",
-    "layer": "layer (−1: outside the layers)",
+    "layer": "layer",
     "step": "step",
     "group": "group of singular values removed (1: the largest)",
 }
 """Keys that rows are drawn against, the first that a run has, and their titles."""
+OUTSIDE = " (−1: outside the layers)"
 LINES, OVER, NONE = ("role", "target", "order"), "seed", "none"
 
 
@@ -39,7 +41,8 @@ def experiment_data(run: Run, budget: Budget) -> tuple[dict[str, Any], list[str]
     """Collect what a page shows of a run over experiments, a row an experiment."""
     names = run.metric_names[: max(METRIC_VALUES // max(len(run.metrics), 1), 1)]
     along = str(along_key(run))
-    data: dict[str, Any] = {"rows": list(_rows(run, along, names)), "along": ALONG[along], "metrics": list(names)}
+    words = ALONG[along] + OUTSIDE * bool(along == "layer" and (run.metrics["layer"] < 0).any())
+    data: dict[str, Any] = {"rows": list(_rows(run, along, names)), "along": words, "metrics": list(names)}
     data |= {"log": along == "scale", "chance": run.provenance.get("chance")}
     return data, partly("values", len(names), len(run.metric_names), "columns")
 
@@ -53,16 +56,24 @@ def _rows(run: Run, along: str, names: Sequence[str]) -> Iterator[dict[str, Any]
     """Yield rows; one from which nothing was removed belongs to all picks, and has no place among groups."""
     table = run.metrics
     keys = [key for key in run.provenance["key_columns"] if key not in (along, OVER, *LINES)]
+    places = list(zip(range(len(table)), _lines(run), table.to_dict("records"), strict=True))
+    if "compared" in keys:
+        places.sort(key=lambda each: list(COMPARED).index(each[-1]["compared"]))
     values = {name: finite_values(table[name].to_numpy(np.float64)) for name in names}
     errors = {name: values[error] for name in names if (error := _error_of(name)) in values}
-    for place, (line, row) in enumerate(zip(_lines(run), table.to_dict("records"), strict=True)):
+    for place, line, row in places:
         yield {
             "line": line,
             "x": None if along == "group" and line == NONE else float(row[along]),
-            "pick": None if line == NONE else " · ".join(f"{key} {row[key]}" for key in keys),
+            "pick": None if line == NONE else " · ".join(_pick(key, row[key]) for key in keys),
             "values": {name: column[place] for name, column in values.items()},
             "errors": {name: column[place] for name, column in errors.items()},
         }
+
+
+def _pick(key: str, value: Any) -> str:
+    """Say what a row is of by one of its keys; names of models say that themselves."""
+    return COMPARED.get(value, str(value)) if key in ("compared", "first", "second") else f"{key} {value}"
 
 
 def _error_of(name: str) -> str:

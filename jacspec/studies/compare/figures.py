@@ -64,7 +64,8 @@ def draw_curves(run: Run, metric: str) -> Figure:
     table = run.metrics[run.metrics["metric"] == metric]
     groups = run.table(RUNS_FILE).set_index("run")["group"].astype(str)
     components = list(dict.fromkeys(table["component"]))
-    figure, axes = _panels(run, components, "means by layer, bands: spread of seeds (one standard deviation)")
+    spread = ", bands: spread of seeds (one standard deviation)" if groups.duplicated().any() else ""
+    figure, axes = _panels(run, components, f"means by layer{spread}")
     for panel, component in zip(axes, components, strict=True):
         own = table[table["component"] == component]
         for place, (group, (colour, line)) in enumerate(_styles(run).items()):
@@ -135,13 +136,18 @@ def draw_differences(run: Run, metric: str) -> Figure:
                 markersize=3,
                 elinewidth=0.9,
                 capsize=1.5,
-                label=f"{named['label'][number]} − run {named['against'][number]}",
+                label=f"{named['label'][number]} − {_short(named['label'], named['against'][number])}",
             )
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.supxlabel("layer", fontsize="medium")
     figure.supylabel(f"difference of {metric_label(run, metric)}", fontsize="medium")
     _add_legend(figure, axes[0])
     return figure
+
+
+def _short(labels: "pandas.Series[str]", number: int) -> str:
+    """Name a run by its label where that fits a line, else by its number."""
+    return str(labels[number]) if len(str(labels[number])) <= LONGEST_LABEL else f"run {number}"
 
 
 def _add_legend(figure: Figure, panel: Axes) -> None:
@@ -162,6 +168,7 @@ def compare_sections(run: Run) -> Iterator[Markup]:
             write = number_format(values.tolist())
             yield (f"{metric_title(run, metric)}, {component_words(component)}", *(write(value) for value in values))
 
-    head = ("mean over layers", *(f"run {number}" for number in means.columns))
+    labels = run.table(RUNS_FILE).set_index("run")["label"]
+    head = ("mean over layers", *(_short(labels, number) for number in means.columns))
     yield list_runs(run)
     yield section("Numbers", fold(table(head, lines()), len(means), "rows"))

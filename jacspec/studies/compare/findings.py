@@ -51,4 +51,4 @@ def _directions(rows: "pandas.DataFrame", of: int) -> str:
     words = " and ".join(f"{word} in {count}" for word, count in counts.items() if count)
     most = rows.loc[rows["difference"].abs().idxmax()]
     interval = Interval(*(float(most[name]) for name in ("difference", "low", "high")))
-    return f"{words} of {of} layers, most in layer {most['layer']}, by {interval}"
+    return f"{words} of {of} layers, most in layer {most['layer']}: {interval}"

@@ -12,7 +12,6 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
 from jacspec.spectra.significance import adjust_for_many, check_draws, compare_means, noise_floor
-from jacspec.studies import study_of
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE, CompareOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.run import Findings, run_over_runs
@@ -33,7 +32,7 @@ def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
         raise JacspecError(f"{runs[0].run.folder} alone compares with nothing. Give two runs or more.")
     differences = functools.partial(difference_rows, runs, names, options.against)
     return Findings(
-        f"{len(runs)} runs of task={study_of(runs[0].run.provenance).name}",
+        _name_models(runs),
         {
             RUNS_FILE: (RUN_COLUMNS, compared_rows(runs, options.against)),
             "metrics.csv": (TIDY_COLUMNS, tidy_rows(runs, names)),
@@ -43,6 +42,14 @@ def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
         {"warning": " ".join(mismatches(runs))},
     )
 
+
+def _name_models(runs: Sequence[LabelledRun]) -> str:
+    """Name the models of runs, as many as a title holds."""
+    names = list(dict.fromkeys(str(describe(each.run)["model"]) for each in runs))
+    return ", ".join(names) if len(names) <= NAMED_MODELS else f"{names[0]} and {len(names) - 1} more models"
+
+
+NAMED_MODELS = 3
 
 DIFFERENCE_COLUMNS = (
     *("run", "against", "component", "layer", "against_layer", "depth", "metric", "paired", "n", "against_n"),

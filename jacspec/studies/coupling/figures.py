@@ -90,13 +90,15 @@ CAPTIONS = {
 
 def coupling_figures(run: Run) -> dict[str, Plot]:
     """Name the figures of a `task=coupling` run: bounds, alignments, who reads whom, kinds of token."""
-    return {
+    figures = {
         "factors": Plot(lambda: draw_factors(run), CAPTIONS["factors"]),
         "bound_share": Plot(lambda: draw_boxes(run, "bound_share"), CAPTIONS["bound_share"]),
         "alignment": Plot(lambda: draw_alignment(run), CAPTIONS["alignment"]),
         "coupling": Plot(lambda: draw_coupling(run), CAPTIONS["coupling"]),
-        "kinds": Plot(lambda: draw_kinds(run), CAPTIONS["kinds"]),
     }
+    if any(shown_kinds(run, component)[0] for component in run.components):
+        figures["kinds"] = Plot(lambda: draw_kinds(run), CAPTIONS["kinds"])
+    return figures
 
 
 def draw_factors(run: Run) -> Figure:

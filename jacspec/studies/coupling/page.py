@@ -70,10 +70,12 @@ def _kinds(run: Run) -> Iterable[Markup]:
         shown, few = shown_kinds(run, component)
         left_out = ", ".join(f"{kind} ({count})" for kind, count in few.items())
         own = kinds[kinds["component"] == component].set_index(["kind", "metric", "layer"])
-        for metric in BY_KIND:
-            yield element("h3", f"{component_words(component)}: {metric_title(run, metric)}, median [q1, q3]")
-            if few:
-                yield element("p", f"Left out, with fewer than {FEWEST} samples: {left_out}.", class_="quiet")
+        words = component_words(component)
+        if few:
+            left = f"Left out of {words}, with fewer than {FEWEST} samples: {left_out}."
+            yield element("p", left, class_="quiet")
+        for metric in BY_KIND if shown else ():
+            yield element("h3", f"{words}: {metric_title(run, metric)}, median [q1, q3]")
             layers = sorted({layer for kind, name, layer in own.index if name == metric})
             rows = {(kind, layer): own.loc[(kind, metric, layer)] for kind in shown for layer in layers}
             write = number_format([row[name] for row in rows.values() for name in QUANTILES], digits=(3, 2))

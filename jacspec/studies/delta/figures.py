@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.labels import metric_label, model_name
-from jacspec.report.plotting import CHANCE, panels, styles_of
+from jacspec.report.plotting import CHANCE, from_zero, panels, styles_of
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
@@ -42,10 +42,10 @@ def _draw_changes(run: Run) -> Figure:
             panel.plot(means.index, means, "o", linestyle=line, color=colour, markersize=3, linewidth=1.1, label=role)
         if name == "structure":
             panel.axhline(1, color=CHANCE, linewidth=0.9, linestyle="--")
+        if (table[name].dropna() >= 0).all():
+            from_zero(panel)
         if name in COUNTS:
-            panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))
-        elif (table[name].dropna() >= 0).all():
-            panel.set_ylim(bottom=0)
+            panel.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.set_ylabel(metric_label(run, name), fontsize="small")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92", linewidth=0.6)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.figures import box_plots, list_words, spectra_plots
+from jacspec.report.figures import box_plots, list_words, spectra_plots, uses_log_axis
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
 from jacspec.studies.depth import EXPONENT, PARTS
@@ -69,7 +69,12 @@ def draw_exponents(run: Run) -> Figure:
         for index, style in zip(range(sigma.shape[2]), ("--", ":"), strict=False):
             label = rf"$\ln\,\sigma_{index + 1}\,/\,t$"
             axes.plot(layers, _quantiles(growth[:, :, index], [0.5])[0], style, color="0.25", linewidth=1, label=label)
-        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.get_lines()])
+        if np.nanmin(drawn) > 0 and uses_log_axis(drawn):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_title(component_words(component), fontsize="medium", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.grid(color="0.92", linewidth=0.6)

@@ -132,10 +132,13 @@ def draw_overlap(run: Run) -> Figure:
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(steps)))
     for panel, role in zip(axes, roles, strict=True):
         last = table[(table["component"] == role) & (table["step"] == steps[-1])].groupby("metric")["mean"]
-        inset = frame_overlap(panel, role, last.mean().to_dict() | {name: last.median()[name] for name in EDGES})
         own = dataset.isel(place=np.flatnonzero(dataset["component"].values == role))
-        for row, (step, colour) in enumerate(zip(steps, colours, strict=True)):
-            overlap, sigma = (_mean_over_layers(own[name].values[row]) for name in ("overlap", "singular_values"))
+        overlaps, spectra = (
+            np.stack([_mean_over_layers(rows) for rows in own[name].values]) for name in ("overlap", "singular_values")
+        )
+        levels = last.mean().to_dict() | {name: last.median()[name] for name in EDGES}
+        inset = frame_overlap(panel, role, overlaps, levels)
+        for step, colour, overlap, sigma in zip(steps, colours, overlaps, spectra, strict=True):
             panel.plot(np.arange(1, overlap.size + 1), overlap, color=colour, linewidth=1, label=f"step {step}")
             add_spectrum(inset, sigma, colour)
         panel.grid(color="0.92", linewidth=0.6)

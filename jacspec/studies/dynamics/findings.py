@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas
 
 MOST = 3
-"""Metrics that a sentence names."""
+"""Metrics that a sentence names, and stretches of layers that it lists."""
 
 
 def dynamics_findings(run: Run) -> Iterator[str]:
@@ -31,7 +31,8 @@ def dynamics_findings(run: Run) -> Iterator[str]:
     for words, step in dict.fromkeys((("First", steps[0]), ("Last", steps[-1]))):
         if words == "First" or step != steps[0]:
             changed = list(changes_by_metric(run, found[found["onset"] == step]))
-            rest = f"; and {len(changed) - MOST} more metrics" if len(changed) > MOST else ""
+            more = len(changed) - MOST
+            rest = f"; and {more} more metric{'s' * (more > 1)}" if more > 0 else ""
             yield f"{words}, by step {step}: {'; '.join(changed[:MOST])}{rest}."
 
 
@@ -53,8 +54,11 @@ def changes_by_metric(run: Run, rows: "pandas.DataFrame") -> Iterator[str]:
 def _where(rows: "pandas.DataFrame", whole: Mapping[str, int]) -> Iterator[str]:
     """Name the components and layers of rows; `whole` counts the layers of each component."""
     for component, layers in rows.groupby("component", sort=False)["layer"]:
-        every = len(set(layers)) == whole[str(component)] > 1
-        yield f"{component_words(str(component))} in {'all layers' if every else spans(sorted(set(layers)))}"
+        own, count = sorted(set(layers)), whole[str(component)]
+        words = spans(own)
+        if words.count(",") >= MOST:
+            words = f"{len(own)} of {count} layers"
+        yield f"{component_words(str(component))} in {'all layers' if len(own) == count > 1 else words}"
 
 
 def spans(layers: Sequence[int]) -> str:

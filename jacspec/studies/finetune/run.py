@@ -91,7 +91,12 @@ def _prepare(config: Config, inputs: Inputs, folder: Path) -> RowWork:
         )
     keys = list_keys(config.seed, options.seeds, options.groups)
     counts = {"train": len(text.train), "held_out": len(text.held_out)}
-    facts = {"chance": text.chance, "labels": list(text.labels), "corpus": {"source": text.source, **counts}}
+    name = Path(options.path).name if options.path else f"{inputs.corpus_name}, misprinted or not"
+    facts = {
+        "chance": text.chance,
+        "labels": list(text.labels),
+        "corpus": {"name": name, "source": text.source, **counts},
+    }
     identity = {"checkpoint": describe_checkpoint(checkpoint), "corpus": {"sha256": text.sha256, **counts}}
 
     def stream(done: Mapping[int, Row]) -> Iterator[list[Row]]:

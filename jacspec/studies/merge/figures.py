@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from jacspec.report.labels import metric_label, model_name
-from jacspec.report.plotting import CHANCE, styles_of
+from jacspec.report.labels import COMPARED, metric_label, model_name
+from jacspec.report.plotting import CHANCE, from_zero, styles_of
 from jacspec.runs import Run
 from jacspec.studies.merge import BASE, TASKS, WEIGHTS
 from jacspec.studies.study import Plot
@@ -18,7 +18,6 @@ from jacspec.studies.study import Plot
 if TYPE_CHECKING:
     import pandas
 
-WORDS = {WEIGHTS: "weights", TASKS: "task vectors", BASE: "task vectors beside the base"}
 SIDES = (("left", "#0072B2", "o", -0.15), ("right", "#E69F00", "s", 0.15))
 """Left and right subspaces: colour, mark, and how far from the middle of their pair's row."""
 
@@ -54,7 +53,7 @@ def draw_compatibility(run: Run) -> Figure:
     for panel, name in zip(axes[1:4], ("cosine", "effective_rank_distance", "spectrum_distance"), strict=True):
         _draw_layers(panel, rows, name, metric_label(run, name))
     for panel in axes[:4]:
-        panel.set_title(WORDS[shown], fontsize="medium")
+        panel.set_title(COMPARED[shown], fontsize="medium")
     _draw_spectra(axes[4], run)
     _draw_pairs(axes[5], table)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -74,7 +73,7 @@ def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str) -
     panel.set_ylabel(label)
     panel.axhline(0, color="0.6", linewidth=0.8)  # takes zero into the range too
     if (rows[name].dropna() >= 0).all():
-        panel.set_ylim(bottom=0)
+        from_zero(panel)
     panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panel.grid(color="0.92", linewidth=0.6)
 
@@ -127,7 +126,7 @@ def _draw_pairs(panel: Axes, table: "pandas.DataFrame") -> None:
     pairs = table.groupby(["compared", "first", "second"], sort=False)
     names = []
     for place, ((compared, first, second), rows) in enumerate(pairs):
-        names.append(f"{WORDS[compared]}\n{_short(first)} · {_short(second)}")
+        names.append(f"{COMPARED[compared]}\n{_short(first)} · {_short(second)}")
         for side, colour, marker, shift in SIDES:
             values = rows[f"{side}_overlap"].dropna()
             if values.empty:

@@ -149,7 +149,7 @@ def check_section(run: Run) -> Iterator[Markup]:
                 component_words(row["component"]),
                 KINDS[row["kind"]][0],
                 change_words(row["change"]),
-                f"{row['kl']:.2g}",
+                _two(row["kl"]),
                 _interval(row, "ratio"),
                 _interval(row, "loss"),
                 _number(row["predicted"], ".0%"),
@@ -173,8 +173,13 @@ def _number(value: float | int, spec: str) -> str:
 def _interval(row: dict[str, Any], name: str) -> str:
     if pandas.isna(row[name]):
         return "–"
-    reach = "" if pandas.isna(row[f"{name}_low"]) else f" [{row[f'{name}_low']:.2g}, {row[f'{name}_high']:.2g}]"
-    return f"{row[name]:.2g}{reach}"
+    reach = "" if pandas.isna(row[f"{name}_low"]) else f" [{_two(row[f'{name}_low'])}, {_two(row[f'{name}_high'])}]"
+    return f"{_two(row[name])}{reach}"
+
+
+def _two(value: float) -> str:
+    """Write two significant digits, as 130, and powers of ten for the very large and small alone."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def draw_check(run: Run) -> Figure:
@@ -281,4 +286,4 @@ def check_findings(run: Run) -> Iterator[str]:
 
 
 def _times(row: "pandas.Series[Any]") -> str:
-    return f"{row['ratio']:.2g} [{row['ratio_low']:.2g}, {row['ratio_high']:.2g}] times"
+    return f"{_interval(dict(row), 'ratio')} times"

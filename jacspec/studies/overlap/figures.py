@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from jacspec.report.labels import model_name
+from jacspec.report.labels import run_title
 from jacspec.report.plotting import (
     EDGES,
     LEVELS,
@@ -59,15 +59,16 @@ def _add_layers(panel: Axes, rows: Float[np.ndarray, "matrix k"]) -> None:
 def _draw_overlap(run: Run) -> Figure:
     """Draw O_k against the index, with the level of chance and the spectrum inset."""
     roles = roles_of(run)
-    title = f"{model_name(run)}: overlap with the principal directions of the input, a line a layer (dark: first)"
+    title = f"{run_title(run)}: overlap with the principal directions of the input, a line a layer (dark: first)"
     figure, axes = panels(len(roles), title, size=(3.6, 2.9))
     table = run.metrics
     for panel, role in zip(axes, roles, strict=True):
-        _add_layers(panel, _profiles(run, role, "overlap"))
+        overlap = _profiles(run, role, "overlap")
+        _add_layers(panel, overlap)
         own = table[table["role"] == role]
         levels = {name: own[name].mean() for name in LEVELS if name in own}
         levels |= {name: own[name].median() for name in EDGES}
-        inset = frame_overlap(panel, role, levels)
+        inset = frame_overlap(panel, role, overlap, levels)
         for sigma in _profiles(run, role, "singular_values"):
             add_spectrum(inset, sigma, "#0072B2")
     label_overlap(figure, "edges of the bulk")
@@ -77,7 +78,7 @@ def _draw_overlap(run: Run) -> Figure:
 def _draw_variance(run: Run) -> Figure:
     """Draw the relative variance of the input along each singular vector."""
     roles = roles_of(run)
-    title = f"{model_name(run)}: variance of the input along singular vectors, a line a layer (dark: first)"
+    title = f"{run_title(run)}: variance of the input along singular vectors, a line a layer (dark: first)"
     figure, axes = panels(len(roles), title, size=(3.6, 2.6))
     for panel, role in zip(axes, roles, strict=True):
         rows = _profiles(run, role, "relative_variance")
@@ -87,7 +88,9 @@ def _draw_variance(run: Run) -> Figure:
         if "variance_norms" in own and (level := own["variance_norms"].mean()) > 0:
             panel.axhline(level, color=NULL, linewidth=1, linestyle=":")
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = np.log10(panel.get_ylim())
+        # Some of 1, 2 and 5 in each decade while these are few, else decades: as the explorer does.
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 3 else (1,)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.set_title(role, fontsize="medium", parse_math=False)

@@ -88,7 +88,8 @@ def _styles(count: int) -> list[tuple[str, str]]:
 def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
     """Scale the axis of the change: where it spans decades, logarithmic beyond what is typically within an error.
 
-    The curves end at the part `FREE` of the axis; no tick is labelled in the room above them, which is the inset's.
+    Where no error is known it is so beyond the smallest change. The curves end at the part `FREE` of the axis; no
+    tick is labelled in the room above them, which is the inset's, nor beside zero.
     """
     axes.axhline(0, color="0.35", linewidth=1, linestyle="--", zorder=1, label="nothing removed")
     axes.grid(color="0.92", linewidth=0.6)
@@ -96,10 +97,12 @@ def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
     sizes = np.abs(change[np.isfinite(change) & (change != 0)])
     if not sizes.size:
         return
+    linear = 0.0
     if uses_log_axis(sizes):
         known = error[np.isfinite(error) & (error > 0)]
-        typical = float(np.median(known if known.size else sizes))
-        axes.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(max(typical, 1e-6 * float(sizes.max())))))
+        least = max(float(np.median(known) if known.size else sizes.min()), 1e-9 * float(sizes.max()))
+        linear = 10.0 ** math.ceil(math.log10(least))
+        axes.set_yscale("symlog", linthresh=linear)
     reach = np.concatenate([change - np.nan_to_num(error), change + np.nan_to_num(error), np.zeros(1)])
     ends = np.array([reach[np.isfinite(reach)].min(), reach[np.isfinite(reach)].max()])
     scale = axes.transScale
@@ -108,7 +111,8 @@ def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
     limits = np.array([low - margin, low - margin + (high - low + 2 * margin) / FREE])
     bottom, top = scale.inverted().transform(np.column_stack([np.ones(2), limits]))[:, 1].tolist()
     axes.set_ylim(bottom, top)
-    axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= 1.5 * ends[1]])
+    ticks = (tick for tick in axes.get_yticks() if bottom <= tick <= 1.5 * ends[1])
+    axes.set_yticks([tick for tick in ticks if tick == 0 or abs(tick) >= linear])
     axes.minorticks_off()
 
 
