@@ -256,33 +256,48 @@ def test_few_rows_are_judged_by_draws(shape: tuple[int, int]) -> None:
     assert np.isnan(largest_p_value(1.0, (1, 7), 1.0))
 
 
-PROFILES = {"wide": ((60, 180), 0.5, 0.7), "square": ((100, 100), 0.8, 0.3), "flat": ((80, 200), 0.0, 0.0)}
+PROFILES = {
+    "wide": ((60, 180), (1,), 0.5, 0.7),
+    "square": ((100, 100), (1,), 0.8, 0.3),
+    "flat": ((80, 200), (1,), 0.0, 0.0),
+    "fused, along the longer side": ((60, 180), (1, 2, 4), 0.3, 0.7),
+    "fused, along the shorter side": ((90, 180), (1, 3), 0.3, 0.7),
+}
 
 
-@pytest.mark.parametrize(("shape", "of_rows", "of_columns"), PROFILES.values(), ids=PROFILES)
-def test_edges_of_a_variance_profile(shape: tuple[int, int], of_rows: float, of_columns: float) -> None:
+@pytest.mark.parametrize(("shape", "scales", "of_rows", "of_columns"), PROFILES.values(), ids=PROFILES)
+def test_edges_of_a_variance_profile(
+    shape: tuple[int, int], scales: tuple[int, ...], of_rows: float, of_columns: float
+) -> None:
     """Against the smallest dense resolvent: vector Dyson equations iterated just outside, which end, and draws."""
     rng = np.random.default_rng(15)
-    rows, columns = (np.exp(s * rng.normal(size=n)) for s, n in zip((of_rows, of_columns), shape, strict=True))
-    low, high = profile_edges(Profile(rows, columns))
+    fused, other = shape[::-1] if len(scales) == 3 else shape
+    part = fused // len(scales)
+    rows = np.kron(np.diag(np.square(scales, dtype=float)), np.ones(part)) * np.exp(of_rows * rng.normal(size=fused))
+    columns = np.exp(of_columns * rng.normal(size=(len(scales), other)))
+    profile = sum(np.outer(*each) for each in zip(rows, columns, strict=True))
+    low, high = profile_edges(Profile(*sorted((rows, columns), key=lambda side: side.shape[1])))
     if not of_rows:
         for found, plain in ((low, smallest_edge(shape)), (high, largest_edge(shape))):
             assert isinstance(found, Edge)
-            assert found == pytest.approx(plain, rel=1e-6)
+            assert found == pytest.approx(plain, rel=1e-4)
     raw = high.centre * _whole(shape) / largest_edge(shape).centre
-    assert _density(raw * 0.99, rows, columns) > 1e-3 / raw
-    assert _density(raw * 1.01, rows, columns) < 1e-4 / raw
+    assert _density(raw * 0.99, profile) > 1e-3 / raw
+    assert _density(raw * 1.01, profile) < 1e-4 / raw
     ends = [
-        np.linalg.svd(rng.normal(size=shape) * np.sqrt(np.outer(rows, columns)), compute_uv=False)[[0, -1]] ** 2
+        np.linalg.svd(rng.normal(size=profile.shape) * np.sqrt(profile), compute_uv=False)[[0, -1]] ** 2
         for _ in range(200)
     ]
-    above = [chance_above(top, high, 0.0) for top, _ in ends]
-    assert np.mean(np.array(above) <= 0.05) < 0.1
+    above = np.array([chance_above(top, high, 0.0) for top, _ in ends])
+    assert np.mean(above <= 0.05) < 0.1
+    assert 0.35 < np.mean(above <= 0.5) < 0.65
     if low is not None:
-        assert np.mean(np.array([chance_below(least, low) for _, least in ends]) <= 0.05) < 0.1
+        below = np.array([chance_below(least, low) for _, least in ends])
+        assert np.mean(below <= 0.05) < 0.1
+        assert 0.35 < np.mean(below <= 0.5) < 0.65
     # Entries of one variance with the same mean square end far below.
     if of_rows:
-        plain = largest_edge(shape).centre * np.mean(np.outer(rows, columns))
+        plain = largest_edge(shape).centre * profile.mean()
         assert np.mean([top > 1.1 * plain for top, _ in ends]) > 0.9
 
 
@@ -290,10 +305,10 @@ def _whole(shape: tuple[int, int]) -> float:
     return (shape[0] ** 0.5 + shape[1] ** 0.5) ** 2
 
 
-def _density(lam: float, rows: np.ndarray, columns: np.ndarray) -> float:
+def _density(lam: float, profile: np.ndarray) -> float:
     """The density of λ a row: the Dyson equation of the whole profile, row by row and column by column, damped."""
-    profile, z = np.outer(rows, columns), lam + 1e-5j * lam
-    own, other = -np.ones(rows.size) / z, -np.ones(columns.size) / z
+    z = lam + 1e-5j * lam
+    own, other = (-np.ones(size) / z for size in profile.shape)
     for _ in range(20000):
         changed = -1 / (z * (1 + profile @ other))
         # 1/(1 + Σ v m) of the columns is what their resolvent is, times −z.
@@ -305,29 +320,37 @@ def _density(lam: float, rows: np.ndarray, columns: np.ndarray) -> float:
     return float(own.mean().imag / np.pi)
 
 
-def test_blocks_of_three_variances_are_chance_by_their_norms() -> None:
-    """As q, k and v fused: independent, yet p of one variance is nothing; with the norms of the rows it is chance."""
+def test_blocks_of_a_fused_tensor_are_chance_by_the_norms_of_each() -> None:
+    """As q, k and v fused, each reading other columns: p of one variance is nothing, of the whole's norms blind."""
     rng = np.random.default_rng(16)
-    scales = np.repeat([1.0, 2.0, 4.0], 96)[:, None]
-    found = []
-    for _ in range(30):
-        matrix = rng.normal(size=(288, 96)) * scales
-        sigma = np.linalg.svd(matrix, compute_uv=False)
-        metrics, _ = compute_weight_metrics(
-            sigma[None], (288, 96), np.array([matrix.var()]), None, [profile_of(matrix)], seed=0
-        )
-        found.append({name: values[0] for name, values in metrics.items()})
+    sizes, scales = (96, 96, 96), np.repeat([1.0, 2.0, 4.0], 96)[:, None] * np.ones(96)
+    for place in range(3):
+        scales[96 * place : 96 * (place + 1), 32 * place : 32 * (place + 1)] *= 3
+
+    def measure(matrix: np.ndarray, blocks: tuple[int, ...]) -> dict[str, float]:
+        sigma, profile = np.linalg.svd(matrix, compute_uv=False)[None], profile_of(matrix, blocks)
+        metrics, _ = compute_weight_metrics(sigma, (288, 96), np.array([matrix.var()]), None, [profile], seed=0)
+        return {name: values[0] for name, values in metrics.items()}
+
+    drawn = [rng.normal(size=(288, 96)) * scales for _ in range(20)]
+    found, whole = ([measure(matrix, blocks) for matrix in drawn] for blocks in (sizes, ()))
     assert max(each["largest_p"] for each in found) < 1e-6
-    assert np.mean([each["norms_largest_p"] <= 0.05 for each in found]) <= 0.1
+    assert min(each["norms_smallest_p"] for each in whole) > 0.9
+    for name in ("norms_largest_p", "norms_smallest_p"):
+        p = np.array([each[name] for each in found])
+        assert np.mean(p <= 0.05) <= 0.15
+        assert 0.2 < np.mean(p <= 0.5) < 0.75
     assert sum(each["norms_above"] + each["norms_below"] for each in found) <= 3
     # What depends across entries is seen: one direction that many rows share.
-    planted_one = rng.normal(size=(288, 96)) * scales + 2 * np.outer(np.ones(288), np.ones(96))
-    sigma = np.linalg.svd(planted_one, compute_uv=False)
-    metrics, _ = compute_weight_metrics(
-        sigma[None], (288, 96), np.array([planted_one.var()]), None, [profile_of(planted_one)], seed=0
-    )
-    assert metrics["norms_largest_p"][0] < 1e-10
-    assert metrics["norms_above"][0] == 1
+    planted = drawn[0] + 3 * np.outer(np.ones(288), np.ones(96))
+    seen = measure(planted, sizes)
+    assert seen["norms_largest_p"] < 1e-10
+    assert seen["norms_above"] == 1
+    # And what all of them read too little of, which norms of the whole take for chance.
+    along = rng.normal(size=96)
+    unread = np.eye(96) - 0.6 * np.outer(along, along) / (along @ along)
+    assert measure(drawn[0] @ unread, sizes)["norms_smallest_p"] < 0.01
+    assert measure(drawn[0] @ unread, ())["norms_smallest_p"] > 0.05
 
 
 def test_what_is_missing_has_its_reason() -> None:

@@ -304,6 +304,8 @@ def test_roles_are_those_of_the_file() -> None:
         part = whole[index * d_model : (index + 1) * d_model]
         np.testing.assert_array_equal(found[2, role].values.astype(np.float32), part)
     np.testing.assert_array_equal(found[2, "qkv"].values.astype(np.float32), whole)
+    assert found[2, "qkv"].blocks == (d_model,) * 3
+    assert found[2, "q"].blocks == ()
     up = np.asarray(stored.read("transformer.h.5.mlp.c_fc.weight"), np.float32).T
     np.testing.assert_array_equal(found[5, "up"].values.astype(np.float32), up)
     assert {role for _, role in found} == {"q", "k", "v", "qkv", "o", "up", "down"}

@@ -63,7 +63,8 @@ class Matrix(NamedTuple):
     """A weight matrix `(out, in)`, or what a tensor gives as one; `layer` is None outside the blocks.
 
     It is `values` times two to the `exponent`. Of one of known low rank `inputs` is an orthonormal basis of what it
-    reads; of one that an adapter changed `base` holds the values before.
+    reads; of one that an adapter changed `base` holds the values before. Of a fused one `blocks` has how many rows
+    each part has, one below the other.
     """
 
     layer: int | None
@@ -73,6 +74,7 @@ class Matrix(NamedTuple):
     exponent: int = 0
     inputs: Float[np.ndarray, "cols rank"] | None = None
     base: Shaped[np.ndarray, "rows cols"] | None = None
+    blocks: tuple[int, ...] = ()
 
     @property
     def kind(self) -> tuple[int, ...]:
@@ -169,7 +171,8 @@ def stream_model(checkpoint: Checkpoint, choice: Choice) -> Iterator[Matrix | Le
             for each in module.wanted[name]:
                 parts = [leaves[leaf] if each.place is None else leaves[leaf][each.place] for leaf in each.leaves]
                 values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-                yield Matrix(module.layer, each.role, each.name, values)
+                blocks = tuple(map(len, parts)) if len(parts) > 1 else ()
+                yield Matrix(module.layer, each.role, each.name, values, blocks=blocks)
 
 
 def _modules(checkpoint: Checkpoint, choice: Choice) -> Iterator[_Module]:

@@ -71,7 +71,7 @@ def norms_of(factors: Sequence[Float[np.ndarray, "d_head d_model"]]) -> Norms:
             continue
         # `profile_of` puts the shorter side first; where it is the columns, empty ones were left out.
         sides = profile if kept[0].sum() <= kept[1].sum() else profile[::-1]
-        row[kept[0]], column[kept[1]] = sides
+        row[kept[0]], column[kept[1]] = (side[0] for side in sides)
     return Norms(rows, columns)
 
 

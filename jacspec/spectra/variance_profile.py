@@ -1,64 +1,93 @@
-r"""Chance with the rows and columns of a matrix: independent entries of mean 0 whose variances are $r_i c_j$.
+r"""Chance with the rows and columns of a matrix: independent entries of mean 0 whose variances are a known profile.
 
-With λ beyond the spectrum the Dyson equations of that variance profile are two, in $u$ and $v$ (Zhang 2006; Couillet &
-Hachem 2014): $\lambda u = A(v) = \sum_i \frac{r_i}{1 - r_i v}$ and $\lambda v = B(u) = \sum_j \frac{c_j}{1 - c_j u}$.
-So $u B(u) = v A(v)$, which gives u for each v, and $\lambda = A(v)/u$ along that curve has its least value at the upper
-edge (0 < v < 1/max r) and its largest at the lower one (v > 1/min r, u < 0, with r on the shorter side). Near an edge E
-the density of λ is $\frac1\pi \gamma^{-3/2} \sqrt{|E - \lambda|}$, $\gamma^{-3/2} = \frac{|A'_v|}{E}
-\sqrt{2 / |\lambda''|}$ with $A'_v = \sum_i r_i / (1 - r_i v)^2$, and (λ − E)/γ follows Tracy and Widom.
-With all variances equal both edges and scales are those of Marchenko–Pastur and Johnstone.
+The variance of entry (i, j) is $\sum_b p_{bi} q_{bj}$: $r_i c_j$ of a matrix that is one block, and of a tensor that is
+fused of several, each of them with its own row and column norms. With λ outside the spectrum the Dyson equations of
+the profile (Zhang 2006; Couillet & Hachem 2014) are as many as blocks: $u_b = A_b(v) = \sum_i \frac{p_{bi}}{\lambda -
+p_i \cdot v}$ with $v_b = \sum_j \frac{q_{bj}}{1 - q_j \cdot u}$. Above the spectrum the least solution of u > 0 is
+meant, below it (the shorter side being i) that of u < 0 which begins at λ = 0. Either ends at the edge E, where the
+largest eigenvalue ρ of the derivative of A is 1: there with its right and left vectors w and l, $\lambda - E \approx
+\frac{s^2}{2} \frac{l \cdot A''[w, w]}{l \cdot a}$ along $u + s w$, $a_b = \sum_i p_{bi} / (\lambda - p_i \cdot v)^2$.
+The density of λ near E is $\frac1\pi \gamma^{-3/2} \sqrt{|E - \lambda|}$, $\gamma^{-3/2} = |m'| \sqrt{2 / |\lambda''|}$
+with $m = \sum_i 1 / (\lambda - p_i \cdot v)$, and (λ − E)/γ follows Tracy and Widom. With all variances equal both
+edges and scales are those of Marchenko–Pastur and Johnstone.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 
 from jacspec.spectra.random_matrix import Edge, largest_edge, smallest_edge
 
-NEAR = 1e-9
-"""How near to an end of its range v is looked for, relative."""
+NEAR = 1e-4
+"""How near to 1 the eigenvalue ρ comes before its square root law gives the edge."""
+
+FARTHEST = 1e12
+"""How far −q·u rises where there is a solution at λ = 0; it grows without end where the spectrum reaches to zero."""
 
 
 class Profile(NamedTuple):
-    """The variances of the entries, $r_i c_j$: `rows` of the shorter side, `columns` of the longer one, none zero."""
+    """The variances of the entries, Σ_b p_bi q_bj: `rows` p of the shorter side, `columns` q of the longer one."""
 
-    rows: Float[np.ndarray, " m"]
-    columns: Float[np.ndarray, " n"]
+    rows: Float[np.ndarray, "block m"]
+    columns: Float[np.ndarray, "block n"]
 
     @property
     def shape(self) -> tuple[int, int]:
         """How many rows and columns there are."""
-        return self.rows.size, self.columns.size
+        return self.rows.shape[1], self.columns.shape[1]
+
+    @property
+    def spread(self) -> float:
+        """The relative variance that the mean square of Gaussian entries has: 2 Σ s⁴ / (Σ s²)²."""
+        squares = np.sum((self.rows @ self.rows.T) * (self.columns @ self.columns.T))
+        return 2 * float(squares) / float(self.rows.sum(axis=1) @ self.columns.sum(axis=1)) ** 2
 
 
-def profile_of(matrix: Float[np.ndarray, "m n"]) -> Profile | None:
+def profile_of(matrix: Float[np.ndarray, "m n"], blocks: Sequence[int] = ()) -> Profile | None:
     r"""Take the profile of a matrix from the mean squares of its rows and columns; None where fewer than two have any.
 
-    Those of n equal Gaussian entries spread too, by 2/n relative. As much of the observed spread is taken off, so that
-    a matrix with entries of one variance has, within sampling, the profile of one variance. Rows of a fused tensor each
-    have their own norm, so that blocks of different variances are in the profile.
+    Those of n equal Gaussian entries spread too, by 2/n relative. As much is taken off the observed spread of their
+    logarithms, so that entries of one variance have, within sampling, the profile of one variance. Rows and columns
+    of zeros are left out. Of a fused tensor each of its `blocks`, so many rows each, has norms of its own.
     """
-    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    with np.errstate(over="ignore", invalid="ignore"):
-        rows = np.einsum("ij,ij->i", short, short, dtype=np.float64)
-        columns = np.einsum("ij,ij->j", short, short, dtype=np.float64)
-    rows, columns = sorted((side[side > 0] for side in (rows, columns)), key=len)
-    total = rows.sum()
-    if min(rows.size, columns.size) < 2 or not np.isfinite(total):
+    ends = np.cumsum([0, *(blocks or (len(matrix),))])
+    rows, columns = np.zeros((len(ends) - 1, len(matrix))), np.zeros((len(ends) - 1, matrix.shape[1]))
+    for place, (first, last) in enumerate(itertools.pairwise(ends)):
+        rows[place, first:last], columns[place] = _norms_of(matrix[first:last])
+    if not np.isfinite(columns).all():
         return None
-    rows, columns = rows / total * rows.size, columns / total * columns.size
-    equal = [2 * np.square(other).mean() / other.size for other in (columns, rows)]
-    rows, columns = (_without_sampling(side, spread) for side, spread in zip((rows, columns), equal, strict=True))
-    return Profile(rows * (total / (rows.size * columns.size)), columns)
+    some = rows.any(axis=1)
+    sides = [side[some][:, side.any(axis=0)] for side in (rows, columns)]
+    if min(side.shape[1] for side in sides) < 2:
+        return None
+    return Profile(*sorted(sides, key=lambda side: side.shape[1]))
+
+
+def _norms_of(block: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " n"]]:
+    """Take r and c of a block, c of mean 1 where it is not zero; c not finite where a norm is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows, columns = (np.einsum(f"ij,ij->{side}", block, block, dtype=np.float64) for side in "ij")
+    total, kept = rows.sum(), (rows > 0, columns > 0)
+    if not (np.isfinite(total) and total > 0):
+        return rows, columns * total
+    own = [side[some] / total * some.sum() for side, some in zip((rows, columns), kept, strict=True)]
+    equal = [2 * np.square(other).mean() / other.size for other in own[::-1]]
+    rows[kept[0]], columns[kept[1]] = (_without_sampling(*each) for each in zip(own, equal, strict=True))
+    return rows * (total / (own[0].size * own[1].size)), columns
 
 
 def _without_sampling(side: Float[np.ndarray, " n"], spread: float) -> Float[np.ndarray, " n"]:
-    """Draw values of mean 1 together until their variance is less by `spread`."""
-    observed = side.var(ddof=1)
-    return 1 + (side - 1) * (max(1 - spread / observed, 0.0) ** 0.5 if observed > 0 else 0.0)
+    """Draw the logarithms of values of mean 1 together until their variance is less by `spread`.
+
+    One value apart is in the variance of the values, not of their logarithms; one near zero the other way round.
+    """
+    logs = np.log(side)
+    observed = max(side.var(ddof=1), logs.var(ddof=1)) if side.size > 1 else 0.0
+    found = np.exp((logs - logs.mean()) * max(1 - spread / observed, 0.0) ** 0.5 if observed > 0 else 0 * logs)
+    return found / found.mean()
 
 
 def profile_edges(profile: Profile) -> tuple[Edge | None, Edge]:
@@ -67,82 +96,109 @@ def profile_edges(profile: Profile) -> tuple[Edge | None, Edge]:
     The corrections of Ma 2012 for finite sizes are those of the shape, so that with equal variances these are the edges
     of `random_matrix`.
     """
-    shape = profile.shape
-    high = _corrected(_upper(*profile), largest_edge(shape), shape, 1)
-    low = smallest_edge(shape)
-    return low and _corrected(_lower(*profile), low, shape, -1), high
+    high = _corrected(profile, largest_edge(profile.shape), 1)
+    assert high is not None  # far enough out there always is a solution
+    return _corrected(profile, smallest_edge(profile.shape), -1), high
 
 
-def _corrected(found: Edge, plain: Edge, shape: tuple[int, int], sign: int) -> Edge:
-    """Carry over what finite sizes change of one variance."""
-    least, most = (size**0.5 for size in sorted(shape))
-    centre = (most + sign * least) ** 2
-    scale = (most + sign * least) * abs(1 / most + sign / least) ** (1 / 3)
-    return Edge(found.centre * plain.centre / centre, found.scale * plain.scale / scale)
+def _corrected(profile: Profile, plain: Edge | None, sign: int) -> Edge | None:
+    """Find an edge, and carry over what finite sizes change of that of one variance."""
+    unit = profile.rows.max()
+    found = plain and _find_edge(Profile(profile.rows / unit, profile.columns), sign)
+    if plain is None or found is None:
+        return None
+    least, most = (size**0.5 for size in sorted(profile.shape))
+    centre = (most + sign * least) ** 2 / unit
+    scale = (most + sign * least) * abs(1 / most + sign / least) ** (1 / 3) / unit
+    return Edge(float(found.centre * plain.centre / centre), float(found.scale * plain.scale / scale))
 
 
-def _upper(rows: Float[np.ndarray, " m"], columns: Float[np.ndarray, " n"]) -> Edge:
-    widest = columns.max()
-    scaled = columns / widest
+class _Solution(NamedTuple):
+    """A solution of the Dyson equations: λ, u, v, the derivative of A and its largest eigenvalue."""
 
-    def beside(v: float) -> float:
-        """Find u for v. The function is convex, and its largest term alone bounds u from above: Newton falls."""
-        wanted = float((rows * v / (1 - rows * v)).sum())
-        y = wanted / (1 + wanted)
-        for _ in range(100):
-            share = scaled / (1 - scaled * y)
-            step = (y * share.sum() - wanted) / (share / (1 - scaled * y)).sum()
-            y -= step
-            if abs(step) < 1e-15 * y:
+    lam: float
+    u: Float[np.ndarray, " block"]
+    v: Float[np.ndarray, " block"]
+    slope: Float[np.ndarray, "block block"]
+    rho: float
+
+    @property
+    def left(self) -> float:
+        """What is about in proportion to the distance from the edge."""
+        return (1 - self.rho) ** 2 / self.rho
+
+
+def _find_edge(profile: Profile, sign: int) -> Edge | None:
+    """Find the upper edge (`sign` 1) or the lower one (−1): λ up to which, from outside, there is a solution.
+
+    (1 − ρ)²/ρ is about linear in λ and zero at the edge: the next λ is where the line through the last two has a tenth
+    left, halved towards the last solution where there is none. None where the spectrum reaches to zero.
+    """
+    p, q = profile
+    by_row, by_column = p.T @ q.sum(axis=1), q.T @ p.sum(axis=1)
+    # Above, both lie beyond the spectrum whatever the profile; below, the first does.
+    beyond = 2 * (by_row.max() + by_column.max())
+    first, second = (1.2 * beyond, beyond) if sign > 0 else (0.0, 0.05 * by_row.min())
+    inside = 0.0 if sign > 0 else by_row.min()
+    before = _solve(profile, first, None, sign)
+    if before is None:
+        return None
+    outside, lam = before, second
+    for _ in range(200):
+        found = _solve(profile, lam, outside, sign)
+        if found is None:
+            inside = lam
+        else:
+            before, outside = outside, found
+            if outside.rho > 1 - NEAR:
                 break
-        return y / widest
+        lam = (outside.lam + inside) / 2
+        if found is not None:
+            pace = (outside.lam - before.lam) / (before.left - outside.left)
+            guess = outside.lam + 0.9 * pace * outside.left
+            lam = guess if abs(guess - outside.lam) < abs(inside - outside.lam) else lam
+    return _edge_at(profile, outside)
 
-    end = 1 / rows.max()
-    return _edge(rows, columns, beside, NEAR * end, (1 - NEAR) * end)
 
-
-def _lower(rows: Float[np.ndarray, " m"], columns: Float[np.ndarray, " n"]) -> Edge:
-    narrow, mean = rows.min(), columns.mean()
-
-    def size(v: float) -> float:
-        return float((rows * v / (rows * v - 1)).sum())
-
-    def beside(v: float) -> float:
-        """Find u for v. The function of −u is concave, and equal variances bound it from below: Newton rises."""
-        wanted = size(v)
-        w = wanted / (mean * (columns.size - wanted))
-        for _ in range(100):
-            share = columns / (1 + columns * w)
-            step = (wanted - w * share.sum()) / (share / (1 + columns * w)).sum()
-            w += step
-            if abs(step) < 1e-15 * w:
+def _solve(profile: Profile, lam: float, near: _Solution | None, sign: int) -> _Solution | None:
+    """Solve for u by Newton from a solution farther outside; None where it leaves what a solution can be."""
+    p, q = profile
+    u = np.zeros(len(p)) if near is None else near.u
+    if near is None and sign < 0:
+        for _ in range(2000):  # at λ = 0 a fixed point, from zero on, until Newton is near enough
+            before, u = u, -(p / ((q / (1 - u @ q)).sum(axis=1) @ p)).sum(axis=1)
+            if np.abs(u - before).max() < 1e-3 * np.abs(u).max() or (u @ q).min() < -FARTHEST:
                 break
-        return -w
+    for _ in range(50):
+        free = 1 - u @ q
+        v = (q / free).sum(axis=1)
+        gap = lam - v @ p
+        if not (free > 0).all() or not (gap * sign > 0).all():
+            return None
+        slope = ((p / gap**2) @ p.T) @ ((q / free**2) @ q.T)
+        rho = float(np.abs(np.linalg.eigvals(slope)).max())
+        if not rho < 1:
+            return None
+        step = np.linalg.solve(np.eye(len(p)) - slope, u - (p / gap).sum(axis=1))
+        if np.abs(step).max() <= 1e-9 * np.abs(u).max():
+            return _Solution(lam, u, v, slope, rho)
+        u = u - step
+    return None
 
-    # In 1/v, whose range has two ends: what v has to exceed, and infinity.
-    first = brentq(lambda x: size(1 / x) - columns.size, 1e-12 * narrow, (1 - 1e-12) * narrow, xtol=1e-300)
-    return _edge(rows, columns, beside, 1 / ((1 - 1e-6) * first), 1 / (1e-6 * first))
+
+def _edge_at(profile: Profile, found: _Solution) -> Edge:
+    """Give the edge at a solution whose ρ is 1 but for `NEAR`."""
+    p, q = profile
+    right, left = (_leading_vector(each) for each in (found.slope, found.slope.T))
+    free, gap = 1 - found.u @ q, found.lam - found.v @ p
+    along = right @ q
+    first, second = (q * along / free**2).sum(axis=1) @ p, (2 * q * along**2 / free**3).sum(axis=1) @ p
+    bent = left @ (p * (2 * first**2 / gap**3 + second / gap**2)).sum(axis=1)
+    curvature = abs(bent / (left @ (p / gap**2).sum(axis=1)))
+    steep = float((first / gap**2).sum() * (2 / curvature) ** 0.5)
+    return Edge(found.lam, steep ** (-2 / 3))
 
 
-def _edge(
-    rows: Float[np.ndarray, " m"],
-    columns: Float[np.ndarray, " n"],
-    beside: Callable[[float], float],
-    first: float,
-    last: float,
-) -> Edge:
-    """Find where λ is stationary along the curve, between two values of v."""
-
-    def slope(v: float) -> float:
-        """Compute the derivative of ln λ."""
-        u = beside(v)
-        share, other = 1 / (1 - rows * v), 1 / (1 - columns * u)
-        change = (rows * share**2).sum() / (u * (columns * other**2).sum())
-        return float((rows**2 * share**2).sum() / (rows * share).sum() - change)
-
-    v = brentq(slope, first, last, xtol=1e-300, rtol=1e-12)
-    edge = float((rows / (1 - rows * v)).sum() / beside(v))
-    step = 1e-4 * min(abs(v), abs(v - 1 / rows.max()), abs(v - 1 / rows.min()))
-    curvature = edge * abs(slope(v + step) - slope(v - step)) / (2 * step)
-    steep = float((rows / (1 - rows * v) ** 2).sum()) / edge * (2 / curvature) ** 0.5
-    return Edge(edge, steep ** (-2 / 3))
+def _leading_vector(matrix: Float[np.ndarray, "block block"]) -> Float[np.ndarray, " block"]:
+    values, vectors = np.linalg.eig(matrix)
+    return np.abs(np.real(vectors[:, np.argmax(np.abs(values))]))

@@ -161,19 +161,20 @@ def _beside_chance(
         reasons.append(f"{nearly}square: the bulk reaches to zero, none is counted below")
     if profile is not None and min(profile.shape) >= FEWEST:
         found |= _beside_profile(positive, profile, full_rank=not zeros)
+        if not math.isfinite(found["norms_low"]) and smallest_edge(profile.shape):
+            reasons.append("with its own norms the bulk reaches to zero: none is counted below it")
     return found, reasons
 
 
 def _beside_profile(positive: Float[np.ndarray, " r"], profile: Profile, *, full_rank: bool) -> dict[str, float]:
-    """Compare the σ that are not zero with independent entries that have the matrix's row and column norms."""
+    """Compare the σ that are not zero with independent entries that have its row and column norms."""
     low, high = profile_edges(profile)
     least, most = beyond_edge(low, -1), beyond_edge(high, 1)
-    rows, columns = (np.square(side).sum() / side.sum() ** 2 for side in profile)
     found = {
         "norms_low": least,
         "norms_high": most,
         "norms_above": float((positive > most).sum()),
-        "norms_largest_p": chance_above(float(positive[0]) ** 2, high, 2 * rows * columns),
+        "norms_largest_p": chance_above(float(positive[0]) ** 2, high, profile.spread),
     }
     if low is not None:
         found["norms_below"] = float((positive < least).sum())

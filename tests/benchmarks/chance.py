@@ -230,37 +230,42 @@ def check_norms(draws: int = 300) -> dict[str, Any]:
         **{f"{_words(shape)}, one variance": (shape, 0.0) for shape in ((96, 96), (96, 384))},
         **{f"{_words(shape)}, spread 0.5": (shape, 0.5) for shape in ((96, 96), (96, 384))},
         "288 × 96, three blocks": ((288, 96), None),
+        "288 × 96, three blocks, columns of each": ((288, 96), 0.5),
     }
     for name, (shape, spread) in cases.items():
-        seen = norms_chance(shape, spread, draws)
+        seen = norms_chance(shape, spread, draws, 3 if "blocks" in name else 1)
         found[name] = {
             "plain, largest": rates(seen["plain"]),
             "norms, largest": rates(seen["largest"]),
             **({"norms, smallest": rates(seen["smallest"])} if seen["smallest"] else {}),
+            **({"norms of the whole, smallest": rates(seen["whole"])} if seen["whole"] else {}),
             "counted above, plain": _round(np.mean(seen["above, plain"])),
             "counted above, norms": _round(np.mean(seen["above"])),
         }
     return found
 
 
-def norms_chance(shape: Shape, spread: float | None, draws: int) -> dict[str, list[float]]:
-    """Draw matrices of norms with this spread of ln, or of three blocks: p-values and counts, plain and with norms."""
+def norms_chance(shape: Shape, spread: float | None, draws: int, blocks: int) -> dict[str, list[float]]:
+    """Draw matrices of norms with this spread of ln, of several blocks of 1, 2, 4: p-values and counts of each null."""
     rng = np.random.default_rng(shape)
-    rows, columns = (np.exp((spread or 0) * rng.normal(size=size)) for size in shape)
-    rows = np.repeat([1.0, 2.0, 4.0], 96) if spread is None else rows
-    seen: dict[str, list[float]] = {key: [] for key in ("plain", "largest", "smallest", "above, plain", "above")}
+    rows = np.exp((spread or 0) * rng.normal(size=shape[0]))
+    columns = np.exp((spread or 0) * rng.normal(size=(blocks, shape[1])))
+    parts = (shape[0] // blocks,) * blocks
+    rows = np.repeat(2.0 ** np.arange(blocks), parts) if blocks > 1 else rows
+    seen: dict[str, list[float]] = {key: [] for key in ("plain", "largest", "smallest", "whole", "above, plain", "above")}
     for _ in range(draws):
-        matrix = rng.normal(size=shape) * rows[:, None] * columns
-        sigma, profile = np.linalg.svd(matrix, compute_uv=False), profile_of(matrix)
+        matrix = rng.normal(size=shape) * rows[:, None] * np.repeat(columns, parts, axis=0)
+        sigma, profile = np.linalg.svd(matrix, compute_uv=False), profile_of(matrix, parts)
         assert profile is not None
         low, high = profile_edges(profile)
-        spent = 2 * np.prod([np.square(side).sum() / side.sum() ** 2 for side in profile])
         seen["plain"].append(largest_p_value(sigma[0], shape, matrix.var()))
-        seen["largest"].append(chance_above(sigma[0] ** 2, high, float(spent)))
+        seen["largest"].append(chance_above(sigma[0] ** 2, high, profile.spread))
         seen["above, plain"].append(float((sigma > counting_edges(shape, matrix.var())[1]).sum()))
         seen["above"].append(float((sigma**2 > high.centre + 2.0234 * high.scale).sum()))
         if low:
             seen["smallest"].append(chance_below(sigma[-1] ** 2, low))
+        if blocks > 1 and (whole := profile_of(matrix)) and (edge := profile_edges(whole)[0]):
+            seen["whole"].append(chance_below(sigma[-1] ** 2, edge))
     return seen
 
 

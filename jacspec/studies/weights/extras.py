@@ -108,7 +108,7 @@ def _add_vectors(
     """Add what vectors say, those of the null space left out: they are arbitrary."""
     if profile is None:
         return
-    variances = np.outer(profile.columns, profile.rows)
+    variances = profile.columns.T @ profile.rows
     other = np.random.default_rng([*seed, 1]).normal(size=variances.shape) * np.sqrt(variances)
     (left, right), null = (_vectors(each.astype(matrix.dtype, copy=False)) for each in (matrix, other))
     left, right = left[:rank], right[:rank]

@@ -112,7 +112,10 @@ def measure_batch(
     elif null == "gaussian":
         drawn = np.sqrt(variances)[:, None] * gaussian_spectrum((rows, cols), seed)
     found = {name: np.asarray(array, np.float64) for name, array in values.items()}
-    profiles = [profile_of(matrix) for matrix in matrices]
+    profiles = [
+        profile_of(matrix.values, matrix.blocks) if whole else None
+        for (_, matrix), whole in zip(batch, finite, strict=True)
+    ]
     beside, why = compute_weight_metrics(spectra, (rows, cols), variances, drawn, profiles, seed=seed)
     found |= beside
     further = measure_extras(batch, matrices, spectra, beside, profiles, extra, seed)
