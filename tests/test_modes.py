@@ -21,13 +21,12 @@ from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, group_values, lanczos_triples
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.studies.modes.after import pass_again
-from jacspec.studies.modes.measure import BOUND, GROUP, OUTPUT, READS, STREAM, WRITES, ModesPlan, stream_modes
+from jacspec.studies.modes.measure import BOUND, GROUP, OUTPUT, READS, STREAM, WRITES, ModesPlan, share_in, stream_modes
 from jacspec.studies.modes.tables import (
     draw_subspaces,
     held_by_mean,
     mean_pairs,
     overlap_subspaces,
-    share_in,
     subspaces_alike,
     vectors_alike,
 )

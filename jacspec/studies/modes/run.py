@@ -39,7 +39,7 @@ from jacspec.studies.modes import (
 )
 from jacspec.studies.modes.after import Reader, leading_modes, pass_again
 from jacspec.studies.modes.check import CheckPlan, check_modes, check_numbers, check_possible, cut_samples
-from jacspec.studies.modes.measure import ModesPlan, check_counts, stream_modes
+from jacspec.studies.modes.measure import ModesPlan, check_counts, list_programs, stream_modes
 from jacspec.studies.modes.tables import compare_modes
 from jacspec.studies.modes.words import Modes, WordsPlan
 from jacspec.studies.over_samples import batch_samples, run_layers
@@ -155,6 +155,7 @@ def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample:
         batches,
         functools.partial(stream_modes, checkpoint, plan=plan),
         audited=engine != "jacfwd",
+        programs=list_programs(checkpoint, batches, plan),
         tables=tables,
         learnt=learnt,
     )
