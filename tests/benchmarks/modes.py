@@ -2,8 +2,9 @@
 
     python tests/benchmarks/modes.py TINY_SHAKESPEARE.txt [SAMPLES]    (from the repository; writes modes.json)
 
-The paper's run is that of `paper.json`. Each as its user runs it, a process of its own, figures left out, on weights whose singular values fall as i^(-1/2),
-as trained ones do; first with nothing compiled yet, then again. Processor time, for others may be using the machine.
+The paper's run is that of `paper.json`. Each as its user runs it, a process of its own, figures left out, on weights
+whose singular values fall as i^(-1/2), as trained ones do; first with nothing compiled yet, then again. Processor time,
+for others may be using the machine.
 """
 
 import json
