@@ -229,11 +229,8 @@ def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _example(row: Mapping[str, Any], columns: Columns, where: str) -> Example:
-    values = {
-        key: _value(row, name, where, f"finetune.{key}=NAME")
-        for key, name in columns._asdict().items()
-        if name is not None
-    }
+    named = {key: name for key, name in columns._asdict().items() if name is not None}
+    values = {key: _value(row, name, where, f"finetune.{key}=NAME") for key, name in named.items()}
     label = _checked_label(values.pop("label"), where)
     texts = {key: _checked_text(text, where) for key, text in values.items()}
     return Example(texts["text"], texts.get("second"), label)
