@@ -21,13 +21,12 @@ from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, group_values, lanczos_triples
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.studies.modes.after import pass_again
-from jacspec.studies.modes.measure import BOUND, GROUP, OUTPUT, READS, STREAM, WRITES, ModesPlan, stream_modes
+from jacspec.studies.modes.measure import BOUND, GROUP, OUTPUT, READS, STREAM, WRITES, ModesPlan, share_in, stream_modes
 from jacspec.studies.modes.tables import (
     draw_subspaces,
     held_by_mean,
     mean_pairs,
     overlap_subspaces,
-    share_in,
     subspaces_alike,
     vectors_alike,
 )
@@ -241,10 +240,14 @@ def test_chance_of_the_stream_has_its_covariance() -> None:
     assert not draw_subspaces(stream[:1], 2, rng).any()
 
 
+LINES = [(["tale", "list"][n % 3 == 0], f"the {['ship', 'salt', 'bread'][n % 3]} of day {n}") for n in range(14)]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modes")
     make_small_model(folder / "model")
+    (folder / "lines.csv").write_text("\n".join(["genre,says", *(f"{genre},{text}" for genre, text in LINES)]))
     said = ("data.samples=24", "data.max_tokens=12", "modes.k=3", "engine=lanczos", "report.figures=none")
     done = run_here("task=modes", "model=path", "model.path=model", *said, "hydra.run.dir=run", cwd=folder)
     assert done.code == 0, done.err
@@ -278,6 +281,11 @@ def test_a_run_keeps_its_directions(finished: Path) -> None:
         (("modes.draws=0",), "draws=0 is below 1"),
         (("modes.trailing=1", "engine=lanczos"), "has no trailing modes.*engine=auto"),
         (("modes.check=true", "modes.check_layers=[7]"), "check_layers has 7. Accepted: 0 to 1"),
+        (
+            ("modes.labelled=lines.csv", "modes.text=says", "modes.labels=[genr]"),
+            r"no column 'genr'.*modes.labels=\[NAME",
+        ),
+        (("modes.labelled=lines.csv", "modes.labels=[]"), "modes.labels is empty"),
     ],
 )
 def test_what_cannot_be_is_refused(said: tuple[str, ...], message: str, finished: Path) -> None:
@@ -285,3 +293,25 @@ def test_what_cannot_be_is_refused(said: tuple[str, ...], message: str, finished
     done = run_here(*arguments, cwd=finished.parent)
     assert done.code == 1
     assert re.search(message, " ".join(done.err.split())), done.err
+
+
+def test_what_is_read_of_the_input_by_label(finished: Path) -> None:
+    """The labels of the texts that were drawn, each group's mean by pandas from `metrics.csv`."""
+    said = ("modes.labelled=lines.csv", "modes.text=says", "modes.labels=[genre]", "modes.words=0", "data.samples=12")
+    arguments = ("task=modes", "model=path", "model.path=model", "report.figures=none", *said)
+    done = run_here(*arguments, "modes.k=2", "hydra.run.dir=labelled", cwd=finished.parent)
+    assert done.code == 0, done.err
+    run = open_run(finished.parent / "labelled")
+    genre_of = {text: genre for genre, text in LINES}
+    texts = run.table("samples.csv").set_index("sample")["text"]
+    metrics = run.metrics.assign(genre=[genre_of[texts[sample]] for sample in run.metrics["sample"]])
+    expected = metrics.groupby(["layer", "component", "genre"])["residual_gain"].agg(["count", "mean"])
+    rows = run.table("labels.csv")
+    rows = rows[rows["metric"] == "residual_gain"].set_index(["layer", "component", "label"])
+    assert {*rows["column"]} == {"genre"}
+    assert len(rows) == len(expected) == 2 * len(expected.index.droplevel("genre").unique())
+    np.testing.assert_allclose(rows["mean"], expected["mean"].reindex(rows.index))
+    assert (rows["n"] == expected["count"].reindex(rows.index)).all()
+    page = (run.folder / "report.html").read_text()
+    assert "genre: tale" in page
+    assert "lines.csv" in page

@@ -46,8 +46,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "coupling, 40 samples, 3 layers": shaped("gpt2", 40, 3, "task=coupling"),
     "depth, 10 samples, 2 layers": shaped("gpt2", 10, 2, "task=depth"),
     "depth, 40 samples, 3 layers": shaped("gpt2", 40, 3, "task=depth"),
+    "modes, 10 samples, 2 layers": shaped("gpt2", 10, 2, "task=modes", "modes.words=0"),
+    "modes, 40 samples, 3 layers": shaped("gpt2", 40, 3, "task=modes", "modes.words=0"),
 }
-MOST = {"default": 15, "paper": 20, "llama": 15, "bert": 15, "t5": 25, "coupling": 35, "depth": 25}
+MOST = {"default": 15, "paper": 20, "llama": 15, "bert": 15, "t5": 25, "coupling": 35, "depth": 25, "modes": 25}
 """By study; a T5 has two kinds of block and five components."""
 QUICK = tuple(name for name in RUNS if name.startswith(("default", "paper")) and "600" not in name)
 """In the default suite; the others, which are larger or of other families, are `long`."""

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 
 from jacspec.errors import JacspecError, as_typed
 
-READ = ("model.path", "data.path", "finetune.path", "finetune.held_out", "resume", "run", "runs")
+READ = ("model.path", "data.path", "finetune.path", "finetune.held_out", "modes.labelled", "resume", "run", "runs")
 PATHS = (*READ, "merge.save", "merge.base", "merge.models", "hydra.run.dir", "hydra.sweep.dir")
 """Keys whose values are paths, or may be; those that are read, and have to be there, first."""
 

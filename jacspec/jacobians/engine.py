@@ -186,13 +186,7 @@ def working_blocks(spec: ModelSpec, components: Sequence[str], layers: frozenset
 
 
 def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: Plan) -> list[Program]:
-    """Say what `stream_layers` compiles: some programs a kind of block, whatever the layers, samples and steps.
-
-    Known from the model's spec and the shape of a batch. Of batches that are spread over devices nothing is said, nor
-    of the SVD kernel and metrics.
-    """
-    if len(batches[0].batch.tokens) > 1:
-        return []
+    """Say what `stream_layers` compiles, the SVD kernel and metrics left out."""
 
     def solving(branch: Branch) -> list[Program]:
         audited = plan.audit and plan.engine != "jacfwd"
@@ -201,7 +195,27 @@ def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: 
         return [*engine.programs(branch), *(audit_programs(branch) if audited else ()), *further]
 
     last = working_blocks(checkpoint.spec, plan.components, plan.layers)[-1]
-    found = stream_programs(checkpoint, batches[0].batch, plan.components, plan.decoder_input, solving, last=last)
+    return passing_programs(checkpoint, batches, plan.components, plan.decoder_input, solving, last=last)
+
+
+def passing_programs(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    components: Sequence[str],
+    decoder_input: str,
+    solving: Callable[[Branch], list[Program]],
+    *,
+    last: int,
+) -> list[Program]:
+    """Say what a pass through blocks 0 to `last` compiles: some programs a kind of block, whatever layers and samples.
+
+    Known from the model's spec and the shape of a batch. Of batches that are spread over devices nothing is said.
+
+    **Arguments:** `solving(branch)`, what is compiled for a component, given shapes.
+    """
+    if len(batches[0].batch.tokens) > 1:
+        return []
+    found = stream_programs(checkpoint, batches[0].batch, components, decoder_input, solving, last=last)
     return [program for place, program in enumerate(found) if program not in found[:place]]
 
 

@@ -90,22 +90,22 @@ def decompose(operator: Operator, starts: Vectors, *, k: int, tolerance: float) 
         state = _resume(operator, state, found.done, relative, capacity=limit, **static)
 
 
-def list_programs(operator: Any, starts: Any) -> list[Program]:
-    """Say what `start_vectors` and `decompose` compile for the `TOP` values, given shapes."""
+def list_programs(operator: Any, starts: Any, *, top: int = TOP) -> list[Program]:
+    """Say what `start_vectors` and `decompose` compile for the `top` values, given shapes."""
     (samples, d_model), dtype = starts.shape, starts.dtype
     numbers = jax.ShapeDtypeStruct((samples,), np.int32), jax.ShapeDtypeStruct((), np.uint32)
-    sizes = {"top": min(TOP, d_model), "capacity": min(CAPACITY, MAX_STEPS, d_model), "mesh": None}
+    sizes = {"top": min(top, d_model), "capacity": min(CAPACITY, MAX_STEPS, d_model), "mesh": None}
     return [
         Program(_draw, numbers, {"d_model": d_model, "dtype": jnp.dtype(dtype)}),
         Program(_start, (operator, starts, jax.ShapeDtypeStruct((), dtype)), sizes),
     ]
 
 
-def vector_programs(operator: Any, starts: Any) -> list[Program]:
-    """Say what `leading_vectors` compiles for one value where `decompose` found the `TOP` values, given shapes."""
-    start = list_programs(operator, starts)[-1].result().bases
+def vector_programs(operator: Any, starts: Any, *, top: int = TOP, count: int = 1) -> list[Program]:
+    """Say what `leading_vectors` compiles for `count` values where `decompose` found the `top`, given shapes."""
+    start = list_programs(operator, starts, top=top)[-1].result().bases
     samples, capacity = start.diagonal.shape
-    weights = jax.ShapeDtypeStruct((2, samples, 1, capacity), starts.dtype)
+    weights = jax.ShapeDtypeStruct((2, samples, count, capacity), starts.dtype)
     return [Program(_combine, (weights, start), {})]
 
 

@@ -19,17 +19,26 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from jacspec.backend import Program
 from jacspec.jacobians.bounds import TopValues
 from jacspec.jacobians.branches import Products, Vectors
 from jacspec.jacobians.devices import shard_like
-from jacspec.jacobians.lanczos import Operator, decompose, leading_vectors, start_vectors
+from jacspec.jacobians.lanczos import (
+    Operator,
+    decompose,
+    leading_vectors,
+    list_programs,
+    start_vectors,
+    vector_programs,
+)
 from jacspec.spectra.svd import leading_pairs
 
 SINE = 0.1
 """The largest sine of an angle between a vector and the true one at which it still counts as known: |cos| is off by
 half a percent then."""
-PROBE = 1e-2
-"""The relative tolerance at which the largest value of the rest is sought: it says no more than how near it is."""
+PROBE = 1.0
+"""The tolerance at which the largest value of the rest is sought: `FINEST` of it, a thousandth of the value, says
+whether one was missed and how near the next is; where further values lie does not matter."""
 ROUNDING = 64
 """What rounding may make of a residual of a dense SVD, in eps of σ₁; the audit allows the same."""
 UNKNOWN = -1
@@ -122,10 +131,8 @@ def lanczos_triples(
     right, left = leading_vectors(found, bases, top=k)
     rest, beyond = found.singular_values[:, :0], found.bounds[:, :0]
     for more in range(1, k + 2 if k < x.shape[1] else 1):
-        deflated = Deflated(
-            Partial(type(operator), operator[0]), tuple(operator[1:]), shard_like(jnp.asarray(right), x)
-        )
-        probe, _ = decompose(deflated, starts(more), k=1, tolerance=max(PROBE, tolerance))
+        deflated = deflate(operator, shard_like(jnp.asarray(right), x))
+        probe, _ = decompose(deflated, starts(more), k=1, tolerance=PROBE)
         rest, beyond = probe.singular_values, probe.bounds
         # A value that is rounding has a direction only by chance.
         missed = rest[:, 0] > found.singular_values[:, -1] + found.bounds[:, -1]
@@ -179,6 +186,18 @@ class Deflated(NamedTuple):
             return vectors
 
         return lambda vectors: forward(without(vectors)), lambda vectors: without(backward(vectors))
+
+
+def deflate(operator: Any, directions: Any) -> Deflated:
+    """Take what is read along some directions out of the matrices of an operator; all may be of shapes."""
+    return Deflated(Partial(type(operator), operator[0]), tuple(operator[1:]), directions)
+
+
+def triple_programs(operator: Any, x: Any, k: int) -> list[Program]:
+    """Say what `lanczos_triples` compiles where no value was missed, given shapes."""
+    directions = jax.ShapeDtypeStruct((len(x), k, x.shape[1]), x.dtype)
+    probe = list_programs(deflate(operator, directions), x, top=1)[-1:] if k < x.shape[1] else []
+    return [*list_programs(operator, x, top=k), *vector_programs(operator, x, top=k, count=k), *probe]
 
 
 @jax.jit

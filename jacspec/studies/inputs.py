@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 ACCEPTED = "A text is a str or a list of token ids; several are a list, an array or a pandas.Series of them."
 
 
+GIVEN = "texts given in Python"
+"""What `run.json` calls the source of a text that came from no file."""
+
+
 class Texts(NamedTuple):
     """Samples that were given: their texts, or where ids were given those (`texts` is empty then)."""
 
     texts: list[str]
     tokens: list[list[int]]
+    source: str = GIVEN
 
     @property
     def samples(self) -> int:
@@ -94,10 +99,6 @@ def _called(part: Any) -> str:
     return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
 
 
-GIVEN = "texts given in Python"
-"""What `run.json` calls the source of a text that came from no file."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """Where a study gets what it reads.
@@ -157,7 +158,7 @@ class Inputs:
         given = self.texts.texts or self.texts.tokens
         digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
         texts = self.texts.texts or [" ".join(map(str, ids)) for ids in self.texts.tokens]
-        return Corpus(texts, "as given", digest, GIVEN)
+        return Corpus(texts, "as given", digest, self.texts.source)
 
     def sample(self, checkpoint: "Checkpoint") -> Sample:
         """Draw the samples of the run, each ending where `data.position` says."""
@@ -179,7 +180,9 @@ class Inputs:
     @property
     def corpus_name(self) -> str:
         """What figures call the text: the ready-made choice, or the file that was read."""
-        return "given texts" if self.texts is not None else data_label(self.config.data)
+        if self.texts is None:
+            return data_label(self.config.data)
+        return "given texts" if self.texts.source == GIVEN else Path(self.texts.source).name
 
 
 def data_label(data: DataConfig) -> str:

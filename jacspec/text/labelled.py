@@ -162,17 +162,39 @@ def encode_examples(tokenizer: Any, examples: Sequence[Example], *, max_tokens: 
     return ids
 
 
+def read_columns(path: str, text: str, labels: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Read the texts of a file (JSONL or CSV with a header), and by name its columns of labels, one a text.
+
+    **Raises:** `JacspecError` for what is unreadable, line by line.
+    """
+    file, texts = Path(path).expanduser(), list[str]()
+    found: dict[str, list[str]] = {name: [] for name in labels}
+    for line, row in _read_rows(file)[0]:
+        where = f"{file}, line {line}"
+        texts.append(_checked_text(_value(row, text, where, "modes.text=NAME"), where))
+        for name, own in found.items():
+            own.append(_checked_label(_value(row, name, where, "'modes.labels=[NAME]'"), where))
+    if not texts:
+        raise JacspecError(f"{file} holds no text.")
+    return texts, found
+
+
 def _read_file(file: Path, columns: Columns) -> tuple[list[Example], str]:
+    rows, digest = _read_rows(file)
+    examples = [_example(row, columns, f"{file}, line {line}") for line, row in rows]
+    if len(examples) < 2:
+        raise JacspecError(f"{file} holds {len(examples)} examples; 2 are needed at least.")
+    return examples, digest
+
+
+def _read_rows(file: Path) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str]:
+    """Go through the rows of a file, each with the number of its line; with the file's sha256."""
     if file.suffix.lower() not in ENDINGS:
         raise JacspecError(f"{file} is neither JSONL nor CSV. Accepted endings: {', '.join(sorted(ENDINGS))}.")
     raw = read_file(file, most=MAX_TEXT_BYTES)
     digest, text = hashlib.sha256(raw).hexdigest(), decode_text(raw, str(file))
     del raw  # a row may be as long as the file: copies of it are counted
-    rows = {"jsonl": _json_rows, "csv": _csv_rows}[ENDINGS[file.suffix.lower()]](text, file)
-    examples = [_example(row, columns, f"{file}, line {line}") for line, row in rows]
-    if len(examples) < 2:
-        raise JacspecError(f"{file} holds {len(examples)} examples; 2 are needed at least.")
-    return examples, digest
+    return {"jsonl": _json_rows, "csv": _csv_rows}[ENDINGS[file.suffix.lower()]](text, file), digest
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -207,16 +229,27 @@ def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _example(row: Mapping[str, Any], columns: Columns, where: str) -> Example:
-    for key, name in columns._asdict().items():
-        if name is not None and name not in row:
-            raise JacspecError(
-                f"{where} has no column {name!r}. " + suggest(name, map(str, row)) + f" Type finetune.{key}=NAME."
-            )
-    texts = [row[name] for name in (columns.text, columns.second) if name is not None]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    named = {key: name for key, name in columns._asdict().items() if name is not None}
+    values = {key: _value(row, name, where, f"finetune.{key}=NAME") for key, name in named.items()}
+    label = _checked_label(values.pop("label"), where)
+    texts = {key: _checked_text(text, where) for key, text in values.items()}
+    return Example(texts["text"], texts.get("second"), label)
+
+
+def _value(row: Mapping[str, Any], name: str, where: str, way: str) -> Any:
+    if name not in row:
+        raise JacspecError(f"{where} has no column {name!r}. " + suggest(name, map(str, row)) + f" Type {way}.")
+    return row[name]
+
+
+def _checked_text(text: Any, where: str) -> str:
+    if not (isinstance(text, str) and text.strip()):
         raise JacspecError(f"{where}: a text is empty or not a string. Mend or delete the line.")
-    label = row[columns.label]
+    return text
+
+
+def _checked_label(label: Any, where: str) -> str:
     if not isinstance(label, (str, bool, int)) or label == "":
         raise JacspecError(f"{where}: the label {label!r} is not a string, an integer or true or false.")
     # As JSON writes it, so that true is true in both kinds of file.
-    return Example(texts[0], texts[1] if texts[1:] else None, label if isinstance(label, str) else json.dumps(label))
+    return label if isinstance(label, str) else json.dumps(label)

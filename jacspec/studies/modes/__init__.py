@@ -30,11 +30,16 @@ class ModesOptions:
     check_layers: list[int] | None = MISSING
     check_epsilons: list[float] = MISSING
     check_random: int = MISSING
+    labelled: str | None = MISSING
+    text: str = MISSING
+    labels: list[str] = MISSING
 
 
 MODES_FILE, SHARED_FILE, BETWEEN_FILE, INPUT_FILE = "modes.csv", "shared.csv", "between.csv", "input.csv"
 BY_KIND = ("spectral_radius", "residual_gain", "named_modes", "read_input")
-"""What is summed up by the kind of the last token."""
+"""What is summed up by the kind of the last token, and by label."""
+
+LABELS_FILE = "labels.csv"
 
 MODE_COLUMNS = (
     *("layer", "component", "mode", "samples", "n", "sigma", "read_cos", "read_error", "write_cos", "write_error"),
@@ -102,6 +107,7 @@ STUDY = Study(
         BETWEEN_FILE: "the subspaces of one component beside those of the next",
         INPUT_FILE: "what of the stream, and of each earlier component's write, lies in the subspace that is read",
         "kinds.csv": "by kind of the last token",
+        LABELS_FILE: "by the labels of a labelled text (modes.labelled)",
         "words.csv": "tokens that each layer's shared directions name, beside chance",
         "own_words.csv": "tokens that each sample's own modes name, counted over samples",
         "check.csv": "what becomes of the loss where directions are added or removed",

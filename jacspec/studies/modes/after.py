@@ -23,7 +23,7 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.layers import Stored
 from jacspec.samples import PaddedBatch
-from jacspec.studies.modes.measure import GROUP, READS, WRITES
+from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
 from jacspec.studies.modes.words import Modes, Words, WordsPlan, finish_words, make_lexicon, read_component, surround
 
 Reader = Callable[[int], Stored]
@@ -69,7 +69,8 @@ def pass_again(
         if blocks[first].stack == blocks[second].stack and second == first + 1
     }
     coupled: dict[tuple[int, str], Float[np.ndarray, " sample"]] = {}
-    lexicon = make_lexicon(checkpoint, last_streams(checkpoint, batches, decoder_input), words) if words else None
+    final = final_streams(checkpoint, batches, results, read, decoder_input) if words else None
+    lexicon = make_lexicon(checkpoint, final, words) if words and final is not None else None
     found: list[Words] = []
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
@@ -122,11 +123,26 @@ def in_order(batches: Sequence[PaddedBatch], parts: Sequence[np.ndarray]) -> np.
     return np.concatenate(parts)[np.argsort(np.concatenate([padded.samples for padded in batches]))]
 
 
-def last_streams(
-    checkpoint: Checkpoint, batches: Sequence[PaddedBatch], decoder_input: str
+def final_streams(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    results: Sequence[LayerResult],
+    read: Reader,
+    decoder_input: str,
 ) -> Float[np.ndarray, "sample d_model"]:
-    """Carry all samples through the whole model, and return the last token's stream as it leaves the last block."""
+    """Return the last token's stream as it leaves the last block.
+
+    By what that block's components read and wrote, where these were measured, else by a pass through the whole model.
+    """
     last = len(checkpoint.spec.blocks) - 1
+    spec = checkpoint.spec.blocks[last]
+    stored = {own: read(last)[full] for result in results if result.number == last
+              for full, own in components_of(spec, list(result.singular_values)).items()}  # fmt: skip
+    if spec.parallel and {"attn", "mlp"} <= stored.keys():
+        return stored["mlp"][STREAM] + stored["attn"][OUTPUT] + stored["mlp"][OUTPUT]
+    if not spec.parallel and "mlp" in stored:
+        own = (jnp.asarray(stored["mlp"][name]) for name in (STREAM, OUTPUT))
+        return np.asarray(checkpoint.block(last).mlp_norms.add(*own))
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         return Visit([step(block, stream) for stream in streams] if number == last else None)

@@ -14,9 +14,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jacspec.axes import LayerResult
+from jacspec.backend import Program
 from jacspec.errors import JacspecError
 from jacspec.jacobians import analytic, dense
-from jacspec.jacobians.audit import audit, audit_pair, audit_top, draw_samples, rounding, rows_to_audit
+from jacspec.jacobians.audit import (
+    audit,
+    audit_pair,
+    audit_programs,
+    audit_top,
+    draw_samples,
+    rounding,
+    rows_to_audit,
+)
 from jacspec.jacobians.branches import Branch, components_of
 from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.engine import (
@@ -26,13 +35,14 @@ from jacspec.jacobians.engine import (
     make_part,
     measure,
     measure_branches,
+    passing_programs,
     stream_blocks,
     working_blocks,
 )
 from jacspec.jacobians.lanczos import TOP
-from jacspec.jacobians.solvers import BranchSpectra, top_spectra
+from jacspec.jacobians.solvers import ENGINES, BranchSpectra, top_spectra
 from jacspec.jacobians.streaming import Stream
-from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, lanczos_triples
+from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, lanczos_triples, triple_programs
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, ZERO_STREAM, Reasons, undefined_metrics
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
@@ -77,6 +87,10 @@ class ModesPlan(NamedTuple):
         """Name the values a sample."""
         return tuple(dict.fromkeys((*self.metric_names, *OWN)))
 
+    def leading(self, d_model: int) -> int:
+        """Say how many triples Lanczos finds: as many as are kept, and those that ρ and δ need."""
+        return min(max(self.k, TOP), d_model)
+
     @property
     def numbers(self) -> list[int]:
         """Number the modes: 1 the largest value, -1 the least."""
@@ -118,6 +132,22 @@ def stream_modes(
     )
     for result in found:
         yield result if result.number in (done or {}) else _arrange(result, plan.columns)
+
+
+def list_programs(checkpoint: Checkpoint, batches: Sequence[PaddedBatch], plan: ModesPlan) -> list[Program]:
+    """Say what `stream_modes` compiles, the SVD kernel and metrics left out."""
+
+    def solving(branch: Branch) -> list[Program]:
+        x = branch.point.x
+        audited = audit_programs(branch) if plan.audit and plan.engine != "jacfwd" else []
+        if plan.engine in FORMS:
+            found = ENGINES[plan.engine].programs(branch)
+        else:
+            found = triple_programs(branch, x, plan.leading(x.shape[1]))
+        return [*found, Program(_evaluate, (branch,), {}), *audited]
+
+    last = working_blocks(checkpoint.spec, plan.components, plan.layers)[-1]
+    return passing_programs(checkpoint, batches, plan.components, plan.decoder_input, solving, last=last)
 
 
 def _arrange(result: LayerResult, columns: Sequence[str]) -> LayerResult:
@@ -163,7 +193,7 @@ def _measure(branch: Branch, padded: PaddedBatch, chosen: set[int], where: str, 
     values |= {
         "residual_gain": gain,
         "named_modes": alone(triples.group)[:, : plan.k].sum(axis=1).astype(stream.dtype),
-        "read_input": _share(stream, triples.right[:, : plan.k], known),
+        "read_input": _read_input(stream, triples.right[:, : plan.k] * known[:, :, None]),
         READS: triples.right,
         WRITES: triples.left,
         STREAM: stream,
@@ -184,11 +214,8 @@ def _solve(branch: Branch, padded: PaddedBatch, plan: ModesPlan) -> tuple[Branch
         matrices = FORMS[plan.engine](branch)
         sigma, triples = dense_triples(matrices, k=plan.k, trailing=plan.trailing, gap=plan.gap)
         return BranchSpectra(sigma, matrices, {}), triples
-    x = branch.point.x
-    top = min(max(plan.k, TOP), x.shape[1])
-    found, triples = lanczos_triples(
-        branch, padded.row_samples, x, k=top, tolerance=plan.tolerance, gap=plan.gap, seed=plan.seed
-    )
+    x, own = branch.point.x, {"tolerance": plan.tolerance, "gap": plan.gap, "seed": plan.seed}
+    found, triples = lanczos_triples(branch, padded.row_samples, x, k=plan.leading(x.shape[1]), **own)
     return top_spectra(found), triples.only(plan.k)
 
 
@@ -203,12 +230,25 @@ def _evaluate(branch: Branch) -> tuple[Float[Array, "sample d_model"], Float[Arr
     return jax.vmap(one)(*branch.point)
 
 
-def _share(stream: np.ndarray, vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _read_input(stream: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Compute what share of the stream's square lies in the span of the vectors that are known; NaN where none is."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        direction = stream / np.linalg.norm(stream, axis=1, keepdims=True)
-    inside = np.square(np.einsum("smd,sd->sm", vectors, direction)) * known
-    return np.where(known.any(axis=1), inside.sum(axis=1), np.asarray(np.nan, stream.dtype))
+    return np.where(stream.any(axis=1), share_in(known, stream), np.nan).astype(stream.dtype)
+
+
+def directions(vectors: Float[np.ndarray, "sample d_model"]) -> Float[np.ndarray, "sample d_model"]:
+    """Scale vectors to length 1; zero stays zero."""
+    wide = np.asarray(vectors, np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / np.where(length > 0, length, 1)
+
+
+def share_in(
+    bases: Float[np.ndarray, "sample mode d_model"], vectors: Float[np.ndarray, "sample d_model"]
+) -> Float[np.ndarray, " sample"]:
+    """Compute what share of each vector's square lies in its sample's subspace; NaN where that has no dimension."""
+    wide = np.asarray(bases, np.float64)
+    inside = np.square(np.einsum("smd,sd->sm", wide, directions(vectors))).sum(axis=1)
+    return np.where(np.square(wide).sum(axis=(1, 2)) > 0.5, inside, np.nan)
 
 
 def _undefined(plan: ModesPlan, sigma: np.ndarray, stream: np.ndarray, known: np.ndarray) -> Reasons:

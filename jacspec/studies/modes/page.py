@@ -1,6 +1,7 @@
 """The numbers on the page of a `task=modes` run."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas
 
@@ -8,7 +9,8 @@ from jacspec.report.labels import component_words, number_format
 from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import sample_numbers, table
 from jacspec.runs import Run
-from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
+from jacspec.studies.kinds import KINDS_FILE
+from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, LABELS_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
 from jacspec.studies.modes.words_page import check_section, words_section
 
 
@@ -21,6 +23,9 @@ def modes_numbers(run: Run) -> Iterator[Markup]:
     yield section("Modes between samples", *_modes(run))
     yield section("Shared subspaces", *_shared(run))
     yield section("From layer to layer", *_between(run))
+    yield section("What of the input is read, by kind of token", *_by(run, KINDS_FILE, "kind"))
+    if (run.folder / LABELS_FILE).is_file():
+        yield section("What of the input is read, by label", *_by(run, LABELS_FILE, "label"))
     yield from sample_numbers(run)
 
 
@@ -100,6 +105,31 @@ def _between(run: Run) -> Iterator[Markup]:
         for row in rows.to_dict("records")
     ]
     yield fold(table(head, body, keys=2), len(body), "pairs")
+
+
+def _by(run: Run, file: str, by: str) -> Iterator[Markup]:
+    """Write the share of the stream in the reads by group of samples, layers down."""
+    rows = run.table(file)
+    rows = rows[rows["metric"] == "read_input"]
+    yield element(
+        "p",
+        "The share of the stream's own direction that lies in the subspace of the reads, by what the sample is: means "
+        "± standard errors, in brackets how many samples; 0 by construction behind a norm on the input.",
+    )
+    groups = ["column", by] if "column" in rows else [by]
+    for component, own in rows.groupby("component", sort=False):
+        names = list(dict.fromkeys(own[groups].itertuples(index=False, name=None)))
+        cells = {(row["layer"], *(row[name] for name in groups)): row for row in own.to_dict("records")}
+        body = [
+            (layer, *(_cell(cells[layer, *name]) if (layer, *name) in cells else "–" for name in names))
+            for layer in own["layer"].unique()
+        ]
+        yield element("h3", component_words(str(component)))
+        yield fold(table(("layer", *(": ".join(map(str, name)) for name in names)), body, keys=1), len(body), "layers")
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{_pair(row['mean'], row['standard_error'])} ({row['n']})"
 
 
 def _number(value: float) -> str:

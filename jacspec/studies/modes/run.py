@@ -1,5 +1,6 @@
 """`task=modes`: the directions that each Jacobian reads and writes, between samples, layers, the input and words."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.ends import end_samples, kinds_of
-from jacspec.studies.inputs import Inputs
+from jacspec.studies.inputs import Inputs, Texts
 from jacspec.studies.kinds import KIND_COLUMNS, KINDS_FILE, kind_rows
 from jacspec.studies.modes import (
     BETWEEN_COLUMNS,
@@ -27,6 +28,7 @@ from jacspec.studies.modes import (
     CHECK_FILE,
     INPUT_COLUMNS,
     INPUT_FILE,
+    LABELS_FILE,
     MODE_COLUMNS,
     MODES_FILE,
     OWN_COLUMNS,
@@ -39,15 +41,18 @@ from jacspec.studies.modes import (
 )
 from jacspec.studies.modes.after import Reader, leading_modes, pass_again
 from jacspec.studies.modes.check import CheckPlan, check_modes, check_numbers, check_possible, cut_samples
-from jacspec.studies.modes.measure import ModesPlan, check_counts, stream_modes
+from jacspec.studies.modes.measure import ModesPlan, check_counts, list_programs, stream_modes
 from jacspec.studies.modes.tables import compare_modes
 from jacspec.studies.modes.words import Modes, WordsPlan
 from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
+from jacspec.text.labelled import read_columns
 
 DENSE = "numerical_rank"
 """A metric that only a dense engine gives: what trailing modes need too."""
+
+LABEL_COLUMNS = (*KIND_COLUMNS[:3], "column", "label", *KIND_COLUMNS[4:])
 
 
 def run_modes(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -56,14 +61,28 @@ def run_modes(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     check_components(config.components)
     check_engine(config.engine.name)
     targets: list[int] = []
+    inputs, labels = _read_labelled(config, inputs)
     run_layers(
         config,
         folder,
         console,
         inputs,
-        functools.partial(_prepare, targets),
+        functools.partial(_prepare, targets, labels),
         cut=functools.partial(_cut, targets),
     )
+
+
+def _read_labelled(config: Config, inputs: Inputs) -> tuple[Inputs, dict[str, list[str]]]:
+    """Let the texts of `modes.labelled` be the text, where it is given; with their labels by column."""
+    options = config.own(ModesOptions)
+    if options.labelled is None:
+        return inputs, {}
+    if inputs.texts is not None:
+        raise JacspecError("modes.labelled is a text itself, and texts were given too. Give one of them.")
+    if not options.labels:
+        raise JacspecError("modes.labels is empty. Type 'modes.labels=[NAME]', a column of modes.labelled.")
+    texts, labels = read_columns(options.labelled, options.text, options.labels)
+    return dataclasses.replace(inputs, texts=Texts(texts, [], options.labelled)), labels
 
 
 def _cut(targets: list[int], config: Config, sample: Sample) -> Sample:
@@ -84,7 +103,9 @@ def _choose_engine(config: Config, spec: ModelSpec) -> str:
     return choose_engine(config.engine.name, (*metric_names, DENSE) if trailing else metric_names, spec)
 
 
-def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
+def _prepare(
+    targets: list[int], labelled: Mapping[str, Sequence[str]], config: Config, checkpoint: Checkpoint, sample: Sample
+) -> Work:
     options, spec = config.own(ModesOptions), checkpoint.spec
     check_counts(options.k, options.trailing, options.gap, spec.blocks[0].d_model)
     if options.check:
@@ -111,6 +132,7 @@ def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample:
         layers=spec.choose_layers(config.layers),
     )
     mark, kinds = kinds_of(checkpoint, components, sample.tokens, config.data.decoder_input)
+    labels = {name: [own[candidate] for candidate in sample.candidates] for name, own in labelled.items()}
     facts = {
         "components": list(components),
         "engine": engine,
@@ -140,6 +162,8 @@ def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample:
             INPUT_FILE: (INPUT_COLUMNS, found.input),
             KINDS_FILE: (KIND_COLUMNS, [row for result in results for row in _by_kind(result, kinds)]),
         }
+        if labels:
+            named[LABELS_FILE] = (LABEL_COLUMNS, [row for result in results for row in _by_label(result, labels)])
         learnt.update(again.facts)
         if again.words is not None:
             named |= {WORDS_FILE: (WORD_COLUMNS, again.words.shared), OWN_FILE: (OWN_COLUMNS, again.words.own)}
@@ -155,6 +179,7 @@ def _prepare(targets: list[int], config: Config, checkpoint: Checkpoint, sample:
         batches,
         functools.partial(stream_modes, checkpoint, plan=plan),
         audited=engine != "jacfwd",
+        programs=list_programs(checkpoint, batches, plan),
         tables=tables,
         learnt=learnt,
     )
@@ -213,3 +238,9 @@ def _by_kind(result: LayerResult, kinds: Mapping[str, Sequence[str]]) -> Iterato
         component: {name: own[name] for name in BY_KIND if name in own} for component, own in result.metrics.items()
     }
     return kind_rows(result.layer, values, kinds)
+
+
+def _by_label(result: LayerResult, labels: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
+    for column, own in labels.items():
+        for layer, component, metric, *rest in _by_kind(result, dict.fromkeys(result.metrics, own)):
+            yield (layer, component, metric, column, *rest)

@@ -10,13 +10,10 @@ Chance is twofold: `random`, uniformly random directions, and `stream`, those wi
 samples. Of pairs at one sample it is `other`: the same with the second taken from another sample.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse.linalg
 from jaxtyping import Float, Int
 
 from jacspec.axes import LayerResult
@@ -24,12 +21,11 @@ from jacspec.jacobians.branches import Site, downstream
 from jacspec.jacobians.triples import UNKNOWN, alone
 from jacspec.runs.layers import Stored
 from jacspec.spectra.subspaces import random_alignment
-from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
+from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES, directions, share_in
+from jacspec.studies.modes.words import leading_directions
 
 DRAWS = 192
 """Subspaces that stand for the covariance of the stream."""
-DIRECT, CLOSE = 16, 1e-6
-"""Rows for each eigenvector below which all are computed at once, and the relative error of the eigenvalues else."""
 
 Vectors = Float[np.ndarray, "sample mode d_model"]
 Places = Mapping[tuple[int, str], Site]
@@ -169,7 +165,7 @@ def subspaces_alike(bases: Vectors) -> Estimate:
     """
     unit = _scaled(bases)
     whole = _projector(unit)
-    sums = np.einsum("sme,sme->s", np.einsum("smd,de->sme", unit, whole), unit)
+    sums = np.einsum("sme,sme->s", unit @ whole, unit)
     # Less each sample's likeness with itself, which is 1.
     return mean_pairs(sums - 1)
 
@@ -203,24 +199,11 @@ def held_by_mean(bases: Vectors, weights: Float[np.ndarray, "sample mode"], k: i
         fitted = _scaled(wide[~own])
         if not len(fitted):
             continue
-        inside = np.square(wide[own] @ leading_eigenvectors(_projector(fitted), k)).sum(axis=-1)
+        inside = np.square(wide[own] @ np.nan_to_num(leading_directions(fitted, k)[0]).T).sum(axis=-1)
         energy = np.where(known, np.square(np.asarray(weights, np.float64)), 0)[own]
         whole = energy.sum(axis=1)
         share[own] = np.where(whole > 0, (energy * inside).sum(axis=1) / np.where(whole > 0, whole, 1), np.nan)
     return share
-
-
-def leading_eigenvectors(matrix: Float[np.ndarray, "d_model d_model"], k: int) -> Float[np.ndarray, "d_model k"]:
-    """Compute the `k` leading eigenvectors of a symmetric matrix, of large ones by ARPACK.
-
-    It starts from the same vector always, so that a run gives the same numbers.
-    """
-    size = len(matrix)
-    if size > DIRECT * k:
-        with contextlib.suppress(scipy.sparse.linalg.ArpackNoConvergence):
-            start = np.random.default_rng(0).standard_normal(size)
-            return scipy.sparse.linalg.eigsh(matrix, k, which="LA", v0=start, tol=CLOSE)[1]
-    return scipy.linalg.eigh(matrix, subset_by_index=(max(size - k, 0), size - 1))[1]
 
 
 def _mode_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
@@ -296,20 +279,6 @@ def _between_rows(
 
 
 # The input
-
-
-def directions(vectors: Float[np.ndarray, "sample d_model"]) -> Float[np.ndarray, "sample d_model"]:
-    """Scale vectors to length 1; zero stays zero."""
-    wide = np.asarray(vectors, np.float64)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide / np.where(length > 0, length, 1)
-
-
-def share_in(bases: Vectors, vectors: Float[np.ndarray, "sample d_model"]) -> Float[np.ndarray, " sample"]:
-    """Compute what share of each vector's square lies in its sample's subspace; NaN where that has no dimension."""
-    wide = np.asarray(bases, np.float64)
-    inside = np.square(np.einsum("smd,sd->sm", wide, directions(vectors))).sum(axis=1)
-    return np.where(np.square(wide).sum(axis=(1, 2)) > 0.5, inside, np.nan)
 
 
 def _input_rows(known: Known, outputs: Mapping[Site, Float[np.ndarray, "sample d_model"]]) -> Iterator[tuple[Any, ...]]:
