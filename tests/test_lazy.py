@@ -11,6 +11,7 @@ import torch
 from servers import assert_refused, run_here
 
 from jacspec import open_run
+from jacspec.api.options import compose
 from jacspec.backend import numerics
 from jacspec.studies.lazy import LazyOptions
 from jacspec.studies.lazy.run import (
@@ -111,7 +112,7 @@ def test_movement_falls_with_the_scale() -> None:
 def test_removal_and_measures() -> None:
     with numerics("float64"):
         network, _, test = _draw()
-        options = LazyOptions(groups=4, and_smaller=False)
+        options = dataclasses.replace(compose("lazy").own(LazyOptions), groups=4)
         cut = remove_from(network, 4, options)
         halved = remove_from(network, 3, dataclasses.replace(options, and_smaller=True))
     for weight, left in zip(network.hidden, cut.hidden, strict=True):
