@@ -250,6 +250,21 @@ def heads_claims_table() -> str:
     return _table(("", *models), rows)
 
 
+def removal_claims_table() -> str:
+    """Write what models at hand lose without the largest, a middle and the smallest decile."""
+
+    def cell(found: Sequence[float]) -> str:
+        return "{:.3g} ({:.3g} to {:.3g})".format(*found)
+
+    shown = ("largest over whole", "middle over whole", "smallest over whole", "smallest over middle")
+    rows = [
+        (f"{role} of {model}", *(cell(found[role][name]) for name in shown))
+        for model, found in recorded_claims("small").items()
+        for role in ("q", "o", "up", "down")
+    ]
+    return _table(("", *shown), rows)
+
+
 def claims_table() -> str:
     """Write what the claims of the paper on Jacobians are on models at hand."""
     models = recorded_claims("jacobian")
@@ -491,6 +506,7 @@ def pages() -> dict[str, dict[str, str]]:
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
     found["sources/jacobian_paper.md"] = {"claims": claims_table()}
+    found["sources/small_singular_values.md"] = {"claims": removal_claims_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}

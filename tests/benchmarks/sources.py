@@ -1,7 +1,7 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian` or `w_qk` behind the text writes that
-part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `w_qk` or `small` behind the text
+writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny
 Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
@@ -13,6 +13,9 @@ A ratio is a geometric mean over samples with Student's interval of 95 %.
 
 Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
 chance, gaps, powers of the elements' standard deviation, rank correlations.
+
+Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
+smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks.
 """
 
 import json
@@ -29,6 +32,7 @@ from scipy import stats
 from jacspec import open_run
 from jacspec.report.findings import ratio_interval
 from jacspec.studies.provenance import versions
+from jacspec.studies.removal.findings import perplexity_ratio
 
 SAMPLES = 300
 MODELS: dict[str, tuple[str, ...]] = {"nano": (), "SmolLM2-135M": ("model.path={model}", "model=path")}
@@ -107,6 +111,29 @@ def _trend(values: Any) -> list[float]:
     return [float(found.statistic), float(found.pvalue)]
 
 
+DECILES = ("largest", "middle", "smallest")
+REMOVED = (
+    *("task=removal", "data=text", "data.path={text}", "removal.tokens=768", "removal.window=128", "removal.stride=64"),
+    *("removal.roles=[q,o,up,down]", "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]"),
+)
+
+
+def of_removal(run: Any) -> dict[str, Any]:
+    """Measure what each role loses without a decile."""
+    nats, tokens = (run.dataset[f"chunk_{name}"].values for name in ("nats", "tokens"))
+    rows = run.metrics.reset_index().set_index(["target", "group"])["index"]
+    found: dict[str, Any] = {"tokens": run.provenance["scored"]["tokens"], "chunks": run.provenance["scored"]["chunks"]}
+    found["perplexity"] = float(run.metrics["perplexity"].iloc[0])
+    for target in dict.fromkeys(run.metrics["target"][1:]):
+        own = [nats[rows[target, group]] for group in range(1, len(DECILES) + 1)]
+        found[target] = {
+            f"{name} over whole": list(perplexity_ratio(each, nats[0], tokens[0]).interval)
+            for name, each in zip(DECILES, own, strict=True)
+        }
+        found[target]["smallest over middle"] = list(perplexity_ratio(own[2], own[1], tokens[0]).interval)
+    return found
+
+
 def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
     """Run the command line, in the folder above `place`, and open what it wrote."""
     subprocess.run(
@@ -128,6 +155,7 @@ def main() -> None:
         for part, (runs, added, measure) in {
             "jacobian": (RUNS, sentences, claims),
             "w_qk": (MODELS, ("task=heads",), of_heads),
+            "small": (MODELS, REMOVED, of_removal),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
                 place = Path(folder) / part / name.replace(" ", "")
