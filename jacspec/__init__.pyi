@@ -312,6 +312,7 @@ def heads(
     revision: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
     draws: int = 199,
+    shown: str | Sequence[str] = (),
     layers: int | Sequence[int] | None = None,
     precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
@@ -327,6 +328,8 @@ def heads(
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
     - `draws`: of each kind of chance; p-values need 19 or more
+    - `shown`: two heads for the figure two_heads, as [L7H6,L1H0]; by default nearest to chance, and
+      farthest
     - `layers`: which layers, -1 the last; None: all
     - `precision`: float32 or float64, of everything that is computed
     - `seed`: of all that is drawn

@@ -195,10 +195,79 @@ ENDS = ("participation", "localised", "likelier", "holds α")
 """Of names of what is a share or a mean, and no rate at three levels."""
 
 
+def recorded_claims(part: str) -> Mapping[str, Any]:
+    """Read what was measured of the claims of one source, by model."""
+    record = json.loads((Path(__file__).parent / "benchmarks" / "sources.json").read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = record[part]
+    return found
+
+
+def heads_claims_table() -> str:
+    """Write what the claims of the study of W_QK are on models at hand."""
+    models = recorded_claims("w_qk")
+    names = {"npr_lambda": "NPR", "spectral_entropy": "entropy", "kappa_lambda": "κ_λ", "kappa_sigma": "κ_σ"}
+    powers = {"lambda_0": "λ₀", "lambda_sum": "Σλ", "lambda_square_sum": "Σλ²"}
+
+    def row(words: str, cell: Callable[[Mapping[str, Any]], str]) -> tuple[str, ...]:
+        return (words, *map(cell, models.values()))
+
+    rows = [
+        row(
+            f"median of {words} (by chance)",
+            lambda own, name=name: "{:.3g} ({:.3g})".format(own["median"][name], own["chance"][name]),
+        )
+        for name, words in names.items()
+    ]
+    for key in ("heads with npr within 3 sd of chance", "heads whose gap is closed"):
+        words = key.replace("npr", "NPR").replace(" sd ", " standard deviations ")
+        rows.append(row(words, lambda own, key=key: f"{own[key]} of {own['heads']}"))
+    for name, words in powers.items():
+        rows.append(
+            row(
+                f"power of the elements' σ that {words} goes with (R²)",
+                lambda own, name=name: "{:.2f} ({:.3f})".format(*own["power of element_std"][name]),
+            )
+        )
+    for key, words in (
+        ("npr_lambda, spectral_entropy", "NPR and entropy"),
+        ("element_std, spectral_entropy", "the elements' σ and entropy"),
+    ):
+        rows.append(row(f"rank correlation of {words}", lambda own, key=key: f"{own['rank correlation'][key]:.2f}"))
+    rows.append(
+        row(
+            "mean λ₀ of the first layer over the median layer",
+            lambda own: f"{own['lambda_0 of layers']['first over median']:.3g}",
+        )
+    )
+    for part in ("first", "second"):
+        key = f"rank correlation with the layer, {part} half"
+        rows.append(
+            row(
+                f"rank correlation of λ₀ with the layer, {part} half",
+                lambda own, key=key: f"{own['lambda_0 of layers'][key][0]:.2f}",
+            )
+        )
+    return _table(("", *models), rows)
+
+
+def removal_claims_table() -> str:
+    """Write what models at hand lose without the largest, a middle and the smallest decile."""
+
+    def cell(found: Sequence[float]) -> str:
+        return "{:.3g} ({:.3g} to {:.3g})".format(*found)
+
+    shown = ("largest over whole", "middle over whole", "smallest over whole", "smallest over middle")
+    rows = [
+        (f"{role} of {model}", *(cell(found[role][name]) for name in shown))
+        for model, found in recorded_claims("small").items()
+        for role in ("q", "o", "up", "down")
+    ]
+    return _table(("", *shown), rows)
+
+
 def claims_table() -> str:
     """Write what the claims of the paper on Jacobians are on models at hand."""
-    record = json.loads((Path(__file__).parent / "benchmarks" / "sources.json").read_text(encoding="utf-8"))
-    models = {name: found for name, found in record.items() if name != "versions"}
+    models = recorded_claims("jacobian")
 
     def ratio(found: Sequence[float]) -> str:
         return f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})"
@@ -440,6 +509,8 @@ def pages() -> dict[str, dict[str, str]]:
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
     found["sources/jacobian_paper.md"] = {"claims": claims_table()}
+    found["sources/small_singular_values.md"] = {"claims": removal_claims_table()}
+    found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}

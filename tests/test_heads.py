@@ -1,5 +1,6 @@
 """`task=heads`: products of heads against explicit matrices in float64, moments, baselines, runs."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import scipy.stats
 from families import FAMILIES
 from flax import nnx
+from omegaconf import OmegaConf
 from servers import assert_refused, run_here
 from small_runs import make_small_model
 
 from jacspec import load_model, open_run
 from jacspec.backend import numerics
+from jacspec.config import config_folder
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import random_checkpoint
 from jacspec.spectra.products import (
@@ -24,6 +27,7 @@ from jacspec.spectra.products import (
     norms_of,
     norms_products,
     plain_products,
+    product_density,
     product_edges,
     product_npr,
     stand,
@@ -144,6 +148,12 @@ def test_baseline_is_that_of_the_study() -> None:
     assert relative.max(axis=1).mean() == pytest.approx(high, rel=0.05)
     npr = head_metrics(sigma)["npr_lambda"]
     assert npr.mean() == pytest.approx(0.8552, abs=4 * npr.std() / 24**0.5 + 2e-4)
+    density = product_density(points := np.linspace(low, high, 20001), 768, 64)
+    moments = [np.trapezoid(density * points**power, points) for power in range(3)]
+    assert moments == pytest.approx([1, 1, 1 + 2 / 12], abs=1e-4)
+    below = [np.trapezoid(density * (points <= level), points) for level in (0.6, 1.0, 1.5)]
+    assert below == pytest.approx([(relative <= level).mean() for level in (0.6, 1.0, 1.5)], abs=0.01)
+    assert (product_density(np.array([low * 0.99, high * 1.01]), 768, 64) == 0).all()
     # Elements have variance 1.
     assert lam.sum(axis=1).mean() == pytest.approx(768**2, rel=0.01)
     assert product_npr(768, 768) == pytest.approx(1 / 3, rel=0.01)
@@ -300,7 +310,7 @@ def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     make_small_model(tmp_path / "model")
     with monkeypatch.context() as patch:
         patch.setattr("jacspec.studies.run.write_report", lambda *_, **__: None)
-        small = ("model=path", "model.path=model", "heads.draws=19")
+        small = ("model=path", "model.path=model", "heads.draws=19", "heads.shown=[L0H0,L1H1]")
         done = run_here("task=heads", *small, "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "out")
@@ -318,9 +328,35 @@ def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     drawn = {file.stem for file in (tmp_path / "out" / "figures").glob("*.png")}
     of_qk = {f"{name}_qk" for name in ("standing", "factors", "lambda", "density", "by_head", "elements", "grid")}
     assert drawn == of_qk | {name.replace("_qk", "_ov") for name in of_qk - {"grid_qk"}} | {"entropy_npr"}
-    refused = run_here("task=heads", "heads.draws=1", "hydra.run.dir=no", cwd=tmp_path)
-    assert refused.code == 1
-    assert "heads.draws=1" in refused.err
+    for option in ("heads.draws=1", "heads.shown=[L7]"):
+        refused = run_here("task=heads", option, "hydra.run.dir=no", cwd=tmp_path)
+        assert refused.code == 1
+        assert "Type heads." in refused.err
+    figures = run.figures
+    named = [OmegaConf.load(file) for file in (config_folder() / "source").glob("w_qk_*.yaml")]
+    named = [each.report.figures[0] for each in named if each.defaults[0]["override /task"] == "heads"]
+    assert len(named) == 11
+    assert set(named) <= set(figures)
+    lam = [run.metrics.set_index(["role", "layer", "head"]).loc[("qk", 1, 1)], _explicit(block)["qk"][1]]
+    lam[1] = np.linalg.svd(lam[1], compute_uv=False)[: run.dataset.sizes["k"]] ** 2
+    for name in ("baseline_qk", "densities_qk", "kappa_qk", "lambda_0_qk"):
+        assert figures[name]().axes
+    dashes = figures["lambda_0_qk"]().axes[0].collections[0].get_offsets()
+    ratio = run.provenance["baseline"]["lambda_0 over mean"]["mean"]
+    spread = np.std(_explicit(block)["qk"][1]) * lam[0]["cols"]
+    assert dashes[-1, 1] == pytest.approx(ratio * spread**2 / len(lam[1]), rel=1e-4)
+    lines = figures["two_heads_qk"]().axes[0].lines
+    assert [line.get_label() for line in lines[::2]] == ["L0 H0", "L1 H1"]
+    np.testing.assert_allclose(lines[2].get_ydata(), lam[1], rtol=1e-3)
+    # Figure 12 puts the heads of several models below one another.
+    shutil.copytree(tmp_path / "out", tmp_path / "other")
+    done = run_here("source=w_qk_figure_12", "runs=[out,other]", "hydra.run.dir=both", cwd=tmp_path)
+    assert done.code == 0, done.err
+    pooled = open_run(tmp_path / "both")
+    shares = [pooled.tables["heads"].loc[lambda table, number=number: table["run"] == number] for number in (0, 1)]
+    for share in shares:
+        np.testing.assert_array_equal(share["lambda_0"], run.metrics["lambda_0"])
+    assert (tmp_path / "both" / "figures" / "elements_qk.png").is_file()
 
 
 def test_both_stacks_of_an_encoder_decoder_model_are_drawn(tmp_path: Path) -> None:

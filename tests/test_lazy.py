@@ -1,5 +1,6 @@
 """`task=lazy`: gradient descent against NumPy, the lazy limit against its closed form, runs."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -10,7 +11,9 @@ import torch
 from servers import assert_refused, run_here
 
 from jacspec import open_run
+from jacspec.api.options import compose
 from jacspec.backend import numerics
+from jacspec.studies.lazy import LazyOptions
 from jacspec.studies.lazy.run import (
     Network,
     Points,
@@ -109,10 +112,16 @@ def test_movement_falls_with_the_scale() -> None:
 def test_removal_and_measures() -> None:
     with numerics("float64"):
         network, _, test = _draw()
-        cut = remove_from(network, 4, 4)
+        options = dataclasses.replace(compose("lazy").own(LazyOptions), groups=4)
+        cut = remove_from(network, 4, options)
+        halved = remove_from(network, 3, dataclasses.replace(options, and_smaller=True))
     for weight, left in zip(network.hidden, cut.hidden, strict=True):
         u, sigma, vt = np.linalg.svd(np.asarray(weight), full_matrices=False)
         kept = 3 * len(sigma) // 4
+        np.testing.assert_allclose(np.asarray(left), (u[:, :kept] * sigma[:kept]) @ vt[:kept], atol=1e-12)
+    for weight, left in zip(network.hidden, halved.hidden, strict=True):
+        u, sigma, vt = np.linalg.svd(np.asarray(weight), full_matrices=False)
+        kept = len(sigma) // 2
         np.testing.assert_allclose(np.asarray(left), (u[:, :kept] * sigma[:kept]) @ vt[:kept], atol=1e-12)
     np.testing.assert_array_equal(np.asarray(cut.out), np.asarray(network.out))
     outputs = [

@@ -15,7 +15,9 @@ from families import CASES, config_of
 from oracles import float64_throughout, save_random
 from rich.console import Console
 from servers import files_below, run_here
+from small_runs import make_small_model
 from test_perplexity import FIRST_CASES, MEMORY, draw_tokens, hf_masked_nats, hf_perplexity, nats_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jacspec import load_model
 from jacspec.backend import numerics
@@ -264,6 +266,33 @@ def test_run(tmp_path: Path) -> None:
     assert not any("…" in line for line in lines)
 
 
+def test_saved_model_is_hfs_own_truncated(tmp_path: Path) -> None:
+    """Every matrix in the saved folder is that of HF's own weights with the smaller half of its values gone."""
+    make_small_model(tmp_path / "model")
+    words = ("task=removal", "model.path=model", "removal.by=all", "removal.ranges=[[0.5,1]]", "removal.save=cut")
+    with mock.patch("jacspec.studies.run.write_report"):
+        done = run_here(*words, "removal.tokens=60", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert list(open_run(tmp_path / "out").metrics["target"]) == ["none", "all"]
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    model, notes = AutoModelForCausalLM.from_pretrained(tmp_path / "cut", output_loading_info=True)
+    assert not any(notes.values())
+    found = model.state_dict()
+    for name, tensor in whole.items():
+        if tensor.ndim == 2 and ".h." in name:
+            parts = 3 if "c_attn" in name else 1  # queries, keys and values lie side by side
+            pairs = zip(*(np.split(each[name].numpy(), parts, axis=1) for each in (whole, found)), strict=True)
+            for own, saved in pairs:
+                k = min(own.shape)
+                np.testing.assert_allclose(saved, _truncated(own, k // 2, k), atol=1e-6)
+                assert np.abs(saved - _truncated(own, k // 2 + 1, k)).max() > 1e-3
+        else:
+            assert torch.equal(found[name], tensor), name
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "cut")) == 1024
+    again = run_here(*words, "hydra.run.dir=no", cwd=tmp_path)
+    assert "cut is there already" in again.err
+
+
 def test_layers_ranges_and_random_encoders(tmp_path: Path) -> None:
     """A masked model with random weights, layer by layer, named as pseudo-perplexity."""
     small = [f"model.config.{key}" for key in ("num_hidden_layers=2", "hidden_size=24", "num_attention_heads=4")]
@@ -293,6 +322,7 @@ def test_layers_ranges_and_random_encoders(tmp_path: Path) -> None:
         ("removal.tokens=1", ["removal.tokens=1 "]),
         ("engine.memory_gib=0", ["engine.memory_gib=0"]),
         ("removal.by=head", ["removal.by", "role"]),
+        ("removal.save=cut", ["removal.save=cut", "60 are measured", "removal.by=all"]),
         ("model=t5-small model.init=random", ["encoder-decoder", "model=gpt2 or model=bert-base"]),
         ("model=bert-base model.init=random removal.stride=5", ["removal.stride=5", "decoders"]),
     ],

@@ -71,7 +71,7 @@ def compose(study: str, **choices: str) -> Config:
     whole = cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
     defaults = [entry for entry in whole.pop("defaults") if isinstance(entry, DictConfig)]
     whole.pop("hydra")
-    groups = {str(name): str(choice) for entry in defaults for name, choice in entry.items()}
+    groups = {str(name): str(choice) for entry in defaults for name, choice in entry.items() if choice}
     groups = {name: choices.get(name, choice) for name, choice in groups.items() if (folder / name).is_dir()}
     groups.pop("task")
     parts = {name: OmegaConf.load(folder / name / f"{choice}.yaml") for name, choice in groups.items()}

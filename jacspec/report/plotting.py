@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.labels import LETTERS_AN_INCH, run_title
+from jacspec.report.labels import LETTERS_AN_INCH, metric_label, run_title
 from jacspec.runs import Run
 
 if TYPE_CHECKING:
@@ -177,3 +177,19 @@ def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:
     figure.suptitle(title, fontsize="medium", parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+
+
+AGAINST_ELEMENTS = ("lambda_0", "lambda_sum", "lambda_square_sum", "spectral_entropy")
+
+
+def scatter_elements(run: Run, axes: Sequence[Axes], table: "pandas.DataFrame", colour: Any, label: str = "") -> None:
+    """Draw columns of heads against the standard deviation of the elements of their product, a panel a column."""
+    for panel, name in zip(axes, AGAINST_ELEMENTS, strict=True):
+        if table[name].notna().any():
+            panel.scatter(table["element_std"], table[name], s=9, c=colour, linewidths=0, label=label)
+        panel.set_ylabel(metric_label(run, name), fontsize="small")
+        if (table["element_std"] > 0).all():
+            panel.set_xscale("log")
+            panel.set_yscale("log" if name != "spectral_entropy" else "linear")
+        panel.grid(color="0.92", linewidth=0.6)
+        panel.set_axisbelow(True)

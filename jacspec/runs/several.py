@@ -17,7 +17,7 @@ from jacspec.studies import STUDIES, study_of
 if TYPE_CHECKING:
     pass
 
-NOT_SHOWN = ("resume", "run", "runs", "task")
+NOT_SHOWN = ("heads.shown", "report.figures", "report.formats", "resume", "run", "runs", "task")
 """Keys of a configuration that do not tell runs apart."""
 
 CHOICES = {"model.name": ("model.name", "model.revision", "model.init"), "data.name": ("data.name",)}

@@ -239,6 +239,20 @@ def product_edges(d_model: int, d_head: int) -> tuple[float, float]:
     return max(low, 0.0), high
 
 
+def product_density(x: Float[np.ndarray, " point"], d_model: int, d_head: int) -> Float[np.ndarray, " point"]:
+    r"""Compute the density of λ of plain products at mean 1, as both sizes grow, at points x > 0.
+
+    With the S-transforms of `product_edges` $z(x) = x\,G(x) - 1$, G the Stieltjes transform, solves
+    $(1+z)(1+cz)^2 = xz$; the density is $|\operatorname{Im} z| / (\pi x)$.
+    """
+    c = d_head / d_model
+    companion = np.zeros((x.size, 3, 3))
+    companion[:, 1, 0] = companion[:, 2, 1] = 1
+    companion[:, :, 2] = -np.stack([np.ones(x.size), 1 + 2 * c - x, np.full(x.size, 2 * c + c**2)], axis=1) / c**2
+    roots = np.linalg.eigvals(companion)
+    return np.abs(roots.imag).max(axis=1) / (np.pi * x)
+
+
 def product_npr(d_model: int, d_head: int) -> float:
     r"""Return (E Σλ)² / (d_head E Σλ²), the normalised participation ratio of λ that chance gives.
 

@@ -37,6 +37,7 @@ GROUPS: Mapping[str, str] = {
     "data": "a ready-made text, or a UTF-8 text file",
     "metrics": "paper (spectral_radius and decay_ratio), full, or names of metrics",
     "engine": "how Jacobians are computed",
+    "source": "a figure or an experiment of a document that jacspec follows, in its layout (docs/sources)",
 }
 """Groups of the configuration, which are chosen by name."""
 

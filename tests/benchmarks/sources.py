@@ -1,7 +1,8 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line. Of "Analyzing Spectral Information of Transformers",
-on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `w_qk` or `small` behind the text
+writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny
+Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -9,22 +10,32 @@ on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at 
 - the range of the medians of ρ over the inner layers (15 to 45 in GPT-2, it says).
 
 A ratio is a geometric mean over samples with Student's interval of 95 %.
+
+Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
+chance, gaps, powers of the elements' standard deviation, rank correlations.
+
+Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
+smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from jacspec import open_run
 from jacspec.report.findings import ratio_interval
 from jacspec.studies.provenance import versions
+from jacspec.studies.removal.findings import perplexity_ratio
 
 SAMPLES = 300
+MODELS: dict[str, tuple[str, ...]] = {"nano": (), "SmolLM2-135M": ("model.path={model}", "model=path")}
 RUNS: dict[str, tuple[str, ...]] = {
     "nano": (),
     "nano, random": ("model.init=random",),
@@ -61,21 +72,97 @@ def claims(run: Any) -> dict[str, Any]:
     return found
 
 
+def of_heads(run: Any) -> dict[str, Any]:
+    """Measure the claims on W_QK of all heads."""
+    table = run.metrics[run.metrics["role"] == "qk"]
+    chance = run.provenance["baseline"]["metrics"]
+    found: dict[str, Any] = {"heads": len(table), "median": {}, "chance": {}}
+    for name in ("npr_lambda", "spectral_entropy", "kappa_lambda", "kappa_sigma"):
+        found["median"][name] = float(table[name].median())
+        found["chance"][name] = chance[name]["mean"]
+    level = chance["npr_lambda"]
+    found["heads with npr within 3 sd of chance"] = int(
+        (abs(table["npr_lambda"] - level["mean"]) < 3 * level["sd"]).sum()
+    )
+    found["heads whose gap is closed"] = int(table["gap_closed"].sum())
+    logs = np.log(table[["element_std", "lambda_0", "lambda_sum", "lambda_square_sum"]].to_numpy(float))
+    lines = {
+        name: stats.linregress(logs[:, 0], logs[:, place])
+        for place, name in enumerate(("lambda_0", "lambda_sum", "lambda_square_sum"), 1)
+    }
+    found["power of element_std"] = {name: [float(line.slope), float(line.rvalue**2)] for name, line in lines.items()}
+    found["rank correlation"] = {
+        f"{one}, {other}": float(stats.spearmanr(table[one], table[other]).statistic)
+        for one, other in (("npr_lambda", "spectral_entropy"), ("element_std", "spectral_entropy"))
+    }
+    means = table.groupby("layer")[["lambda_0", "npr_lambda"]].mean()
+    half = len(means) // 2
+    found["lambda_0 of layers"] = {
+        "first over median": float(means["lambda_0"].iloc[0] / means["lambda_0"].median()),
+        "rank correlation with the layer, first half": _trend(means["lambda_0"][:half]),
+        "rank correlation with the layer, second half": _trend(means["lambda_0"][half:]),
+    }
+    return found
+
+
+def _trend(values: Any) -> list[float]:
+    """Correlate the ranks of values with their places; returns the correlation and its p-value."""
+    found = stats.spearmanr(np.arange(len(values)), values)
+    return [float(found.statistic), float(found.pvalue)]
+
+
+DECILES = ("largest", "middle", "smallest")
+REMOVED = (
+    *("task=removal", "data=text", "data.path={text}", "removal.tokens=768", "removal.window=128", "removal.stride=64"),
+    *("removal.roles=[q,o,up,down]", "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]"),
+)
+
+
+def of_removal(run: Any) -> dict[str, Any]:
+    """Measure what each role loses without a decile."""
+    nats, tokens = (run.dataset[f"chunk_{name}"].values for name in ("nats", "tokens"))
+    rows = run.metrics.reset_index().set_index(["target", "group"])["index"]
+    found: dict[str, Any] = {"tokens": run.provenance["scored"]["tokens"], "chunks": run.provenance["scored"]["chunks"]}
+    found["perplexity"] = float(run.metrics["perplexity"].iloc[0])
+    for target in dict.fromkeys(run.metrics["target"][1:]):
+        own = [nats[rows[target, group]] for group in range(1, len(DECILES) + 1)]
+        found[target] = {
+            f"{name} over whole": list(perplexity_ratio(each, nats[0], tokens[0]).interval)
+            for name, each in zip(DECILES, own, strict=True)
+        }
+        found[target]["smallest over middle"] = list(perplexity_ratio(own[2], own[1], tokens[0]).interval)
+    return found
+
+
+def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
+    """Run the command line, in the folder above `place`, and open what it wrote."""
+    subprocess.run(
+        [sys.executable, "-m", "jacspec", *(word.format(**given) for word in words), "report.figures=none",
+         f"hydra.run.dir={place}"],
+        check=True, cwd=place.parent,
+    )  # fmt: skip
+    return open_run(place)
+
+
 def main() -> None:
     """Run the models and write what was found."""
-    model, text = sys.argv[1:]
-    written: dict[str, Any] = {"versions": versions()}
+    model, text, *parts = sys.argv[1:]
+    file = Path(__file__).with_suffix(".json")
+    written: dict[str, Any] = json.loads(file.read_text()) if parts else {}
+    written["versions"] = versions()
+    sentences = ("data=text", "data.path={text}", f"data.samples={SAMPLES}", "data.min_tokens=5")
     with tempfile.TemporaryDirectory() as folder:
-        for name, words in RUNS.items():
-            place = Path(folder) / name.partition(",")[0].replace(" ", "") / str(len(written))
-            subprocess.run(
-                [sys.executable, "-m", "jacspec", *(word.format(model=model) for word in words), "data=text",
-                 f"data.path={text}", f"data.samples={SAMPLES}", "data.min_tokens=5", "report.figures=none",
-                 f"hydra.run.dir={place}"],
-                check=True, cwd=folder,
-            )  # fmt: skip
-            written[name] = claims(open_run(place))
-            Path(__file__).with_suffix(".json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+        for part, (runs, added, measure) in {
+            "jacobian": (RUNS, sentences, claims),
+            "w_qk": (MODELS, ("task=heads",), of_heads),
+            "small": (MODELS, REMOVED, of_removal),
+        }.items():
+            for name, words in runs.items() if part in (parts or (part,)) else ():
+                place = Path(folder) / part / name.replace(" ", "")
+                place.parent.mkdir(exist_ok=True)
+                found = run_jacspec(place, (*words, *added), model=model, text=text)
+                written.setdefault(part, {})[name] = measure(found)
+                file.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

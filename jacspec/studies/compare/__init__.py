@@ -40,7 +40,13 @@ COMPARED: dict[str, Quantity] = {
 """What the columns of `differences.csv` hold."""
 
 
-DIFFERENCES_FILE, RUNS_FILE = "differences.csv", "runs.csv"
+DIFFERENCES_FILE, RUNS_FILE, HEADS_FILE = "differences.csv", "runs.csv", "heads.csv"
+
+HEAD_COLUMNS = (
+    *("run", "role", "layer", "head"),
+    *("element_std", "lambda_0", "lambda_sum", "lambda_square_sum", "spectral_entropy"),
+)
+"""Of `heads.csv`: which head, and what is drawn of it against the elements of its product."""
 
 STUDY = Study(
     name="compare",
@@ -54,6 +60,7 @@ STUDY = Study(
     files={
         "runs.csv": "the runs that are compared, and which each is compared with",
         "differences.csv": "differences by layer: interval, p-value, noise floor",
+        "heads.csv": "of runs of `heads`, what one figure draws of every head of all runs",
     },
     figures="jacspec.studies.compare.figures:compare_figures",
     page=Page(

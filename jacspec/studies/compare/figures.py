@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, fold, section
-from jacspec.report.plotting import drawn_metrics, panels, styles_of
+from jacspec.report.plotting import AGAINST_ELEMENTS, drawn_metrics, panels, scatter_elements, styles_of
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
-from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE
+from jacspec.studies.compare import DIFFERENCES_FILE, HEADS_FILE, RUNS_FILE
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def compare_figures(run: Run) -> Mapping[str, Plot]:
                 "noise floor. A logarithmic axis is linear about zero."
             )
             figures[f"difference_{name}"] = Plot(functools.partial(draw_differences, run, name), words)
+    if (run.folder / HEADS_FILE).is_file():
+        for role in dict.fromkeys(run.table(HEADS_FILE)["role"]):
+            words = f"Spectral quantities of {role} against the standard deviation of its elements, a point a head."
+            figures[f"elements_{role}"] = Plot(functools.partial(draw_elements, run, role), words)
     return figures
 
 
@@ -148,6 +152,21 @@ def draw_differences(run: Run, metric: str) -> Figure:
 def _short(labels: "pandas.Series[str]", number: int) -> str:
     """Name a run by its label where that fits a line, else by its number."""
     return str(labels[number]) if len(str(labels[number])) <= LONGEST_LABEL else f"run {number}"
+
+
+def draw_elements(run: Run, role: str) -> Figure:
+    """Draw heads of all runs: spectral quantities against the standard deviation of the product's elements."""
+    table = run.table(HEADS_FILE)
+    named = run.table(RUNS_FILE).set_index("run")["group"].astype(str)
+    figure, axes = panels(
+        len(AGAINST_ELEMENTS), f"{role}: spectra against elements, heads of all runs", size=(4.0, 2.9)
+    )
+    groups = table["run"].map(named)
+    for group, (colour, _) in _styles(run).items():
+        scatter_elements(run, axes, table[(table["role"] == role) & (groups == group)], colour, group)
+    figure.supxlabel("standard deviation of the elements", fontsize="medium")
+    _add_legend(figure, axes[0])
+    return figure
 
 
 def _add_legend(figure: Figure, panel: Axes) -> None:

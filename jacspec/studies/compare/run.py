@@ -12,7 +12,7 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
 from jacspec.spectra.significance import adjust_for_many, check_draws, compare_means, noise_floor
-from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE, CompareOptions
+from jacspec.studies.compare import DIFFERENCES_FILE, HEAD_COLUMNS, HEADS_FILE, RUNS_FILE, CompareOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.run import Findings, run_over_runs
 
@@ -31,12 +31,14 @@ def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
     if len(runs) < 2:
         raise JacspecError(f"{runs[0].run.folder} alone compares with nothing. Give two runs or more.")
     differences = functools.partial(difference_rows, runs, names, options.against)
+    of_heads = {HEADS_FILE: (HEAD_COLUMNS, head_rows(runs))} if {*HEAD_COLUMNS[4:]} <= {*names} else {}
     return Findings(
         _name_models(runs),
         {
             RUNS_FILE: (RUN_COLUMNS, compared_rows(runs, options.against)),
             "metrics.csv": (TIDY_COLUMNS, tidy_rows(runs, names)),
             DIFFERENCES_FILE: (DIFFERENCE_COLUMNS, differences(draws=options.draws, seed=config.seed)),
+            **of_heads,
         },
         {},
         {"warning": " ".join(mismatches(runs))},
@@ -140,3 +142,10 @@ def compared_rows(runs: Sequence[LabelledRun], against: int) -> Iterator[tuple[A
         facts = describe(each.run)
         columns = (facts[name] for name in ("model", "revision", "seed", "precision", "corpus"))
         yield (number, each.label, group_name(each), other, *columns, str(each.run.folder))
+
+
+def head_rows(runs: Sequence[LabelledRun]) -> Iterator[tuple[Any, ...]]:
+    """Put the heads of all runs below one another, with what is drawn against their elements."""
+    for number, each in enumerate(runs):
+        for row in each.run.metrics[[*HEAD_COLUMNS[1:]]].itertuples(index=False):
+            yield (number, *row)

@@ -8,9 +8,10 @@ from jacspec.studies.study import MISSING, Page, Quantity, Rows, Study
 
 @dataclasses.dataclass
 class HeadsOptions:
-    """How many draws each null takes; see conf/task/heads.yaml."""
+    """How many draws each null takes, and which heads one figure shows; see conf/task/heads.yaml."""
 
     draws: int = MISSING
+    shown: list[str] = MISSING
 
 
 ROY = "Roy & Vetterli 2007"

@@ -299,8 +299,10 @@ def baseline(d_model: int, d_head: int, chance: Chance) -> dict[str, Any]:
     """Sum up what Gaussian factors give: quantities that the scale of the factors does not change."""
     sigma = plain_products(d_model, d_head, draws=chance.draws, seed=chance.seed)
     drawn = head_metrics(sigma) | eigenvalue_metrics(plain_eigenvalues(d_model, d_head, chance))
+    largest = sigma[:, 0] ** 2 / np.square(sigma).mean()
     return {
         "draws": chance.draws,
+        "lambda_0 over mean": {"mean": float(largest.mean()), "sd": float(largest.std(ddof=1))},
         "metrics": {
             name: {"mean": float(np.nanmean(drawn[name])), "sd": float(np.nanstd(drawn[name], ddof=1))}
             for name in SCALE_FREE

@@ -17,6 +17,7 @@ from jacspec.runs.rows import matrix_layout, matrix_row
 from jacspec.spectra.products import FEWEST_DRAWS
 from jacspec.studies.heads import HEADS, NULLS, HeadsOptions
 from jacspec.studies.heads.measure import Chance, baseline, describe_heads, head_products
+from jacspec.studies.heads.shown import shown_heads
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
@@ -28,6 +29,7 @@ def run_heads(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     options = config.own(HeadsOptions)
     if options.draws < 2:
         raise JacspecError(f"heads.draws={options.draws} gives no spread. Type heads.draws=N with N of 2 or more.")
+    shown_heads(options.shown)
     with numerics(config.precision.value):
         run_rows(config, folder, console, inputs, lambda: _prepare(config, inputs))
 

@@ -18,6 +18,7 @@ class LazyOptions:
     learning_rate: float = MISSING
     groups: int = MISSING
     removed: list[int] = MISSING
+    and_smaller: bool = MISSING
     seeds: int = MISSING
 
 

@@ -4,10 +4,11 @@ import functools
 import itertools
 from collections.abc import Mapping
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from jacspec.report.labels import metric_label
-from jacspec.report.plotting import CHANCE_LINE, add_band, add_chance, add_line, finish_orders
+from jacspec.report.labels import lookup, metric_label
+from jacspec.report.plotting import CHANCE_LINE, ORDERS, add_band, add_chance, add_line, finish_orders
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
@@ -18,6 +19,12 @@ CUT = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"), ("#
 
 def lazy_figures(run: Run) -> Mapping[str, Plot]:
     """Name the figures of a `task=lazy` run."""
+    if lookup(run.provenance, "config.lazy.and_smaller"):
+        words = (
+            "Accuracy on test points against the share of the smallest singular values removed after training, a line "
+            "an output scale α; right, from f₀ too, so that only what training changed is judged."
+        )
+        return {"test_accuracy": Plot(functools.partial(draw_shares, run), words)}
     return {
         "test_accuracy": Plot(
             functools.partial(draw_scales, run, "test_accuracy"),
@@ -59,6 +66,36 @@ def draw_scales(run: Run, name: str) -> Figure:
         axes.set_xscale("log")
         axes.set_xlabel(SCALE)
     panels[0].set_ylabel(metric_label(run, name))
+    finish_orders(figure, run, *panels)
+    return figure
+
+
+def draw_shares(run: Run) -> Figure:
+    """Draw the accuracy against the share of smallest values removed after training, a line a scale."""
+    table, groups = run.metrics, run.provenance["config"]["lazy"]["groups"]
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True).tolist()
+    for axes, order in zip(panels, ("after", "both"), strict=True):
+        for scale, (colour, marker, line) in zip(sorted({*table["scale"]}), itertools.cycle(CUT), strict=False):
+            own = table[(table["scale"] == scale) & table["order"].isin(("none", order))]
+            share = np.where(own["order"] == "none", 0.0, 1 - (own["group"] - 1) / groups)
+            found = own.groupby(100 * share)["test_accuracy"].agg(["mean", "std"])
+            axes.errorbar(
+                found.index,
+                found["mean"],
+                yerr=found["std"].fillna(0.0),
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                markersize=4,
+                linewidth=1.4,
+                capsize=3,
+                label=rf"$\alpha = {scale:g}$",
+            )
+        add_chance(axes, run)
+        axes.set_title(ORDERS[order][0], fontsize="medium")
+        axes.set_xlabel("share of the smallest singular values removed, %")
+    panels[0].set_ylabel(metric_label(run, "test_accuracy"))
     finish_orders(figure, run, *panels)
     return figure
 

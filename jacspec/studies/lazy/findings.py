@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jacspec.report.findings import FEWEST_SEEDS, Change, changes_by_seed, ratio_interval
+from jacspec.report.labels import lookup
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE
 
@@ -31,10 +32,11 @@ def lazy_findings(run: Run) -> Iterator[str]:
     for order, words in WHEN.items():
         own = [change for change in found if change.key[0] == order]
         if own:
-            yield _say(words, own)
+            smaller = " and all smaller" if lookup(run.provenance, "config.lazy.and_smaller") else ""
+            yield _say(words, own, smaller)
 
 
-def _say(when: str, own: list[Change]) -> str:
+def _say(when: str, own: list[Change], smaller: str) -> str:
     """Say at how many scales a removal changes the accuracy, and where most."""
     groups = sorted({int(str(change.key[1])) for change in own})
     said = []
@@ -44,9 +46,9 @@ def _say(when: str, own: list[Change]) -> str:
         if sure:
             most = max(sure, key=lambda change: abs(change.interval.value))
             said.append(
-                f"group {group} changes the test accuracy at {len(sure)} of {len(mine)} scales, most at "
+                f"group {group}{smaller} changes the test accuracy at {len(sure)} of {len(mine)} scales, most at "
                 f"α = {float(str(most.key[2])):g}, by {most.interval}"
             )
         else:
-            said.append(f"group {group} at none beyond the spread of seeds")
+            said.append(f"group {group}{smaller} at none beyond the spread of seeds")
     return f"Removed {when} {'; '.join(said)} (q below {SURE})."

@@ -114,19 +114,22 @@ def measure_output(network: Network, initial: Network, points: Points, scale: fl
 
 
 def relative_movement(network: Network, initial: Network) -> float:
-    """Return ‖W − W₀‖_F / ‖W₀‖_F over all hidden weights together."""
+    """Return ‖W − W₀‖_F / ‖W₀‖_F over all hidden weights together; NaN where W₀ is zero."""
 
     def norm(weights: list[np.ndarray]) -> float:
         return float(np.sqrt(sum(np.square(weight).sum() for weight in weights)))
 
     first = [np.asarray(weight, np.float64) for weight in initial.hidden]
     last = [np.asarray(weight, np.float64) for weight in network.hidden]
-    return norm([after - before for after, before in zip(last, first, strict=True)]) / norm(first)
+    begun = norm(first)
+    return norm([after - before for after, before in zip(last, first, strict=True)]) / begun if begun else float("nan")
 
 
-def remove_from(network: Network, group: int, groups: int) -> Network:
-    """Remove one of `groups` groups of singular values (1: the largest) of every hidden weight."""
-    ranks = equal_ranges(groups)[group - 1]
+def remove_from(network: Network, group: int, options: LazyOptions) -> Network:
+    """Remove a group of the singular values of every hidden weight (1: the largest), or it and all of smaller ones."""
+    ranks = equal_ranges(options.groups)[group - 1]
+    if options.and_smaller:
+        ranks = (ranks[0], 1.0)
     return network._replace(hidden=tuple(remove_group(weight, factorise(weight), ranks) for weight in network.hidden))
 
 
@@ -197,7 +200,7 @@ def train_whole(options: LazyOptions, scale: float, seed: int, group: int = 0) -
     train, test = draw_points(points, options.inputs, options.samples)
     initial = draw_network(weights, options.inputs, options.width)
     if group:
-        initial = remove_from(initial, group, options.groups)
+        initial = remove_from(initial, group, options)
     final = train_network(initial, train, scale=scale, steps=options.steps, learning_rate=options.learning_rate)
     return Trained(initial, final, train, test)
 
@@ -208,9 +211,9 @@ def measure(options: LazyOptions, key: Key, whole: Trained) -> dict[str, float]:
     initial, final = found.initial, found.final
     movement = relative_movement(final, initial)
     if key.order in (AFTER, BOTH):
-        final = remove_from(final, key.group, options.groups)
+        final = remove_from(final, key.group, options)
     if key.order == BOTH:
-        initial = remove_from(initial, key.group, options.groups)
+        initial = remove_from(initial, key.group, options)
     test = measure_output(final, initial, found.test, key.scale)
     train = measure_output(final, initial, found.train, key.scale)
     return {

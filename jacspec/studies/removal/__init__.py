@@ -9,10 +9,11 @@ from jacspec.studies.study import EXPERIMENTS, MISSING, Page, Quantity, Study
 
 
 class RemoveBy(enum.Enum):
-    """What loses singular values at once: the matrices of a role in all layers, or of all roles in a layer."""
+    """What loses singular values at once: a role in all layers, all roles in a layer, or all roles in all layers."""
 
     role = "role"
     layer = "layer"
+    all = "all"
 
 
 @dataclasses.dataclass
@@ -27,6 +28,7 @@ class RemovalOptions:
     masked_tokens: int | None = MISSING
     window: int | None = MISSING
     stride: int | None = MISSING
+    save: str | None = MISSING
 
 
 SMALL = "Small Singular Values Matter, Fig. 6"
@@ -82,7 +84,7 @@ STUDY = Study(
         title="perplexity without groups of singular values",
         reading=(
             "Each row is the model without one group of the rank-ordered singular values of every matrix of its "
-            "target (a role in all layers, or all roles in a layer); group 1 holds the largest. The perplexity "
+            "target (a role in all layers, all roles in a layer, or all); group 1 holds the largest. The perplexity "
             "is that of a text in sliding windows, every token scored once; of encoders it is the "
             "pseudo-perplexity, each token masked in turn. Standard errors are over chunks of the text; that of "
             "a change is paired, the same chunks with and without the group, and says how far another part of "

@@ -29,7 +29,7 @@ ALL_ZERO = "all zero: no share of squares"
 
 
 class RemovalTarget(NamedTuple):
-    """What loses a group at once: the matrices of one role in all layers, or of all roles in one layer."""
+    """What loses a group at once: one role in all layers, all roles in one layer, or all of all."""
 
     name: str
     places: tuple[Place, ...]
@@ -38,7 +38,7 @@ class RemovalTarget(NamedTuple):
 def choose_targets(spec: ModelSpec, *, by: str, roles: Sequence[str]) -> list[RemovalTarget]:
     """List what loses singular values in turn.
 
-    **Arguments:** `by`, `role` or `layer`; `roles`, those taken, none meaning all that the model has.
+    **Arguments:** `by`, `role`, `layer` or `all`; `roles`, those taken, none meaning all that the model has.
 
     **Raises:** `JacspecError` for a role that the model does not have.
     """
@@ -48,6 +48,8 @@ def choose_targets(spec: ModelSpec, *, by: str, roles: Sequence[str]) -> list[Re
         if role not in known:
             raise JacspecError(f"removal.roles: this model has no role {role!r}. " + suggest(role, known))
     places = [(number, role) for number, leaves in there.items() for role in leaves if not roles or role in roles]
+    if by == "all":
+        return [RemovalTarget("all", tuple(places))]
     if by == "role":
         kept = [role for role in known if not roles or role in roles]
         return [RemovalTarget(role, tuple(place for place in places if place[1] == role)) for role in kept]

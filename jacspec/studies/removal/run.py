@@ -42,6 +42,7 @@ from jacspec.studies.removal.groups import (
     mean_spectrum,
     without_group,
 )
+from jacspec.studies.removal.saved import check_place, save_model
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
 from jacspec.text.corpus import decode_text
@@ -51,7 +52,10 @@ NONE = "none"
 
 
 class Experiment(NamedTuple):
-    """What is measured: a model on a text, without each group of each target in turn. `columns` are those of values."""
+    """What is measured: a model on a text, without each group of each target in turn.
+
+    `columns` are those of values; `save` is where the one model that is measured is written.
+    """
 
     checkpoint: Checkpoint
     passage: Passage
@@ -60,6 +64,7 @@ class Experiment(NamedTuple):
     ranges: Sequence[RankRange]
     columns: tuple[str, ...]
     memory_bytes: float
+    save: str | None
 
 
 def run_removal(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
@@ -76,6 +81,7 @@ def _prepare(config: Config, inputs: Inputs) -> RowWork:
     masked = model_kind(checkpoint.spec) == "masked"
     targets = choose_targets(checkpoint.spec, by=options.by.value, roles=options.roles)
     ranges = choose_ranges(options, most=fewest_values(checkpoint.spec, targets))
+    check_place(options.save, models=len(targets) * len(ranges), resume=config.resume is not None)
     raw, source = inputs.text()
     tokens = options.masked_tokens if masked else options.tokens
     passage = make_passage(
@@ -89,7 +95,7 @@ def _prepare(config: Config, inputs: Inputs) -> RowWork:
     batches = prepare_passage(checkpoint, passage, memory_bytes=budget)
     name = "pseudo_perplexity" if masked else "perplexity"
     columns = (name, "perplexity_error", f"delta_{name}", "delta_error", "nll", "removed_values", "removed_share")
-    experiment = Experiment(checkpoint, passage, batches, targets, ranges, columns, budget)
+    experiment = Experiment(checkpoint, passage, batches, targets, ranges, columns, budget, options.save)
     shapes = [list(padded.batch.tokens.shape) for padded in batches.windows]
     return RowWork(
         layout=experiment_layout(KEYS, columns),
@@ -154,8 +160,11 @@ def _remove(
     experiment: Experiment, number: int, key: tuple[str, int], whole: ChunkSums, factors: Mapping[Place, Factors]
 ) -> Row:
     ranks = experiment.ranges[key[1] - 1]
+    cut = without_group(experiment.checkpoint, factors, ranks)
+    if experiment.save is not None:
+        save_model(experiment.save, cut)
     try:
-        sums = _measure(experiment, without_group(experiment.checkpoint, factors, ranks))
+        sums = _measure(experiment, cut)
     except JacspecError as error:
         raise JacspecError(f"Without group {key[1]} of {key[0]}: {error}") from error
     return _row(experiment, number, key, sums, whole, count_removed(factors, ranks), mean_spectrum(factors))

@@ -36,6 +36,7 @@ class WeightsOptions:
     extra: list[str] = MISSING
     draws: int = MISSING
     show_layer: int = MISSING
+    show_role: str | None = MISSING
 
 
 WEIGHTWATCHER = "Martin & Mahoney 2021, JMLR 22, 165 (WeightWatcher)"

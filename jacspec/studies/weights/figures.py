@@ -60,7 +60,8 @@ CAPTIONS = {
     "spacings": "Spacings of neighbouring singular values of all layers, unfolded to a mean of 1: values that repel "
     "one another as those of random matrices do follow the black curve (Wigner's surmise), values that know nothing of "
     "one another the dotted one.",
-    "one_matrix": "One matrix: singular values, cumulative variance, eigenvalues of its Gram matrix.",
+    "one_matrix": "One matrix (weights.show_layer, weights.show_role): singular values; the share of the variance in "
+    "the largest i, and what is left without the others in Frobenius norm; eigenvalues of its Gram matrix.",
 }
 
 
@@ -354,7 +355,8 @@ def _draw_one(run: Run, layer: int) -> Figure:
     roles = [role for role in roles_of(run) if _rows(run, role, layer)]
     if not roles:
         return panels(1, _title(run, "no matrix of this layer has a spectrum"))[0]
-    role = "qkv" if "qkv" in roles else roles[0]
+    asked = lookup(run.provenance, "config.weights.show_role")
+    role = next(role for role in (asked, "qkv", roles[0]) if role in roles)
     row = _rows(run, role, layer)[0]
     sigma = _sigma(run, row)
     figure, axes = panels(3, _title(run, str(run.dataset["name"].values[row])))
@@ -372,5 +374,8 @@ def _draw_one(run: Run, layer: int) -> Figure:
     for panel in (axes[0], axes[2]):
         panel.set_yscale("log")
     axes[1].axhline(0.9, color="0.6", linewidth=0.8, linestyle="--")
+    error = np.sqrt(np.append(np.cumsum(lam[::-1])[::-1][1:], 0) / lam.sum())
+    axes[1].plot(index, error, color="#E69F00", linewidth=1.2, label=r"$\Vert W - W_i \Vert_F / \Vert W \Vert_F$")
+    axes[1].legend(fontsize="small", frameon=False)
     figure.supxlabel("index $i$", fontsize="medium")
     return figure
