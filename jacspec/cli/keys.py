@@ -52,7 +52,7 @@ ANSWERS = {
 """What is said of other tools' options that no key stands for."""
 
 
-OF_EVERY_STUDY = frozenset({"task", "run", "runs", "resume", "report", "log", "tables", "distributed"})
+OF_EVERY_STUDY = frozenset({"task", "source", "run", "runs", "resume", "report", "log", "tables", "distributed"})
 """Groups and keys that say how a study runs and what becomes of its numbers."""
 
 
