@@ -295,9 +295,9 @@ GALLERY = (
     Exhibit(
         "smollm2_overlap",
         "overlap of singular vectors with activations",
-        "`task=overlap`: the leading vectors of q read directions in which activations vary: {q, top:.2f} beside "
-        "{chance:.2f} by chance.",
-        lambda found: found["q, top"] > 1.2 * found["chance"],
+        "`task=overlap`: singular vectors of q hardly lie along directions in which activations vary: {q, top:.3f} "
+        "(the leading tenth) beside {chance:.3f} by chance.",
+        lambda found: found["chance"] < found["q, top"] < 1.2 * found["chance"],
     ),
     Exhibit(
         "smollm2_removal",

@@ -410,7 +410,7 @@ def _check_kinds(run: Any) -> None:
         assert row["median"] == pytest.approx(np.median(values[kinds == kind]))
         assert (f"{kind} (n = {count})" in page) == (count >= 5)
         assert (f"{kind} ({count})" in page) == (count < 5)
-    assert "Left out, with fewer than 5 samples: " in page
+    assert "Left out of MLP, with fewer than 5 samples: " in page
 
 
 def test_whole_samples_are_those_of_the_jacobian_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
