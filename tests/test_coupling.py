@@ -412,7 +412,7 @@ def _check_kinds(run: Any) -> None:
         assert row["median"] == pytest.approx(np.median(values[kinds == kind]))
         assert (f"{kind} (n = {count})" in page) == (count >= 5)
         assert (f"{kind} ({count})" in page) == (count < 5)
-    assert "Left out, with fewer than 5 samples: " in page
+    assert "Left out of MLP, with fewer than 5 samples: " in page
 
 
 @pytest.mark.thorough

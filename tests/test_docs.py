@@ -388,6 +388,11 @@ SHOWN = (
         "where random directions have {chance:.2f} (medians over layers); `k` has {k, top:.2f} and {k, bottom:.2f}.",
     ),
     (
+        "docs/overlap.md",
+        "smollm2_overlap",
+        "{q, top:.3f} and {q, bottom:.3f} in `q`, {k, top:.3f} and {k, bottom:.3f} in `k`, by chance {chance:.3f}.",
+    ),
+    (
         "docs/lazy.md",
         "lazy",
         "α = 0.1 to 30 the movement of its hidden weights falls from {movement at 0.1:.2f} to {movement at 30:.3f} of",

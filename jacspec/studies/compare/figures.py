@@ -149,7 +149,7 @@ def draw_differences(run: Run, metric: str) -> Figure:
     return figure
 
 
-def _short(labels: "pandas.Series[str]", number: int) -> str:
+def _short(labels: "pandas.Series[str]", number: Any) -> str:
     """Name a run by its label where that fits a line, else by its number."""
     return str(labels[number]) if len(str(labels[number])) <= LONGEST_LABEL else f"run {number}"
 
