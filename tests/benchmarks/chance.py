@@ -223,7 +223,7 @@ def check_p_values(draws: int = 1000) -> dict[str, Any]:
     return found
 
 
-def check_norms(draws: int = 300) -> dict[str, Any]:
+def check_norms(draws: int = 150) -> dict[str, Any]:
     """Draw independent Gaussian entries whose rows and columns have different norms: all that stands out is chance."""
     found: dict[str, Any] = {}
     cases: Mapping[str, tuple[Shape, float | None]] = {
@@ -252,7 +252,9 @@ def norms_chance(shape: Shape, spread: float | None, draws: int, blocks: int) ->
     columns = np.exp((spread or 0) * rng.normal(size=(blocks, shape[1])))
     parts = (shape[0] // blocks,) * blocks
     rows = np.repeat(2.0 ** np.arange(blocks), parts) if blocks > 1 else rows
-    seen: dict[str, list[float]] = {key: [] for key in ("plain", "largest", "smallest", "whole", "above, plain", "above")}
+    seen: dict[str, list[float]] = {
+        key: [] for key in ("plain", "largest", "smallest", "whole", "above, plain", "above")
+    }
     for _ in range(draws):
         matrix = rng.normal(size=shape) * rows[:, None] * np.repeat(columns, parts, axis=0)
         sigma, profile = np.linalg.svd(matrix, compute_uv=False), profile_of(matrix, parts)
