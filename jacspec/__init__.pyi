@@ -30,6 +30,7 @@ def jacobian(
     decoder_input: Literal["shifted", "start"] = "shifted",
     precision: Literal["float32", "float64"] = "float32",
 ) -> Jacobian: ...
+
 def compare(
     runs: Run | str | Path | Sequence[Run | str | Path],
     *,
@@ -378,22 +379,7 @@ def merge(
     *,
     models: str | Sequence[str] = ("nano@step256", "nano@step1024"),
     base: str | None = "nano@step0",
-    method: Literal[
-        "average",
-        "arithmetic",
-        "star",
-        "slerp",
-        "ties",
-        "dare_linear",
-        "dare_ties",
-        "della_linear",
-        "della",
-        "tsv_m",
-        "iso_c",
-        "iso_cts",
-        "knots_ties",
-        "none",
-    ] = "average",
+    method: Literal["average", "arithmetic", "star", "slerp", "ties", "dare_linear", "dare_ties", "della_linear", "della", "tsv_m", "iso_c", "iso_cts", "knots_ties", "none"] = "average",
     share: float = 0.4,
     density: float = 0.2,
     epsilon: float = 0.15,
@@ -533,6 +519,7 @@ def overlap(
     tokenizer: Any = None,
     revision: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
+    heads: bool = False,
     layers: int | Sequence[int] | None = None,
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
@@ -556,6 +543,7 @@ def overlap(
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
+    - `heads`: also along the singular vectors of W_QK and W_OV of every head
     - `layers`: which layers, -1 the last; None: all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines

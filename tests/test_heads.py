@@ -34,6 +34,7 @@ from jacspec.spectra.products import (
     turned_products,
 )
 from jacspec.spectra.significance import adjust_for_many
+from jacspec.studies.head_factors import modes_of
 from jacspec.studies.heads.measure import (
     Chance,
     HeadProducts,
@@ -42,7 +43,6 @@ from jacspec.studies.heads.measure import (
     head_metrics,
     head_products,
     measure_products,
-    rounding_of_smallest,
 )
 
 HEADS = {"one for each": 4, "grouped": 2, "one for all": 1}
@@ -290,7 +290,7 @@ def test_rounding_moves_the_smallest_as_it_is_said(dtype: str, bits: int) -> Non
     for _ in range(300):
         parts = [part + np.ldexp(rng.uniform(-0.5, 0.5, SIZES), np.frexp(part)[1] - bits) for part in (left, right)]
         moved.append(np.linalg.svd(parts[0].T @ parts[1], compute_uv=False)[SIZES[0] - 1] - sigma)
-    assert rounding_of_smallest((left, right)) == pytest.approx(np.std(moved), rel=0.15)
+    assert modes_of((left, right)).rounding == pytest.approx(np.std(moved), rel=0.15)
 
 
 def test_copying_is_seen_in_the_eigenvalues() -> None:

@@ -78,22 +78,22 @@ def _inputs(model: torch.nn.Module, names: Sequence[str], tokens: Sequence[Seque
     return {name: np.concatenate(parts) for name, parts in seen.items()}
 
 
-def _expected(weight: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """O_k and the relative variance from vectors and a weight (out, in), written out."""
+def _expected(weight: np.ndarray, x: np.ndarray, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """O_k and the relative variance from vectors and a weight (out, in), written out; of the first `count` rows."""
     covariance = np.cov(x, rowvar=False)
     values, vectors = np.linalg.eigh(covariance)
     vectors = vectors[:, values > values.max() * len(values) * np.finfo(np.float32).eps]
-    rows = np.linalg.svd(weight, full_matrices=False)[2]
+    rows = np.linalg.svd(weight, full_matrices=False)[2][:count]
     overlap = np.array([max(abs(row @ vector) for vector in vectors.T) for row in rows])
     relative = np.array([row @ covariance @ row for row in rows]) * len(covariance) / np.trace(covariance)
     return overlap, relative
 
 
-def _measure(folder: Path, tokens: Sequence[Sequence[int]], size: int) -> list[Row]:
+def _measure(folder: Path, tokens: Sequence[Sequence[int]], size: int, *, heads: bool = False) -> list[Row]:
     with numerics("float64"):
         model = load_model(folder, precision="float64")
         batches = make_batches(tokens, size=size)
-        return [result for block in task._stream(model, batches, "shifted", {}) for result in block]
+        return [result for block in task._stream(model, batches, "shifted", {}, heads=heads) for result in block]
 
 
 def _tokens(vocab: int = 37) -> list[list[int]]:
@@ -132,6 +132,34 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
     assert np.abs(padded - first.arrays["relative_variance"]).max() > 1e-4
     if weight.shape[0] == weight.shape[1]:
         assert np.abs(_expected(weight.T, x)[0] - first.arrays["overlap"]).max() > 1e-2
+
+
+def test_heads_read_what_hf_gives_their_products(tmp_path: Path) -> None:
+    """Products formed whole from HF's weights, as numpy has them; of two heads that share keys, and of one rounded."""
+    hf = save_random(tmp_path, "llama", spread=0.1, **FAMILIES["llama"].base)
+    found = [row for row in _measure(tmp_path, _tokens(), 4, heads=True) if row.key[2] is not None]
+    config = hf.config
+    heads, width, group = (
+        config.num_attention_heads, config.head_dim, config.num_attention_heads // config.num_key_value_heads
+    )  # fmt: skip
+    assert group > 1
+    assert len(found) == 3 * heads * config.num_hidden_layers
+    names = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(config.num_hidden_layers)]
+    entering = _inputs(hf, names, _tokens())
+    for row in found:
+        layer, role, head = row.key[:3]
+        own = hf.get_submodule(f"model.layers.{layer}.self_attn")
+        q, k, v, o = (getattr(own, f"{name}_proj").weight.detach().numpy() for name in "qkvo")
+        mine, shared = (slice(number * width, (number + 1) * width) for number in (head, head // group))
+        qk, ov = q[mine].T @ k[shared], o[:, mine] @ v[shared]
+        product = {"qk.query": qk.T, "qk.key": qk, "ov.value": ov}[role]
+        overlap, relative = _expected(product, entering[names[layer]], width)
+        np.testing.assert_allclose(row.arrays["relative_variance"], relative, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(row.arrays["overlap"], overlap, atol=1e-5)
+        assert row.values["variance_last"] == pytest.approx(relative[-1], rel=1e-5)
+        assert 0 < row.values["rounding_share"] < 1e-3
+        if role == "qk.key":
+            assert np.abs(_expected(product.T, entering[names[layer]], width)[1] - relative).max() > 1e-2
 
 
 def test_company_in_a_batch_changes_nothing(tmp_path: Path) -> None:
@@ -237,7 +265,12 @@ def test_run_on_a_trained_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "fragment"), [("data.min_tokens=101", "None of the"), ("data.path=nowhere.txt", "is not a file")]
+    ("wrong", "fragment"),
+    [
+        ("data.min_tokens=101", "None of the"),
+        ("data.path=nowhere.txt", "is not a file"),
+        ("overlap.heads=some", "overlap.heads"),
+    ],
 )
 def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
     done = run_here("task=overlap", wrong, "hydra.run.dir=no", cwd=tmp_path)

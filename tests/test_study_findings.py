@@ -154,6 +154,11 @@ def overlap(folder: Path, rng: Rng, planted: bool) -> Run:
          "variance_top": rng.lognormal(2 * planted, 0.2), "variance_bottom": rng.lognormal(0, 0.2)}
         for layer in range(LAYERS) for role in ("q", "up")
     ]  # fmt: skip
+    rows += [
+        {"layer": layer, "role": "qk.key", "rows": 96, "cols": 96, "variance_last": rng.lognormal(-2 * planted, 0.1),
+         "rounding_share": np.nan if layer == 0 else 3.0 if planted and layer == 1 else 1e-4}
+        for layer in range(LAYERS)
+    ]  # fmt: skip
     return put(folder, "overlap", rows)
 
 
@@ -311,6 +316,8 @@ CASES: Mapping[str, Case] = {
             "by chance 1%",
             "of the largest σ 8.44",
             "rises in up (Kendall's τ +1.00",
+            "qk.key: the smallest σ of 1 of 6 heads is zero to rounding in float64, of 1 within the rounding",
+            "along that of the other 4 the input has 0.1",
         ),
         r"In \d+ of 12 matrices more|varies|largest σ (rises|falls)",
     ),

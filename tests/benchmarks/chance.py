@@ -223,7 +223,7 @@ def check_p_values(draws: int = 1000) -> dict[str, Any]:
     return found
 
 
-def check_norms(draws: int = 300) -> dict[str, Any]:
+def check_norms(draws: int = 150) -> dict[str, Any]:
     """Draw independent Gaussian entries whose rows and columns have different norms: all that stands out is chance."""
     found: dict[str, Any] = {}
     cases: Mapping[str, tuple[Shape, float | None]] = {

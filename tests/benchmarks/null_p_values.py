@@ -51,7 +51,7 @@ def of_matrices(shape: Shape = (96, 384)) -> Found:
     yield "largest, one variance", largest
     yield "smallest, one variance", smallest
     for spread in (0.0, 0.5):
-        seen = norms_chance(shape, spread, COUNT)
+        seen = norms_chance(shape, spread, COUNT, 1)
         for end in ("largest", "smallest"):
             yield f"{end}, own norms, spread {spread:g}", seen[end]
 

@@ -35,6 +35,7 @@ from jacspec.spectra.products import (
     turned_products,
 )
 from jacspec.spectra.svd import blas_on_one_thread
+from jacspec.studies.head_factors import Pair, head_factors, modes_of
 from jacspec.studies.heads import NULLS
 
 ROW_BLOCK = 128
@@ -75,19 +76,8 @@ def head_products(block: Block) -> dict[str, HeadProducts]:
     key or value head (GQA) share its factor. Moments of order 3 and 4 do not factor cheaply: `ROW_BLOCK` rows of a
     product are made at a time, O(d_model² · d_head) a head.
     """
-    left, right = _factors(block)
+    left, right = head_factors(block)
     return {name: measure_products(left[name], right[name]) for name in left}
-
-
-def _factors(block: Block) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the factors of each product: (kv_head group d_head d_model) on the left, (kv_head d_head d_model)."""
-    own = block.attn.spec
-    d_model = block.spec.d_model
-    query = block.attn.q.weight[...].reshape(own.kv_heads, own.group, own.d_head, d_model)
-    # W_O (out, in) reads the heads along its inputs.
-    output = block.attn.o.weight[...].T.reshape(own.kv_heads, own.group, own.d_head, d_model)
-    key, value = (part.weight[...].reshape(own.kv_heads, own.d_head, d_model) for part in (block.attn.k, block.attn.v))
-    return {"qk": query, "ov": output}, {"qk": key, "ov": value}
 
 
 def measure_products(
@@ -103,15 +93,11 @@ def measure_products(
         cores = np.stack(roots[0]), np.repeat(np.stack(roots[1]), group, axis=0)
         sigma = np.linalg.svd(cores[0] @ np.swapaxes(cores[1], 1, 2), compute_uv=False)
         eigenvalues = np.stack(list(pool.map(_eigenvalues, heads)))
-        rounding = np.array(list(pool.map(rounding_of_smallest, heads)))
+        rounding = np.array([modes.rounding for modes in pool.map(modes_of, heads)])
         beside = [np.stack(list(pool.map(factor_moments, part))) for part in (first, second)]
     norms = norms_of(list(first)), norms_of(list(second))
     right_beside = np.repeat(beside[1], group, axis=0)
     return HeadProducts(sigma, eigenvalues, moments, beside[0], right_beside, rounding, cores, norms, first.dtype)
-
-
-Pair = tuple[Float[np.ndarray, "d_head d_model"], Float[np.ndarray, "d_head d_model"]]
-"""The factors of a product."""
 
 
 def _root(factor: Float[np.ndarray, "d_head d_model"]) -> Float[np.ndarray, "d_head d_head"]:
@@ -121,35 +107,6 @@ def _root(factor: Float[np.ndarray, "d_head d_model"]) -> Float[np.ndarray, "d_h
 def _eigenvalues(pair: Pair) -> Complex[np.ndarray, " d_head"]:
     left, right = (part.astype(np.float64) for part in pair)
     return np.linalg.eigvals(right @ left.T).astype(np.complex128)
-
-
-def rounding_of_smallest(pair: Pair) -> float:
-    r"""Estimate what the rounding of the stored weights moves the smallest singular value by, root mean square.
-
-    With $A^\top B v = \sigma u$ a change of A moves σ by $\sum_{ij} \delta A_{ij} u_j (B v)_i$ to first order, one of B
-    by $\sum_{ij} \delta B_{ij} v_j (A u)_i$; entries are off by their last place over √12 (`_last_places`), each by
-    itself.
-    """
-    left, right = (part.astype(np.float64) for part in pair)
-    bases, roots = zip(*(np.linalg.qr(part.T) for part in (left, right)), strict=True)
-    inner, _, other = np.linalg.svd(roots[0] @ roots[1].T)
-    u, v = bases[0] @ inner[:, -1], bases[1] @ other[-1]
-    squares = (
-        np.square(_last_places(part)) @ np.square(along) @ np.square(across)
-        for part, along, across in ((left, u, right @ v), (right, v, left @ u))
-    )
-    return float(np.sqrt(sum(squares) / 12))
-
-
-def _last_places(values: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n"]:
-    """Return the distance of each entry from its neighbours in the type it was stored in.
-
-    That is seen from the entries: a type of p bits leaves the others of float64 empty in all of them.
-    """
-    parts, exponents = np.frexp(values)
-    bits = np.bitwise_or.reduce(np.abs(np.ldexp(parts, 53)).astype(np.int64), axis=None)
-    used = 53 - (int(bits) & -int(bits)).bit_length() + 1 if bits else 1
-    return np.where(values != 0, np.ldexp(1.0, exponents - used), 0)
 
 
 def factor_moments(factor: Float[np.ndarray, "d_head d_model"]) -> Float[np.ndarray, " 3"]:

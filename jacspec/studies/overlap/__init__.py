@@ -1,8 +1,17 @@
 """Singular vectors of every weight matrix beside the activations that enter it."""
 
+import dataclasses
 from collections.abc import Mapping
 
-from jacspec.studies.study import MATRICES, TEXT_OPTIONS, Page, Quantity, Study
+from jacspec.studies.study import MATRICES, MISSING, TEXT_OPTIONS, Page, Quantity, Study
+
+
+@dataclasses.dataclass
+class OverlapOptions:
+    """Whether heads are measured too; see conf/task/overlap.yaml."""
+
+    heads: bool = MISSING
+
 
 SMALL = "Small Singular Values Matter"
 
@@ -74,15 +83,41 @@ OVERLAP: Mapping[str, Quantity] = {
 }
 """Columns of `task=overlap`."""
 
+PROJECT = "this project"
+
+OF_HEADS: Mapping[str, Quantity] = {
+    "variance_last": Quantity(
+        "relative variance, smallest σ",
+        "of heads (overlap.heads): n vᵀ C v / tr C along the vector of the smallest σ alone; 1 by chance",
+        SMALL,
+    ),
+    "rounding_share": Quantity(
+        r"$\delta\sigma_{d_{\mathrm{head}}} / \sigma_{d_{\mathrm{head}}}$",
+        "what rounding of the stored weights moves the smallest σ by (first order, root mean square), over it: from "
+        "about 1 on it may be nothing but rounding; missing below full rank",
+        PROJECT,
+        words="rounding share of the smallest σ",
+    ),
+}
+"""Columns beside these where heads are measured."""
+
+HEAD_ROLES: Mapping[str, tuple[str, str]] = {
+    "qk.query": ("qk", "left"),
+    "qk.key": ("qk", "right"),
+    "ov.value": ("ov", "right"),
+}
+"""Which singular vectors of which product of a head read an input; the left ones of ov are what it writes."""
+
 
 STUDY = Study(
     name="overlap",
     run="jacspec.studies.overlap.run:run_overlap",
+    options=OverlapOptions,
     inputs=frozenset({"model", "text"}),
-    reads=frozenset({"model", "data", "engine", "layers", "precision", "seed"}),
+    reads=frozenset({"model", "data", "engine", "overlap", "layers", "precision", "seed"}),
     takes=("layers", *TEXT_OPTIONS, "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns=OVERLAP,
+    columns={**OVERLAP, **OF_HEADS},
     files={"spectra.nc": "singular values, overlaps and relative variances by index (netCDF)"},
     console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "overlap_norms_99", "variance_top"),
     figures="jacspec.studies.overlap.figures:overlap_figures",
@@ -97,6 +132,12 @@ STUDY = Study(
             "Two levels of chance stand beside them: of random directions, and of random directions with the column "
             "norms of the matrix. Where norms follow the input's variances, as where a norm's gain is folded into "
             "them, the first is passed by a matrix whose entries are independent otherwise.",
+            "With overlap.heads=true each head has three rows more: the left singular vectors of W_QK = W_Qᵀ W_K, "
+            "which read queries (qk.query), its right ones, which read keys (qk.key), and the right ones of "
+            "W_OV = W_O W_V, which read values (ov.value), beside directions with the column norms of the head's part "
+            "of W_Q, W_K and W_V. A rounding share of about 1 or more says that a head's smallest σ may be rounding of "
+            "the stored weights; far below 1 it is none, and the head passes what enters along it on as weakly as σ "
+            "says.",
         ),
         sentences="jacspec.studies.overlap.findings:overlap_findings",
         caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",

@@ -125,6 +125,16 @@ def compute_profile(
             np.asarray(part[0], np.float64)
             for part in right_vectors(jnp.asarray(weight, weight.dtype if kept else jnp.float64)[None])
         )
+    return profile_along(sigma, rows, directions, covariance)
+
+
+def profile_along(
+    sigma: Float[np.ndarray, " k"],
+    rows: Float[np.ndarray, "k n"],
+    directions: Float[np.ndarray, "n r"],
+    covariance: Float[np.ndarray, "n n"],
+) -> Profile:
+    """Compute O_k and the relative variance along unit vectors, the rows, of these singular values."""
     overlap = np.abs(rows @ directions).max(axis=1) if directions.size else np.full(len(rows), np.nan)
     total = float(np.trace(covariance))
     captured = np.einsum("kn,kn->k", rows @ covariance, rows)
@@ -188,7 +198,7 @@ def own_norms(
 
 def summarise_profile(
     profile: Profile,
-    shape: tuple[int, int],
+    shape: tuple[int, int] | None,
     count: float,
     eigenvalues: Float[np.ndarray, " r"],
     null: tuple[float, float],
@@ -196,11 +206,12 @@ def summarise_profile(
 ) -> dict[str, float]:
     """Compute the columns `OVERLAP` of one matrix; NaN where there is nothing to average (see `missing_reason`).
 
-    **Arguments:** `count`, of tokens; `eigenvalues`, of the covariance; `null`, from `null_overlap`.
+    **Arguments:** `shape`, None of a product, which has no bulk of its own; `count`, of tokens;
+    `eigenvalues`, of the covariance; `null`, from `null_overlap`.
     """
     sigma, overlap, variance = profile
     decile = max(1, sigma.size // 10)
-    low, high = fit_bulk(sigma, shape).edges
+    low, high = fit_bulk(sigma, shape).edges if shape is not None else (float("nan"), float("nan"))
     chance, chance_99 = null
     known = bool(np.isfinite(overlap).all())
 
@@ -238,12 +249,15 @@ def summarise_profile(
     }
 
 
-def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float]) -> str:
+def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float], *, of_product: bool = False) -> str:
     """Say why columns are missing; empty where none is."""
     if not metrics["covariance_rank"]:
         return "input without variance: no principal directions"
     if not sigma[0] > 0:
         return "all zero: no singular directions"
+    if of_product:
+        below = "" if np.isfinite(metrics["rounding_share"]) else "; below full rank: the last vectors are arbitrary"
+        return f"a product of factors: no bulk and no edges of its own (task=heads has them){below}"
     reasons = []
     if np.isnan(metrics["bulk_high"]):
         reasons.append("no bulk of one variance is identified")

@@ -24,11 +24,13 @@ from jacspec.studies.study import Plot
 
 CAPTIONS = {
     "overlap": "O_k = max_j |v_k · f_j| of the right singular vectors with the principal directions of what enters "
-    "the matrix, by index: a line a layer, black their mean; grey, what random directions have (mean and 99 %; dotted, "
+    "the matrix, by index: a line a matrix or head, layer after layer, black their mean; grey, what random directions "
+    "have (mean and 99 %; dotted, "
     "99 % of those with the column norms of the matrix). "
     "Inset: the singular values, with the edges of the Marchenko–Pastur bulk, dashed.",
     "variance": "Variance of what enters the matrix along its right singular vectors, over that of an average "
-    "direction, by index: a line a layer, black their mean; 1 is what random directions have on average, "
+    "direction, by index: a line a matrix or head, layer after layer, black their mean; 1 is what random directions "
+    "have on average, "
     "dotted what those with the column norms of the matrix have.",
 }
 
@@ -59,7 +61,7 @@ def _add_layers(panel: Axes, rows: Float[np.ndarray, "matrix k"]) -> None:
 def _draw_overlap(run: Run) -> Figure:
     """Draw O_k against the index, with the level of chance and the spectrum inset."""
     roles = roles_of(run)
-    title = f"{run_title(run)}: overlap with the principal directions of the input, a line a layer (dark: first)"
+    title = f"{run_title(run)}: overlap with the principal directions of the input, a line a matrix (dark: first)"
     figure, axes = panels(len(roles), title, size=(3.6, 2.9))
     table = run.metrics
     for panel, role in zip(axes, roles, strict=True):
@@ -78,7 +80,7 @@ def _draw_overlap(run: Run) -> Figure:
 def _draw_variance(run: Run) -> Figure:
     """Draw the relative variance of the input along each singular vector."""
     roles = roles_of(run)
-    title = f"{run_title(run)}: variance of the input along singular vectors, a line a layer (dark: first)"
+    title = f"{run_title(run)}: variance of the input along singular vectors, a line a matrix (dark: first)"
     figure, axes = panels(len(roles), title, size=(3.6, 2.6))
     for panel, role in zip(axes, roles, strict=True):
         rows = _profiles(run, role, "relative_variance")

@@ -7,6 +7,7 @@ import numpy as np
 from jacspec.report.findings import median_interval, say_trend
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
+from jacspec.studies.overlap import HEAD_ROLES
 
 BEYOND = 0.01
 """The share of random directions that a level leaves beyond it."""
@@ -50,7 +51,30 @@ def overlap_findings(run: Run) -> Iterator[str]:
             )
     if said:
         yield f"What enters varies {' and '.join(said)} as along an average direction (medians over matrices)."
+    yield from _of_heads(run)
     by_role = {
         str(role): rows.set_index("layer")["overlap_top"] for role, rows in run.metrics.groupby("role", sort=False)
     }
     yield from say_trend("mean O_k of the tenth of the largest σ", by_role)
+
+
+def _of_heads(run: Run) -> Iterator[str]:
+    """Say of heads whether their smallest σ are rounding, and how much their input varies along those that are not."""
+    if "rounding_share" not in run.metric_names:
+        return
+    for role, rows in run.metrics.groupby("role", sort=False):
+        if not str(role).endswith(tuple(HEAD_ROLES)):
+            continue
+        known = rows["rounding_share"].dropna()
+        kept = rows.loc[known.index[known < 1], "variance_last"].dropna()
+        words = (
+            f"{role}: the smallest σ of {len(rows) - len(known)} of {len(rows)} heads is zero to rounding in float64"
+        )
+        words += f", of {int((known >= 1).sum())} within the rounding of the stored weights"
+        if len(kept):
+            variance = median_interval(kept.to_numpy(np.float64))
+            words += (
+                f"; along that of the other {len(kept)} the input has {variance} times the variance of an average "
+                "direction (median)"
+            )
+        yield f"{words}."

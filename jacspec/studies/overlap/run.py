@@ -21,8 +21,9 @@ from jacspec.models.matrices import block_roles
 from jacspec.models.modules import leaf_names
 from jacspec.runs.rows import MatrixKey, matrix_layout, matrix_row
 from jacspec.samples import PaddedBatch
+from jacspec.studies.head_factors import head_pairs, modes_of
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.overlap import OVERLAP
+from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OVERLAP, OverlapOptions
 from jacspec.studies.overlap.activations import (
     ENOUGH,
     SAME_INPUT,
@@ -32,15 +33,19 @@ from jacspec.studies.overlap.activations import (
     null_overlap,
     own_norms,
     principal_directions,
+    profile_along,
     summarise_profile,
 )
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
 
+Directions = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Eigenvalues, principal directions and covariance of an input."""
+
 
 class BlockMatrix(NamedTuple):
-    """A matrix of a block: its row's number, its leaf, and its row's layer, role, head (none) and name."""
+    """A matrix of a block: its row's number, its leaf (its role, of a head), and its row's layer, role, head, name."""
 
     number: int
     leaf: str
@@ -73,9 +78,12 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
     }
     source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}
     facts = {"tokens": tokens, "warning": warning, "corpus": source}
-    chosen = checkpoint.spec.choose_layers(config.layers)
-    stream = functools.partial(_stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen)
-    return RowWork(matrix_layout(tuple(OVERLAP)), identity, facts, stream, "matrices", learnt={"left_out": {}})
+    chosen, heads = checkpoint.spec.choose_layers(config.layers), config.own(OverlapOptions).heads
+    stream = functools.partial(
+        _stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen, heads=heads
+    )
+    columns = (*OVERLAP, *OF_HEADS) if heads else tuple(OVERLAP)
+    return RowWork(matrix_layout(columns), identity, facts, stream, "matrices", learnt={"left_out": {}})
 
 
 def _stream(
@@ -85,34 +93,46 @@ def _stream(
     done: Mapping[int, Row],
     *,
     chosen: frozenset[int] | None = None,
+    heads: bool = False,
 ) -> Iterator[Sequence[Row]]:
     """Yield the matrices of each block in turn; a block that is done is carried through."""
     spec, free = checkpoint.spec, itertools.count()
     listed: dict[int, list[BlockMatrix]] = {}
     for number, roles in block_roles(spec).items():
         layer, stack = spec.layer(number), spec.blocks[number].stack
+        keys: list[tuple[str, str, int | None, str]] = [(leaf, role, None, leaf) for role, leaf in roles.items()]
+        if heads:
+            every = range(spec.blocks[number].attention.heads)
+            keys += [(role, role, head, f"head {head} {role}") for role in HEAD_ROLES for head in every]
         listed[number] = [
-            BlockMatrix(next(free), leaf, (layer, f"{stack}.{role}" if stack else role, None, f"block {number} {leaf}"))
-            for role, leaf in roles.items()
+            BlockMatrix(next(free), leaf, (layer, f"{stack}.{role}" if stack else role, head, f"block {number} {name}"))
+            for leaf, role, head, name in keys
         ]
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         unwanted = chosen is not None and spec.layer(number) not in chosen
         if unwanted or all(each.number in done for each in listed[number]):
             return Visit(None)
-        return Visit(list(_measure(block, listed[number], streams, batches)))
+        return Visit(list(_measure(block, listed[number], streams, batches, heads=heads)))
 
     yield from walk(checkpoint, batches, visit, last=len(spec.blocks) - 1, decoder_input=decoder_input)
 
 
 def _measure(
-    block: Block, listed: Sequence[BlockMatrix], streams: Sequence[Stream], batches: Sequence[PaddedBatch]
+    block: Block,
+    listed: Sequence[BlockMatrix],
+    streams: Sequence[Stream],
+    batches: Sequence[PaddedBatch],
+    *,
+    heads: bool,
 ) -> Iterator[Row]:
     """Measure every matrix of a block against the covariance of its inputs, computed once for those that share it."""
     moments = input_moments(block, streams, batches)
     leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
     directions = {place: principal_directions(own) for place, own in moments.items()}
     for number, leaf, key in listed:
+        if leaf in HEAD_ROLES:
+            continue
         place = leaf.removesuffix(".weight")
         place = SAME_INPUT.get(place, place)
         eigenvalues, vectors, covariance = directions[place]
@@ -122,6 +142,34 @@ def _measure(
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         norms = own_norms(np.asarray(weight), vectors, covariance)
         metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null, norms)
+        metrics |= dict.fromkeys(OF_HEADS if heads else (), float("nan"))
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
         reason = missing_reason(profile.sigma, metrics)
+        yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)
+    if heads:
+        of_heads = [each for each in listed if each.leaf in HEAD_ROLES]
+        yield from _measure_heads(block, of_heads, directions["attn.q"], float(moments["attn.q"].total))
+
+
+def _measure_heads(block: Block, listed: Sequence[BlockMatrix], input_of: Directions, tokens: float) -> Iterator[Row]:
+    """Measure the singular vectors of heads' products that read what enters attention; see `HEAD_ROLES`."""
+    eigenvalues, vectors, covariance = input_of
+    null = null_overlap(len(covariance), eigenvalues.size)
+    pairs = head_pairs(block)
+    modes = {product: [modes_of(pair) for pair in own] for product, own in pairs.items()}
+    for number, role, key in listed:
+        product, side = HEAD_ROLES[role]
+        assert key[2] is not None
+        found, factor = modes[product][key[2]], pairs[product][key[2]][side == "right"]
+        profile = profile_along(found.sigma, getattr(found, side), vectors, covariance)
+        norms = own_norms(factor, vectors, covariance)._replace(low=float("nan"), high=float("nan"))
+        metrics = summarise_profile(profile, None, tokens, eigenvalues, null, norms)
+        full = found.sigma[-1] > found.sigma[0] * len(covariance) * np.finfo(np.float64).eps
+        metrics |= {
+            "variance_last": float(profile.variance[-1]),
+            "rounding_share": found.rounding / float(found.sigma[-1]) if full else float("nan"),
+        }
+        profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
+        reason = missing_reason(profile.sigma, metrics, of_product=True)
+        shape = (len(covariance), len(covariance))
         yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)

@@ -461,7 +461,8 @@ STUDY = Study(
             "nulls. Plain Marchenko–Pastur and Tracy–Widom: independent entries of one variance. What is beyond that "
             "(n_>, n_<, p_max, p_min) may have no more than rows of different norms, as an untrained matrix can have "
             "too. The null of its own row and column norms (rc) rejects independent entries with these norms: beyond "
-            "it, entries depend on one another. One draw (weights.against) is the third.",
+            "it, entries depend on one another; of a fused tensor each part has norms of its own. One draw "
+            "(weights.against) is the third.",
             "Values are counted beyond the edge that one draw in 100 passes: with random entries 0.01 a matrix are "
             "expected on each side. A bulk of one variance is identified where its lower and upper half agree and two "
             "searches find it; where not, what depends on it is missing. α means nothing without that of Gaussian "
