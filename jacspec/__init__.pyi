@@ -445,6 +445,9 @@ def modes(
     check_layers: int | Sequence[int] | None = None,
     check_epsilons: float | Sequence[float] = (0.1,),
     check_random: int = 4,
+    labelled: str | None = None,
+    text: str = "text",
+    labels: str | Sequence[str] = ("label",),
     components: str | Sequence[str] = ("attn", "mlp"),
     layers: int | Sequence[int] | None = None,
     metrics: str | Sequence[str] = "paper",
@@ -487,6 +490,10 @@ def modes(
     - `check_layers`: the layers that are checked; None: first, middle and last
     - `check_epsilons`: how much of a direction is added, in lengths of the stream
     - `check_random`: directions of chance for each that is checked
+    - `labelled`: labelled text, JSONL or CSV with a header, in the place of data: the samples are its
+      texts
+    - `text`: its column of texts
+    - `labels`: its columns of labels, by which what is read of the input is summed up
     - `components`: attn, mlp, cross, block, or full names as decoder.attn: one or several, or all
     - `layers`: which layers, -1 the last; None: all
     - `metrics`: names of metrics, `paper` or `full`: one or several

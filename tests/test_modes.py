@@ -265,6 +265,8 @@ def test_a_run_keeps_its_directions(finished: Path) -> None:
         assert np.linalg.norm(reads, axis=2) == pytest.approx(1, abs=1e-5)
     assert run.dataset["group"].dims == ("layer", "component", "sample", "mode")
     assert run.provenance["modes"] == [1, 2, 3]
+    assert "Chance are 499 directions" in (finished / "report.html").read_text()
+    assert "derivative of the head (final norm)" in (finished / "report.html").read_text()
     modes = run.table("modes.csv")
     assert len(modes) == len(sites) * 3
     assert ((modes["read_cos"] > 0) & (modes["read_cos"] <= 1)).all()

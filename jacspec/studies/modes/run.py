@@ -164,8 +164,8 @@ def _prepare(
         }
         if labels:
             named[LABELS_FILE] = (LABEL_COLUMNS, [row for result in results for row in _by_label(result, labels)])
-        learnt.update(again.facts)
         if again.words is not None:
+            learnt["words"] = again.facts
             named |= {WORDS_FILE: (WORD_COLUMNS, again.words.shared), OWN_FILE: (OWN_COLUMNS, again.words.own)}
         if options.check:
             known = StoredModes(results, read, options.k)
