@@ -207,47 +207,33 @@ def heads_claims_table() -> str:
     models = recorded_claims("w_qk")
     names = {"npr_lambda": "NPR", "spectral_entropy": "entropy", "kappa_lambda": "κ_λ", "kappa_sigma": "κ_σ"}
     powers = {"lambda_0": "λ₀", "lambda_sum": "Σλ", "lambda_square_sum": "Σλ²"}
+    pairs = {
+        "npr_lambda, spectral_entropy": "NPR and entropy",
+        "element_std, spectral_entropy": "the elements' σ and entropy",
+    }
 
-    def row(words: str, cell: Callable[[Mapping[str, Any]], str]) -> tuple[str, ...]:
-        return (words, *map(cell, models.values()))
+    def column(own: Mapping[str, Any]) -> dict[str, str]:
+        found = {
+            f"median of {words} (by chance)": "{:.3g} ({:.3g})".format(own["median"][name], own["chance"][name])
+            for name, words in names.items()
+        }
+        for key in ("heads with npr within 3 sd of chance", "heads whose gap is closed"):
+            words = key.replace("npr", "NPR").replace(" sd ", " standard deviations ")
+            found[words] = f"{own[key]} of {own['heads']}"
+        for name, words in powers.items():
+            slope, share = own["power of element_std"][name]
+            found[f"power of the elements' σ that {words} goes with (R²)"] = f"{slope:.2f} ({share:.3f})"
+        for key, words in pairs.items():
+            found[f"rank correlation of {words}"] = f"{own['rank correlation'][key]:.2f}"
+        by_layer = own["lambda_0 of layers"]
+        found["mean λ₀ of the first layer over the median layer"] = f"{by_layer['first over median']:.3g}"
+        for part in ("first", "second"):
+            correlation, _ = by_layer[f"rank correlation with the layer, {part} half"]
+            found[f"rank correlation of λ₀ with the layer, {part} half"] = f"{correlation:.2f}"
+        return found
 
-    rows = [
-        row(
-            f"median of {words} (by chance)",
-            lambda own, name=name: "{:.3g} ({:.3g})".format(own["median"][name], own["chance"][name]),
-        )
-        for name, words in names.items()
-    ]
-    for key in ("heads with npr within 3 sd of chance", "heads whose gap is closed"):
-        words = key.replace("npr", "NPR").replace(" sd ", " standard deviations ")
-        rows.append(row(words, lambda own, key=key: f"{own[key]} of {own['heads']}"))
-    for name, words in powers.items():
-        rows.append(
-            row(
-                f"power of the elements' σ that {words} goes with (R²)",
-                lambda own, name=name: "{:.2f} ({:.3f})".format(*own["power of element_std"][name]),
-            )
-        )
-    for key, words in (
-        ("npr_lambda, spectral_entropy", "NPR and entropy"),
-        ("element_std, spectral_entropy", "the elements' σ and entropy"),
-    ):
-        rows.append(row(f"rank correlation of {words}", lambda own, key=key: f"{own['rank correlation'][key]:.2f}"))
-    rows.append(
-        row(
-            "mean λ₀ of the first layer over the median layer",
-            lambda own: f"{own['lambda_0 of layers']['first over median']:.3g}",
-        )
-    )
-    for part in ("first", "second"):
-        key = f"rank correlation with the layer, {part} half"
-        rows.append(
-            row(
-                f"rank correlation of λ₀ with the layer, {part} half",
-                lambda own, key=key: f"{own['lambda_0 of layers'][key][0]:.2f}",
-            )
-        )
-    return _table(("", *models), rows)
+    columns = [column(own) for own in models.values()]
+    return _table(("", *models), [(words, *(each[words] for each in columns)) for words in columns[0]])
 
 
 def removal_claims_table() -> str:

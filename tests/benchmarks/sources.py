@@ -120,17 +120,17 @@ REMOVED = (
 
 def of_removal(run: Any) -> dict[str, Any]:
     """Measure what each role loses without a decile."""
-    nats, tokens = (run.dataset[f"chunk_{name}"].values for name in ("nats", "tokens"))
-    rows = run.metrics.reset_index().set_index(["target", "group"])["index"]
+    nats = run.dataset["chunk_nats"]
+    whole, tokens = (run.dataset[f"chunk_{name}"].sel(target="none", group=0).values for name in ("nats", "tokens"))
     found: dict[str, Any] = {"tokens": run.provenance["scored"]["tokens"], "chunks": run.provenance["scored"]["chunks"]}
     found["perplexity"] = float(run.metrics["perplexity"].iloc[0])
     for target in dict.fromkeys(run.metrics["target"][1:]):
-        own = [nats[rows[target, group]] for group in range(1, len(DECILES) + 1)]
+        own = [nats.sel(target=target, group=group).values for group in range(1, len(DECILES) + 1)]
         found[target] = {
-            f"{name} over whole": list(perplexity_ratio(each, nats[0], tokens[0]).interval)
+            f"{name} over whole": list(perplexity_ratio(each, whole, tokens).interval)
             for name, each in zip(DECILES, own, strict=True)
         }
-        found[target]["smallest over middle"] = list(perplexity_ratio(own[2], own[1], tokens[0]).interval)
+        found[target]["smallest over middle"] = list(perplexity_ratio(own[2], own[1], tokens).interval)
     return found
 
 

@@ -66,7 +66,7 @@ def head_figures(run: Run) -> dict[str, Plot]:
     for role in roles_of(run):
         asked = ASKED if role.endswith("qk") else {**ASKED, "grid": DRAWN["grid"]}
         drawn = {name: draw for name, draw in DRAWN.items() if name not in asked}
-        for name, draw in (drawn | asked).items():
+        for name, draw in {**drawn, **asked}.items():
             figures[f"{name}_{role}"] = Plot(
                 functools.partial(draw, run, role), CAPTIONS.get(name, CAPTIONS["by_head"]), on_request=name in asked
             )

@@ -243,7 +243,7 @@ def draw_baseline(run: Run, role: str) -> Figure:
         "Marchenko–Pastur's law of one": (_single_density(x, d_model, d_head), single, COLOURS[2], "--"),
     }
     for panel in axes:
-        panel.hist(lam.ravel(), bins=np.linspace(0, lam.max(), 121), density=True, color="0.8", label="draws")
+        panel.hist(lam.ravel(), bins=np.linspace(0, lam.max(), 121).tolist(), density=True, color="0.8", label="draws")
         for words, (density, edges, colour, line) in laws.items():
             panel.plot(x, density, line, color=colour, linewidth=1.3, label=words)
             for edge in edges:
