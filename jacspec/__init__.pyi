@@ -347,6 +347,7 @@ def lazy(
     learning_rate: float = 0.02,
     groups: int = 10,
     removed: int | Sequence[int] = (1, 10),
+    and_smaller: bool = False,
     seeds: int = 3,
     precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
@@ -363,6 +364,7 @@ def lazy(
     - `learning_rate`: of all steps
     - `groups`: of singular values, group 1 the largest
     - `removed`: the groups that are removed
+    - `and_smaller`: each with all groups of smaller values: removed=[2,...,10] is 90 to 10 % of them
     - `seeds`: of teacher, points and weights: seed, seed + 1, ...
     - `precision`: float32 or float64, of everything that is computed
     - `seed`: of all that is drawn
@@ -637,7 +639,7 @@ def removal(
     tokenizer: Any = None,
     revision: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
-    by: Literal["role", "layer"] = "role",
+    by: Literal["role", "layer", "all"] = "role",
     roles: str | Sequence[str] = (),
     groups: int = 10,
     ranges: Sequence[Sequence[float]] = (),
@@ -645,6 +647,7 @@ def removal(
     masked_tokens: int | None = 256,
     window: int | None = None,
     stride: int | None = None,
+    save: str | None = None,
     memory_gib: float = 1.0,
     precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
@@ -661,7 +664,7 @@ def removal(
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
-    - `by`: what loses a group at once: a role in all layers, or a layer in all roles
+    - `by`: what loses a group at once: a role in all layers, a layer in all roles, or all
     - `roles`: as [q,k,v,o,up,gate,down]; empty: all that the model has
     - `groups`: of the same size, the largest values first
     - `ranges`: instead of groups, as [[0,0.01],[0.9,1]]: shares of the ranks, 0 the largest value
@@ -669,6 +672,8 @@ def removal(
     - `masked_tokens`: the same for encoders (BERT, …), where each token costs a pass over a window
     - `window`: tokens read at once; None: the model's positions (encoders: 64)
     - `stride`: tokens from window to window; None: 512, or half a window where that is less
+    - `save`: where the one model that is measured is saved in Hugging Face layout, as with by='all'
+      ranges=[[0.5,1]]
     - `memory_gib`: what work arrays may take where the device does not tell
     - `precision`: float32 or float64, of everything that is computed
     - `seed`: of all that is drawn
@@ -737,6 +742,7 @@ def weights(
     extra: str | Sequence[str] = (),
     draws: int = 199,
     show_layer: int = 0,
+    show_role: str | None = None,
     layers: int | Sequence[int] | None = None,
     metrics: str | Sequence[str] = "paper",
     top_k: int = 10,
@@ -765,6 +771,8 @@ def weights(
       values), tails; minutes for a large model
     - `draws`: of the bootstraps of extra=['tails']
     - `show_layer`: the layer that figures of single matrices show
+    - `show_role`: the role whose matrix the figure one_matrix shows; None: qkv, or the first that there
+      is
     - `layers`: which layers, -1 the last; None: all
     - `metrics`: names of metrics, `paper` or `full`: one or several
     - `top_k`: the k of variance_top_k
