@@ -119,7 +119,7 @@ def _draw_by_head(run: Run, role: str, *, names: Sequence[str], what: str) -> Fi
     for panel, name in zip(axes, names, strict=True):
         _add_points(panel, run, table, name, lookup(run.provenance, f"baseline.metrics.{name}"))
     figure.supxlabel(
-        "layer (a point a head, shifted by head; line: mean of the layer; band: chance)", fontsize="medium"
+        "layer (a point a head, shifted by head; line: mean of the layer; band or dashes: chance)", fontsize="medium"
     )
     return figure
 

@@ -214,8 +214,9 @@ def _solve(branch: Branch, padded: PaddedBatch, plan: ModesPlan) -> tuple[Branch
         matrices = FORMS[plan.engine](branch)
         sigma, triples = dense_triples(matrices, k=plan.k, trailing=plan.trailing, gap=plan.gap)
         return BranchSpectra(sigma, matrices, {}), triples
-    x, own = branch.point.x, {"tolerance": plan.tolerance, "gap": plan.gap, "seed": plan.seed}
-    found, triples = lanczos_triples(branch, padded.row_samples, x, k=plan.leading(x.shape[1]), **own)
+    x, numbers = branch.point.x, padded.row_samples
+    k = plan.leading(x.shape[1])
+    found, triples = lanczos_triples(branch, numbers, x, k=k, tolerance=plan.tolerance, gap=plan.gap, seed=plan.seed)
     return top_spectra(found), triples.only(plan.k)
 
 
