@@ -49,7 +49,7 @@ def test_arrays_by_name_in_files_of_any_name(tmp_path: Path) -> None:
 
 def test_teaching_matrices_of_the_walk_through() -> None:
     """docs/sources/walk_through.md: (5, 1) by hand, a diagonal, and rows that depend on one another."""
-    given = {
+    given: dict[str, tuple[np.ndarray, list[float]]] = {
         "symmetric": (np.array([[3.0, 2.0], [2.0, 3.0]]), [5, 1]),
         "diagonal": (np.eye(3, 4) * [[3.0], [2.0], [1.0]], [3, 2, 1]),
         "counting": (np.arange(1.0, 13.0).reshape(3, 4), [25.4368356, 1.72261225, 0]),
@@ -58,7 +58,7 @@ def test_teaching_matrices_of_the_walk_through() -> None:
     found = dict(zip(run.dataset["name"].values.tolist(), run.dataset["singular_values"].values, strict=True))
     for name, (_, expected) in given.items():
         np.testing.assert_allclose(found[name][: len(expected)], expected, atol=1e-7)
-    lines = {str(line.get_label()): line.get_ydata() for line in run.plot("one_matrix").axes[1].lines}
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in run.plot("one_matrix").axes[1].lines}
     (left,) = (values for label, values in lines.items() if "W_i" in label)
     u, sigma, vh = np.linalg.svd(MATRIX.astype(np.float64), full_matrices=False)
     rest = [np.linalg.norm((u[:, k:] * sigma[k:]) @ vh[k:]) for k in range(1, 8)]

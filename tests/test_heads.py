@@ -341,13 +341,13 @@ def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     lam[1] = np.linalg.svd(lam[1], compute_uv=False)[: run.dataset.sizes["k"]] ** 2
     for name in ("baseline_qk", "densities_qk", "kappa_qk", "lambda_0_qk"):
         assert figures[name]().axes
-    dashes = figures["lambda_0_qk"]().axes[0].collections[0].get_offsets()
+    dashes = np.asarray(figures["lambda_0_qk"]().axes[0].collections[0].get_offsets())
     ratio = run.provenance["baseline"]["lambda_0 over mean"]["mean"]
     spread = np.std(_explicit(block)["qk"][1]) * lam[0]["cols"]
     assert dashes[-1, 1] == pytest.approx(ratio * spread**2 / len(lam[1]), rel=1e-4)
     lines = figures["two_heads_qk"]().axes[0].lines
     assert [line.get_label() for line in lines[::2]] == ["L0 H0", "L1 H1"]
-    np.testing.assert_allclose(lines[2].get_ydata(), lam[1], rtol=1e-3)
+    np.testing.assert_allclose(np.asarray(lines[2].get_ydata()), lam[1], rtol=1e-3)
     # Figure 12 puts the heads of several models below one another.
     shutil.copytree(tmp_path / "out", tmp_path / "other")
     done = run_here("source=w_qk_figure_12", "runs=[out,other]", "hydra.run.dir=both", cwd=tmp_path)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -147,7 +147,7 @@ def test_heads_read_what_hf_gives_their_products(tmp_path: Path) -> None:
     names = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(config.num_hidden_layers)]
     entering = _inputs(hf, names, _tokens())
     for row in found:
-        layer, role, head = row.key[:3]
+        layer, role, head = (cast(Any, part) for part in row.key[:3])
         own = hf.get_submodule(f"model.layers.{layer}.self_attn")
         q, k, v, o = (getattr(own, f"{name}_proj").weight.detach().numpy() for name in "qkvo")
         mine, shared = (slice(number * width, (number + 1) * width) for number in (head, head // group))

@@ -282,7 +282,7 @@ def test_words_of_the_command_become_those_of_python(told: str) -> None:
     ids=lambda given: type(given).__name__,
 )
 def test_what_is_a_text(given: Any, texts: list[str], tokens: list[list[int]]) -> None:
-    assert read_texts(given) == (texts, tokens)
+    assert read_texts(given)[:2] == (texts, tokens)
 
 
 @pytest.fixture(scope="module")

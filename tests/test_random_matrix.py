@@ -275,7 +275,7 @@ def test_edges_of_a_variance_profile(
     part = fused // len(scales)
     rows = np.kron(np.diag(np.square(scales, dtype=float)), np.ones(part)) * np.exp(of_rows * rng.normal(size=fused))
     columns = np.exp(of_columns * rng.normal(size=(len(scales), other)))
-    profile = sum(np.outer(*each) for each in zip(rows, columns, strict=True))
+    profile = rows.T @ columns
     low, high = profile_edges(Profile(*sorted((rows, columns), key=lambda side: side.shape[1])))
     if not of_rows:
         for found, plain in ((low, smallest_edge(shape)), (high, largest_edge(shape))):

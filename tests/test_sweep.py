@@ -109,9 +109,8 @@ def test_killed_sweep_leaves_its_table_and_is_resumed(tmp_path: Path) -> None:
 def test_interrupted_sweep_takes_its_workers_and_is_resumed(
     launcher: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    small = ("data.samples=60", "data.max_tokens=16", "components=[attn]", "report.figures=none", "engine=jacfwd")
-    small += ("layers=[0,1,2]",)
-    sweep = ("-m", *LAUNCHERS[launcher], *small, "seed=0,1")
+    small = ("data.samples=60", "data.max_tokens=16", "components=[attn]", "layers=[0,1,2]", "engine=jacfwd")
+    sweep = ("-m", *LAUNCHERS[launcher], *small, "report.figures=none", "seed=0,1")
     process = start(*sweep, "hydra.sweep.dir=sweep", cwd=tmp_path, start_new_session=True)
     wait_for(lambda: any(tmp_path.glob("sweep/*/layers/*.npz")))
     process.send_signal(number)
