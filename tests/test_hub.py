@@ -207,7 +207,7 @@ def test_hub_that_never_answers_ends_soon_with_ways_on(tmp_path: Path) -> None:
         done = run_command(*OFFLINE, cwd=tmp_path, **ONLINE | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")})
         seconds = time.monotonic() - started
     assert_refused(done, tmp_path, "openai-community/gpt2", *WAYS_ON)
-    assert seconds < 10
+    assert seconds < 30  # other tests take the machine's cores; without a limit it would be minutes
 
 
 def test_hub_that_speaks_no_http_is_said(tmp_path: Path) -> None:

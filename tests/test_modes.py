@@ -201,6 +201,7 @@ def test_likeness_equals_pairs_written_out() -> None:
     alike = [np.square(np.cos(subspace_angles(*each))).mean() for each in sides]
     assert subspaces_alike(bases).value == pytest.approx(np.mean(alike))
     assert subspaces_alike(turned).value == pytest.approx(np.mean(alike))
+    assert subspaces_alike(np.zeros((3, 2, bases.shape[2]))).n == 0
     bases[0, 2] = 0  # one of two dimensions, and one of none
     bases[1] = 0
     some = [(0, 2), (0, 3), (2, 3)]

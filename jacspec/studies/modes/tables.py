@@ -166,7 +166,7 @@ def subspaces_alike(bases: Vectors) -> Estimate:
     unit = _scaled(bases)
     rows = unit.reshape(-1, unit.shape[-1])
     # One product: one a sample takes several times as long.
-    sums = ((rows @ (rows.T @ rows)) * rows).reshape(len(unit), -1).sum(axis=1)
+    sums = ((rows @ (rows.T @ rows)) * rows).reshape(unit.shape).sum(axis=(1, 2))
     # Less each sample's likeness with itself, which is 1.
     return mean_pairs(sums - 1)
 
