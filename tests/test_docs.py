@@ -226,10 +226,10 @@ QUOTED = (
     ("startup", "median_seconds/help", "`--help` {:.1f} s"),
     ("startup", "median_seconds/weights", "embedded model {:.0f} s from the command"),
     ("startup", "median_seconds/heads", "`task=heads` {:.0f} s"),
-    ("startup", "before/first_run", "had no nulls, took {:.0f} s"),
-    ("startup", "before/second_run", "took 31 s, {:.0f} s"),
-    ("startup", "before/weights", "20 s, {:.0f} s"),
-    ("startup", "before/heads", "37 s, {:.0f} s and"),
+    ("startup", "before/first_run", "no linearity radius, took {:.0f} s"),
+    ("startup", "before/second_run", "took 32 s, {:.0f} s"),
+    ("startup", "before/weights", "22 s, {:.0f} s"),
+    ("startup", "before/heads", "40 s, {:.0f} s and"),
     ("startup", "before/help", "and {:.1f} s in turns"),
     ("smollm2", "now/60 sentences/seconds", "Tiny Shakespeare took {:.0f} s from the command"),
     ("smollm2", "before/60 sentences/seconds", "to the page ({:.0f} s before)"),
@@ -245,13 +245,18 @@ QUOTED = (
     ("weights", "weights/times faster/analyze(randomize=True, mp_fit=True)", "{:.0f} times as long"),
     ("weights", "weights/times faster/analyze()", "which does not: {:.1f} times"),
     ("weights", "W_QK of all heads/seconds", "heads took {:.1f} s"),
+    ("modes", "modes over paper/nothing compiled yet", "it takes {:.1f} times the processor time"),
+    ("modes", "modes over paper/compiled", "{:.1f} times with all compiled"),
 )
-"""Numbers of docs/performance.md: the benchmark's file, where in it, and the words around the number."""
+"""Numbers of docs/performance.md, and of the page of modes: the benchmark's file, where in it, and the words around
+the number.
+"""
 
 
 @pytest.mark.parametrize(("file", "path", "words"), QUOTED)
 def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
-    page = " ".join((DOCS / "performance.md").read_text(encoding="utf-8").split())
+    quoting = DOCS / ("modes.md" if file == "modes" else "performance.md")
+    page = " ".join(quoting.read_text(encoding="utf-8").split())
     assert words.format(_recorded(file, path)) in page
 
 
