@@ -319,8 +319,8 @@ GALLERY = (
     Exhibit(
         "smollm2_compare",
         "ρ over depth, trained and random",
-        "`task=compare`: the rise at the end is learnt. With random weights ρ of the MLPs falls from "
-        "{mlp, random, first:.1f} in the first layer to {mlp, random, last:.1f} in the last.",
+        "`task=compare`: the rise at the end is learnt. With random weights ρ of the MLPs falls, from "
+        "{mlp, random, first:.1f} to {mlp, random, last:.1f}.",
         lambda found: (
             found["mlp, random, first"] == found["mlp, random, largest"]
             and found["mlp, random, last"] == found["mlp, random, least"]
