@@ -166,11 +166,16 @@ def add_chance(axes: Axes, run: Run) -> None:
     )
 
 
+def add_grid(axes: Axes) -> None:
+    """Draw a light grid under all that is drawn; its lines lie over points otherwise."""
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
 def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:
     """Add grid, title and legend."""
     for axes in panels:
-        axes.grid(color="0.92", linewidth=0.6)
-        axes.set_axisbelow(True)
+        add_grid(axes)
     seeds = run.metrics["seed"].nunique()
     spread = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     title = "\n".join(textwrap.wrap(f"{run_title(run)}: {spread}", int(figure.get_figwidth() * LETTERS_AN_INCH)))
@@ -191,5 +196,4 @@ def scatter_elements(run: Run, axes: Sequence[Axes], table: "pandas.DataFrame", 
         if (table["element_std"] > 0).all():
             panel.set_xscale("log")
             panel.set_yscale("log" if name != "spectral_entropy" else "linear")
-        panel.grid(color="0.92", linewidth=0.6)
-        panel.set_axisbelow(True)
+        add_grid(panel)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, fold, section
-from jacspec.report.plotting import AGAINST_ELEMENTS, drawn_metrics, panels, scatter_elements, styles_of
+from jacspec.report.plotting import AGAINST_ELEMENTS, add_grid, drawn_metrics, panels, scatter_elements, styles_of
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
 from jacspec.studies.compare import DIFFERENCES_FILE, HEADS_FILE, RUNS_FILE
@@ -58,8 +58,7 @@ def _panels(run: Run, components: Sequence[str], title: str) -> tuple[Figure, li
     figure, axes = panels(len(components), f"{model_name(run)}: {title}", size=(3.7, 2.8))
     for panel, component in zip(axes, components, strict=True):
         panel.set_title(component_words(component), fontsize="medium", parse_math=False)
-        panel.grid(color="0.92", linewidth=0.6)
-        panel.set_axisbelow(True)
+        add_grid(panel)
     return figure, axes
 
 

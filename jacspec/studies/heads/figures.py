@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
-from jacspec.report.plotting import AGAINST_ELEMENTS, CHANCE, panels, roles_of, scatter_elements
+from jacspec.report.plotting import AGAINST_ELEMENTS, CHANCE, add_grid, panels, roles_of, scatter_elements
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE
 from jacspec.studies.heads import NULLS
@@ -71,11 +71,6 @@ def head_figures(run: Run) -> dict[str, Plot]:
                 functools.partial(draw, run, role), CAPTIONS.get(name, CAPTIONS["by_head"]), on_request=name in asked
             )
     return figures | {"entropy_npr": Plot(lambda: _draw_entropy(run), CAPTIONS["entropy_npr"])}
-
-
-def _add_grid(panel: Axes) -> None:
-    panel.grid(color="0.92", linewidth=0.6)
-    panel.set_axisbelow(True)  # lines lie over points otherwise
 
 
 def _draw_standing(run: Run, role: str) -> Figure:
@@ -143,7 +138,7 @@ def _add_points(panel: Axes, run: Run, table: Any, name: str, chance: Any) -> No
         panel.set_yscale("log")
     panel.set_ylabel(metric_label(run, name), fontsize="small")
     panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    _add_grid(panel)
+    add_grid(panel)
 
 
 def _draw_entropy(run: Run) -> Figure:
@@ -159,7 +154,7 @@ def _draw_entropy(run: Run) -> Figure:
             panel.plot(*place, "+", color=CHANCE, markersize=12, markeredgewidth=2, label="Gaussian factors")
             panel.legend(fontsize="small", frameon=False)
         panel.set_title(role, fontsize="medium")
-        _add_grid(panel)
+        add_grid(panel)
     figure.colorbar(points, ax=axes, label="layer")
     figure.supxlabel(metric_label(run, "npr_lambda"), fontsize="medium")
     figure.supylabel(metric_label(run, "spectral_entropy"), fontsize="medium")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from jacspec.errors import JacspecError
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, model_name
-from jacspec.report.plotting import CHANCE, COLOURS, panels
+from jacspec.report.plotting import CHANCE, COLOURS, add_grid, panels
 from jacspec.runs import Run
 from jacspec.spectra.products import plain_products, product_density, product_edges
 from jacspec.spectra.random_matrix import marchenko_pastur_density, marchenko_pastur_edges
@@ -161,7 +161,7 @@ def add_index(panel: Axes, spectra: Spectra, place: int, colour: str, run: Run, 
         panel.plot(index, np.square(median) * spectra.mean[place], "--", color=chance, linewidth=1, label="chance")
     if uses_log_axis(spectra.lam[place]):
         panel.set_yscale("log")
-    _add_grid(panel)
+    add_grid(panel)
 
 
 def add_density(panel: Axes, spectra: Spectra, place: int, colour: str, run: Run, *, chance: str = "") -> None:
@@ -177,7 +177,7 @@ def add_density(panel: Axes, spectra: Spectra, place: int, colour: str, run: Run
         density = x * product_density(x, spectra.d_model, spectra.lam.shape[1])
         panel.plot(x, density, "--", color=chance, linewidth=1, label="chance")
     panel.set_xscale("log")
-    _add_grid(panel)
+    add_grid(panel)
 
 
 def _widened(edges: tuple[float, float]) -> tuple[float, float]:
@@ -191,11 +191,6 @@ def _positive(lam: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
 
 def _name(spectra: Spectra, place: int) -> str:
     return f"L{spectra.layers[place]} H{spectra.heads[place]}"
-
-
-def _add_grid(panel: Axes) -> None:
-    panel.grid(color="0.92", linewidth=0.6)
-    panel.set_axisbelow(True)
 
 
 def draw_two_heads(run: Run, role: str) -> Figure:
@@ -249,7 +244,7 @@ def draw_baseline(run: Run, role: str) -> Figure:
             for edge in edges:
                 panel.axvline(edge, color=colour, linewidth=0.8, linestyle=":")
         panel.set_xlabel(RELATIVE_LABEL)
-        _add_grid(panel)
+        add_grid(panel)
     axes[0].set_ylabel(r"density $P(\lambda / \overline{\lambda})$")
     axes[0].legend(fontsize="small", frameon=False)
     axes[1].set_xlim(0.9 * single[1], lam.max() * 1.01)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import corpus_name, metric_label, model_name
-from jacspec.report.plotting import COLOURS
+from jacspec.report.plotting import COLOURS, add_grid
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
@@ -92,8 +92,7 @@ def _scale_change(axes: Axes, change: np.ndarray, error: np.ndarray) -> None:
     tick is labelled in the room above them, which is the inset's, nor beside zero.
     """
     axes.axhline(0, color="0.35", linewidth=1, linestyle="--", zorder=1, label="nothing removed")
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
+    add_grid(axes)
     sizes = np.abs(change[np.isfinite(change) & (change != 0)])
     if not sizes.size:
         return

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from jacspec.report.labels import metric_label, model_name
-from jacspec.report.plotting import CHANCE_LINE
+from jacspec.report.plotting import CHANCE_LINE, add_grid
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 from jacspec.studies.train import CURVE_FILE
@@ -56,7 +56,6 @@ def draw_bits(run: Run) -> Figure:
 def _finish(figure: Figure, run: Run) -> Figure:
     (axes,) = figure.axes
     axes.set_xlabel("step")
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
+    add_grid(axes)
     figure.suptitle(model_name(run), fontsize="medium", parse_math=False)
     return figure
