@@ -1,6 +1,7 @@
 """The command line as a user meets it: what a run leaves behind, every choice, and what is asked for help."""
 
 import csv
+import gc
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from servers import (
 )
 
 import jacspec
+from jacspec.cli import command
 from jacspec.cli.arguments import read_arguments
 from jacspec.cli.help import EXAMPLES, help_text, topics
 from jacspec.cli.keys import choices, groups, kinds
@@ -271,3 +273,20 @@ def test_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
     done = run_command("data.sampels=4", cwd=tmp_path, JACSPEC_TRACEBACK="1")
     assert done.code != 0
     assert "Traceback" in done.err
+
+
+def test_garbage_is_not_looked_for_in_what_was_imported_and_is_in_what_jobs_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen: list[int] = []
+    thresholds = gc.get_threshold()
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    try:
+        gc.disable()
+        command._collect_garbage()
+        assert (frozen, gc.isenabled(), gc.get_threshold()[0]) == ([1], True, command.YOUNG_OBJECTS)
+        command._collect_garbage()  # the next job of a sweep
+        assert frozen == [1]
+    finally:
+        gc.enable()
+        gc.set_threshold(*thresholds)

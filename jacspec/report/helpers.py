@@ -21,7 +21,7 @@ MOST_HELPERS = 3
 """Each takes some 150 MB of memory, and few runs have more than a dozen figures."""
 
 READY, DRAWN, FAILED = "ready", "drawn", "failed"
-_PROGRAM = "from jacspec.report.helpers import serve; serve()"
+_PROGRAM = "import gc; gc.disable(); from jacspec.report.helpers import serve; serve()"
 
 
 class Drawing(NamedTuple):
