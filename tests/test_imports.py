@@ -66,3 +66,15 @@ def test_where_pytorch_is_not_installed_nothing_is_said_of_it(tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
     # The same import outside jacspec says it: the complaint is there to be left out.
     assert "PyTorch was not found" in run(WITHOUT + "import transformers", tmp_path).stderr
+
+KNOWN = """
+import sys, jacspec
+model = jacspec.load_model("nano")
+ids = model.encoder(["Speak, speak."], truncation=True, max_length=9)["input_ids"]
+print("transformers" in sys.modules, ids == model.tokenizer(["Speak, speak."], max_length=9)["input_ids"])
+"""
+
+
+def test_a_model_that_was_opened_before_is_opened_without_transformers(tmp_path: Path) -> None:
+    first, second = (run(KNOWN, tmp_path) for _ in range(2))
+    assert (first.stdout, second.stdout) == ("True True\n", "False True\n"), second.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from jacspec.errors import JacspecError
 from jacspec.models import tokenizer as tokenizer_module
-from jacspec.models.tokenizer import SENTENCEPIECE, load_tokenizer
+from jacspec.models.tokenizer import SENTENCEPIECE, PlainTokenizer, load_encoder, load_tokenizer
 from jacspec.text.corpus import encode
 
 TEXTS = ["The cat sat", "the the  cat", "A mat that sat."]
@@ -146,3 +146,98 @@ def test_bytes_need_no_vocabulary(tmp_path: Path) -> None:
     _write_config(tmp_path, "t5")
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
     assert encode(load_tokenizer(tmp_path), ["ab"], max_tokens=9) == [[ord("a") + 3, ord("b") + 3, 1]]
+
+
+PLAIN = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "model_max_length": 5}
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "WordPiece": {
+        "model": {
+            "type": "WordPiece",
+            "vocab": {word: number for number, word in enumerate(WORDS)},
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+        },
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+    },
+    "Unigram": {
+        "model": {
+            "type": "Unigram",
+            "unk_id": 1,
+            "vocab": [[word, -1.0] for word in WORDS[:5]]
+            + [["▁the", -2.0], ["▁", -4.0], ["s", -5.0], ["at", -3.0], ["c", -5.0]],
+        },
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+    },
+}
+
+
+def _write_plain(folder: Path, kind: str, **further: Any) -> None:
+    """Write a tokenizer of one file, and its settings."""
+    tokens = [
+        {"id": number, "content": word, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for number, word in enumerate(WORDS[:5])
+    ]
+    content = {"version": "1.0", "added_tokens": tokens, "post_processor": TEMPLATE, **MODELS[kind]}
+    content |= {key: further.pop(key) for key in ("padding", "post_processor") if key in further}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps(PLAIN | further))
+    _write_config(folder, "gpt2")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_ids_without_transformers_are_those_with_it(kind: str, tmp_path: Path) -> None:
+    _write_plain(tmp_path, kind, pad_token="[PAD]")
+    plain, whole = load_encoder(tmp_path), load_tokenizer(tmp_path)
+    assert isinstance(plain, PlainTokenizer)
+    texts = [*TEXTS, "", "the [MASK] cat the cat the cat"]
+    for most in (3, 7, 100):
+        assert encode(plain, texts, max_tokens=most) == encode(whole, texts, max_tokens=most)
+    assert [ids[0] for ids in encode(plain, TEXTS, max_tokens=9)] == [2] * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"add_bos_token": True, "bos_token": "[SEP]"},
+        {"tokenizer_class": "BertTokenizer"},
+        {"mask_token": "<mask>"},
+        {"added_tokens_decoder": {"0": {"content": "mat", "special": False}}},
+        {
+            "padding": {
+                "strategy": {"Fixed": 4},
+                "direction": "Right",
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "[PAD]",
+            }
+        },
+        {"post_processor": None},
+        {"a key of next year": True},
+    ],
+    ids=lambda further: next(iter(further)),
+)
+def test_what_may_change_ids_is_left_to_transformers(further: dict[str, Any], tmp_path: Path) -> None:
+    _write_plain(tmp_path, "WordPiece", **further)
+    assert load_encoder(tmp_path) is None
+
+
+def test_a_token_that_transformers_adds_changes_ids(tmp_path: Path) -> None:
+    """The comparison above fails where `load_encoder` takes what is not plain."""
+    _write_plain(tmp_path, "WordPiece", mask_token="<mask>")
+    whole, plain = load_tokenizer(tmp_path), PlainTokenizer(tmp_path)
+    assert encode(plain, ["the <mask>"], max_tokens=9) != encode(whole, ["the <mask>"], max_tokens=9)

@@ -147,7 +147,7 @@ def compute_spectra(
         raise JacspecError(f"decoder_input={decoder_input!r} is not known. Accepted: shifted, start.")
     if not texts:
         raise JacspecError("compute_spectra needs at least one text; no texts were given.")
-    tokens = encode(model.tokenizer, texts, max_tokens=max_tokens)
+    tokens = encode(model.encoder, texts, max_tokens=max_tokens)
     if empty := [index for index, ids in enumerate(tokens) if not ids]:
         raise JacspecError(f"Each text needs at least one token; those numbered {empty} have none.")
     with numerics(str(model.dtype)):

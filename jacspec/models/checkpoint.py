@@ -37,7 +37,7 @@ from jacspec.models.modules import (
 )
 from jacspec.models.tensor_files import StoredTensor, TensorFiles, open_tensors
 from jacspec.models.tensor_names import name_by_tables
-from jacspec.models.tokenizer import load_tokenizer
+from jacspec.models.tokenizer import load_encoder, load_tokenizer
 from jacspec.notebook import facts_table
 
 
@@ -149,6 +149,11 @@ class Checkpoint:
     def tokenizer(self) -> Any:
         """The HF tokenizer; raises `JacspecError` where the folder has none."""
         return load_tokenizer(self.tokenizer_folder, model_type=self.architecture.model_type)
+
+    @functools.cached_property
+    def encoder(self) -> Any:
+        """What gives the ids of texts: the tokenizer, or what gives the same without it; raises as `tokenizer`."""
+        return load_encoder(self.tokenizer_folder) or self.tokenizer
 
 
 def open_checkpoint(

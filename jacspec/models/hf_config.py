@@ -1,7 +1,6 @@
 """What an HF config says, key by key: what HF's code reads is honoured, ignored with a reason, or refused."""
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from jacspec.errors import JacspecError, blaming, suggest
 from jacspec.files import MAX_JSON_BYTES, parse_json, read_file
 from jacspec.models.architectures import IGNORED_EVERYWHERE, Architecture, ReadKeys, require
 from jacspec.models.block import BlockSpec, ModelSpec
-from jacspec.models.deferred_torch import deferring_torch
+from jacspec.models.class_defaults import complete
 from jacspec.models.families import ARCHITECTURES
 from jacspec.models.families.relatives import nearest_relative
 from jacspec.models.layers import ACTIVATIONS
@@ -57,27 +56,12 @@ def read_config(raw: Mapping[str, Any], origin: str) -> HFConfig:
     model_type = architecture.model_type
     invalid = f"{origin} is not a valid {model_type} config"
     _check_counts(raw, origin)
-    with deferring_torch():
-        # Heavy import, and only here: HF's class knows the defaults.
-        from transformers import CONFIG_MAPPING, logging
-
-        logging.set_verbosity_error()  # what HF warns of, such as special tokens outside the vocabulary, is judged here
-        config_class = CONFIG_MAPPING[model_type]
-        # HF checks the types of keys that change nothing here, such as a label: they do not stop a load.
-        stated = {key: value for key, value in raw.items() if key not in IGNORED_EVERYWHERE}
-        with blaming(invalid), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old names of keys
-            made = config_class(**stated)
-            text = getattr(made, architecture.tower) if architecture.tower else made
-            if "rope_parameters" in type(text).__dataclass_fields__:
-                text.standardize_rope_params()  # as HF's modelling code does once more, when all keys are attributes
-            config = made.to_dict() | {key: raw[key] for key in raw.keys() - stated.keys()}
+    config, aliases = complete(raw, model_type, architecture.tower, origin=origin)
     config["model_type"] = model_type
     tower = config.get(architecture.tower, {})
     reading = ReadKeys(tower | {"tie_word_embeddings": config["tie_word_embeddings"]} if tower else config)
     with blaming(invalid):
         spec = _read_spec(architecture, reading, origin)
-    aliases = config_class.attribute_map
     unread = sorted(_unread(architecture, raw, {key: aliases.get(key, key) for key in raw}, reading.read))
     return HFConfig(architecture, config, spec, tuple(unread))
 

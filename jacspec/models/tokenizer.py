@@ -18,6 +18,12 @@ SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 NEEDED = ("sentencepiece", "google.protobuf")
 """What HF reads files of sentencepiece with: the extra `jacspec[sentencepiece]`."""
 
+PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""HF's names for the class that adds nothing of its own to `tokenizer.json`."""
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+PLAIN_KEYS = frozenset({*NAMED_TOKENS, "tokenizer_class", "model_max_length", "clean_up_tokenization_spaces"})
+"""Keys of `tokenizer_config.json` that change no id of a text, given that `tokenizer.json` has the tokens they name."""
+
 BYTES = ("ByT5Tokenizer",)
 """Tokenizers whose tokens are bytes: they have no vocabulary to be found."""
 
@@ -65,6 +71,59 @@ def load_tokenizer(folder: Path, *, model_type: str | None = None) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **own)
     except JacspecError as error:
         raise JacspecError(_in_our_words(folder, str(error))) from error.__cause__
+
+
+class PlainTokenizer:
+    """Cuts texts as `tokenizer.json` says, by the library that HF reads it with, and nothing more.
+
+    It takes what HF's tokenizers take where jacspec asks for ids alone.
+    """
+
+    def __init__(self, folder: Path):
+        from tokenizers import Tokenizer
+
+        self.name_or_path = str(folder)
+        self.backend_tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self.backend_tokenizer.encode_special_tokens = False
+
+    def __call__(
+        self, texts: list[str], *, truncation: bool, max_length: int, return_attention_mask: bool = False
+    ) -> dict[str, list[list[int]]]:
+        """Return the ids of each text, at most `max_length`, those that the template adds included."""
+        if truncation:
+            self.backend_tokenizer.enable_truncation(max_length)
+        else:
+            self.backend_tokenizer.no_truncation()
+        return {"input_ids": [found.ids for found in self.backend_tokenizer.encode_batch(texts)]}
+
+
+def load_encoder(folder: Path) -> PlainTokenizer | None:
+    """Load what gives the ids of texts without transformers, which is a second's import, where HF would add nothing.
+
+    **Returns:** none where HF's class may add something of its own, and `load_tokenizer` is to be asked; what it gives
+    is the same to the id.
+    """
+    if is_gguf(folder) or not _is_plain(folder):
+        return None
+    _check_growth(folder / TOKENIZER)
+    with blaming(f"The tokenizer in {folder} cannot be loaded"):
+        return PlainTokenizer(folder)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Say whether HF makes its tokenizer of `tokenizer.json` as it is."""
+    if not all((folder / name).is_file() for name in (TOKENIZER, CONFIG)):
+        return False
+    if any((folder / name).exists() for name in ("added_tokens.json", "special_tokens_map.json")):
+        return False
+    settings, content = read_json(folder / CONFIG), read_json(folder / TOKENIZER)
+    if settings.get("tokenizer_class") not in PLAIN_CLASSES or settings.keys() - PLAIN_KEYS:
+        return False
+    if any(content.get(name) is not None for name in ("truncation", "padding")) or not content.get("post_processor"):
+        return False
+    tokens = content.get("added_tokens")
+    known = [each.get("content") for each in tokens if isinstance(each, dict)] if isinstance(tokens, list) else []
+    return all(settings[name] in known for name in NAMED_TOKENS if settings.get(name) is not None)
 
 
 def _check_files(folder: Path) -> None:

@@ -62,6 +62,11 @@ class TorchCheckpoint(Checkpoint):
             )
         return self.given
 
+    @functools.cached_property
+    def encoder(self) -> Any:
+        """The tokenizer that was given."""
+        return self.tokenizer
+
 
 def open_torch_model(model: Any, *, tokenizer: Any = None, dtype: str = "float32") -> Checkpoint:
     """Open a Hugging Face PyTorch model that lies in memory, with the checks that a folder of its files would meet.

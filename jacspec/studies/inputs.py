@@ -166,7 +166,7 @@ class Inputs:
         if self.texts is not None and self.texts.tokens:
             sample = _draw_given(self.corpus, self.texts.tokens, checkpoint, data, seed=seed)
         else:
-            sample = draw_sample(self.corpus, checkpoint.tokenizer, data, seed=seed)
+            sample = draw_sample(self.corpus, checkpoint.encoder, data, seed=seed)
         return sample if data.position is None else end_at(sample, data.position)
 
     def text(self) -> tuple[bytes, str]:
