@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +177,36 @@ def test_parts_of_a_tall_matrix_are_put_together(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(np.asarray(singular_values([each.T for each in matrices]))[1:], alone)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     np.testing.assert_array_equal(np.asarray(singular_values(matrices))[1:], alone)
+
+
+@pytest.mark.parametrize("length", [1, 7, 9, 30])
+@pytest.mark.parametrize("cores", [1, 3])
+def test_rows_have_the_same_bits_whatever_shares_their_batch(
+    length: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    matrices = np.random.default_rng(5).standard_normal((length, 6, 6)).astype("float32")
+    values = [jnp.linalg.svd(matrix, compute_uv=False) for matrix in matrices]
+    np.testing.assert_array_equal(np.asarray(singular_values(list(matrices))), np.array(values))
+    left, sigma, right = (np.asarray(part) for part in leading_pairs(jnp.asarray(matrices), 2))
+    programs: Any = svd._one_after_the_other
+    compiled = programs._cache_size()
+    for number, matrix in enumerate(matrices):
+        u, s, v = map(np.asarray, jnp.linalg.svd(matrix, full_matrices=False))
+        for found, alone in ((left[number], u[:, :2]), (sigma[number], s), (right[number], v[:2].T)):
+            np.testing.assert_array_equal(found, alone)
+    leading_pairs(jnp.asarray(matrices), 2)
+    assert programs._cache_size() == compiled
+
+
+def test_batches_of_several_arrays_go_row_by_row() -> None:
+    left, right = np.arange(5.0, dtype="float32"), np.arange(10.0, dtype="float32").reshape(5, 2)
+    found = svd.on_cores(_scaled, left, jnp.asarray(right))
+    np.testing.assert_array_equal(np.asarray(found), left[:, None] * right)
+
+
+def _scaled(factor: jax.Array, row: jax.Array) -> jax.Array:
+    return factor[None] * row
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,6 +1,8 @@
 """What is kept of a Jacobian's eigenvalues beside chance, and of the pseudospectra of a few blocks."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +49,9 @@ def beside_chance(
     """
     sigma = np.asarray(spectra.singular_values)[: len(samples)]
     own = np.asarray(relative)[: len(samples)] * sigma[:, :1]
-    with blas_on_one_thread():
-        rngs = (np.random.default_rng([*seed, sample]) for sample in samples)
-        rotated = np.array([draw_rotated(row, rng) for row, rng in zip(sigma, rngs, strict=True)])
+    rngs = [np.random.default_rng([*seed, sample]) for sample in samples]
+    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        rotated = np.array(list(pool.map(draw_rotated, sigma, rngs)))
     ring, zero = null_ring(sigma), sigma[:, 0] == 0
     shares = (np.where(zero, np.nan, ring.shares(each)) for each in (own, rotated))
     columns = (ring.inner, ring.outer, *shares, np.abs(rotated).max(axis=1))

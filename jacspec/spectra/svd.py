@@ -44,6 +44,9 @@ from threadpoolctl import ThreadpoolController
 ROWS = 4096
 """Rows that go into a Gram matrix on a CPU at once: a part of the work for one core, and the copy that is in memory."""
 
+PARTS = 4
+"""Of a batch for each core: matrices of one size take times of their own."""
+
 WORK_BYTES = 2.0**31
 """What the work arrays of an accelerator's batch may take; of a larger batch, one part after another is computed."""
 
@@ -75,8 +78,8 @@ def singular_values(
     r"""Compute $\sigma_1 \ge \dots \ge \sigma_k$, $k = \min(m, n)$, of every matrix of a batch.
 
     By LAPACK, float32 matrices that are not square go through Gram matrices (`_gram_spectra`), all others through
-    divide-and-conquer SVD without vectors (`gesdd`) in the dtype of the input: about $\frac{8}{3} n^3$ FLOPs a square
-    matrix, and a copy of the batch in memory. What an accelerator has stays on it.
+    divide-and-conquer SVD without vectors (`gesdd`) in the dtype of the input, a matrix a core: about $\frac{8}{3} n^3$
+    FLOPs a square matrix. What an accelerator has stays on it.
 
     **Arguments:** `matrices`, any unit, stacked or one by one; for Gram matrices on a CPU the latter are not copied
     whole. `way`, by default `choose_way`'s.
@@ -87,12 +90,12 @@ def singular_values(
     way = way or choose_way(matrices[0].dtype)
     if way is not Way.lapack:
         return _on_device(_values, matrices, way)
-    with blas_on_one_thread():
-        arrays = np.asarray(matrices) if isinstance(matrices, jax.Array) else matrices
-        rows, cols = arrays[0].shape
-        if rows != cols and arrays[0].dtype == np.float32:
+    arrays = np.asarray(matrices) if isinstance(matrices, jax.Array) else matrices
+    rows, cols = arrays[0].shape
+    if rows != cols and arrays[0].dtype == np.float32:
+        with blas_on_one_thread():
             return jnp.asarray(_gram_spectra(arrays))
-        return _on_host(_singular_values, matrices)
+    return on_cores(_values_by_lapack, arrays)
 
 
 def right_vectors(
@@ -106,8 +109,7 @@ def right_vectors(
     way = way or choose_way(matrices.dtype)
     if way is not Way.lapack:
         return _on_device(_right, matrices, way)
-    with blas_on_one_thread():
-        return _on_host(_right_by_lapack, matrices)
+    return on_cores(_right_by_lapack, matrices)
 
 
 def leading_pairs(
@@ -120,8 +122,7 @@ def leading_pairs(
     way = way or choose_way(matrices.dtype)
     if way is not Way.lapack:
         return _on_device(_leading, matrices, way, top)
-    with blas_on_one_thread():
-        return _on_host(_leading_by_lapack, matrices, top)
+    return on_cores(_leading_by_lapack(top), matrices)
 
 
 # On an accelerator
@@ -222,13 +223,40 @@ def _by_qr(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
 # On the host
 
 
-def _on_host(function: Any, matrices: Array | Sequence[np.ndarray], *static: int) -> Any:
-    """Call on the CPU, whose result an accelerator gets back."""
-    stacked = matrices if isinstance(matrices, jax.Array) else np.stack(matrices)
-    if jax.default_backend() == "cpu":
-        return jax.block_until_ready(function(jnp.asarray(stacked), *static))
-    found = function(jax.device_put(stacked, jax.local_devices(backend="cpu")[0]), *static)
-    return jax.device_put(jax.block_until_ready(found), jax.local_devices()[0])
+def on_cores(function: Callable[..., Any], *batches: Array | np.ndarray | Sequence[np.ndarray]) -> Any:
+    """Call `function` with each row of some batches on the host, shared by its cores, and stack what it gives.
+
+    XLA's kernels take a batch apart for its threads, but often one thread takes all parts: of ten batches of eight
+    matrices 512 × 512 six left one of two cores idle. Two such batches at once can wait for each other for ever; a
+    matrix after the other, as here in each thread, cannot.
+
+    **Arguments:** `function(*rows)`, the same object at each call, since it is compiled for it; `batches`, of one
+    length.
+
+    **Returns:** what the rows give, stacked, on this process's first device.
+    """
+    host = jax.local_devices(backend="cpu")[0]
+    lists = [np.asarray(batch) if isinstance(batch, jax.Array) else batch for batch in batches]
+    length = len(lists[0])
+    size = -(-length // (PARTS * (os.cpu_count() or 1)))
+
+    def call(start: int) -> Any:
+        # All parts are of one length, so that there is one program: the last one repeats rows.
+        own = np.minimum(np.arange(start, start + size), length - 1)
+        rows = [np.stack([batch[row] for row in own]) for batch in lists]
+        # Settings are a thread's own.
+        with jax.enable_x64(rows[0].dtype == np.float64):
+            return jax.tree.map(np.asarray, _one_after_the_other(function, *jax.device_put(rows, host)))
+
+    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(call, range(0, length, size)))
+    stacked = jax.tree.map(lambda *parts: np.concatenate(parts)[:length], *found)
+    return jax.device_put(stacked, jax.local_devices()[0])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _one_after_the_other(function: Callable[..., Any], *batches: Array) -> Any:
+    return jax.lax.map(lambda rows: function(*rows), batches)
 
 
 @contextlib.contextmanager
@@ -254,23 +282,22 @@ def _loaded_blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-_singular_values = jax.jit(jax.vmap(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)))
+def _values_by_lapack(matrix: Float[Array, "m n"]) -> Float[Array, " k"]:
+    return jnp.linalg.svd(matrix, compute_uv=False)
 
 
-@jax.jit
-def _right_by_lapack(
-    matrices: Float[Array, "batch m n"],
-) -> tuple[Float[Array, "batch k"], Float[Array, "batch k n"]]:
-    _, sigma, rows = jax.vmap(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))(matrices)
+def _right_by_lapack(matrix: Float[Array, "m n"]) -> tuple[Float[Array, " k"], Float[Array, "k n"]]:
+    _, sigma, rows = jnp.linalg.svd(matrix, full_matrices=False)
     return sigma, rows
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _leading_by_lapack(
-    matrices: Float[Array, "batch m n"], top: int
-) -> tuple[Float[Array, "batch m r"], Float[Array, "batch k"], Float[Array, "batch n r"]]:
-    left, sigma, rows = jax.vmap(lambda matrix: jnp.linalg.svd(matrix, full_matrices=False))(matrices)
-    return left[:, :, :top], sigma, rows[:, :top].swapaxes(1, 2)
+@functools.cache
+def _leading_by_lapack(top: int) -> Callable[[Float[Array, "m n"]], tuple[Array, Array, Array]]:
+    def decompose(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
+        left, sigma, rows = jnp.linalg.svd(matrix, full_matrices=False)
+        return left[:, :top], sigma, rows[:top].T
+
+    return decompose
 
 
 def _gram_spectra(
