@@ -14,7 +14,7 @@ model is compared alone. Sections, the most wanted first:
 - `large`: one block of Llama-3.1-8B's shapes, two layers of it with all sentences, and what that says of 32 layers;
 - `deviations`: every metric beside a CPU's of the same machine;
 - `kernel`: ways to singular values, the kernel as the product calls it, eigenvalues, products, memory;
-- `metrics`: metrics=full of 16 sentences, most of it eigenvalues.
+- `metrics`: metrics=full of 64 sentences, most of it eigenvalues.
 
 This process computes nothing, so that each of those it starts has the device for itself. What was found is written
 after every measurement: a section that fails or is out of time says so and costs no other. `--small` runs everything in
@@ -181,8 +181,8 @@ def measure_full(context: Context) -> Iterator[tuple[str, Any]]:
 
 def measure_metrics(context: Context) -> Iterator[tuple[str, Any]]:
     """Time what needs the Jacobians' eigenvalues, too."""
-    metrics = [*gpt2(context), "metrics=full", *data(context, 16)]
-    yield "metrics=full of 16 sentences", time_run(context, "cache-paper", *metrics, most=120)
+    metrics = [*gpt2(context), "metrics=full", *data(context, 64)]
+    yield "metrics=full of 64 sentences", time_run(context, "cache-paper", *metrics, most=120)
 
 
 def measure_static(context: Context) -> Iterator[tuple[str, Any]]:
