@@ -46,7 +46,8 @@ def run(
     Hugging Face PyTorch model in memory (with its `tokenizer`), by default `nano`; `revision` and `init` as in
     `load_model`. `texts`, one str or several, or lists of token ids: each is a sample; `data` instead, `verse`,
     `shakespeare`, `wikitext`, `bookcorpus` or a file that is split into samples, by default `verse`. `runs`, of studies
-    over finished runs. `folder` keeps the run; the same call resumes what was interrupted there. Without one the run lives in a temporary
+    over finished runs.
+    `folder` keeps the run; the same call resumes what was interrupted there. Without one the run lives in a temporary
     folder that goes with the object. `silent` shows no progress. `options`: `help(jacspec.STUDY)` lists them.
 
     **Returns:** a `Run`; of `plan` alone, which makes none, a pandas table.
