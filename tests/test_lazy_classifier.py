@@ -1,7 +1,7 @@
 """The classifier of `task=lazy` against PyTorch, frozen layers and groups by mass, CIFAR-10's files."""
 
-import itertools
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
