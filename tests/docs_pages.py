@@ -303,9 +303,35 @@ def phases_table() -> str:
         rows.append((f"layers in which {words} is more concentrated (q below 0.05)", *own))
     for name, words in RANKS.items():
         by_layer = [found["medians by layer"][name] for found in models.values()]
-        medians = (f"{own[0]:.2f}, {min(own):.2f}, {own[-1]:.2f}" for own in by_layer)
-        rows.append((f"{words}: first, least, last layer", *medians))
+        medians = (f"{own[0]:.2f}, {own[len(own) // 2]:.2f}, {own[-1]:.2f}" for own in by_layer)
+        rows.append((f"{words}: first, middle, last layer", *medians))
     return _table(("", *models), rows)
+
+
+def appendix_table() -> str:
+    """Write what the networks of an appendix lose without their smallest singular values, the mean over seeds."""
+    recorded = recorded_claims("appendix")
+
+    def cell(found: Mapping[str, Any], scale: str, group: int) -> str:
+        return "{:.2f} ± {:.2f}".format(*found[scale][str(group)])
+
+    curve = recorded["figure 8"]
+    rows = [("nothing", *(cell(curve, scale, 0) for scale in ("1", "15")))]
+    rows += [
+        (f"{10 * (11 - group)} % of the values", *(cell(curve, scale, group) for scale in ("1", "15")))
+        for group in range(10, 1, -1)
+    ]
+    frozen = [(name, recorded[name]) for name in ("trained", "frozen")]
+    words = {0: "nothing", 3: "80 % of the mass of the first two layers"}
+    return "\n\n".join(
+        (
+            _table(("removed, the smallest first", "α = 1", "α = 15"), rows),
+            _table(
+                ("removed", *(f"first two layers {name}" for name, _ in frozen)),
+                [(said, *(cell(found, "1", group) for _, found in frozen)) for group, said in words.items()],
+            ),
+        )
+    )
 
 
 RANKS = {
@@ -533,7 +559,10 @@ def pages() -> dict[str, dict[str, str]]:
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
     found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
-    found["sources/small_singular_values.md"] = {"claims": removal_claims_table()}
+    found["sources/small_singular_values.md"] = {
+        "claims": removal_claims_table(),
+        "appendix": appendix_table(),
+    }
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}

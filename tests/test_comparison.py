@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import scipy.stats
+from matplotlib.patches import Rectangle
 from servers import assert_refused, run_here
 
 from jacspec import open_run
@@ -281,7 +282,7 @@ def _sweep(folder: Path, *words: str) -> None:
 
 def test_matrices_of_runs_stand_side_by_side(tmp_path: Path) -> None:
     """The file holds what the runs hold, padded; histograms have their counts, the law is that of a random matrix."""
-    _sweep(tmp_path, "source=small_figure_1", "layers=[0,3]", "weights.against=none", "weights.show_layer=0")
+    _sweep(tmp_path, "source=small_figure_1", "layers=[1,4]", "weights.against=none", "weights.show_layer=1")
     done = run_here("source=small_spectra", "runs=[pretrained,random]", "hydra.run.dir=both", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "both")
@@ -292,12 +293,13 @@ def test_matrices_of_runs_stand_side_by_side(tmp_path: Path) -> None:
         own = found.isel(row=np.flatnonzero(found["run"].values == number))
         np.testing.assert_array_equal(own["singular_values"].values, part.dataset["singular_values"].values)
         np.testing.assert_array_equal(own["mp_high"].values, part.metrics["mp_high"].to_numpy())
-    figure = side_by_side(run._stored())["bulks"].draw()
+    figure = side_by_side(run._stored)["bulks"].draw()
     assert [axes.get_title() for axes in figure.axes] == [
-        f"{name}, layer {layer}" for name in ("pretrained", "random") for layer in (0, 3)
+        f"{name}, layer {layer}" for name in ("pretrained", "random") for layer in (1, 4)
     ]
     bars = figure.axes[2].patches
-    assert sum(bar.get_height() * bar.get_width() for bar in bars if bar.get_width() < 1) == pytest.approx(2)
+    areas = [bar.get_height() * bar.get_width() for bar in bars if isinstance(bar, Rectangle)]
+    assert sum(areas) == pytest.approx(2), "a histogram a role"
     weight = parts[1].dataset["singular_values"].values[0] / parts[1].metrics["mp_high"][0] * 2
     law = figure.axes[2].lines[0]
     assert scipy.stats.kstest(weight, lambda x: _mass_below(law.get_xdata(), law.get_ydata(), x)).pvalue > 0.01
@@ -324,7 +326,7 @@ def test_overlaps_of_runs_stand_side_by_side(tmp_path: Path) -> None:
     done = run_here("source=small_overlaps", "runs=[pretrained,random]", "hydra.run.dir=both", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "both")
-    figure = side_by_side(run._stored())["overlaps"].draw()
+    figure = side_by_side(run._stored)["overlaps"].draw()
     roles = list(dict.fromkeys(run.dataset["role"].values.tolist()))
     assert len(figure.axes) == 2 * len(roles)
     for number, name in enumerate(("pretrained", "random")):

@@ -164,11 +164,12 @@ def test_run_is_resumed_and_drawn(tmp_path: Path) -> None:
     done = run_here("task=lazy", *SMALL, "lazy.and_smaller=true", "hydra.run.dir=run", cwd=tmp_path)
     assert done.code == 0, done.err
     run = open_run(tmp_path / "run")
-    assert set(run.metrics["order"]) == {"none", "after", "before"}
-    assert run._stored().provenance["chance"] == 0.25
+    assert set(run.metrics["order"]) == {"none", "after"}
+    assert run._stored.provenance["chance"] == 0.25
     frozen = run_here("task=lazy", *SMALL, "lazy.frozen=2", "lazy.removed=[4]", "hydra.run.dir=frozen", cwd=tmp_path)
     assert frozen.code == 0, frozen.err
     whole = open_run(tmp_path / "frozen").metrics
+    assert set(whole["order"]) == {"none", "after", "before"}
     assert (whole.loc[whole["order"] != "before", "movement"] == 0).all()
     assert (run.metrics.loc[run.metrics["order"] == "none", "movement"] > 0).all()
 

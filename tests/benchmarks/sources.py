@@ -1,8 +1,8 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk` or `small` behind the
-text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT
-(Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small` or `appendix`
+behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
+sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -18,7 +18,8 @@ Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: par
 chance, gaps, powers of the elements' standard deviation, rank correlations.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
-smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks.
+smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks. Of
+its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
 """
 
 import json
@@ -133,6 +134,22 @@ def _trend(values: Any) -> list[float]:
     return [float(found.statistic), float(found.pvalue)]
 
 
+APPENDIX: dict[str, tuple[str, ...]] = {
+    "figure 8": ("source=small_appendix",),
+    "trained": ("source=small_frozen",),
+    "frozen": ("source=small_frozen", "lazy.frozen=2"),
+}
+
+
+def of_appendix(run: Any) -> dict[str, Any]:
+    """Take the test accuracy by scale and group removed (0: none), the mean and the spread over seeds."""
+    by_group = run.metrics.groupby(["scale", "group"])["test_accuracy"]
+    found: dict[str, Any] = {"seeds": int(run.metrics["seed"].nunique())}
+    for (scale, group), values in by_group:
+        found.setdefault(f"{scale:g}", {})[str(group)] = [float(values.mean()), float(values.std(ddof=1))]
+    return found
+
+
 DECILES = ("largest", "middle", "smallest")
 REMOVED = (
     *("task=removal", "data=text", "data.path={text}", "removal.tokens=768", "removal.window=128", "removal.stride=64"),
@@ -179,6 +196,7 @@ def main() -> None:
             "phases": (RUNS, (*sentences, *WITH_RANKS), of_depth),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
+            "appendix": (APPENDIX, (), of_appendix),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
                 place = Path(folder) / part / name.replace(" ", "")

@@ -25,7 +25,7 @@ def lazy_figures(run: Run) -> Mapping[str, Plot]:
             "an output scale α; right, where there is an f₀, from it too, so that only what training changed is judged."
         )
         return {"test_accuracy": Plot(functools.partial(draw_shares, run), words)}
-    return {
+    figures = {
         "test_accuracy": Plot(
             functools.partial(draw_scales, run, "test_accuracy"),
             "Accuracy on test points against the output scale α, a panel a group removed.",
@@ -33,15 +33,17 @@ def lazy_figures(run: Run) -> Mapping[str, Plot]:
         ),
         "test_loss": Plot(
             functools.partial(draw_scales, run, "test_loss"),
-            "Mean of (output − target)²/2 over test points, in the same way.",
+            "The loss on test points, in the same way.",
             explored=True,
         ),
-        "movement": Plot(
+    }
+    if (run.metrics["movement"] > 0).any():  # not where all hidden layers are frozen
+        figures["movement"] = Plot(
             functools.partial(draw_movement, run),
             "How far training moved the hidden weights, relative to their initial norm; dotted, what falls as 1/α "
             "from the last point.",
-        ),
-    }
+        )
+    return figures
 
 
 def draw_scales(run: Run, name: str) -> Figure:

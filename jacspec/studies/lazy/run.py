@@ -195,8 +195,11 @@ def _source(options: LazyOptions) -> str:
 
 
 def list_keys(options: LazyOptions, first: int) -> list[Key]:
-    """List the experiments, those of one trained network together; a classifier has no f₀ to remove from."""
-    orders = (AFTER, BEFORE) if options.layers else (AFTER, BOTH, BEFORE)
+    """List the experiments, those of one trained network together.
+
+    A classifier has no f₀ to remove from, and against the share removed it is drawn after training alone.
+    """
+    orders = (AFTER, *(BOTH,) * (not options.layers), *(BEFORE,) * (not (options.layers and options.and_smaller)))
     return [
         Key(scale, order, group, seed)
         for scale in options.scales
