@@ -26,9 +26,10 @@ def stable_rank(matrix: np.ndarray) -> float:
 def expected_of(rows: np.ndarray) -> list[float]:
     """Compute the columns of tokens, with the best rank-one matrix by least squares and norms as NumPy has them."""
     away = rows - np.linalg.lstsq(np.ones((len(rows), 1)), rows, rcond=None)[0]
-    ratios = [np.linalg.norm(away) / np.linalg.norm(rows)]
-    ratios.append(np.prod([np.linalg.norm(away, kind) / np.linalg.norm(rows, kind) for kind in (1, np.inf)]) ** 0.5)
-    return [stable_rank(rows), *ratios]
+    distance, *norms = (
+        float(np.linalg.norm(away, kind) / np.linalg.norm(rows, kind)) for kind in ("fro", 1, float("inf"))
+    )
+    return [stable_rank(rows), distance, float(np.prod(norms)) ** 0.5]
 
 
 def attentions_of(model: Any, ids: np.ndarray, start: int | None) -> dict[str, Any]:

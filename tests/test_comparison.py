@@ -301,10 +301,10 @@ def test_matrices_of_runs_stand_side_by_side(tmp_path: Path) -> None:
     areas = [bar.get_height() * bar.get_width() for bar in bars if isinstance(bar, Rectangle)]
     assert sum(areas) == pytest.approx(2), "a histogram a role"
     weight = parts[1].dataset["singular_values"].values[0] / parts[1].metrics["mp_high"][0] * 2
-    law = figure.axes[2].lines[0]
-    assert scipy.stats.kstest(weight, lambda x: _mass_below(law.get_xdata(), law.get_ydata(), x)).pvalue > 0.01
+    law = np.asarray(figure.axes[2].lines[0].get_xydata()).T
+    assert scipy.stats.kstest(weight, lambda x: _mass_below(*law, x)).pvalue > 0.01
     trained = parts[0].dataset["singular_values"].values[0] / parts[0].metrics["mp_high"][0] * 2
-    assert scipy.stats.kstest(trained, lambda x: _mass_below(law.get_xdata(), law.get_ydata(), x)).pvalue < 0.01
+    assert scipy.stats.kstest(trained, lambda x: _mass_below(*law, x)).pvalue < 0.01
 
 
 def _mass_below(x: np.ndarray, density: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -331,8 +331,8 @@ def test_overlaps_of_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert len(figure.axes) == 2 * len(roles)
     for number, name in enumerate(("pretrained", "random")):
         part = open_run(tmp_path / name).dataset
-        drawn = max(figure.axes[number].lines, key=lambda line: len(line.get_xdata()))
-        np.testing.assert_allclose(drawn.get_ydata(), part["overlap"].values[part["role"].values == roles[0]][0])
+        drawn = max((np.asarray(line.get_ydata()) for line in figure.axes[number].lines), key=len)
+        np.testing.assert_allclose(drawn, part["overlap"].values[part["role"].values == roles[0]][0])
     other = run_here("source=small_spectra", "runs=[pretrained,random]", "hydra.run.dir=other", cwd=tmp_path)
     assert other.code != 0
     assert "overlaps" in other.err

@@ -68,8 +68,7 @@ def in_torch(network: Perceptron, points: LabelledPoints, *, scale: float, steps
 def test_training_is_that_of_torch_and_frozen_layers_do_not_move(scale: float, frozen: int) -> None:
     with numerics("float64"):
         network, points = drawn()
-        options = {"scale": scale, "steps": 20, "learning_rate": 0.1}
-        trained = train_perceptron(network, points, **options, batch=30, frozen=frozen)
+        trained = train_perceptron(network, points, scale=scale, steps=20, learning_rate=0.1, batch=30, frozen=frozen)
     expected = in_torch(network, points, scale=scale, steps=20, rate=0.1, frozen=frozen)
     other = in_torch(network, points, scale=scale, steps=20, rate=0.1, frozen=2 - frozen)
     for weight, bias, layer in zip(trained.weights, trained.biases, expected, strict=True):

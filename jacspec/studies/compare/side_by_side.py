@@ -5,7 +5,7 @@ The layouts of "Small Singular Values Matter": its Figures 1 and 2 (histograms),
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,7 @@ def matrix_profiles(runs: Sequence[LabelledRun]) -> dict[str, bytes]:
     return {SPECTRA: bytes(xarray.Dataset(found, coordinates).to_netcdf(engine="scipy"))}
 
 
-def side_by_side(run: Run) -> Mapping[str, Plot]:
+def side_by_side(run: Run) -> dict[str, Plot]:
     """Name the figures of runs side by side, of what the compared runs have; drawn on request."""
     if not (run.folder / SPECTRA).is_file():
         return {}
@@ -184,7 +184,12 @@ def _add_histogram(
 ) -> None:
     if not values.size:
         return
-    bars = {"bins": min(BINS, 2 * math.isqrt(values.size)), "range": (0, shown), "density": True, "color": colour}
+    bars: dict[str, Any] = {
+        "bins": min(BINS, 2 * math.isqrt(values.size)),
+        "range": (0, shown),
+        "density": True,
+        "color": colour,
+    }
     panel.hist(np.minimum(values, shown), **bars, alpha=0.35, label=words)
     panel.hist(np.minimum(values, shown), **bars, histtype="step", linewidth=1)
     # Unit variance of the elements, and the longer side as the unit: λ over N has the law of the ratio of the sides.

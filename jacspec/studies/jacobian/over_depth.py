@@ -80,7 +80,9 @@ def _branch_rows(metric: str, found: Mapping[str, Profile]) -> Iterator[list[Any
     """Compare the MLP of each layer with its attention, paired by sample."""
     for stack in ("", "encoder.", "decoder."):
         attention, mlp = found.get(f"{stack}attn"), found.get(f"{stack}mlp")
-        for layer in sorted({*attention.layers} & {*mlp.layers}) if attention and mlp else ():
+        if attention is None or mlp is None:
+            continue
+        for layer in sorted({*attention.layers} & {*mlp.layers}):
             change = mlp.values[mlp.layers.index(layer)] - attention.values[attention.layers.index(layer)]
             change = change[np.isfinite(change)]
             if change.size >= FEWEST:
