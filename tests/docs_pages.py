@@ -299,8 +299,10 @@ def phases_table() -> str:
         levels = (f"{row['p_order']:.3f}, {row['p_red_noise']:.3f}" for row in own)
         rows.append((f"{words}: p, any order of the layers, and red noise", *levels))
     for name, words in (("attention", "attention"), ("the MLP", "the MLP")):
-        own = (f"{each[f'layers where {name} is more concentrated']} of {each['layers']}" for each in models.values())
-        rows.append((f"layers in which {words} is more concentrated (q below 0.05)", *own))
+        counts = (
+            f"{each[f'layers where {name} is more concentrated']} of {each['layers']}" for each in models.values()
+        )
+        rows.append((f"layers in which {words} is more concentrated (q below 0.05)", *counts))
     for name, words in RANKS.items():
         by_layer = [found["medians by layer"][name] for found in models.values()]
         medians = (f"{own[0]:.2f}, {own[len(own) // 2]:.2f}, {own[-1]:.2f}" for own in by_layer)

@@ -302,9 +302,9 @@ def test_matrices_of_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert sum(areas) == pytest.approx(2), "a histogram a role"
     weight = parts[1].dataset["singular_values"].values[0] / parts[1].metrics["mp_high"][0] * 2
     law = np.asarray(figure.axes[2].lines[0].get_xydata()).T
-    assert scipy.stats.kstest(weight, lambda x: _mass_below(*law, x)).pvalue > 0.01
+    assert scipy.stats.kstest(weight, lambda x: _mass_below(law[0], law[1], x)).pvalue > 0.01
     trained = parts[0].dataset["singular_values"].values[0] / parts[0].metrics["mp_high"][0] * 2
-    assert scipy.stats.kstest(trained, lambda x: _mass_below(*law, x)).pvalue < 0.01
+    assert scipy.stats.kstest(trained, lambda x: _mass_below(law[0], law[1], x)).pvalue < 0.01
 
 
 def _mass_below(x: np.ndarray, density: np.ndarray, at: np.ndarray) -> np.ndarray:

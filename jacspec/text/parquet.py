@@ -1,5 +1,6 @@
 """Texts in Parquet files, as data sets on the hub have them: the lines of one column."""
 
+import importlib
 import importlib.util
 import io
 
@@ -20,11 +21,9 @@ def parquet_text(raw: bytes, source: str) -> str:
             f"{source} is a Parquet file, which pyarrow reads, and that is not installed. Type pip install "
             "'jacspec[parquet]'."
         )
-    import pyarrow
-    import pyarrow.parquet
-
+    pyarrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     with blaming(f"{source} is no Parquet file that can be read"):
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(raw))
+        file = parquet.ParquetFile(io.BytesIO(raw))
         kind = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)).get(COLUMN)
     if kind not in (pyarrow.string(), pyarrow.large_string()):
         raise JacspecError(

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 PHASES = 3
 HEAD = (
-    *("gain over depth", "first layer over inner", "last over inner", "pairs of layers as high"),
-    *("three phases begin at", "explained", "p, any order", "p, red noise"),
+    *("gain over depth", "first over inner layers", "last over inner", "pairs as high"),
+    *("phases begin at", "explained", "p: any order, red noise"),
 )
 READ_DEPTH = (
     "Geometric means over samples. Pairs as high: the share of all pairs of layers whose gains together are those of "
@@ -50,7 +50,7 @@ def _cells(row: dict[Any, Any]) -> Iterator[str]:
     yield f"{row['pairs_as_high']:.0%}"
     yield _say_starts(row)
     yield f"{row['explained']:.0%}"
-    yield from (f"{row[name]:.3f}" for name in ("p_order", "p_red_noise"))
+    yield f"{row['p_order']:.3f}, {row['p_red_noise']:.3f}"
 
 
 def _interval(row: dict[Any, Any], name: str) -> Interval:
