@@ -320,6 +320,7 @@ def test_law_of_singular_values_has_the_moments_of_a_gaussian_matrix(ratio: floa
     np.testing.assert_allclose(moments, [1, 1, 1 + ratio], rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_overlaps_of_runs_stand_side_by_side(tmp_path: Path) -> None:
     words = ("source=small_figure_4", "layers=[1]", "data.samples=20", "data.max_tokens=16")
     _sweep(tmp_path, *words)

@@ -133,6 +133,7 @@ def test_every_choice_by_keyboard_shows_what_the_files_hold(
     assert page.locator("#explorer img, #explorer b, #explorer svg image").count() == 0
 
 
+@pytest.mark.few(1)
 def test_runs_are_played_on_axes_that_stay(
     browser: "Browser", explored: tuple[Opened, list[tuple[str, Run]], Path]
 ) -> None:

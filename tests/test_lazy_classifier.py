@@ -64,7 +64,8 @@ def in_torch(network: Perceptron, points: LabelledPoints, *, scale: float, steps
     return linear
 
 
-@pytest.mark.parametrize(("scale", "frozen"), [(1.0, 0), (15.0, 0), (1.0, 2)])
+@pytest.mark.few(2)
+@pytest.mark.parametrize(("scale", "frozen"), [(1.0, 0), (15.0, 0), (15.0, 2)])
 def test_training_is_that_of_torch_and_frozen_layers_do_not_move(scale: float, frozen: int) -> None:
     with numerics("float64"):
         network, points = drawn()
@@ -79,6 +80,7 @@ def test_training_is_that_of_torch_and_frozen_layers_do_not_move(scale: float, f
     assert moved == [place >= frozen for place in range(len(moved))]
 
 
+@pytest.mark.thorough
 def test_batches_take_every_point_once_before_any_again() -> None:
     """A batch as large as half of the points: two steps are one pass."""
     network, points = drawn()
