@@ -15,16 +15,14 @@ if TYPE_CHECKING:
     import pandas
 
 PHASES = 3
-HEAD = (
-    *("gain over depth", "first over inner layers", "last over inner", "pairs as high"),
-    *("phases begin at", "explained", "p: any order, red noise"),
-)
+HEAD = ("gain", "first layer", "last layer", "pairs as high", "phases begin at", "explained", "p")
 READ_DEPTH = (
-    "Geometric means over samples. Pairs as high: the share of all pairs of layers whose gains together are those of "
-    "the first and the last at least; a U has few. Phases are the cut in three that leaves the least squares of ln ρ "
-    "about the mean of each; a first phase begins at the first layer. What they explain of the variance between layers "
-    "is placed among the layers in any order, and among red noise, which drifts over depth as this profile does but "
-    "has no steps. In brackets, intervals of 95 % over samples. The cut in two is in depth.csv."
+    "The gain of the first and of the last layer over that of those between, geometric means. Pairs as high: the share "
+    "of all pairs of layers whose gains together are those of the first and the last at least; a U has few. Phases are "
+    "the cut in three that leaves the least squares of ln ρ about the mean of each; a first phase begins at the first "
+    "layer. What they explain of the variance between layers is placed among the layers in any order (first p), and "
+    "among red noise (second p), which drifts over depth as this profile does but has no steps. In brackets, intervals "
+    "of 95 % over samples. The cut in two is in depth.csv."
 )
 
 
