@@ -85,7 +85,7 @@ def coupling(
       in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
       arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -189,7 +189,7 @@ def depth(
       in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
       arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -263,6 +263,7 @@ def finetune(
     learning_rate: float = 0.001,
     warmup: float = 0.1,
     weight_decay: float = 0.01,
+    frozen: int = 0,
     groups: int = 4,
     roles: str | Sequence[str] = ("q", "k", "v", "o", "up", "gate", "down"),
     seeds: int = 3,
@@ -277,7 +278,7 @@ def finetune(
       in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
       arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -294,6 +295,7 @@ def finetune(
     - `learning_rate`: peak; linear warm-up, then linearly to zero
     - `warmup`: share of the steps
     - `weight_decay`: on matrices only
+    - `frozen`: first blocks that are not trained; from 1 on nor are the embeddings
     - `groups`: of singular values, group 1 the largest; the paper takes 10
     - `roles`: matrices that lose them, each its own
     - `seeds`: of the head and the order of examples: seed, seed + 1, ...
@@ -351,6 +353,12 @@ def lazy(
     removed: int | Sequence[int] = (1, 10),
     and_smaller: bool = False,
     seeds: int = 3,
+    layers: int | Sequence[int] = (),
+    path: str | None = None,
+    batch: int = 128,
+    frozen: int = 0,
+    cut: int = 0,
+    by_mass: bool = False,
     precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
     folder: str | Path | None = None,
@@ -368,6 +376,14 @@ def lazy(
     - `removed`: the groups that are removed
     - `and_smaller`: each with all groups of smaller values: removed=[2,...,10] is 90 to 10 % of them
     - `seeds`: of teacher, points and weights: seed, seed + 1, ...
+    - `layers`: a classifier of these sizes instead, inputs first and classes last:
+      [3072,512,512,512,10]
+    - `path`: folder of CIFAR-10's binary files, which it learns; None: generated points of its sizes
+    - `batch`: points a step of the classifier
+    - `frozen`: first layers of the classifier that are not trained
+    - `cut`: first hidden layers of the classifier that groups are removed from; 0: all
+    - `by_mass`: groups of the classifier have equal shares of the sum of its singular values, not of
+      their number
     - `precision`: float32 or float64, of everything that is computed
     - `seed`: of all that is drawn
     - `folder`: where the run is kept; None: a temporary folder, which goes with the run
@@ -491,7 +507,7 @@ def modes(
       in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
       arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -562,7 +578,7 @@ def overlap(
       in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
       arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -671,7 +687,7 @@ def removal(
       in memory; of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to
       arrays
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `tokenizer`: of a PyTorch model
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
@@ -718,7 +734,7 @@ def train(
     r"""Train a small GPT-2-architecture model with its own tokenizer on the chosen text, in HF layout.
 
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `vocab`: byte-level BPE, <|endoftext|> included
     - `positions`: tokens that it reads at most
     - `layers`: blocks

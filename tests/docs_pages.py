@@ -277,6 +277,72 @@ def claims_table() -> str:
     return _table(("", *models), rows)
 
 
+def phases_table() -> str:
+    """Write what the profile over depth is, and how near to rank one tokens and attention are, on models at hand."""
+    models = recorded_claims("phases")
+
+    def interval(row: Mapping[str, Any], end: str) -> str:
+        return f"{row[end]:.2f} ({row[f'{end}_low']:.2f} to {row[f'{end}_high']:.2f})"
+
+    def starts(row: Mapping[str, Any]) -> str:
+        edges = zip(*(row[name].split() for name in ("starts", "starts_low", "starts_high")), strict=True)
+        return " and ".join(start if low == high else f"{start} ({low} to {high})" for start, low, high in edges)
+
+    rows: list[tuple[str, ...]] = []
+    for component, words in (("attn", "attention"), ("mlp", "MLP")):
+        own = [found[component] for found in models.values()]
+        for end in ("first", "last"):
+            rows.append((f"ρ of {words}, {end} layer over those between", *(interval(row, end) for row in own)))
+        rows.append((f"{words}: pairs of layers as high together", *(f"{row['pairs_as_high']:.1%}" for row in own)))
+        rows.append((f"{words}: three phases begin at layers", *(starts(row) for row in own)))
+        rows.append((f"{words}: variance over layers that they explain", *(f"{row['explained']:.0%}" for row in own)))
+        levels = (f"{row['p_order']:.3f}, {row['p_red_noise']:.3f}" for row in own)
+        rows.append((f"{words}: p, any order of the layers, and red noise", *levels))
+    for name, words in (("attention", "attention"), ("the MLP", "the MLP")):
+        counts = (
+            f"{each[f'layers where {name} is more concentrated']} of {each['layers']}" for each in models.values()
+        )
+        rows.append((f"layers in which {words} is more concentrated (q below 0.05)", *counts))
+    for name, words in RANKS.items():
+        by_layer = [found["medians by layer"][name] for found in models.values()]
+        medians = (f"{own[0]:.2f}, {own[len(own) // 2]:.2f}, {own[-1]:.2f}" for own in by_layer)
+        rows.append((f"{words}: first, middle, last layer", *medians))
+    return _table(("", *models), rows)
+
+
+def appendix_table() -> str:
+    """Write what the networks of an appendix lose without their smallest singular values, the mean over seeds."""
+    recorded = recorded_claims("appendix")
+
+    def cell(found: Mapping[str, Any], scale: str, group: int) -> str:
+        return "{:.2f} ± {:.2f}".format(*found[scale][str(group)])
+
+    curve = recorded["figure 8"]
+    rows = [("nothing", *(cell(curve, scale, 0) for scale in ("1", "15")))]
+    rows += [
+        (f"{10 * (11 - group)} % of the values", *(cell(curve, scale, group) for scale in ("1", "15")))
+        for group in range(10, 1, -1)
+    ]
+    frozen = [(name, recorded[name]) for name in ("trained", "frozen")]
+    words = {0: "nothing", 3: "80 % of the mass of the first two layers"}
+    return "\n\n".join(
+        (
+            _table(("removed, the smallest first", "α = 1", "α = 15"), rows),
+            _table(
+                ("removed", *(f"first two layers {name}" for name, _ in frozen)),
+                [(said, *(cell(found, "1", group) for _, found in frozen)) for group, said in words.items()],
+            ),
+        )
+    )
+
+
+RANKS = {
+    "token_stable_rank": "stable rank of the tokens",
+    "rank_one_distance": "distance of the tokens from rank one",
+    "attention_stable_rank": "stable rank of attention",
+}
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
@@ -494,8 +560,11 @@ def pages() -> dict[str, dict[str, str]]:
             found[f"{study}.md"]["cost"] = cost_line(study)
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
-    found["sources/jacobian_paper.md"] = {"claims": claims_table()}
-    found["sources/small_singular_values.md"] = {"claims": removal_claims_table()}
+    found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
+    found["sources/small_singular_values.md"] = {
+        "claims": removal_claims_table(),
+        "appendix": appendix_table(),
+    }
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 import xarray
+from scipy import stats
 from test_report import make_run
 
 from jacspec.axes import Row
@@ -328,6 +329,35 @@ def check_head(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
     same(chance["y"], np.array([1.6, 1.2, 0.9, 0.5, 0.2]) * np.sqrt(np.mean(sigma.astype(float) ** 2)), rtol=1e-6)
 
 
+def check_scatter(shown: Shown, runs: Sequence[tuple[str, Run]]) -> None:
+    choice = shown.choice
+    tables = [rows_of(run) for _, run in runs]
+    names = [choice["across"], choice["metric"]]
+
+    def values(row: dict[str, str]) -> list[float]:
+        return [float(row.get(name) or "nan") for name in names]
+
+    known = [
+        [row for row in table if part_of(row) in choice["parts"] and np.isfinite(values(row)).all()] for table in tables
+    ]
+    rows = known[int(choice["run"])]
+    parts = [part for part in choice["parts"] if any(part_of(row) == part for row in rows)]
+    assert len(shown.traces) == len(parts)
+    for trace, part in zip(shown.traces, parts, strict=True):
+        own = [row for row in rows if part_of(row) == part]
+        found = sorted(zip(trace["x"], trace["y"], trace["marker"]["color"], strict=True))
+        layers = [float(row["layer"]) if row["layer"] else trace["marker"]["cmin"] for row in own]
+        same(np.array(found), sorted((*values(row), layer) for row, layer in zip(own, layers, strict=True)))
+    columns = np.array([values(row) for row in rows]).T
+    if len(rows) and (np.ptp(columns, axis=1) > 0).all():
+        assert f"{len(rows)} points, rank correlation {stats.spearmanr(*columns).statistic:.3f}." in shown.says
+    check_scale(shown, [values(row)[1] for table in known for row in table])
+
+
+def part_of(row: dict[str, str]) -> str:
+    return row.get("component") or row["role"]
+
+
 CHECKS: dict[str, Callable[[Shown, Sequence[tuple[str, Run]]], None]] = {
     "boxes": check_boxes,
     "medians": check_medians,
@@ -337,6 +367,7 @@ CHECKS: dict[str, Callable[[Shown, Sequence[tuple[str, Run]]], None]] = {
     "matrix": check_matrix,
     "map": check_map,
     "head": check_head,
+    "scatter": check_scatter,
 }
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import pandas
 import pytest
 import scipy.stats
+from matplotlib.patches import Rectangle
 from servers import assert_refused, run_here
 
 from jacspec import open_run
 from jacspec.runs.several import layers_of, open_runs
 from jacspec.spectra.significance import adjust_for_many, compare_means, noise_floor, sign_floor, split_half_floor
 from jacspec.studies.compare.run import references
+from jacspec.studies.compare.side_by_side import side_by_side, singular_value_law
 
 
 def _correlated(units: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -271,3 +273,67 @@ def test_runs_of_other_kinds_are_refused(runs: Path, tmp_path: Path) -> None:
     done = run_here("task=compare", f"runs=[sweep/0,{tmp_path}/heads]", f"hydra.run.dir={tmp_path}/out", cwd=runs)
     assert done.code == 1
     assert "different tasks (heads, jacobian)" in done.err
+
+
+def _sweep(folder: Path, *words: str) -> None:
+    for init in ("pretrained", "random"):
+        run_here(*words, f"model.init={init}", "report.figures=none", f"hydra.run.dir={folder}/{init}", cwd=folder)
+
+
+def test_matrices_of_runs_stand_side_by_side(tmp_path: Path) -> None:
+    """The file holds what the runs hold, padded; histograms have their counts, the law is that of a random matrix."""
+    _sweep(tmp_path, "source=small_figure_1", "layers=[1,4]", "weights.against=none", "weights.show_layer=1")
+    done = run_here("source=small_spectra", "runs=[pretrained,random]", "hydra.run.dir=both", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "both")
+    assert (run.folder / "figures" / "bulks.png").is_file()
+    found = run.dataset
+    parts = [open_run(tmp_path / name) for name in ("pretrained", "random")]
+    for number, part in enumerate(parts):
+        own = found.isel(row=np.flatnonzero(found["run"].values == number))
+        np.testing.assert_array_equal(own["singular_values"].values, part.dataset["singular_values"].values)
+        np.testing.assert_array_equal(own["mp_high"].values, part.metrics["mp_high"].to_numpy())
+    figure = side_by_side(run._stored)["bulks"].draw()
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"{name}, layer {layer}" for name in ("pretrained", "random") for layer in (1, 4)
+    ]
+    bars = figure.axes[2].patches
+    areas = [bar.get_height() * bar.get_width() for bar in bars if isinstance(bar, Rectangle)]
+    assert sum(areas) == pytest.approx(2), "a histogram a role"
+    weight = parts[1].dataset["singular_values"].values[0] / parts[1].metrics["mp_high"][0] * 2
+    law = np.asarray(figure.axes[2].lines[0].get_xydata()).T
+    assert scipy.stats.kstest(weight, lambda x: _mass_below(law[0], law[1], x)).pvalue > 0.01
+    trained = parts[0].dataset["singular_values"].values[0] / parts[0].metrics["mp_high"][0] * 2
+    assert scipy.stats.kstest(trained, lambda x: _mass_below(law[0], law[1], x)).pvalue < 0.01
+
+
+def _mass_below(x: np.ndarray, density: np.ndarray, at: np.ndarray) -> np.ndarray:
+    mass = np.concatenate([[0], np.cumsum(np.diff(x) * (density[1:] + density[:-1]) / 2)])
+    return np.interp(at, x, mass)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.25])
+def test_law_of_singular_values_has_the_moments_of_a_gaussian_matrix(ratio: float) -> None:
+    sigma = np.linspace(1 - ratio**0.5 + 1e-9, 1 + ratio**0.5, 20001)
+    law = singular_value_law(sigma, ratio)
+    moments = [np.trapezoid(law * sigma**power, sigma) for power in (0, 2, 4)]
+    np.testing.assert_allclose(moments, [1, 1, 1 + ratio], rtol=1e-3)
+
+
+@pytest.mark.thorough
+def test_overlaps_of_runs_stand_side_by_side(tmp_path: Path) -> None:
+    words = ("source=small_figure_4", "layers=[1]", "data.samples=20", "data.max_tokens=16")
+    _sweep(tmp_path, *words)
+    done = run_here("source=small_overlaps", "runs=[pretrained,random]", "hydra.run.dir=both", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "both")
+    figure = side_by_side(run._stored)["overlaps"].draw()
+    roles = list(dict.fromkeys(run.dataset["role"].values.tolist()))
+    assert len(figure.axes) == 2 * len(roles)
+    for number, name in enumerate(("pretrained", "random")):
+        part = open_run(tmp_path / name).dataset
+        drawn = max((np.asarray(line.get_ydata()) for line in figure.axes[number].lines), key=len)
+        np.testing.assert_allclose(drawn, part["overlap"].values[part["role"].values == roles[0]][0])
+    other = run_here("source=small_spectra", "runs=[pretrained,random]", "hydra.run.dir=other", cwd=tmp_path)
+    assert other.code != 0
+    assert "overlaps" in other.err

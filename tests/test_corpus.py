@@ -2,19 +2,25 @@
 
 import dataclasses
 import hashlib
+import importlib
+import importlib.util
+import io
 import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import Answer, serve
 
-from jacspec.config import ASSETS, DataConfig, Split
+from jacspec.config import ASSETS, DataConfig, Split, config_folder
 from jacspec.errors import JacspecError
 from jacspec.models.checkpoint import load_tokenizer
 from jacspec.samples import Packed
@@ -149,6 +155,62 @@ def test_fetch_keeps_only_what_has_the_checksum(tmp_path: Path, monkeypatch: pyt
             remote.unlink(missing_ok=True)
     with pytest.raises(JacspecError, match=r"data\.path=FILE.*data=verse"):
         read_text_bytes(DataConfig("other", url=remote.as_uri()))
+
+
+CHOICES = {"shakespeare": 40_000, "wikitext": 2_000}
+"""Texts that are fetched, of which the shared material has a copy, and how many lines they have at least."""
+COPIES = {"shakespeare": "tinyshakespeare.txt", "wikitext": "wikitext-2/test.txt"}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_fetched_over_http_and_have_their_checksum(
+    name: str, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped name, checksum and split, of a server on this machine in the place of the published one."""
+    monkeypatch.setattr(corpus_module, "cache_folder", lambda: tmp_path / "cache")
+    own = yaml.safe_load((config_folder() / "data" / f"{name}.yaml").read_text())
+    body = (shared / "data" / COPIES[name]).read_bytes()
+    sent = [body[: len(body) // 2], body.replace(b"e", b"a", 1), body]
+    with serve(lambda path: Answer(200, sent.pop(0) if path.endswith(".txt") else b"")) as server:
+        data = DataConfig(name, url=f"{server.url}{urlsplit(own['url']).path}", sha256=own["sha256"])
+        for _ in range(2):
+            with pytest.raises(JacspecError, match="nothing was kept"):
+                read_text_bytes(data)
+        for _ in range(2):
+            assert read_text_bytes(data)[0] == body
+        assert len(server.requests) == 3
+    assert len(split_lines(decode_text(body, "here"))) > CHOICES[name] // 2
+
+
+def test_parquet_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "text.parquet").write_bytes(b"PAR1....PAR1")
+    with pytest.raises(JacspecError, match=r"text.parquet is a Parquet file.*jacspec\[parquet\]"):
+        load_corpus(DataConfig("bookcorpus", path=str(tmp_path / "text.parquet")))
+
+
+def test_parquet_over_http_is_read_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shipped choice reads it: rows are samples, and no more of them than are asked for."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+    monkeypatch.setattr(corpus_module, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("jacspec.text.parquet.MOST_ROWS", 3)
+    own = yaml.safe_load((config_folder() / "data" / "bookcorpus.yaml").read_text())
+
+    def packed(**columns: Any) -> bytes:
+        stream = io.BytesIO()
+        parquet.write_table(pyarrow.table(columns), stream)
+        return stream.getvalue()
+
+    body = packed(text=["one .", None, "two . three .", "four", "five"])
+    with serve(lambda path: Answer(200, body)) as server:
+        address = f"{server.url}{urlsplit(own['url']).path}"
+        corpus = load_corpus(DataConfig(own["name"], url=address, split=Split[own["split"]]))
+    assert corpus.texts == ["one .", "two . three .", "four"]
+    assert corpus.sha256 == hashlib.sha256(body).hexdigest()
+    for raw, message in ((packed(words=["one"]), "no column 'text'.*words"), (body[:-30], "no Parquet file")):
+        with pytest.raises(JacspecError, match=message):
+            decode_text(raw, "here.parquet")
 
 
 # Splitting

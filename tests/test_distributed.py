@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import CONTRACT, TINY, command_line, environment, files_below, run_here, statuses
-from test_resume import RUN, differing_files
+from servers import TINY, command_line, environment, files_below, run_here, statuses
+from test_resume import FILES, RUN, differing_files
 from test_runs import NAMES, assert_same_bits, make_result
 
 from jacspec.axes import LayerResult
@@ -54,7 +54,7 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     assert ends == [(0, ends[0][1]), (0, ends[1][1])]
     assert differing_files(tmp_path / "shared", tmp_path / "alone") == []
     assert json.loads((tmp_path / "shared" / "run.json").read_text())["processes"] == 2
-    assert files_below(tmp_path / "shared") == {name for name in CONTRACT if not name.startswith("figures/")}
+    assert files_below(tmp_path / "shared") == {name for name in FILES if not name.startswith("figures/")}
 
 
 @pytest.mark.long
@@ -76,7 +76,7 @@ def test_two_processes_give_the_bits_of_one_also_after_a_kill(tmp_path: Path) ->
     ends = end_processes(start_processes(2, tmp_path, *command, "resume=shared"))
     assert ends == [(0, ends[0][1]), (0, ends[1][1])]
     assert differing_files(folder, tmp_path / "alone") == []
-    assert files_below(folder) == CONTRACT
+    assert files_below(folder) == FILES
 
 
 def wait_for(ready: Callable[[], bool]) -> None:

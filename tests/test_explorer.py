@@ -133,6 +133,35 @@ def test_every_choice_by_keyboard_shows_what_the_files_hold(
     assert page.locator("#explorer img, #explorer b, #explorer svg image").count() == 0
 
 
+@pytest.mark.few(1)
+def test_runs_are_played_on_axes_that_stay(
+    browser: "Browser", explored: tuple[Opened, list[tuple[str, Run]], Path]
+) -> None:
+    """From the first run to the last, each as the files hold it; a second press stops, and so does a choice."""
+    _, runs, file = explored
+    page, noise = open_page(browser, file)
+    axes = "['xaxis', 'yaxis'].map((axis) => document.getElementById('explorer-plot')._fullLayout[axis].range)"
+    page.select_option("#explorer-view", "runs")
+    assert page.is_hidden("#explorer-play")
+    page.select_option("#explorer-view", "scatter")
+    page.select_option("#explorer-run", "1")
+    page.click("#explorer-play")
+    assert page.text_content("#explorer-play") == "Stop"
+    assert check(page, runs).choice["run"] == "0"
+    first = page.evaluate(axes)
+    page.wait_for_function("() => document.getElementById('explorer-run').value === '1'")
+    assert check(page, runs).choice["run"] == "1"
+    np.testing.assert_allclose(page.evaluate(axes), first)
+    assert page.text_content("#explorer-play") == "Play the runs"
+    page.click("#explorer-play")
+    page.click("#explorer-play")
+    assert page.text_content("#explorer-play") == "Play the runs"
+    page.wait_for_timeout(1000)
+    assert read(page).choice["run"] == "0"
+    assert noise == []
+    page.context.close()
+
+
 def test_says_and_hovers_the_values(browser: "Browser", explored: tuple[Opened, list[tuple[str, Run]], Path]) -> None:
     _, runs, file = explored
     page, _ = open_page(browser, file)
@@ -240,7 +269,7 @@ def test_run_of_one_of_each_offers_what_there_is_to_choose(browser: "Browser", t
     """One layer, one component, two singular values, nothing finite."""
     run = make_run(tmp_path / "run", layers=1, samples=2, k=2, components=("attn",), missing=True)
     page, noise = open_page(browser, write_explorer([("only", run)]))
-    assert controls(page) == ["explorer-metric", "explorer-points", "explorer-scale"]
+    assert controls(page) == ["explorer-view", "explorer-metric", "explorer-points", "explorer-scale"]
     assert "There are no finite values." in read(page).says
     assert noise == []
     page.context.close()

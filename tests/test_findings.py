@@ -10,10 +10,12 @@ from scipy import stats
 
 from jacspec.axes import LayerResult, Row
 from jacspec.report.findings import friedman_p_value, median_interval, ratio_interval, sample_findings
-from jacspec.runs import Run, open_run, start_run
+from jacspec.runs import Run, open_run, start_run, write_csv
 from jacspec.runs.rows import matrix_layout, start_rows
 from jacspec.spectra.significance import adjust_for_many
+from jacspec.studies.jacobian.claims import claim_findings, depth_sections
 from jacspec.studies.jacobian.findings import jacobian_findings
+from jacspec.studies.jacobian.over_depth import depth_tables
 from jacspec.studies.weights.findings import matrix_findings
 
 METRICS = ("spectral_radius", "decay_ratio")
@@ -173,3 +175,51 @@ def test_tests_of_our_own_are_scipys(digits: int) -> None:
     p_values = np.round(rng.random(40) ** 3, 2 + digits)
     expected = stats.false_discovery_control(p_values)
     np.testing.assert_allclose(adjust_for_many(np.append(p_values, np.nan)), np.append(expected, np.nan), rtol=1e-12)
+
+
+def write_claims(folder: Path, gains: Mapping[str, np.ndarray], ratios: Mapping[str, np.ndarray]) -> Run:
+    """Write a run with these values, and its tables over depth as the study does."""
+    run = write_run(folder, gains, ratios)
+    layers = len(next(iter(gains.values())))
+    results = [
+        LayerResult(
+            layer,
+            layer,
+            {},
+            {name: dict(zip(METRICS, (gains[name][layer], ratios[name][layer]), strict=True)) for name in gains},
+        )
+        for layer in range(layers)
+    ]
+    for name, (header, rows) in depth_tables(results, seed=0).items():
+        write_csv(folder / name, header, rows)
+    return run
+
+
+def test_planted_u_phases_and_concentration_are_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    profile = [8.0, *[1.0] * 22, 5.0]
+    gains = {"attn": draw(rng, [1.0] * 24), "mlp": draw(rng, profile)}
+    ratios = {"attn": draw(rng, [0.3] * 24), "mlp": draw(rng, [0.5] * 20 + [0.2] * 4)}
+    run = write_claims(tmp_path / "run", gains, ratios)
+    said = list(claim_findings(run))
+    first = ratio_interval(np.log(gains["mlp"][0]) - np.log(gains["mlp"][1:-1]).mean(axis=0))
+    assert said[0].startswith(f"The gain of MLP is a U over depth: that of the first layer is {first} times")
+    assert said[1].startswith("In three phases, which begin at layers 1 and 23, ln ρ of MLP")
+    assert said[2].startswith("Of attention three phases are not told from a drift")
+    assert "in 20 of 24 layers, less in 4" in said[3]
+    page = "".join(str(part) for part in depth_sections(run))
+    assert "Over depth" in page
+    assert "1 and 23" in page
+
+
+def test_no_u_and_no_phases_are_said_of_profiles_without(tmp_path: Path) -> None:
+    """A falling profile, as random initialisation has, is neither; 40 samples tell its ends from its middle."""
+    rng = np.random.default_rng(6)
+    gains = {name: draw(rng, np.linspace(2, 1, 24).tolist()) for name in ("attn", "mlp")}
+    ratios = {name: draw(rng, [0.5] * 24) for name in gains}
+    said = list(claim_findings(write_claims(tmp_path / "run", gains, ratios)))
+    assert not any("is a U" in each or each.startswith("In three phases") for each in said)
+    assert said[0].startswith("Of attention and MLP three phases are not told")
+    few = {name: values[:4] for name, values in gains.items()}
+    assert not depth_tables([LayerResult(0, 0, {}, {"mlp": {METRICS[0]: np.ones(3)}})], seed=0)
+    assert "depth.csv" not in {file.name for file in write_claims(tmp_path / "few", few, few).folder.iterdir()}

@@ -140,6 +140,42 @@ def test_training_is_that_of_torch(family: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(before, np.asarray(after))
 
 
+@trains
+def test_frozen_blocks_do_not_move_as_torch_trains_the_rest(tmp_path: Path) -> None:
+    training = Training(steps=4, batch=4, learning_rate=1e-2, warmup=0.34, weight_decay=0.1, frozen=1)
+    data = _data()
+    with numerics("float64"):
+        config = {"model_type": "gpt2", **FAMILIES["gpt2"].base}  # two blocks
+        checkpoint = random_checkpoint(config, tokenizer_folder=NANO, seed=0, name="x", dtype="float64")
+        classifier = make_classifier(checkpoint, labels=2, seed=1)
+        write_classifier(tmp_path, checkpoint, classifier, labels=("a", "b"), pad=PAD)
+        model = load_trained(tmp_path, AutoModelForSequenceClassification)
+        for part in (model.transformer.wte, model.transformer.wpe, model.transformer.h[0]):
+            part.requires_grad_(False)
+        with float64_throughout():
+            _train_in_torch(model, data, training, seed=3)
+            tokens = torch.tensor(np.asarray(data.batch.tokens)).long()
+            expected = model(tokens, attention_mask=(tokens != PAD).long()).logits.detach().numpy()
+        trained = fine_tune(classifier, data, training, seed=3)
+        assert deviation(compute_logits(trained, data.batch), expected) < 1e-6
+        assert deviation(compute_logits(classifier, data.batch), expected) > 1e-4
+
+    def moved(part: str) -> bool:
+        return any(
+            not np.array_equal(*leaves)
+            for leaves in zip(*(jax.tree.leaves(getattr(each, part)) for each in (trained, classifier)), strict=True)
+        )
+
+    assert not moved("embedding")
+    assert moved("readout")
+    pairs = zip(trained.blocks, classifier.blocks, strict=True)
+    changed = [
+        [not np.array_equal(*leaves) for leaves in zip(*map(jax.tree.leaves, pair), strict=True)] for pair in pairs
+    ]
+    assert not any(changed[0])
+    assert any(changed[1])
+
+
 def test_scores_are_those_of_numpy() -> None:
     """With a last batch that is short; the oracle sees a label exchanged."""
     with numerics("float64"):

@@ -19,6 +19,8 @@ from servers import (
 
 from jacspec.runs import open_run
 
+FILES = CONTRACT | {"depth.csv"}
+"""Of a run with samples enough for intervals."""
 RUN = ("data.samples=60", "data.max_tokens=16", "components=[mlp]")
 TABLES = ("metrics.csv", "summary.csv", "samples.csv")
 
@@ -91,7 +93,7 @@ def test_killed_run_ends_with_the_same_numbers(moment: str, reference: Path, tmp
     done = run_here(*RUN, "resume=killed", cwd=tmp_path)
     assert done.code == 0, done.err
     assert differing_files(folder, reference) == []
-    assert files_below(tmp_path) == {f"killed/{name}" for name in CONTRACT}, f"{found} layers were there"
+    assert files_below(tmp_path) == {f"killed/{name}" for name in FILES}, f"{found} layers were there"
 
 
 def test_oracle_sees_another_seed(reference: Path, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_layers_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatc
 def test_run_of_another_configuration_is_refused(
     arguments: list[str], fragments: list[str], reference: Path, tmp_path: Path
 ) -> None:
-    before = {name: (reference / name).read_bytes() for name in CONTRACT}
+    before = {name: (reference / name).read_bytes() for name in FILES}
     done = run_here(*RUN, *arguments, f"resume={reference}", cwd=tmp_path)
     assert done.code == 1
     for fragment in ["another configuration", *fragments]:

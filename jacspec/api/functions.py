@@ -45,7 +45,8 @@ def run(
     **Arguments:** `study`, its name; `model`, a ready-made name, a folder, `ORG/NAME`, what `load_model` returned, or a
     Hugging Face PyTorch model in memory (with its `tokenizer`), by default `nano`; `revision` and `init` as in
     `load_model`. `texts`, one str or several, or lists of token ids: each is a sample; `data` instead, `verse`,
-    `shakespeare` or a file that is split into samples, by default `verse`. `runs`, of studies over finished runs.
+    `shakespeare`, `wikitext`, `bookcorpus` or a file that is split into samples, by default `verse`. `runs`, of studies
+    over finished runs.
     `folder` keeps the run; the same call resumes what was interrupted there. Without one the run lives in a temporary
     folder that goes with the object. `silent` shows no progress. `options`: `help(jacspec.STUDY)` lists them.
 
@@ -169,7 +170,7 @@ _SAYS: Mapping[str, str] = {
     "model": "a ready-made name, a folder, `ORG/NAME`, an opened model, or a Hugging Face PyTorch model in memory; "
     "of `weights` also a `.npy` or `.safetensors` file, an array, or a mapping of names to arrays",
     "texts": "one str or several, or lists of token ids: each is a sample",
-    "data": "instead of `texts`: verse, shakespeare, or a file; by default verse",
+    "data": "instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse",
     "tokenizer": "of a PyTorch model",
     "revision": "of the hub, or of a training run",
     "init": "pretrained or random",

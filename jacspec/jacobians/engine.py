@@ -14,6 +14,7 @@ from jacspec.backend import Program
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit, audit_programs, draw_samples, rows_to_audit
 from jacspec.jacobians.branches import BRANCHES, Branch, components_of
+from jacspec.jacobians.collapse import COLLAPSE, measure_collapse
 from jacspec.jacobians.devices import count_devices, largest_batch, spread_samples
 from jacspec.jacobians.linearity import CURVATURE, RADIUS, linearity_programs, measure_linearity
 from jacspec.jacobians.nonnormality import PSEUDOSPECTRA, RING, beside_chance, find_pseudospectra
@@ -40,7 +41,7 @@ class Plan(NamedTuple):
     from all `samples` of the run, where they are more than those of the batches; `layers`, those that are measured
     (None: all); `margins`, whether how far each sample is from other experts is measured too; `linearity`, the
     directions, rows of `linearity.RADIUS`, along which it is measured how far the Jacobian holds; `eigenvalues`,
-    whether they are kept; `pseudospectra`, of how many samples.
+    whether they are kept; `pseudospectra`, of how many samples; `collapse`, whether the tokens' own ranks are measured.
     """
 
     components: Sequence[str]
@@ -57,6 +58,7 @@ class Plan(NamedTuple):
     linearity: Sequence[str] = ()
     eigenvalues: bool = False
     pseudospectra: int = 0
+    collapse: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -65,7 +67,8 @@ class Plan(NamedTuple):
         further = [name for name in self.metric_names if name not in top]
         margins, curved = [ROUTER_MARGIN] * self.margins, [CURVATURE] * ("top" in self.linearity)
         rings, pseudo = RING * self.eigenvalues, PSEUDOSPECTRA * (self.pseudospectra > 0)
-        return (*top, *(RADIUS[name] for name in self.linearity), *further, *margins, *curved, *rings, *pseudo)
+        ranks = COLLAPSE * self.collapse
+        return (*top, *(RADIUS[name] for name in self.linearity), *further, *margins, *curved, *rings, *pseudo, *ranks)
 
 
 def batch_size(spec: BlockSpec, *, tokens: int, itemsize: int, memory_bytes: float, engine: str = "jacfwd") -> int:
@@ -284,7 +287,30 @@ def _measure_block(
         return make_part(padded, spectra, values, audited, undefined)
 
     components = components_of(block.spec, plan.components)
-    return measure_branches(block, components, batches, streams, report, measure_branch, last=number == last)
+    measured = measure_branches(block, components, batches, streams, report, measure_branch, last=number == last)
+    return _add_collapse(measured, block, components, batches, streams) if plan.collapse else measured
+
+
+def _add_collapse(
+    measured: Measured,
+    block: Block,
+    components: Mapping[str, str],
+    batches: Sequence[PaddedBatch],
+    streams: Sequence[Stream],
+) -> Measured:
+    """Put beside what was found of each batch how near its tokens are to one another."""
+    found = [
+        measure_collapse(block, components, stream, padded) for padded, stream in zip(batches, streams, strict=True)
+    ]
+    return measured._replace(
+        parts={
+            full: [
+                part._replace(values=part.values | own[full][0], undefined={**part.undefined, **own[full][1]})
+                for part, own in zip(parts, found, strict=True)
+            ]
+            for full, parts in measured.parts.items()
+        }
+    )
 
 
 def measure_branches(

@@ -171,6 +171,20 @@ class Attention(nnx.Module):
         value: Float[Array, "token kv_head d_head"],
         length: Int[Array, ""],
     ) -> Float[Array, "token inner"]:
+        return self._mixed(self._pattern(query, key, length), value)
+
+    def patterns(self, x: Float[Array, "place d_model"], packing: Packing) -> Float[Array, "sample head token token"]:
+        """Compute how every token of each sample of a pack attends (rows) to those of its own sample (columns)."""
+        query, (key, _) = self.query(x), self.key_value(x)
+        found = jax.vmap(self._pattern)(packing.split(query), packing.split(key), packing.lengths)
+        return found.reshape(len(found), -1, *found.shape[-2:])
+
+    def _pattern(
+        self,
+        query: Float[Array, "token kv_head group d_head"],
+        key: Float[Array, "token kv_head d_head"],
+        length: Int[Array, ""],
+    ) -> Float[Array, "kv_head group token token"]:
         tokens = query.shape[0]
         if self.spec.rotary is not None:
             turn = rotation(self.spec.rotary, tokens, length, query.dtype)
@@ -183,7 +197,7 @@ class Attention(nnx.Module):
             place = jnp.arange(tokens)
             distance = place[None, :] - place[:, None] + tokens - 1
             bias = self._bias(tokens)[..., distance]
-        return self._mix(query, key, value, self.visible(tokens, length), bias)
+        return self._look_at(query, key, self.visible(tokens, length), bias)
 
     def read(
         self, x: Float[Array, "token d_model"], memory: Memory, packing: Packing | None = None
@@ -211,19 +225,24 @@ class Attention(nnx.Module):
         length: Int[Array, ""],
     ) -> Float[Array, "token inner"]:
         seen = jnp.arange(key.shape[0], dtype=length.dtype) < length
-        return self._mix(query, key, value, jnp.broadcast_to(seen[None], (query.shape[0], seen.shape[0])), None)
+        visible = jnp.broadcast_to(seen[None], (query.shape[0], seen.shape[0]))
+        return self._mixed(self._look_at(query, key, visible, None), value)
 
-    def _mix(
+    def _look_at(
         self,
         query: Float[Array, "token kv_head group d_head"],
         key: Float[Array, "source kv_head d_head"],
-        value: Float[Array, "source kv_head d_head"],
         visible: Bool[Array, "token source"],
         bias: Float[Array, "kv_head group token source"] | None,
-    ) -> Float[Array, "token inner"]:
+    ) -> Float[Array, "kv_head group token source"]:
         scores = self._biased(self.score(jnp.einsum("qkgd,tkd->kgqt", query, key)), bias)
-        weights = self._weights(jnp.where(visible[None, None], scores, -jnp.inf))
-        return jnp.einsum("kgqt,tkd->qkgd", weights, value).reshape(query.shape[0], -1)
+        return self._weights(jnp.where(visible[None, None], scores, -jnp.inf))
+
+    @staticmethod
+    def _mixed(
+        weights: Float[Array, "kv_head group token source"], value: Float[Array, "source kv_head d_head"]
+    ) -> Float[Array, "token inner"]:
+        return jnp.einsum("kgqt,tkd->qkgd", weights, value).reshape(weights.shape[2], -1)
 
     def score(self, products: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
         """Scale and cap the products of queries and keys, each alone; relative biases come after."""

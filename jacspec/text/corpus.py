@@ -16,6 +16,7 @@ from jacspec.errors import JacspecError, blaming
 from jacspec.files import cache_folder, read_file, write_cached
 from jacspec.samples import Packed, Packing, PaddedBatch
 from jacspec.text.pace import check_pace
+from jacspec.text.parquet import MAGIC, parquet_text
 from jacspec.text.sentences import DAMAGED, split_sentences
 
 TIMEOUT_SECONDS = 5.0
@@ -86,7 +87,9 @@ def read_text_bytes(data: DataConfig) -> tuple[bytes, str]:
 
 
 def decode_text(raw: bytes, source: str) -> str:
-    """Decode UTF-8 and refuse what is not text."""
+    """Decode UTF-8, or read a Parquet file's column of text; refuse what is not text."""
+    if raw.startswith(MAGIC):
+        raw = parquet_text(raw, source).encode()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `w_qk` or `small` behind the text
-writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny
-Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small` or `appendix`
+behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
+sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -11,11 +11,15 @@ Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instru
 
 A ratio is a geometric mean over samples with Student's interval of 95 %.
 
+Of the same paper (`phases`), on 40 sentences: the tables over depth that a run writes itself (U, phases with their
+levels of chance, attention beside the MLP by layer), and how near tokens and attention are to rank one, by layer.
+
 Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
 chance, gaps, powers of the elements' standard deviation, rank correlations.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
-smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks.
+smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks. Of
+its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
 """
 
 import json
@@ -31,10 +35,13 @@ from scipy import stats
 
 from jacspec import open_run
 from jacspec.report.findings import ratio_interval
+from jacspec.spectra.significance import SURE
 from jacspec.studies.provenance import versions
 from jacspec.studies.removal.findings import perplexity_ratio
 
 SAMPLES = 300
+COLLAPSE = ("token_stable_rank", "rank_one_distance", "rank_one_distance_composite", "attention_stable_rank")
+WITH_RANKS = ("data.samples=40", "jacobian.collapse=true", "jacobian.linearity=[]")
 MODELS: dict[str, tuple[str, ...]] = {"nano": (), "SmolLM2-135M": ("model.path={model}", "model=path")}
 RUNS: dict[str, tuple[str, ...]] = {
     "nano": (),
@@ -69,6 +76,22 @@ def claims(run: Any) -> dict[str, Any]:
     found["decay of mlp over attn"] = list(ratio_interval(ratio.mean(axis=0)))
     found["layers where attn decays faster"] = sum(each.low > 1 for each in by_layer)
     found["layers where mlp decays faster"] = sum(each.high < 1 for each in by_layer)
+    return found
+
+
+def of_depth(run: Any) -> dict[str, Any]:
+    """Take the tables over depth, three phases, and the medians of the tokens' and attention's ranks by layer."""
+    found: dict[str, Any] = {"samples": len(run.samples)}
+    depth, branches = run.tables["depth"], run.tables["branches"]
+    for row in depth[depth["phases"] == 3].to_dict("records"):
+        found[row.pop("component")] = row
+    ratios = branches[branches["metric"] == "decay_ratio"]
+    sure = ratios["q_value"] < SURE
+    found["layers"] = len(ratios)
+    found["layers where attention is more concentrated"] = int((sure & (ratios["ratio"] > 1)).sum())
+    found["layers where the MLP is more concentrated"] = int((sure & (ratios["ratio"] < 1)).sum())
+    own = run.metrics[run.metrics["component"] == "attn"].groupby("layer")[[*COLLAPSE]].median()
+    found["medians by layer"] = {name: own[name].tolist() for name in COLLAPSE}
     return found
 
 
@@ -109,6 +132,22 @@ def _trend(values: Any) -> list[float]:
     """Correlate the ranks of values with their places; returns the correlation and its p-value."""
     found = stats.spearmanr(np.arange(len(values)), values)
     return [float(found.statistic), float(found.pvalue)]
+
+
+APPENDIX: dict[str, tuple[str, ...]] = {
+    "figure 8": ("source=small_appendix",),
+    "trained": ("source=small_frozen",),
+    "frozen": ("source=small_frozen", "lazy.frozen=2"),
+}
+
+
+def of_appendix(run: Any) -> dict[str, Any]:
+    """Take the test accuracy by scale and group removed (0: none), the mean and the spread over seeds."""
+    by_group = run.metrics.groupby(["scale", "group"])["test_accuracy"]
+    found: dict[str, Any] = {"seeds": int(run.metrics["seed"].nunique())}
+    for (scale, group), values in by_group:
+        found.setdefault(f"{scale:g}", {})[str(group)] = [float(values.mean()), float(values.std(ddof=1))]
+    return found
 
 
 DECILES = ("largest", "middle", "smallest")
@@ -154,8 +193,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for part, (runs, added, measure) in {
             "jacobian": (RUNS, sentences, claims),
+            "phases": (RUNS, (*sentences, *WITH_RANKS), of_depth),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
+            "appendix": (APPENDIX, (), of_appendix),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
                 place = Path(folder) / part / name.replace(" ", "")

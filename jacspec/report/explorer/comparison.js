@@ -71,8 +71,8 @@ function depthTrace({ label, style, place, points }) {
 }
 
 const VIEWS = {
-  samples: [boxes, medianSpectra, sampleSpectrum, comparison],
-  matrices: [metricByLayer, matrixSpectrum, comparison],
-  heads: [headMap, headSpectrum, comparison],
+  samples: [boxes, medianSpectra, sampleSpectrum, scatter, comparison],
+  matrices: [metricByLayer, matrixSpectrum, scatter, comparison],
+  heads: [headMap, headSpectrum, scatter, comparison],
   experiments: [byExperiment],
 };

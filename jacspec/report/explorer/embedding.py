@@ -17,7 +17,7 @@ LEVEL = 6
 
 SCRIPTS = (
     *("views.js", "sample_views.js", "matrix_views.js", "head_views.js", "experiment_views.js"),
-    *("comparison.js", "explorer.js"),
+    *("scatter_views.js", "comparison.js", "explorer.js"),
 )
 
 

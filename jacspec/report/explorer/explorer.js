@@ -38,12 +38,18 @@ async function start() {
   const refresh = () => {
     const view = views.find((each) => each.name === choice.view) ?? views[0];
     arrange(page.form, [chooseView, ...view.controls], data, choice);
+    page.play.hidden = !playable(page.form).length;
     show(page, view.draw(data, choice));
   };
   page.form.addEventListener("change", () => {
+    stop(page.play);
     Object.assign(choice, read(page.form));
     refresh();
   });
+  page.play.addEventListener("click", () => play(page, (run) => {
+    choice.run = run;
+    refresh();
+  }));
   page.details.addEventListener("toggle", () => page.fillTable());
   window.addEventListener("beforeprint", () => Plotly.relayout(page.plot, PAPER));
   window.addEventListener("afterprint", () => Plotly.relayout(page.plot, SCREEN));
@@ -54,12 +60,13 @@ async function start() {
 /** Put the explorer's empty parts on the page. */
 function layOut() {
   const form = make("form", { className: "controls", id: "explorer-controls" });
+  const play = make("button", { type: "button", id: "explorer-play", textContent: PLAY });
   const plot = make("div", { id: "explorer-plot", role: "figure" });
   const says = make("p", { id: "explorer-says", ariaLive: "polite" });
   const table = make("div", { className: "scroll" });
   const details = make("details", { id: "explorer-values" }, make("summary", {}, "These values as a table"), table);
-  document.getElementById("explorer").append(form, plot, says, details);
-  return { form, plot, says, details, table };
+  document.getElementById("explorer").append(form, play, plot, says, details);
+  return { form, play, plot, says, details, table };
 }
 
 // Controls
@@ -113,6 +120,38 @@ function read(form) {
   const ticked = (element) => [...element.querySelectorAll("input:checked")].map((box) => box.value);
   return Object.fromEntries([...form.children].map((element) =>
     [element.dataset.key, element.querySelector("select")?.value ?? ticked(element)]));
+}
+
+// One run after the other
+
+const [PLAY, STOP, MILLISECONDS] = ["Play the runs", "Stop", 800];
+
+/** List the runs that the view lets choose from, where there are several. */
+function playable(form) {
+  const runs = [...form.querySelectorAll("#explorer-run option")].map((option) => option.value);
+  return runs.length > 1 ? runs : [];
+}
+
+/** Show the runs in their order, from the first, and stop at the last; or stop where they are being shown. */
+function play({ form, play: button }, showRun) {
+  if (stop(button)) return;
+  const runs = playable(form);
+  const next = () => {
+    showRun(runs.shift());
+    if (!runs.length) stop(button);
+  };
+  button.textContent = STOP;
+  button.dataset.timer = setInterval(next, MILLISECONDS);
+  next();
+}
+
+/** Stop what is being played; tells whether anything was. */
+function stop(button) {
+  const { timer } = button.dataset;
+  clearInterval(Number(timer));
+  delete button.dataset.timer;
+  button.textContent = PLAY;
+  return timer !== undefined;
 }
 
 // What is shown

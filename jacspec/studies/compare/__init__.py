@@ -61,6 +61,7 @@ STUDY = Study(
         "runs.csv": "the runs that are compared, and which each is compared with",
         "differences.csv": "differences by layer: interval, p-value, noise floor",
         "heads.csv": "of runs of `heads`, what one figure draws of every head of all runs",
+        "spectra.nc": "of runs of `weights` or `overlap`, the profiles of all matrices of all runs (netCDF)",
     },
     figures="jacspec.studies.compare.figures:compare_figures",
     page=Page(

@@ -18,6 +18,7 @@ from jacspec.report.plotting import AGAINST_ELEMENTS, add_grid, drawn_metrics, p
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
 from jacspec.studies.compare import DIFFERENCES_FILE, HEADS_FILE, RUNS_FILE
+from jacspec.studies.compare.side_by_side import side_by_side
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def compare_figures(run: Run) -> Mapping[str, Plot]:
         for role in dict.fromkeys(run.table(HEADS_FILE)["role"]):
             words = f"Spectral quantities of {role} against the standard deviation of its elements, a point a head."
             figures[f"elements_{role}"] = Plot(functools.partial(draw_elements, run, role), words)
-    return figures
+    return figures | side_by_side(run)
 
 
 def _styles(run: Run) -> dict[str, tuple[str, str]]:

@@ -13,6 +13,7 @@ from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
 from jacspec.spectra.significance import adjust_for_many, check_draws, compare_means, noise_floor
 from jacspec.studies.compare import DIFFERENCES_FILE, HEAD_COLUMNS, HEADS_FILE, RUNS_FILE, CompareOptions
+from jacspec.studies.compare.side_by_side import matrix_profiles
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.run import Findings, run_over_runs
 
@@ -40,7 +41,7 @@ def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
             DIFFERENCES_FILE: (DIFFERENCE_COLUMNS, differences(draws=options.draws, seed=config.seed)),
             **of_heads,
         },
-        {},
+        matrix_profiles(runs),
         {"warning": " ".join(mismatches(runs))},
     )
 

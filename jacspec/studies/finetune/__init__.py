@@ -31,6 +31,7 @@ class FinetuneOptions:
     learning_rate: float = MISSING
     warmup: float = MISSING
     weight_decay: float = MISSING
+    frozen: int = MISSING
     groups: int = MISSING
     roles: list[str] = MISSING
     seeds: int = MISSING

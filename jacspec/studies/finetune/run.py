@@ -53,7 +53,7 @@ class Bench(NamedTuple):
     def training(self) -> Training:
         """How each classifier is fine-tuned."""
         own = self.options
-        return Training(own.steps, own.batch, own.learning_rate, own.warmup, own.weight_decay)
+        return Training(own.steps, own.batch, own.learning_rate, own.warmup, own.weight_decay, own.frozen)
 
     def untrained(self, seed: int) -> Classifier:
         """Make the pretrained model with a new head."""
@@ -89,6 +89,8 @@ def _prepare(config: Config, inputs: Inputs, folder: Path) -> RowWork:
             f"finetune.groups={options.groups}, but the smallest matrix of finetune.roles has {most} singular values. "
             + (f"Type finetune.groups={most} or less." if most else "Type other finetune.roles.")
         )
+    if not 0 <= options.frozen <= (blocks := len(checkpoint.spec.blocks)):
+        raise JacspecError(f"finetune.frozen={options.frozen}, but there are {blocks} blocks. Accepted: 0 to {blocks}.")
     keys = list_keys(config.seed, options.seeds, options.groups)
     counts = {"train": len(text.train), "held_out": len(text.held_out)}
     name = Path(options.path).name if options.path else f"{inputs.corpus_name}, misprinted or not"

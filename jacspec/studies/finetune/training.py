@@ -33,13 +33,17 @@ class Labelled(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How a classifier is fine-tuned: AdamW, linear warm-up over the share `warmup` of the steps, linear decay to 0."""
+    """How a classifier is fine-tuned: AdamW, linear warm-up over the share `warmup` of the steps, linear decay to 0.
+
+    With `frozen` above 0 the embeddings and so many of the first blocks stay as they are.
+    """
 
     steps: int
     batch: int
     learning_rate: float
     warmup: float
     weight_decay: float
+    frozen: int = 0
 
 
 class Scores(NamedTuple):
@@ -50,7 +54,7 @@ class Scores(NamedTuple):
 
 
 def fine_tune(classifier: Classifier, data: Labelled, training: Training, *, seed: int) -> Classifier:
-    """Train all weights of a classifier, embeddings included, on the cross-entropy of its labels.
+    """Train the weights of a classifier, embeddings included, on the cross-entropy of its labels.
 
     **Arguments:** `data`, the samples to train on, padded to one length; `seed`, of the order in which they come:
     every sample once before any comes again.
@@ -156,5 +160,13 @@ def _update(training: Training, classifier: Classifier, state: Any, data: Labell
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data.labels))
 
     loss, gradient = jax.value_and_grad(loss_of)(classifier)
-    updates, state = _optimizer(training).update(gradient, state, classifier)
-    return optax.apply_updates(classifier, updates), state, loss
+    updates, state = _optimizer(training).update(_thawed(gradient, training.frozen), state, classifier)
+    return optax.apply_updates(classifier, _thawed(updates, training.frozen)), state, loss
+
+
+def _thawed(change: Classifier, frozen: int) -> Classifier:
+    """Set to zero what is frozen of a gradient, which is clipped by its length, or of updates, which decay too."""
+    if not frozen:
+        return change
+    embedding, blocks = jax.tree.map(jnp.zeros_like, (change.embedding, change.blocks[:frozen]))
+    return change._replace(embedding=embedding, blocks=(*blocks, *change.blocks[frozen:]))

@@ -23,9 +23,14 @@ class JacobianOptions:
     linearity: list[str] = MISSING
     eigenvalues: bool = MISSING
     pseudospectra: int = MISSING
+    collapse: bool = MISSING
 
+
+DEPTH_FILE, BRANCHES_FILE = "depth.csv", "branches.csv"
 
 RING = "single-ring theorem: Feinberg & Zee 1997; Guionnet, Krishnapur & Zeitouni 2011"
+DONG = "Dong, Cordonnier & Loukas 2021, Attention is not all you need"
+NAIT_SAADA = "Nait Saada, Naderi & Tanner 2024, Mind the Gap"
 TREFETHEN = "Trefethen & Embree 2005, Spectra and Pseudospectra"
 
 DEFINITION = (
@@ -142,11 +147,40 @@ STUDY = Study(
             "the largest Re λ of any matrix within ε = σ₁/100 of J, in its spectral norm; as above",
             TREFETHEN,
         ),
+        "token_stable_rank": Quantity(
+            "stable rank of the tokens",
+            "‖X‖_F²/σ₁(X)² of X, the streams of all tokens of a sample (a row each) that enter the component; with "
+            "jacobian.collapse",
+            NAIT_SAADA,
+        ),
+        "rank_one_distance": Quantity(
+            "distance of the tokens from rank one",
+            "‖X − 1x̄ᵀ‖_F/‖X‖_F, x̄ the mean of the rows of X: how far it is from the nearest matrix whose rows are all "
+            "alike, 0 where the tokens have collapsed to one; with jacobian.collapse",
+            DONG,
+        ),
+        "rank_one_distance_composite": Quantity(
+            "distance from rank one, composite norm",
+            "the same in that paper's norm, the root of the largest column sum times the largest row sum of absolute "
+            "values; with jacobian.collapse",
+            DONG,
+        ),
+        "attention_stable_rank": Quantity(
+            "stable rank of attention",
+            "‖A‖_F²/σ₁(A)² of the attention matrix A over the tokens of a sample, the mean over heads: 1 where all "
+            "tokens attend alike, the number of tokens where each attends to itself; of attn, with jacobian.collapse",
+            NAIT_SAADA,
+        ),
+    },
+    files={
+        DEPTH_FILE: "the gain over depth: ends beside inner layers, phases and their levels of chance",
+        BRANCHES_FILE: "gain and concentration of the MLP over those of attention, by layer, paired by sample",
     },
     figures="jacspec.studies.jacobian.figures:jacobian_figures",
     page=Page(
         title="spectra of Jacobians",
         reading=(*READ_SAMPLES, *READ_LINEARITY),
+        findings="jacspec.studies.jacobian.claims:depth_sections",
         sentences="jacspec.studies.jacobian.findings:jacobian_findings",
         caution=SAMPLE_CAUTION,
     ),

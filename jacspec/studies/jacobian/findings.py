@@ -7,13 +7,27 @@ import numpy as np
 from jaxtyping import Float
 
 from jacspec.axes import STEPS
-from jacspec.report.findings import FEWEST, Interval, Place, median_interval, medians_of, places, sample_findings
+from jacspec.report.findings import (
+    FEWEST,
+    Interval,
+    Place,
+    extremes,
+    median_interval,
+    medians_of,
+    places,
+    sample_findings,
+)
 from jacspec.report.labels import component_words
 from jacspec.runs import Run
 from jacspec.runs.files import REASON
 from jacspec.spectra.significance import SURE, adjust_for_many
+from jacspec.studies.jacobian.claims import claim_findings
 
 RADIUS = "linearity_radius"
+COLLAPSING = {
+    "rank_one_distance": "The distance of a sample's tokens from rank one, a share of their norm,",
+    "attention_stable_rank": "The stable rank of attention over the tokens of a sample",
+}
 LINEAR = "linear along v₁"
 """How the reason begins where a Jacobian is not off by a tenth at any step."""
 
@@ -26,7 +40,9 @@ def jacobian_findings(run: Run) -> Iterator[str]:
     further value.
     """
     yield from sample_findings(run)
+    yield from claim_findings(run)
     yield from _reach(run)
+    yield from _collapse(run)
     if "rotated_radius" in run.metric_names:
         yield from _radii(run)
         yield from _shares(run)
@@ -55,6 +71,18 @@ def _reach(run: Run) -> Iterator[str]:
         if len(own) > 1:
             over, where = "samples and layers", f"; least in layer {least.layer}, {_percent(most)}"
         yield f"{what} up to {_percent(held)} of ‖x‖, the median over {over}, and is then off by a tenth{where}."
+
+
+def _collapse(run: Run) -> Iterator[str]:
+    """Say how far the tokens of a sample are from rank one where they are nearest to it and farthest."""
+    for metric, what in COLLAPSING.items():
+        if metric in run.metric_names and (found := extremes([each for each in places(run, metric) if _known(each)])):
+            (far, most), (near, least) = found
+            yield f"{what} is smallest at {near}, {least}, and largest at {far}, {most}."
+
+
+def _known(place: Place) -> bool:
+    return bool(np.isfinite(place.values).all())
 
 
 def at_least(run: Run) -> list[Place]:

@@ -19,6 +19,7 @@ from jacspec.models.experts import ExpertsSpec
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.jacobian import JacobianOptions
+from jacspec.studies.jacobian.over_depth import depth_tables
 from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Work
 from jacspec.text.corpus import Sample
@@ -81,6 +82,7 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         linearity=check_directions(options.linearity),
         eigenvalues=options.eigenvalues,
         pseudospectra=options.pseudospectra,
+        collapse=options.collapse,
     )
     return Work(
         working_blocks(checkpoint.spec, components, layers),
@@ -90,4 +92,5 @@ def _prepare(config: Config, checkpoint: Checkpoint, sample: Sample) -> Work:
         functools.partial(stream_layers, checkpoint, plan=plan),
         audited=engine != "jacfwd",
         programs=list_programs(checkpoint, batches, plan),
+        tables=lambda results, read: depth_tables(results, seed=config.seed),
     )

@@ -22,10 +22,10 @@ def lazy_figures(run: Run) -> Mapping[str, Plot]:
     if lookup(run.provenance, "config.lazy.and_smaller"):
         words = (
             "Accuracy on test points against the share of the smallest singular values removed after training, a line "
-            "an output scale α; right, from f₀ too, so that only what training changed is judged."
+            "an output scale α; right, where there is an f₀, from it too, so that only what training changed is judged."
         )
         return {"test_accuracy": Plot(functools.partial(draw_shares, run), words)}
-    return {
+    figures = {
         "test_accuracy": Plot(
             functools.partial(draw_scales, run, "test_accuracy"),
             "Accuracy on test points against the output scale α, a panel a group removed.",
@@ -33,15 +33,17 @@ def lazy_figures(run: Run) -> Mapping[str, Plot]:
         ),
         "test_loss": Plot(
             functools.partial(draw_scales, run, "test_loss"),
-            "Mean of (output − target)²/2 over test points, in the same way.",
+            "The loss on test points, in the same way.",
             explored=True,
         ),
-        "movement": Plot(
+    }
+    if (run.metrics["movement"] > 0).any():  # not where all hidden layers are frozen
+        figures["movement"] = Plot(
             functools.partial(draw_movement, run),
             "How far training moved the hidden weights, relative to their initial norm; dotted, what falls as 1/α "
             "from the last point.",
-        ),
-    }
+        )
+    return figures
 
 
 def draw_scales(run: Run, name: str) -> Figure:
@@ -54,9 +56,10 @@ def draw_scales(run: Run, name: str) -> Figure:
     for axes, group in zip(panels, groups, strict=False):
         whole = table[table["order"] == "none"].groupby("scale")[name].agg(["mean", "std"])
         add_band(axes, whole)
-        for order in ("before", "after", "both"):
+        for order in ORDERS:
             rows = table[(table["order"] == order) & (table["group"] == group)]
-            add_line(axes, rows, "scale", name, order)
+            if len(rows):
+                add_line(axes, rows, "scale", name, order)
         if name == "test_accuracy":
             add_chance(axes, run)
         else:
@@ -73,9 +76,14 @@ def draw_scales(run: Run, name: str) -> Figure:
 def draw_shares(run: Run) -> Figure:
     """Draw the accuracy against the share of smallest values removed after training, a line a scale."""
     table, groups = run.metrics, run.provenance["config"]["lazy"]["groups"]
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True).tolist()
-    for axes, order in zip(panels, ("after", "both"), strict=True):
+    orders = [order for order in ("after", "both") if order in set(table["order"])]
+    figure = Figure(figsize=(1.4 + 3.8 * len(orders), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(orders), sharey=True, squeeze=False).ravel().tolist()
+    by_mass = lookup(run.provenance, "config.lazy.by_mass")
+    what = (
+        "share of Σσ removed, the smallest first, %" if by_mass else "share of the smallest singular values removed, %"
+    )
+    for axes, order in zip(panels, orders, strict=True):
         for scale, (colour, marker, line) in zip(sorted({*table["scale"]}), itertools.cycle(CUT), strict=False):
             own = table[(table["scale"] == scale) & table["order"].isin(("none", order))]
             share = np.where(own["order"] == "none", 0.0, 1 - (own["group"] - 1) / groups)
@@ -94,7 +102,7 @@ def draw_shares(run: Run) -> Figure:
             )
         add_chance(axes, run)
         axes.set_title(ORDERS[order][0], fontsize="medium")
-        axes.set_xlabel("share of the smallest singular values removed, %")
+        axes.set_xlabel(what)
     panels[0].set_ylabel(metric_label(run, "test_accuracy"))
     finish_orders(figure, run, *panels)
     return figure

@@ -8,7 +8,7 @@ network is its linearisation (lazy); at small α they move far and features are 
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from jacspec.runs.rows import experiment_layout
 from jacspec.spectra.subspaces import equal_ranges, factorise, remove_group
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.lazy import LAZY, LazyOptions
+from jacspec.studies.lazy.classifier import CLASSES, PIXELS, Perceptron, score
+from jacspec.studies.lazy.deep import TrainedDeep, cut, train_deep
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
 
@@ -113,7 +115,7 @@ def measure_output(network: Network, initial: Network, points: Points, scale: fl
     return {"accuracy": float((output * y > 0).mean()), "loss": float(np.square(output - y).mean() / 2)}
 
 
-def relative_movement(network: Network, initial: Network) -> float:
+def relative_movement(network: Network | Perceptron, initial: Network | Perceptron) -> float:
     """Return ‖W − W₀‖_F / ‖W₀‖_F over all hidden weights together; NaN where W₀ is zero."""
 
     def norm(weights: list[np.ndarray]) -> float:
@@ -169,27 +171,40 @@ def run_lazy(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
 def _prepare(config: Config) -> RowWork:
     options = config.own(LazyOptions)
     keys = list_keys(options, config.seed)
+    train, measure_one = (train_deep, measure_deep) if options.layers else (train_whole, measure)
 
     def stream(done: Mapping[int, Row]) -> Iterator[list[Row]]:
-        whole = functools.lru_cache(maxsize=1)(functools.partial(train_whole, options))
+        whole: Any = functools.lru_cache(maxsize=1)(functools.partial(train, options))
         for number, key in enumerate(keys):
             if number not in done:
-                yield [Row(number, tuple(key), measure(options, key, whole(key.scale, key.seed)))]
+                yield [Row(number, tuple(key), measure_one(options, key, whole(key.scale, key.seed)))]
 
     # What the page calls the model.
-    name = f"MLP {options.inputs}–{options.width}–{options.width}–1"
-    facts = {"chance": 0.5, "corpus": {"source": "points from N(0, I), signs of a random teacher"}}
+    sizes = options.layers or [options.inputs, options.width, options.width, 1]
+    name = f"MLP {'–'.join(map(str, sizes))}" + f", {options.frozen} layers frozen" * (options.frozen > 0)
+    facts = {"chance": 1 / max(sizes[-1], 2), "corpus": {"source": _source(options)}}
     layout = experiment_layout(Key._fields, tuple(LAZY), over="seed")
     return RowWork(layout, {"checkpoint": {"name": name}}, facts, stream, total=len(keys))
 
 
+def _source(options: LazyOptions) -> str:
+    if options.path is not None:
+        return options.path
+    classes = "classes" if options.layers else "signs"
+    return f"points from a normal distribution, {classes} of a random teacher"
+
+
 def list_keys(options: LazyOptions, first: int) -> list[Key]:
-    """List the experiments, those of one trained network together."""
+    """List the experiments, those of one trained network together.
+
+    A classifier has no f₀ to remove from, and against the share removed it is drawn after training alone.
+    """
+    orders = (AFTER, *(BOTH,) * (not options.layers), *(BEFORE,) * (not (options.layers and options.and_smaller)))
     return [
         Key(scale, order, group, seed)
         for scale in options.scales
         for seed in range(first, first + options.seeds)
-        for order, groups in ((NONE, [0]), *((order, options.removed) for order in (AFTER, BOTH, BEFORE)))
+        for order, groups in ((NONE, [0]), *((order, options.removed) for order in orders))
         for group in groups
     ]
 
@@ -224,6 +239,16 @@ def measure(options: LazyOptions, key: Key, whole: Trained) -> dict[str, float]:
     }
 
 
+def measure_deep(options: LazyOptions, key: Key, whole: TrainedDeep) -> dict[str, float]:
+    """Do one experiment on the classifier that was trained without removal."""
+    found = train_deep(options, key.scale, key.seed, key.group) if key.order == BEFORE else whole
+    movement = relative_movement(found.final, found.initial)
+    final = cut(found.final, key.group, options) if key.order == AFTER else found.final
+    test, train = (score(final, points, key.scale) for points in (found.test, found.train))
+    losses = {"test_loss": test["loss"], "train_loss": train["loss"]}
+    return {"test_accuracy": test["accuracy"], **losses, "movement": movement}
+
+
 def _check(options: LazyOptions, seed: int) -> None:
     for name in ("inputs", "width", "samples", "steps", "groups", "seeds"):
         if (value := getattr(options, name)) < 1:
@@ -234,7 +259,29 @@ def _check(options: LazyOptions, seed: int) -> None:
         raise JacspecError(f"lazy.scales={options.scales} are not scales. Give different ones above 0, as [0.1,1,10].")
     if not options.learning_rate > 0:
         raise JacspecError(f"lazy.learning_rate={options.learning_rate} is not above 0. Give one as 0.02.")
-    if options.groups > (most := min(options.inputs, options.width)):
+    _check_layers(options)
+    if options.groups > (most := min(options.layers[:-1] or [options.inputs, options.width])):
         raise JacspecError(f"lazy.groups={options.groups}, but there are {most} singular values. Give {most} or fewer.")
     if wrong := [group for group in options.removed if not 1 <= group <= options.groups]:
         raise JacspecError(f"lazy.removed has {wrong[0]}. Accepted: 1 (the largest values) to {options.groups}.")
+
+
+def _check_layers(options: LazyOptions) -> None:
+    """Refuse layers that make no classifier, and what is said of layers where there are none."""
+    hidden = len(options.layers) - 2
+    if not options.layers:
+        given = {"path": options.path, "frozen": options.frozen, "cut": options.cut, "by_mass": options.by_mass}
+        if own := [name for name, value in given.items() if value]:
+            raise JacspecError(f"lazy.{own[0]} is of a classifier. Give its layers too, as lazy.layers=[3072,512,10].")
+        return
+    if hidden < 1 or min(options.layers) < 1 or options.layers[-1] < 2:
+        raise JacspecError(
+            f"lazy.layers={options.layers} make no classifier. Give inputs, widths and classes, as [3072,512,10]."
+        )
+    if options.path is not None and (options.layers[0], options.layers[-1]) != (PIXELS, CLASSES):
+        raise JacspecError(f"lazy.layers={options.layers}, but lazy.path has {PIXELS} inputs and {CLASSES} classes.")
+    if options.batch < 1:
+        raise JacspecError(f"lazy.batch={options.batch} is less than 1. Type lazy.batch=N with N of 1 or more.")
+    for name in ("frozen", "cut"):
+        if not 0 <= (value := getattr(options, name)) <= hidden:
+            raise JacspecError(f"lazy.{name}={value}, but there are {hidden} hidden layers. Accepted: 0 to {hidden}.")
