@@ -85,6 +85,18 @@ def correlate(
     return Correlation(value, low, high, p_value, least_p, "" if low < high else "perfect order: no interval")
 
 
+def best_by_chance(units: int, tests: int) -> float:
+    """Return what the largest of so many independent correlations that are chance exceeds in half of cases.
+
+    By Student's t, which normal scores follow closely; of tests that go together it is less.
+    """
+    from scipy.special import stdtrit
+
+    p_value = 1 - 0.5 ** (1 / tests)
+    t = float(stdtrit(units - 2, 1 - p_value / 2))
+    return t / math.sqrt(t**2 + units - 2)
+
+
 def normal_scores(values: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " unit"]:
     """Return the normal quantiles of ranks, ties sharing their mean rank."""
     from scipy.special import ndtri

@@ -18,6 +18,7 @@ from jacspec.report.plotting import AGAINST_ELEMENTS, add_grid, drawn_metrics, p
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
 from jacspec.studies.compare import DIFFERENCES_FILE, HEADS_FILE, RUNS_FILE
+from jacspec.studies.compare.quality_figures import caption, draw_quality, leading_metrics
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ LONGEST_LABEL = 26
 def compare_figures(run: Run) -> Mapping[str, Plot]:
     """Name the figures of a comparison: two a metric where units tell noise."""
     figures: dict[str, Plot] = {}
+    if "quality" in run.provenance and len(leading_metrics(run)):
+        figures["quality"] = Plot(functools.partial(draw_quality, run), caption(run))
     differences = run.table(DIFFERENCES_FILE)
     for name in drawn_metrics(run):
         title = metric_title(run, name)
