@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from jacspec import open_run
 from jacspec.config import ASSETS
+from jacspec.runs import Run
 from jacspec.studies.compare.quality import CORRELATION_COLUMNS, Judged, Judgement, correlation_rows
 from jacspec.studies.compare.quality_figures import draw_quality, quality_findings
 
@@ -26,7 +27,7 @@ TEXT = "The quick brown fox jumps over the lazy dog, and nobody minds. Über all
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of three revisions of nano, one matrix each, and one revision twice."""
     folder = tmp_path_factory.mktemp("runs")
-    few = ("task=weights", "weights.include=[h.0.attn.c_proj]", "weights.against=none")
+    few = ("task=weights", "weights.include=[o]", "weights.against=none")
     sweep = ("-m", *few, "model.revision=step0,step256,null", "hydra.sweep.dir=sweep")
     with mock.patch("jacspec.studies.run.write_report"):  # of no concern here
         assert run_here(*sweep, cwd=folder).code == 0
@@ -164,9 +165,11 @@ def test_figure_and_sentences_say_the_numbers(models: int, tmp_path: Path) -> No
         ),
         "values.csv": pandas.DataFrame(values, columns=["model", "component", "metric", "value"]),
     }
-    run = mock.Mock(folder=tmp_path)
-    run.table = tables.__getitem__
-    run.provenance = {"task": "compare", "of": "weights", "quality": {"name": "loss", "source": "a", "series": 0}}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / name, index=False)
+    facts = {"task": "compare", "of": "weights", "quality": {"name": "loss", "source": "a", "series": 0}}
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"status": "finished", "metrics": ["good"]}))
+    run = Run(tmp_path)
     first, *further = quality_findings(run)
     if models == 4:
         assert first == "Of 4 models the quality is loss (a); 4 are too few to say which metric goes with it."

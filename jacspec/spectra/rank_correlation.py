@@ -77,7 +77,7 @@ def correlate(
     def share(least: float) -> float:
         return float((extra + (sizes >= least - ROUNDING).sum()) / (extra + sizes.size))
 
-    p_value, least_p = share(abs(value)), share(float(sizes.max()))
+    p_value, least_p = share(abs(value)), share(max(abs(value), float(sizes.max())))
     if least_p >= SURE:
         reason = f"of {n} models no order has a p below {least_p:.2g}"
         return Correlation(value, math.nan, math.nan, math.nan, least_p, reason)

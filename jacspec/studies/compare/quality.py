@@ -254,11 +254,12 @@ def _parameters(labelled: LabelledRun) -> float:
 def whole_values(labelled: LabelledRun, names: Sequence[str]) -> Iterator[Value]:
     """Average each metric over a model: over all its matrices, else over the layers of each component or role."""
     run = labelled.run
-    if (run.folder / "summary.csv").is_file() and "role" in run.summary:
-        whole = run.summary[run.summary["role"] == WHOLE_MODEL].set_index("metric")["mean"]
-        if len(whole):
-            yield from ((WHOLE_MODEL, name, float(whole.get(name, math.nan))) for name in names)
-            return
+    summary = run.summary
+    kind = "role" if "role" in summary else "component"
+    whole = summary[summary[kind] == WHOLE_MODEL].set_index("metric")["mean"]
+    if len(whole):
+        yield from ((WHOLE_MODEL, name, float(whole.get(name, math.nan))) for name in names)
+        return
     by_component: dict[str, list[np.ndarray]] = {}
     for layer in layers_of(run, names):
         there = np.isfinite(layer.values)

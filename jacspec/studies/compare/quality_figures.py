@@ -1,15 +1,16 @@
 """What is drawn and said of whole models: the metrics that go most with their quality, plain and given their size."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.findings import Interval
-from jacspec.report.labels import component_words, metric_label, metric_title, metric_words, model_name
+from jacspec.report.labels import component_words, metric_label, metric_title, metric_words, model_name, upper_first
 from jacspec.report.plotting import COLOURS, add_grid
 from jacspec.runs import Run
 from jacspec.runs.rows import WHOLE_MODEL
@@ -52,9 +53,12 @@ def caption(run: Run) -> str:
     below = ""
     if table["given_size"].notna().any():
         below = " Below, both given the number of parameters: normal scores of ranks less what those of size say."
+    words = f" Of {tested} independent metrics that say nothing the best has |r| above {best} in half of cases."
+    if run.provenance["quality"]["series"]:
+        words = " Some of these are revisions or seeds of one model: q does not hold for them."
     return (
-        f"{quality_words(run)} against the metrics that go with it most, of {tested}, a point a model.{below} "
-        f"Of {tested} independent metrics that say nothing the best has |r| above {best} in half of cases."
+        f"{upper_first(quality_words(run))} against the metrics that go with it most, of {tested}, a point a model."
+        f"{below}{words}"
     )
 
 
@@ -94,15 +98,16 @@ def draw_quality(run: Run) -> Figure:
 
 
 def _label(run: Run, component: str, metric: str) -> str:
-    words = "" if component == WHOLE_MODEL else f", {component_words(component)}"
+    words = ", all matrices" if component == WHOLE_MODEL else f", {component_words(component)}"
     return f"{metric_label(run, metric)}{words}"
 
 
-def _words(what: str, found: dict[str, float], by: str) -> str:
+def _words(what: str, found: Mapping[str, Any], by: str) -> str:
     """Write a correlation and its q; a q that is missing is left out."""
     value = found["given_size" if by == "given" else "rank_correlation"]
     q_value = found[f"{by}_q"]
-    return f"{what} = {value:+.2f}" + (f", q = {q_value:.2g}" if np.isfinite(q_value) else "")
+    written = f"{value:+.2f}".replace("-", "−")
+    return f"{what} = {written}" + (f", q = {q_value:.2g}" if np.isfinite(q_value) else "")
 
 
 def _scatter(panel: Axes, x: np.ndarray, y: np.ndarray, judged: "pandas.DataFrame", *, log: bool = False) -> None:
@@ -113,6 +118,8 @@ def _scatter(panel: Axes, x: np.ndarray, y: np.ndarray, judged: "pandas.DataFram
     panel.tick_params(labelsize="small")
     if log and x.min() > 0 and uses_log_axis(x):
         panel.set_xscale("log")
+    else:
+        panel.xaxis.set_major_locator(MaxNLocator(5))
     if log and y.min() > 0 and uses_log_axis(y):
         panel.set_yscale("log")
 
@@ -146,12 +153,19 @@ def quality_findings(run: Run) -> Iterator[str]:
         yield _sentence(run, found)
 
 
-def _sentence(run: Run, found: dict[str, float]) -> str:
+def _sentence(run: Run, found: Mapping[str, Any]) -> str:
     """Say of a metric whether models with more of it have more or less, with intervals."""
     where = "" if found["component"] == WHOLE_MODEL else f" of {component_words(str(found['component']))}"
     name = metric_title(run, str(found["metric"])).partition(" = ")[0]
     plain = Interval(*(found[key] for key in ("rank_correlation", "rank_low", "rank_high")))
     given = Interval(*(found[key] for key in ("given_size", "given_low", "given_high")))
     more = "more" if plain.value > 0 else "fewer" if quality_words(run).startswith("nats") else "less"
-    beside = f"; given size {given}" if np.isfinite(given.value) else ""
-    return f"Models with more {name}{where} have {more} {quality_words(run)}: rank correlation {plain}{beside}."
+    beside = f"; given size {_written(given)}" if np.isfinite(given.value) else ""
+    return (
+        f"Models with more {name}{where} have {more} {quality_words(run)}: rank correlation {_written(plain)}{beside}."
+    )
+
+
+def _written(value: Interval) -> str:
+    """Write a correlation with its interval, where it has one."""
+    return str(value) if np.isfinite(value.low) else f"{value.value:.3g}"
