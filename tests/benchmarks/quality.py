@@ -1,7 +1,8 @@
 """Which metrics go with the quality of a few models: `python tests/benchmarks/quality.py TEXT FOLDER [FOLDER ...]`.
 
 The models are the six revisions of the embedded one and those of the folders, as stories260K and SmolLM2-135M-Instruct;
-TEXT is Tiny Shakespeare. Writes `quality.json` beside itself, which docs/compare.md quotes, and its figure.
+TEXT is Tiny Shakespeare, of which the end is scored, that the embedded model was not trained on. Writes `quality.json`
+beside itself, which docs/compare.md quotes, and its figure.
 """
 
 import json
@@ -26,7 +27,9 @@ def main() -> None:
     runs = [jacspec.weights("nano", revision=revision) for revision in REVISIONS]
     runs += [jacspec.weights(folder) for folder in folders]
     with tempfile.TemporaryDirectory() as folder:
-        run = jacspec.compare(runs, data=text, quality="text", characters=CHARACTERS, folder=f"{folder}/run")
+        end = Path(folder) / "end.txt"
+        end.write_text(Path(text).read_text(encoding="utf-8")[-CHARACTERS:], encoding="utf-8")
+        run = jacspec.compare(runs, data=end, quality="text", folder=f"{folder}/run")
         quality, table = run.tables["quality"], run.tables["correlations"]
         models = quality.set_index("label")[["quality", "perplexity", "parameters"]].to_dict("index")
         tested = table[table["rank_q"].notna()]
@@ -36,7 +39,7 @@ def main() -> None:
             "with quality": int((tested["rank_q"] < SURE).sum()),
             "tested given size": int(table["given_q"].notna().sum()),
             "given size": int((table["given_q"] < SURE).sum()),
-            "leading": leading_metrics(run).head(3).drop(columns="missing").to_dict("records"),
+            "leading": leading_metrics(run).head(3).drop(columns="missing").set_index("metric").to_dict("index"),
             "warning": run.provenance["warning"],
         }
         keep(run.figures["quality"](), IMAGES / "quality.png")

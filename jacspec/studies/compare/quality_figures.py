@@ -1,17 +1,28 @@
 """What is drawn and said of whole models: the metrics that go most with their quality, plain and given their size."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.findings import Interval
-from jacspec.report.labels import component_words, metric_label, metric_title, metric_words, model_name, upper_first
+from jacspec.report.labels import (
+    NO_VALUE,
+    component_words,
+    metric_label,
+    metric_title,
+    metric_words,
+    model_name,
+    number_format,
+    upper_first,
+)
+from jacspec.report.markup import Markup, fold, section
 from jacspec.report.plotting import COLOURS, add_grid
+from jacspec.report.tables import table
 from jacspec.runs import Run
 from jacspec.runs.rows import WHOLE_MODEL
 from jacspec.spectra.rank_correlation import best_by_chance, residual_scores
@@ -31,10 +42,10 @@ LEGEND_LINES = 28
 
 def leading_metrics(run: Run) -> "pandas.DataFrame":
     """Order the metrics by how sure their correlation with quality is: given size where all of it is known."""
-    table = run.table(CORRELATIONS_FILE)
-    by = "given" if table["given_p"].notna().any() else "rank"
+    whole = run.table(CORRELATIONS_FILE)
+    by = "given" if whole["given_p"].notna().any() else "rank"
     value = {"given": "given_size", "rank": "rank_correlation"}[by]
-    found = table[table[value].notna()]
+    found = whole[whole[value].notna()]
     order = found.assign(size=found[value].abs()).sort_values([f"{by}_p", "size"], ascending=[True, False])
     return order.drop(columns="size")
 
@@ -47,11 +58,11 @@ def quality_words(run: Run) -> str:
 
 def caption(run: Run) -> str:
     """Say what is drawn, and how large a correlation the best of so many metrics has by chance."""
-    table, models = run.table(CORRELATIONS_FILE), len(run.table(QUALITY_FILE))
-    tested = int(table["rank_correlation"].notna().sum())
+    found, models = run.table(CORRELATIONS_FILE), len(run.table(QUALITY_FILE))
+    tested = int(found["rank_correlation"].notna().sum())
     best = f"{best_by_chance(models, tested):.2f}" if models > 3 and tested else "–"
     below = ""
-    if table["given_size"].notna().any():
+    if found["given_size"].notna().any():
         below = " Below, both given the number of parameters: normal scores of ranks less what those of size say."
     words = f" Of {tested} independent metrics that say nothing the best has |r| above {best} in half of cases."
     if run.provenance["quality"]["series"]:
@@ -118,23 +129,51 @@ def _scatter(panel: Axes, x: np.ndarray, y: np.ndarray, judged: "pandas.DataFram
     panel.tick_params(labelsize="small")
     if log and x.min() > 0 and uses_log_axis(x):
         panel.set_xscale("log")
+        panel.xaxis.set_minor_formatter(NullFormatter())
     else:
         panel.xaxis.set_major_locator(MaxNLocator(5))
     if log and y.min() > 0 and uses_log_axis(y):
         panel.set_yscale("log")
+        panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def quality_tables(run: Run) -> Markup:
+    """Write each model's quality and size, and of each metric its correlations, the surest first."""
+    models = run.table(QUALITY_FILE)
+    write = number_format(models["quality"].tolist())
+    known = [f"{size:,.0f}" if np.isfinite(size) else NO_VALUE for size in models["parameters"].tolist()]
+    rows = zip(models["label"], map(write, models["quality"]), known, strict=True)
+    listed = [_row(run, found) for found in leading_metrics(run).to_dict("records")]
+    head = ("metric", "models", "rank correlation", "q", "with size", "given size", "q given size")
+    return section(
+        "What goes with quality",
+        fold(table(("model", quality_words(run), "parameters"), rows), len(models), "models"),
+        fold(table(head, listed), len(listed), "metrics"),
+    )
+
+
+def _row(run: Run, found: Mapping[str, Any]) -> Sequence[object]:
+    plain, given = (
+        Interval(*(found[key] for key in keys))
+        for keys in (("rank_correlation", "rank_low", "rank_high"), ("given_size", "given_low", "given_high"))
+    )
+    q_values = (f"{found[key]:.2g}" if np.isfinite(found[key]) else NO_VALUE for key in ("rank_q", "given_q"))
+    size = f"{found['with_size']:.2f}" if np.isfinite(found["with_size"]) else NO_VALUE
+    where = "" if found["component"] == WHOLE_MODEL else f", {component_words(str(found['component']))}"
+    name = f"{metric_title(run, str(found['metric']))}{where}"
+    return (name, found["models"], _written(plain), next(q_values), size, _written(given), next(q_values))
 
 
 def quality_findings(run: Run) -> Iterator[str]:
     """Say how many metrics go with quality, how many given size, and of which; and where too few models can tell."""
-    table, quality = run.table(CORRELATIONS_FILE), run.table(QUALITY_FILE)
-    models = len(quality)
-    known = table[table["rank_q"].notna()]
+    found, models = run.table(CORRELATIONS_FILE), len(run.table(QUALITY_FILE))
+    known = found[found["rank_q"].notna()]
     head = f"Of {models} models the quality is {quality_words(run)} ({run.provenance['quality']['source']})"
     if known.empty:
         yield f"{head}; {models} are too few to say which metric goes with it."
         return
     sure = known[known["rank_q"] < SURE]
-    given = table[table["given_q"].notna()]
+    given = found[found["given_q"].notna()]
     also = given[given["given_q"] < SURE]
     size = f", {len(also)} of {len(given)} given the number of parameters" if len(given) else ""
     best = best_by_chance(models, len(known))
@@ -168,4 +207,6 @@ def _sentence(run: Run, found: Mapping[str, Any]) -> str:
 
 def _written(value: Interval) -> str:
     """Write a correlation with its interval, where it has one."""
-    return str(value) if np.isfinite(value.low) else f"{value.value:.3g}"
+    if np.isfinite(value.low):
+        return str(value)
+    return f"{value.value:.3g}" if np.isfinite(value.value) else NO_VALUE
