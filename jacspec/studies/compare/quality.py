@@ -155,10 +155,9 @@ def _score(checkpoint: Checkpoint, label: str, text: str, numbers: tuple[int, ..
             f"{label} is an encoder: its pseudo-perplexity does not compare with a decoder's perplexity. "
             "Type compare.quality=FILE.csv with numbers of one kind."
         )
-    most = checkpoint.spec.positions or WINDOW
-    whole = make_passage(text, checkpoint, tokens=None, window=None, stride=None)
-    count = len(whole.chunks) + 1
-    passage = make_passage(text, checkpoint, tokens=None, window=min(most, WINDOW, count), stride=None)
+    passage = make_passage(text, checkpoint, tokens=None, window=None, stride=None)
+    if passage.window > WINDOW:
+        passage = make_passage(text, checkpoint, tokens=None, window=WINDOW, stride=None)
     nats = score_tokens(checkpoint, passage, prepare_passage(checkpoint, passage, memory_bytes=memory_bytes))
     first, tokenizer = passage.windows[0].tokens[0], checkpoint.tokenizer
     unscored = 0 if first in tokenizer.all_special_ids else len(tokenizer.decode([first]).encode())
