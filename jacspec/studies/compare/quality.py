@@ -31,7 +31,7 @@ from jacspec.spectra.rank_correlation import correlate
 from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.compare import CORRELATED, JUDGED, CompareOptions
 from jacspec.studies.inputs import Inputs
-from jacspec.text.corpus import decode_text
+from jacspec.text.corpus import decode_text, tokenize
 
 TEXT = "text"
 """What `compare.quality` is where models are to be scored here."""
@@ -171,7 +171,7 @@ def _count_unknown(checkpoint: Checkpoint, text: str) -> int:
     """Count the tokens of a text that stand for what the tokenizer does not know."""
     tokenizer = checkpoint.tokenizer
     unknown = tokenizer.unk_token_id
-    return 0 if unknown is None else tokenizer(text, verbose=False)["input_ids"].count(unknown)
+    return 0 if unknown is None else tokenize(tokenizer, text, add_special_tokens=False, verbose=False).count(unknown)
 
 
 def _from_table(file: Path, runs: Sequence[LabelledRun], models: Sequence[tuple[int, ...]]) -> Judgement:
