@@ -47,7 +47,7 @@ def loss_by_torch(revision: str | None, place: Path) -> tuple[float, int, int]:
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "nano")
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     with torch.no_grad():
-        loss = GPT2LMHeadModel.from_pretrained(place).float()(ids, labels=ids).loss
+        loss = GPT2LMHeadModel.from_pretrained(place, dtype=torch.float32)(ids, labels=ids).loss
     rest = len(TEXT.encode()) - len(tokenizer.decode(ids[0, :1]).encode())
     return float(loss) * (ids.shape[1] - 1), ids.shape[1] - 1, rest
 

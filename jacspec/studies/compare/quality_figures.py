@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.findings import Interval
@@ -21,7 +21,7 @@ from jacspec.report.labels import (
     upper_first,
 )
 from jacspec.report.markup import Markup, fold, section
-from jacspec.report.plotting import COLOURS, add_grid
+from jacspec.report.plotting import COLOURS, add_grid, label_log
 from jacspec.report.tables import table
 from jacspec.runs import Run
 from jacspec.runs.rows import WHOLE_MODEL
@@ -129,12 +129,12 @@ def _scatter(panel: Axes, x: np.ndarray, y: np.ndarray, judged: "pandas.DataFram
     panel.tick_params(labelsize="small")
     if log and x.min() > 0 and uses_log_axis(x):
         panel.set_xscale("log")
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        label_log(panel.xaxis)
     else:
         panel.xaxis.set_major_locator(MaxNLocator(5))
     if log and y.min() > 0 and uses_log_axis(y):
         panel.set_yscale("log")
-        panel.yaxis.set_minor_formatter(NullFormatter())
+        label_log(panel.yaxis)
 
 
 def quality_tables(run: Run) -> Markup:
