@@ -53,7 +53,7 @@ def loss_by_torch(revision: str | None, place: Path) -> tuple[float, int, int]:
 
 
 def test_quality_by_a_text_is_the_loss_of_hf_over_bytes(runs: Path, tmp_path: Path) -> None:
-    done = compare(runs, "runs=[sweep,again]", "compare.quality=text", f'data.text="{TEXT}"', out=tmp_path / "out")
+    done = compare(runs, "runs=[sweep,again]", "compare.quality=text", f"data.text={TEXT}", out=tmp_path / "out")
     assert done.code == 0, done.err
     run = open_run(tmp_path / "out")
     quality = run.table("quality.csv")

@@ -97,9 +97,12 @@ blockquote { margin: 0.5rem 0; padding-left: 0.8rem; border-left: 3px solid var(
   .scroll { overflow-x: visible; background: none; }
   nav { display: none; }
   details:not(.again)::details-content { content-visibility: visible; }
+  .again { display: none; }
   .numbers { font-size: 8pt; }
   .numbers th, .numbers td { padding: 0.1rem 0.35rem; white-space: normal; }
+  .named tbody th:first-child { min-width: 3.2cm; }
   .wide { font-size: 5pt; }
+  .wide.named tbody th:first-child { min-width: 2.2cm; }
   .wide th, .wide td { padding: 0.1rem 0.15rem; }
 }
 """)
