@@ -27,7 +27,7 @@ def main() -> None:
     runs = [jacspec.weights("nano", revision=revision) for revision in REVISIONS]
     runs += [jacspec.weights(folder) for folder in folders]
     with tempfile.TemporaryDirectory() as folder:
-        end = Path(folder) / "end.txt"
+        end = Path(folder) / "end_of_tinyshakespeare.txt"
         end.write_text(Path(text).read_text(encoding="utf-8")[-CHARACTERS:], encoding="utf-8")
         run = jacspec.compare(runs, data=end, quality="text", folder=f"{folder}/run")
         quality, table = run.tables["quality"], run.tables["correlations"]
