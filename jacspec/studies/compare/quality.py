@@ -302,7 +302,7 @@ def correlation_rows(
     found: dict[tuple[str, str], np.ndarray] = {}
     for number, component, name, value in values:
         found.setdefault((component, name), np.full(len(quality), np.nan))[number] = value
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for key, own in found.items():
         there = np.isfinite(own) & np.isfinite(quality)
         plain = correlate(own[there], quality[there], draws=draws, seed=seed)

@@ -92,8 +92,8 @@ def draw_quality(run: Run) -> Figure:
         below = axes[1, column]
         if np.isfinite(found["given_size"]):
             sizes = judged["parameters"].to_numpy(float)
-            left = [residual_scores(each.to_numpy(float), sizes) for each in (own, judged["quality"])]
-            _scatter(below, *left, judged)
+            across, up = (residual_scores(each.to_numpy(float), sizes) for each in (own, judged["quality"]))
+            _scatter(below, across, up, judged)
             below.set_title(_words("given size, r", found, "given"), fontsize="small")
             below.set_xlabel("the metric, given size", fontsize="small")
     axes[0, 0].set_ylabel(quality_words(run), fontsize="medium")
@@ -113,7 +113,7 @@ def _label(run: Run, component: str, metric: str) -> str:
     return f"{metric_label(run, metric)}{words}"
 
 
-def _words(what: str, found: Mapping[str, Any], by: str) -> str:
+def _words(what: str, found: Mapping[Any, Any], by: str) -> str:
     """Write a correlation and its q; a q that is missing is left out."""
     value = found["given_size" if by == "given" else "rank_correlation"]
     q_value = found[f"{by}_q"]
@@ -152,7 +152,7 @@ def quality_tables(run: Run) -> Markup:
     )
 
 
-def _row(run: Run, found: Mapping[str, Any]) -> Sequence[object]:
+def _row(run: Run, found: Mapping[Any, Any]) -> Sequence[object]:
     plain, given = (
         Interval(*(found[key] for key in keys))
         for keys in (("rank_correlation", "rank_low", "rank_high"), ("given_size", "given_low", "given_high"))
@@ -192,7 +192,7 @@ def quality_findings(run: Run) -> Iterator[str]:
         yield _sentence(run, found)
 
 
-def _sentence(run: Run, found: Mapping[str, Any]) -> str:
+def _sentence(run: Run, found: Mapping[Any, Any]) -> str:
     """Say of a metric whether models with more of it have more or less, with intervals."""
     where = "" if found["component"] == WHOLE_MODEL else f" of {component_words(str(found['component']))}"
     name = metric_title(run, str(found["metric"])).partition(" = ")[0]
