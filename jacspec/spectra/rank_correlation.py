@@ -155,4 +155,4 @@ def _interval(value: float, freedom: int) -> tuple[float, float]:
 
 
 def _missing(reason: str) -> Correlation:
-    return Correlation(*[math.nan] * 5, reason)
+    return Correlation(math.nan, math.nan, math.nan, math.nan, math.nan, reason)
