@@ -103,6 +103,9 @@ CORRELATED: dict[str, Quantity] = {
 
 DIFFERENCES_FILE, RUNS_FILE, HEADS_FILE = "differences.csv", "runs.csv", "heads.csv"
 
+BYTES = "nats_per_byte"
+"""What quality is called where models were scored here."""
+
 QUALITY_FILE, VALUES_FILE, CORRELATIONS_FILE = "quality.csv", "values.csv", "correlations.csv"
 
 HEAD_COLUMNS = (

@@ -29,15 +29,12 @@ from jacspec.scoring.perplexity import perplexity, prepare_passage, score_tokens
 from jacspec.scoring.windows import make_passage, model_kind
 from jacspec.spectra.rank_correlation import correlate
 from jacspec.spectra.significance import adjust_for_many
-from jacspec.studies.compare import CORRELATED, JUDGED, CompareOptions
+from jacspec.studies.compare import BYTES, CORRELATED, JUDGED, CompareOptions
 from jacspec.studies.inputs import Inputs
 from jacspec.text.corpus import decode_text, tokenize
 
 TEXT = "text"
 """What `compare.quality` is where models are to be scored here."""
-
-BYTES = "nats_per_byte"
-"""What quality is called where models were scored here."""
 
 WINDOW = 1024
 """Tokens that a model reads at once at most: what a longer memory is worth is another question."""

@@ -27,8 +27,7 @@ from jacspec.runs import Run
 from jacspec.runs.rows import WHOLE_MODEL
 from jacspec.spectra.rank_correlation import best_by_chance, residual_scores
 from jacspec.spectra.significance import SURE
-from jacspec.studies.compare import CORRELATIONS_FILE, QUALITY_FILE, VALUES_FILE
-from jacspec.studies.compare.quality import BYTES
+from jacspec.studies.compare import BYTES, CORRELATIONS_FILE, QUALITY_FILE, VALUES_FILE
 
 if TYPE_CHECKING:
     import pandas
