@@ -50,7 +50,7 @@ def compare(
     - `texts`: one str or several, or lists of token ids: each is a sample
     - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `against`: the run that others are held against, by its place among them
-    - `draws`: of the noise floor
+    - `draws`: of the noise floor, and of orders of more than 8 models
     - `quality`: what metrics of models are correlated with: text, how well each predicts data, or
       FILE.csv
     - `characters`: of that text, from its beginning, at most
