@@ -153,7 +153,8 @@ STUDY = Study(
         ),
         findings="jacspec.studies.compare.figures:compare_sections",
         sentences="jacspec.studies.compare.findings:compare_findings",
-        caution="Intervals of 95 % over samples or heads; they say nothing of a model trained from another seed.",
+        caution="Intervals of 95 % over samples or heads, which say nothing of a model trained from another seed; of "
+        "rank correlations, over models.",
         picture_bytes=2500000,
     ),
     resumable=False,
