@@ -42,7 +42,7 @@ BY_LAYER = (
 def removal_figures(run: Run) -> Mapping[str, Plot]:
     """Name the one figure of the run: a line a target, or of many layers a line a group."""
     if run.provenance["by"] == "layer" and len(_targets(run)) > len(COLOURS):
-        return {"removal": Plot(lambda: draw_by_layer(run), BY_LAYER, explored=True)}
+        return {"removal": Plot(lambda: draw_by_layer(run), BY_LAYER)}
     return {"removal": Plot(lambda: draw_removal(run), CAPTION, explored=True)}
 
 
