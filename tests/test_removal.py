@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from families import CASES, config_of
+from matplotlib.container import ErrorbarContainer
 from oracles import float64_throughout, save_random
 from rich.console import Console
 from servers import files_below, run_here
@@ -309,7 +310,8 @@ def test_layers_ranges_and_random_encoders(tmp_path: Path, monkeypatch: pytest.M
     assert change[2] != 0
     assert "perplexity" not in run.metrics
     assert "change of pseudo-perplexity" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    drawn = [bars.lines[0] for bars in figures.draw_by_layer(run).axes[0].containers]
+    bars = figures.draw_by_layer(run).axes[0].containers
+    drawn = [each.lines[0] for each in bars if isinstance(each, ErrorbarContainer)]
     assert [np.asarray(line.get_xdata()).tolist() for line in drawn] == [[0, 1]] * 3
     by_group = [[change[1 + group], change[4 + group]] for group in range(3)]
     assert [np.asarray(line.get_ydata()).tolist() for line in drawn] == by_group
