@@ -32,9 +32,14 @@ def jacobian(
 ) -> Jacobian: ...
 def compare(
     runs: Run | str | Path | Sequence[Run | str | Path],
+    texts: Any = None,
     *,
+    data: str | Path | None = None,
     against: int = 0,
     draws: int = 2000,
+    quality: str | None = None,
+    characters: int = 16384,
+    memory_gib: float = 1.0,
     seed: int = 0,
     folder: str | Path | None = None,
     silent: bool = False,
@@ -42,8 +47,14 @@ def compare(
     r"""Finished runs of one task beside each other: runs=['FOLDER', 'FOLDER'] or runs='MULTIRUN_FOLDER'
 
     - `runs`: finished runs: what studies returned, folders, or one folder of a sweep
+    - `texts`: one str or several, or lists of token ids: each is a sample
+    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
     - `against`: the run that others are held against, by its place among them
-    - `draws`: of the noise floor
+    - `draws`: of the noise floor, and of orders of more than 8 models
+    - `quality`: what metrics of models are correlated with: text, how well each predicts data, or
+      FILE.csv
+    - `characters`: of that text, from its beginning, at most
+    - `memory_gib`: what work arrays may take where the device does not tell
     - `seed`: of all that is drawn
     - `folder`: where the run is kept; None: a temporary folder, which goes with the run
     - `silent`: show no progress

@@ -98,7 +98,7 @@ def chance_tables() -> dict[str, str]:
         ]
         parts[word] = _table(("matrix", "p-value", "at 1 %", "at 5 %", "at 50 %"), rates)
         parts[f"counts of {word}"] = _table(("matrix", "share or number of values", "found"), counts)
-    for word, first in (("alpha", "tail"), ("heads, small p", "heads"), ("compare", "runs")):
+    for word, first in (("alpha", "tail"), ("heads, small p", "heads"), ("compare", "runs"), ("models", "models")):
         columns = list(next(iter(record[word].values())))
         rows = [(case, *(f"{found[column]:g}" for column in columns)) for case, found in record[word].items()]
         parts[word] = _table((first, *columns), rows)

@@ -247,16 +247,26 @@ QUOTED = (
     ("weights", "W_QK of all heads/seconds", "heads took {:.1f} s"),
     ("modes", "modes over paper/nothing compiled yet", "it takes {:.1f} times the processor time"),
     ("modes", "modes over paper/compiled", "{:.1f} times with all compiled"),
+    ("quality", "models/nano, step0/quality", "{:.2f} nats a byte at step 0"),
+    ("quality", "models/nano, last/quality", "at step 0 and {:.2f} at the last"),
+    ("quality", "models/smollm2, last/quality", "{:.2f} of SmolLM2"),
+    ("quality", "models/stories260K, last/quality", "{:.2f} of stories260K"),
+    ("quality", "with quality", "In rank {:.0f} of"),
+    ("quality", "tested", "of {:.0f} metrics go with quality"),
+    ("quality", "given size", "given size {:.0f} of"),
+    ("quality", "tested given size", "of {:.0f} do, `rand_distance` first of all"),
+    ("quality", "leading/rand_distance/given_size", "first of all: {:.2f}, where"),
+    ("quality", "leading/rand_distance/rank_correlation", "where it was {:.2f}."),
 )
-"""Numbers of docs/performance.md, and of the page of modes: the benchmark's file, where in it, and the words around
-the number.
+"""Numbers of docs/performance.md, and of the pages of modes and comparisons: the benchmark's file, where in it, and the
+words around the number.
 """
 
 
 @pytest.mark.parametrize(("file", "path", "words"), QUOTED)
 def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
-    quoting = DOCS / ("modes.md" if file == "modes" else "performance.md")
-    page = " ".join(quoting.read_text(encoding="utf-8").split())
+    quoting = DOCS / {"modes": "modes.md", "quality": "compare.md"}.get(file, "performance.md")
+    page = " ".join(quoting.read_text(encoding="utf-8").replace("−", "-").split())
     assert words.format(_recorded(file, path)) in page
 
 

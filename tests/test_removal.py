@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from families import CASES, config_of
+from matplotlib.container import ErrorbarContainer
 from oracles import float64_throughout, save_random
 from rich.console import Console
 from servers import files_below, run_here
@@ -29,6 +30,7 @@ from jacspec.runs import open_run
 from jacspec.scoring.perplexity import prepare_passage
 from jacspec.scoring.windows import Passage, causal_passage, masked_passage
 from jacspec.spectra.subspaces import Factors, RankRange, equal_ranges, factorise, group_of, remove_group
+from jacspec.studies.removal import figures
 from jacspec.studies.removal.groups import (
     RemovalTarget,
     choose_targets,
@@ -293,8 +295,8 @@ def test_saved_model_is_hfs_own_truncated(tmp_path: Path) -> None:
     assert "cut is there already" in again.err
 
 
-def test_layers_ranges_and_random_encoders(tmp_path: Path) -> None:
-    """A masked model with random weights, layer by layer, named as pseudo-perplexity."""
+def test_layers_ranges_and_random_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A masked model with random weights, layer by layer, named as pseudo-perplexity; many layers have an axis."""
     small = [f"model.config.{key}" for key in ("num_hidden_layers=2", "hidden_size=24", "num_attention_heads=4")]
     small += ["model.config.intermediate_size=40", "removal.by=layer", "removal.ranges=[[0,0],[0,1],[0.9,1]]"]
     arguments = ("task=removal", "model=bert-base", "model.init=random", "removal.masked_tokens=70")
@@ -308,6 +310,14 @@ def test_layers_ranges_and_random_encoders(tmp_path: Path) -> None:
     assert change[2] != 0
     assert "perplexity" not in run.metrics
     assert "change of pseudo-perplexity" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    bars = figures.draw_by_layer(run).axes[0].containers
+    drawn = [each.lines[0] for each in bars if isinstance(each, ErrorbarContainer)]
+    assert [np.asarray(line.get_xdata()).tolist() for line in drawn] == [[0, 1]] * 3
+    by_group = [[change[1 + group], change[4 + group]] for group in range(3)]
+    assert [np.asarray(line.get_ydata()).tolist() for line in drawn] == by_group
+    assert figures.removal_figures(run)["removal"].explored
+    monkeypatch.setattr(figures, "COLOURS", ("black",))  # as if two layers were too many to tell apart
+    assert not figures.removal_figures(run)["removal"].explored
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ CASES: Mapping[str, Case] = {
             "of 8 removals 2 raise it and 0 lower it",
             "Most is lost without group 1 of up: 2.7",
             "(group 4) matter more than those in the middle (group 2) in 1 of 2 targets",
-            "middle: down 1.3",
+            "middle: 1.3",
         ),
         "removals . raise|Most is lost|matter",
     ),

@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import slurm
 from servers import command_line, environment, in_session, run_command, run_here, start, statuses
 
 from jacspec.runs import open_run
@@ -157,6 +159,33 @@ def test_machine_without_slurm_is_named(tmp_path: Path) -> None:
     done = run_here("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "seed=0,1", cwd=tmp_path)
     assert done.code == 1
     assert done.err.startswith("jacspec: SLURM's srun is not on this machine.")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a SLURM here")
+def test_recipe_on_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep by `sbatch`, and the script of the recipe, twice: stand-ins start what they ask for on this machine."""
+    ended = slurm.install(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    small = ("model=nano", "data.samples=6", "data.max_tokens=16", "layers=[0]", "report.figures=none")
+    launcher = [f"hydra.launcher.{word}" for word in ("partition=gpu", "gpus_per_node=1", "timeout_min=120")]
+    sweep = ("-m", "hydra/launcher=submitit_slurm", *launcher, *small, "seed=0,1", "hydra.sweep.dir=sweep")
+    done = run_command(*sweep, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "sweep: all 2 runs finished." in done.out
+    recipes = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    script = recipes.partition("```bash\n")[2].partition("```")[0]
+    command = " ".join([sys.executable, "-m", "jacspec", *small, "engine.batch=3"])
+    script = script.replace("jacspec model=llama-3.1-8b data=shakespeare", command).replace("ntasks=8", "ntasks=2")
+    assert command in script
+    (tmp_path / "job.sh").write_text(script, encoding="utf-8")
+    for times in (1, 2):  # the second resumes
+        subprocess.run(["sbatch", "job.sh"], cwd=tmp_path, env=environment(), check=True)
+        wait_for(lambda: ended.read_text().count("4242|") == times)  # noqa: B023
+    assert ended.read_text().count("4242|COMPLETED") == 2
+    assert run_command(*small, "engine.batch=3", "hydra.run.dir=alone", cwd=tmp_path).code == 0
+    shared, alone = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("runs/llama", "alone"))
+    assert shared == alone
 
 
 def test_launcher_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from jacspec.errors import blaming
 from jacspec.models.architectures import Architecture, piece_names
 from jacspec.models.block import ModelSpec
-from jacspec.models.modules import leaf_names, module_rules
+from jacspec.models.modules import leaf_names, module_parts, module_rules, module_template
 from jacspec.models.tensor_files import INDEX, NUMPY_TYPES, WEIGHTS, StoredTensor, TensorFiles
 
 
@@ -75,6 +75,13 @@ def hf_tensors(
             yield from ((prefix + each, piece) for each, piece in zip(piece_names(name, target), pieces, strict=True))
     # A tied tensor is written under the name it is tied to, if no other rule did.
     yield from ((name, tensor) for name, tensor in tied.items() if name not in written)
+
+
+def count_parameters(architecture: Architecture, spec: ModelSpec) -> int:
+    """Count the parameters that a checkpoint holds, tied ones once; nothing is read."""
+    modules = {part: module_template(spec, *part) for part in module_parts(spec)}
+    tensors = jax.eval_shape(lambda parts: dict(hf_tensors(architecture, spec, parts)), modules)
+    return sum(leaf.size for leaf in jax.tree.leaves(tensors))
 
 
 MOST_BYTES = 5 * 10**9

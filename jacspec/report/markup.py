@@ -83,6 +83,11 @@ pre { background: #f6f7f9; padding: 0.75rem; font-size: 0.8rem; white-space: pre
 summary { cursor: pointer; }
 blockquote { margin: 0.5rem 0; padding-left: 0.8rem; border-left: 3px solid var(--line); white-space: pre-line;
   overflow-wrap: anywhere; }
+@media screen and (max-width: 40rem) {
+  figure { overflow-x: auto; }
+  figure img { max-width: max(100%, 40rem); }
+  figcaption { position: sticky; left: 0; }
+}
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   h2, h3, figcaption { break-after: avoid; }
@@ -92,9 +97,12 @@ blockquote { margin: 0.5rem 0; padding-left: 0.8rem; border-left: 3px solid var(
   .scroll { overflow-x: visible; background: none; }
   nav { display: none; }
   details:not(.again)::details-content { content-visibility: visible; }
+  .again { display: none; }
   .numbers { font-size: 8pt; }
   .numbers th, .numbers td { padding: 0.1rem 0.35rem; white-space: normal; }
+  .named tbody th:first-child { min-width: 3.2cm; }
   .wide { font-size: 5pt; }
+  .wide.named tbody th:first-child { min-width: 2.2cm; }
   .wide th, .wide td { padding: 0.1rem 0.15rem; }
 }
 """)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from jacspec.report.labels import LETTERS_AN_INCH, metric_label, run_title
 from jacspec.runs import Run
@@ -184,6 +185,30 @@ def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 
 
+def label_log(axis: Axis) -> None:
+    """Label a logarithmic axis so that no label runs into the next: powers of ten, of few decades more."""
+    axis.axes.autoscale_view()
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low) if low > 0 else 0
+    between = (1,) if decades > FEW_DECADES else (1, 2, 5) if decades > 0.6 else (1, 2, 3, 5, 7)
+    axis.set_major_locator(LogLocator(subs=between))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_power(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+FEW_DECADES = 2.2
+"""Decades of an axis up to which labels between powers of ten have room."""
+
+
+def _plain_power(value: float) -> str:
+    """Write 0.02 and 500 as they are, and 2e-05 with a power of ten."""
+    if not 0 < value < np.inf or 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    power = int(np.floor(np.log10(value) + 1e-9))
+    first = f"{value / 10.0**power:g}"
+    return rf"$10^{{{power}}}$" if first == "1" else rf"${first} \times 10^{{{power}}}$"
+
+
 AGAINST_ELEMENTS = ("lambda_0", "lambda_sum", "lambda_square_sum", "spectral_entropy")
 
 
@@ -195,5 +220,9 @@ def scatter_elements(run: Run, axes: Sequence[Axes], table: "pandas.DataFrame", 
         panel.set_ylabel(metric_label(run, name), fontsize="small")
         if (table["element_std"] > 0).all():
             panel.set_xscale("log")
-            panel.set_yscale("log" if name != "spectral_entropy" else "linear")
+            label_log(panel.xaxis)
+            if name != "spectral_entropy":
+                panel.set_yscale("log")
+                label_log(panel.yaxis)
+        panel.tick_params(labelsize="small")
         add_grid(panel)

@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     import pandas
 
 
+LONGEST_KEY = 16
+"""Letters of a row's name from which on paper its column is kept wide."""
+
 MOST_COLUMNS_ON_PAPER = 14
 """Of the letters that tables are printed in; those with more have smaller ones."""
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, keys: int = 1) -> Markup:
     """Write a table whose first `keys` columns name its rows."""
+    rows = list(rows)
     lines = (
         element(
             "tr",
@@ -28,6 +32,7 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, keys: int
     top = element("tr", *(element("th", cell, scope="col") for cell in head))
     body = element("tbody", together(lines, "\n"))
     kind = "numbers wide" if len(head) > MOST_COLUMNS_ON_PAPER else "numbers"
+    kind += " named" * any(len(str(row[0])) > LONGEST_KEY for row in rows)
     return element("div", element("table", element("thead", top), "\n", body, class_=kind), class_="scroll")
 
 
@@ -92,6 +97,8 @@ def _across(run: Run, name: str, roles: Sequence[str], rows: "pandas.DataFrame")
     write = number_format(rows[[*QUANTILES]].to_numpy(float).ravel().tolist())
     cells = (
         f"{write(rows.loc[role, 'median'])} [{write(rows.loc[role, 'q1'])}, {write(rows.loc[role, 'q3'])}]"
+        if rows.loc[role, "n"]
+        else NO_VALUE
         for role in roles
     )
     return (metric_title(run, name), *cells)

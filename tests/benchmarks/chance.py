@@ -40,6 +40,7 @@ from jacspec.spectra.random_matrix import (
     smallest_p_value,
     tracy_widom_sf,
 )
+from jacspec.spectra.rank_correlation import correlate
 from jacspec.spectra.significance import compare_means, noise_floor
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED
@@ -396,6 +397,48 @@ def equal_runs(kind: str, units: int, tests: int, *, paired: bool) -> tuple[np.n
     return left, right
 
 
+def metrics_of_models(kind: str, models: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw a metric, the quality and the size of models; size apart, only what is linked goes together."""
+    size, own, other, link = rng.normal(size=(4, models))
+    metric, quality = {
+        "nothing follows size": (own, other),
+        "both follow size": (2 * size + own, 2 * size + other),
+        "both almost are size": (5 * size + own, 5 * size + other),
+        "both follow exp(size)": (3 * np.exp(size) + own, 3 * np.exp(size) + other),
+        "both linked, and follow size": (2 * size + 2 * link + own, 2 * size + 2 * link + other),
+    }[kind]
+    return metric, quality, size
+
+
+MODEL_KINDS = (
+    *("nothing follows size", "both follow size", "both almost are size", "both follow exp(size)"),
+    "both linked, and follow size",
+)
+
+
+def check_models(tests: int = 1000) -> dict[str, Any]:
+    """Correlate a metric with quality over models: how often p reaches a level, plain and given size."""
+    found: dict[str, Any] = {}
+    for kind in MODEL_KINDS:
+        for models in (6, 8, 12, 20):
+            rng = np.random.default_rng(models)
+            seen: dict[str, list[float]] = {"plain": [], "given size": []}
+            covered = []
+            for _ in range(tests):
+                metric, quality, size = metrics_of_models(kind, models, rng)
+                plain = correlate(metric, quality, draws=999, seed=0)
+                seen["plain"].append(plain.p_value)
+                covered.append(plain.low <= 0 <= plain.high)
+                seen["given size"].append(correlate(metric, quality, size, draws=999, seed=0).p_value)
+            found[f"{models} models, {kind}"] = {
+                **{f"p at {level}": rate for level, rate in rates(seen["plain"]).items()},
+                "0 in the interval": _round(np.mean(covered)),
+                "tested given size": _round(np.isfinite(seen["given size"]).mean()),
+                **{f"given size, p at {level}": rate for level, rate in rates(seen["given size"]).items()},
+            }
+    return found
+
+
 def _round(value: Any) -> float:
     return float(f"{float(value):.3g}")
 
@@ -412,6 +455,7 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "heads": check_heads,
     "heads, small p": check_tails,
     "compare": check_compare,
+    "models": check_models,
 }
 
 

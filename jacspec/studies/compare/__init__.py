@@ -1,4 +1,4 @@
-"""Finished runs of one study beside each other, and how sure their differences are."""
+"""Finished runs of one study beside each other, how sure their differences are, and what goes with models' quality."""
 
 import dataclasses
 
@@ -7,10 +7,12 @@ from jacspec.studies.study import MISSING, RUNS, Page, Quantity, Study
 
 @dataclasses.dataclass
 class CompareOptions:
-    """Which run the others are held against, and how often it is drawn; see conf/task/compare.yaml."""
+    """Which run the others are held against, how often it is drawn, what quality is; see conf/task/compare.yaml."""
 
     against: int = MISSING
     draws: int = MISSING
+    quality: str | None = MISSING
+    characters: int = MISSING
 
 
 WELCH = "Student 1908; Welch 1947"
@@ -39,8 +41,72 @@ COMPARED: dict[str, Quantity] = {
 }
 """What the columns of `differences.csv` hold."""
 
+SCORES = "Boudt, Cornelissen & Croux 2012, Stat. Comput. 22, 471"
+
+LANE = "Freedman & Lane 1983; Winkler et al. 2014"
+
+JUDGED: dict[str, Quantity] = {
+    "quality": Quantity(
+        "quality",
+        "what metrics are correlated with: nats a byte of the text, −Σ ln p over the bytes of the tokens that are "
+        "predicted, or the number of the table",
+        "",
+    ),
+    "parameters": Quantity("parameters", "of the checkpoint, tied ones once; or of the table", ""),
+    "perplexity": Quantity(
+        "perplexity",
+        "exp of the mean −ln p of a token, where the text was scored: of models of one tokenizer its ln goes with "
+        "nats a byte",
+        "HF, Perplexity of fixed-length models",
+    ),
+    "perplexity_error": Quantity(
+        "s.e. of perplexity", "standard error over chunks of the text", "Cochran 1977, Sampling Techniques, ch. 6"
+    ),
+    "tokens": Quantity("tokens", "tokens that were predicted", ""),
+    "bytes": Quantity("bytes", "bytes of them", ""),
+}
+"""Columns of `quality.csv`, a row a model."""
+
+CORRELATED: dict[str, Quantity] = {
+    "models": Quantity("models", "models that have the metric and a quality", ""),
+    "rank_correlation": Quantity(
+        "rank correlation", "of metric and quality: Pearson's of the normal scores of their ranks", SCORES
+    ),
+    "rank_low": Quantity("lower end", "of its interval of 95 %", "Fisher 1921"),
+    "rank_high": Quantity("upper end", "its other end", "Fisher 1921"),
+    "rank_p": Quantity(
+        "p",
+        "share of the orders of the models that give as large a correlation: all of up to 8 models, else as many as "
+        "`compare.draws`; missing where none could be below 0.05, as of 4 models",
+        "Good 2005, Permutation, Parametric and Bootstrap Tests",
+    ),
+    "rank_q": Quantity("q", "the false discovery rate over all rows of the table", "Benjamini & Hochberg 1995"),
+    "least_p": Quantity("least p", "the smallest p that any order of so many models has", ""),
+    "with_size": Quantity("with size", "rank correlation of the metric and the number of parameters", SCORES),
+    "given_size": Quantity(
+        "given size",
+        "rank correlation of metric and quality, of both scores less what a straight line in those of the number of "
+        "parameters says",
+        SCORES,
+    ),
+    "given_low": Quantity("lower end, given size", "of its interval of 95 %", "Fisher 1924"),
+    "given_high": Quantity("upper end, given size", "its other end", "Fisher 1924"),
+    "given_p": Quantity(
+        "p given size",
+        "share of the orders of the residuals, fitted anew, that give as large a correlation; from 6 models on",
+        LANE,
+    ),
+    "given_q": Quantity("q given size", "the false discovery rate over all rows", "Benjamini & Hochberg 1995"),
+    "given_least_p": Quantity("least p given size", "the smallest that any order has", ""),
+}
+"""Columns of `correlations.csv`, a row a metric of a component or role, or of all matrices."""
 
 DIFFERENCES_FILE, RUNS_FILE, HEADS_FILE = "differences.csv", "runs.csv", "heads.csv"
+
+BYTES = "nats_per_byte"
+"""What quality is called where models were scored here."""
+
+QUALITY_FILE, VALUES_FILE, CORRELATIONS_FILE = "quality.csv", "values.csv", "correlations.csv"
 
 HEAD_COLUMNS = (
     *("run", "role", "layer", "head"),
@@ -52,14 +118,17 @@ STUDY = Study(
     name="compare",
     run="jacspec.studies.compare.run:run_compare",
     options=CompareOptions,
-    inputs=frozenset({"runs"}),
-    reads=frozenset({"compare", "seed"}),
-    takes=("seed",),
+    inputs=frozenset({"runs", "text"}),
+    reads=frozenset({"compare", "data", "seed"}),
+    takes=("memory_gib", "seed"),
     rows=RUNS,
-    columns=COMPARED,
+    columns=COMPARED | JUDGED | CORRELATED,
     files={
         "runs.csv": "the runs that are compared, and which each is compared with",
         "differences.csv": "differences by layer: interval, p-value, noise floor",
+        "quality.csv": "with compare.quality: each model's quality and size",
+        "values.csv": "with it: each metric of each whole model",
+        "correlations.csv": "with it: which metrics go with quality, and which given size",
         "heads.csv": "of runs of `heads`, what one figure draws of every head of all runs",
         "spectra.nc": "of runs of `weights` or `overlap`, the profiles of all matrices of all runs (netCDF)",
     },
@@ -78,10 +147,15 @@ STUDY = Study(
             "The noise floor of pairs is what their mean difference comes to when the sign of each is drawn at random, "
             "of others what two random halves of one run differ by, exceeded by 5 % of draws: a difference within it "
             "says nothing. q is the p-value adjusted for all tests of the table. None is given of fewer than 6 units.",
+            "Where quality is given, a rank correlation says whether the models with more of a metric are the better "
+            "ones, and given size whether they still are among models as large. Models are the unit: with 4 of them "
+            "no p is below 0.05, and with few no metric passes that is one of many. Checkpoints of one training are "
+            "no independent models.",
         ),
         findings="jacspec.studies.compare.figures:compare_sections",
         sentences="jacspec.studies.compare.findings:compare_findings",
-        caution="Intervals of 95 % over samples or heads; they say nothing of a model trained from another seed.",
+        caution="Intervals of 95 % over samples or heads, which say nothing of a model trained from another seed; of "
+        "rank correlations, over models.",
         picture_bytes=2500000,
     ),
     resumable=False,

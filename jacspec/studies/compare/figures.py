@@ -18,6 +18,7 @@ from jacspec.report.plotting import AGAINST_ELEMENTS, add_grid, drawn_metrics, p
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
 from jacspec.studies.compare import DIFFERENCES_FILE, HEADS_FILE, RUNS_FILE
+from jacspec.studies.compare.quality_figures import caption, draw_quality, leading_metrics, quality_tables
 from jacspec.studies.compare.side_by_side import side_by_side
 from jacspec.studies.study import Plot
 
@@ -33,6 +34,8 @@ LONGEST_LABEL = 26
 def compare_figures(run: Run) -> Mapping[str, Plot]:
     """Name the figures of a comparison: two a metric where units tell noise."""
     figures: dict[str, Plot] = {}
+    if "quality" in run.provenance and len(leading_metrics(run)):
+        figures["quality"] = Plot(functools.partial(draw_quality, run), caption(run))
     differences = run.table(DIFFERENCES_FILE)
     for name in drawn_metrics(run):
         title = metric_title(run, name)
@@ -178,7 +181,7 @@ def _add_legend(figure: Figure, panel: Axes) -> None:
 
 
 def compare_sections(run: Run) -> Iterator[Markup]:
-    """List the runs, and write the means over layers of each."""
+    """List the runs, what goes with their models' quality where it is known, and the means over layers of each."""
     rows = run.metrics[run.metrics["n"] > 0]
     means = rows.groupby(["metric", "component", "run"], sort=False)["mean"].mean().unstack("run")
 
@@ -190,4 +193,6 @@ def compare_sections(run: Run) -> Iterator[Markup]:
     labels = run.table(RUNS_FILE).set_index("run")["label"]
     head = ("mean over layers", *(_short(labels, number) for number in means.columns))
     yield list_runs(run)
+    if "quality" in run.provenance:
+        yield quality_tables(run)
     yield section("Numbers", fold(table(head, lines()), len(means), "rows"))

@@ -8,6 +8,7 @@ from jacspec.report.labels import component_words, metric_title, upper_first
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE
+from jacspec.studies.compare.quality_figures import quality_findings
 
 if TYPE_CHECKING:
     import pandas
@@ -19,8 +20,11 @@ MOST = 4
 def compare_findings(run: Run) -> Iterator[str]:
     """Count the differences that are more than noise, then say which metrics of which components differ in most layers.
 
-    A difference counts where it is beyond the noise floor and its q-value over all tests is below `SURE`.
+    A difference counts where it is beyond the noise floor and its q-value over all tests is below `SURE`. Where quality
+    is given, what goes with it comes first.
     """
+    if "quality" in run.provenance:
+        yield from quality_findings(run)
     differences = run.table(DIFFERENCES_FILE)
     tested = differences[differences["q_value"].notna()]
     if tested.empty:

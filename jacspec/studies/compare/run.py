@@ -12,7 +12,26 @@ from jacspec.config import Config
 from jacspec.errors import JacspecError
 from jacspec.runs.several import TIDY_COLUMNS, LabelledRun, Layer, can_pair, describe, layers_of, mismatches, tidy_rows
 from jacspec.spectra.significance import adjust_for_many, check_draws, compare_means, noise_floor
-from jacspec.studies.compare import DIFFERENCES_FILE, HEAD_COLUMNS, HEADS_FILE, RUNS_FILE, CompareOptions
+from jacspec.studies.compare import (
+    CORRELATIONS_FILE,
+    DIFFERENCES_FILE,
+    HEAD_COLUMNS,
+    HEADS_FILE,
+    QUALITY_FILE,
+    RUNS_FILE,
+    VALUES_FILE,
+    CompareOptions,
+)
+from jacspec.studies.compare.quality import (
+    CORRELATION_COLUMNS,
+    QUALITY_COLUMNS,
+    VALUE_COLUMNS,
+    Judgement,
+    correlation_rows,
+    judge,
+    quality_rows,
+    value_rows,
+)
 from jacspec.studies.compare.side_by_side import matrix_profiles
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.run import Findings, run_over_runs
@@ -20,10 +39,10 @@ from jacspec.studies.run import Findings, run_over_runs
 
 def run_compare(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Write the tidy table of all runs and their differences from one of them into `folder`."""
-    run_over_runs(config, folder, console, inputs, _compare)
+    run_over_runs(config, folder, console, inputs, functools.partial(_compare, inputs))
 
 
-def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Findings:
+def _compare(inputs: Inputs, config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) -> Findings:
     options = config.own(CompareOptions)
     check_draws(options.draws, "compare.draws")
     if not 0 <= options.against < len(runs):
@@ -31,6 +50,7 @@ def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
         raise JacspecError(f"compare.against={options.against} is not a run. Accepted: {listed}.")
     if len(runs) < 2:
         raise JacspecError(f"{runs[0].run.folder} alone compares with nothing. Give two runs or more.")
+    judgement = judge(config, inputs, runs)
     differences = functools.partial(difference_rows, runs, names, options.against)
     of_heads = {HEADS_FILE: (HEAD_COLUMNS, head_rows(runs))} if {*HEAD_COLUMNS[4:]} <= {*names} else {}
     return Findings(
@@ -40,10 +60,25 @@ def _compare(config: Config, runs: Sequence[LabelledRun], names: Sequence[str]) 
             "metrics.csv": (TIDY_COLUMNS, tidy_rows(runs, names)),
             DIFFERENCES_FILE: (DIFFERENCE_COLUMNS, differences(draws=options.draws, seed=config.seed)),
             **of_heads,
+            **({} if judgement is None else _quality_tables(judgement, runs, names, options.draws, config.seed)),
         },
         matrix_profiles(runs),
-        {"warning": " ".join(mismatches(runs))},
+        {
+            "warning": " ".join([*mismatches(runs), *(judgement.warnings if judgement else ())]),
+            **({"quality": {name: getattr(judgement, name) for name in QUALITY_FACTS}} if judgement else {}),
+        },
     )
+
+
+def _quality_tables(
+    judgement: Judgement, runs: Sequence[LabelledRun], names: Sequence[str], draws: int, seed: int
+) -> dict[str, tuple[Sequence[str], Sequence[tuple[Any, ...]]]]:
+    values = value_rows(judgement, runs, names)
+    return {
+        QUALITY_FILE: (QUALITY_COLUMNS, list(quality_rows(judgement, runs))),
+        VALUES_FILE: (VALUE_COLUMNS, values),
+        CORRELATIONS_FILE: (CORRELATION_COLUMNS, correlation_rows(judgement, values, draws=draws, seed=seed)),
+    }
 
 
 def _name_models(runs: Sequence[LabelledRun]) -> str:
@@ -53,6 +88,8 @@ def _name_models(runs: Sequence[LabelledRun]) -> str:
 
 
 NAMED_MODELS = 3
+
+QUALITY_FACTS = ("name", "source", "series")
 
 DIFFERENCE_COLUMNS = (
     *("run", "against", "component", "layer", "against_layer", "depth", "metric", "paired", "n", "against_n"),

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -21,8 +22,13 @@ from jacspec.studies.dynamics import ONSETS_FILE
 from jacspec.studies.dynamics.findings import changes_by_step
 from jacspec.studies.study import Plot
 
+if TYPE_CHECKING:
+    import pandas
+
 ONSETS, OVERLAP = "onsets", "overlap_by_step"
 LISTED_STEPS = 12
+WIDEST = 8.0
+"""Inches of all columns of a map together; a page shows what is wider with letters that are too small."""
 
 
 CAPTIONS = {
@@ -51,7 +57,7 @@ def dynamics_figures(run: Run) -> Mapping[str, Plot]:
 def draw_steps(run: Run, metric: str) -> Figure:
     """Draw the mean of each layer against the training step, a line a layer, a panel a component."""
     table = run.metrics[(run.metrics["metric"] == metric) & (run.metrics["n"] > 0)]
-    components, layers = list(dict.fromkeys(table["component"])), sorted(set(table["layer"]))
+    components, layers = _components(run, table), sorted(set(table["layer"]))
     figure, axes = panels(len(components), f"{model_name(run)}: layers through training", size=(3.7, 2.8))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(layers)))
     for panel, component in zip(axes, components, strict=True):
@@ -73,6 +79,12 @@ def draw_steps(run: Run, metric: str) -> Figure:
     return figure
 
 
+def _components(run: Run, table: "pandas.DataFrame") -> list[str]:
+    """List the components that a table has, in the order of the run, whatever is missing."""
+    there = set(table["component"])
+    return [name for name in dict.fromkeys(run.metrics["component"]) if name in there]
+
+
 def scale_steps(panel: Axes, steps: Sequence[int]) -> None:
     """Scale the axis of steps: where they span decades, logarithmic from the first above zero on."""
     positive = [step for step in steps if step > 0]
@@ -91,10 +103,11 @@ def draw_onsets(run: Run) -> Figure:
     table = run.table(ONSETS_FILE)
     steps = run.provenance["steps"][1:]  # nothing can have changed by the first
     metrics = [name for name in run.metric_names if name in set(table["metric"])]
-    components, layers = list(dict.fromkeys(table["component"])), sorted(set(table["layer"]))
-    columns = min(len(components), 4)
+    components, layers = _components(run, table), sorted(set(table["layer"]))
+    width = max(0.22 * len(layers), 1.2)
+    columns = min(len(components), max(int(WIDEST / width), 1))
     rows = -(-len(components) // columns)
-    size = (3.2 + max(0.22 * len(layers), 1.2) * columns, 1.4 + max(0.19 * len(metrics), 1.0) * rows)
+    size = (3.2 + width * columns, 1.4 + max(0.19 * len(metrics), 1.0) * rows)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(steps))))

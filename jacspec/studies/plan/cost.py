@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 
 from jacspec.jacobians.solvers import ALL, ENGINES, EXPECTED_STEPS, pass_flops, svd_flops
+from jacspec.models import export
 from jacspec.models.block import BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.models.export import hf_tensors
 from jacspec.models.modules import module_parts, module_template
 
 ITEMSIZE = 4
@@ -66,10 +66,8 @@ class Sizes(NamedTuple):
 
 def count_parameters(model: Checkpoint) -> Sizes:
     """Count the parameters of a model as its checkpoint has them, tied ones once."""
-    modules = {part: module_template(model.spec, *part) for part in module_parts(model.spec)}
-    tensors = jax.eval_shape(lambda parts: dict(hf_tensors(model.architecture, model.spec, parts)), modules)
-    blocks = [_size(module) for (part, _), module in modules.items() if part == "block"]
-    return Sizes(_size(tensors), tuple(blocks))
+    blocks = [_size(module_template(model.spec, *part)) for part in module_parts(model.spec) if part[0] == "block"]
+    return Sizes(export.count_parameters(model.architecture, model.spec), tuple(blocks))
 
 
 def _size(tree: Any) -> int:

@@ -67,8 +67,8 @@ def _smallest(run: Run) -> Iterator[str]:
     ):
         if own:
             ordered = sorted(own, key=lambda name: -abs(np.log(own[name].value)))
-            listed = ", ".join(f"{name} {own[name]}" for name in ordered[:LISTED])
-            rest = f" and {len(own) - LISTED} more" if len(own) > LISTED else ""
+            listed = ", ".join(f"{own[name]} in {name}" for name in ordered[:LISTED])
+            rest = f" and so on in {len(own) - LISTED} more" if len(own) > LISTED else ""
             yield (
                 f"The smallest values (group {groups}) matter {words} than those in the middle (group {middle}) in "
                 f"{len(own)} of {len(targets)} targets, perplexity without them over that without the middle: {listed}"
