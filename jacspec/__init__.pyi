@@ -48,7 +48,7 @@ def compare(
 
     - `runs`: finished runs: what studies returned, folders, or one folder of a sweep
     - `texts`: one str or several, or lists of token ids: each is a sample
-    - `data`: instead of `texts`: verse, shakespeare, or a file; by default verse
+    - `data`: instead of `texts`: verse, shakespeare, wikitext, bookcorpus, or a file; by default verse
     - `against`: the run that others are held against, by its place among them
     - `draws`: of the noise floor, and of orders of more than 8 models
     - `quality`: what metrics of models are correlated with: text, how well each predicts data, or
