@@ -421,12 +421,16 @@ def merge(
         "iso_c",
         "iso_cts",
         "knots_ties",
+        "spectral",
         "none",
     ] = "average",
     share: float = 0.4,
     density: float = 0.2,
     epsilon: float = 0.15,
     common: float = 0.8,
+    alpha: float = 0.5,
+    strength: float = 0.5,
+    rank_variance: float | None = None,
     coefficient: float | None = None,
     weights: float | Sequence[float] = (),
     top_k: int = 8,
@@ -446,11 +450,14 @@ def merge(
     - `models`: ready-made names, folders or hub ids; @REVISION for another than the default
     - `base`: what all of them were trained from; None: none, and nothing but an average can be made
     - `method`: average, slerp, arithmetic, star, ties, dare_linear, dare_ties, della_linear, della,
-      tsv_m, iso_c, iso_cts, knots_ties; none: compare only
+      tsv_m, iso_c, iso_cts, knots_ties, spectral; none: compare only
     - `share`: star: of the nuclear norm of each matrix of a task vector, kept; 1 keeps all
     - `density`: ties, dare, della, knots_ties: the share of each task vector's entries that are kept
     - `epsilon`: della: how much more likely the largest entry of a row is kept than the smallest
     - `common`: iso_cts: the share of directions that are the sum's, not one model's
+    - `alpha`: the share of the second of two models (method='spectral'), before strengths are compared
+    - `strength`: how far that grows towards 1 where σ₁ of both differ: α' = α + (1 − α)(1 − c) s
+    - `rank_variance`: of two effective ranks, above which a pair is flagged as different; None: never
     - `coefficient`: of the task vectors; None: 0.4 where they are summed (arithmetic, …_linear), else 1
     - `weights`: a number a model; empty: equal. Divided by their sum; where task vectors are joined but
       in star, as they are (1 if empty)
@@ -570,6 +577,7 @@ def overlap(
     revision: str | None = None,
     init: Literal["pretrained", "random"] = "pretrained",
     heads: bool = False,
+    points: int = 0,
     layers: int | Sequence[int] | None = None,
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
@@ -594,6 +602,7 @@ def overlap(
     - `revision`: of the hub, or of a training run
     - `init`: pretrained or random
     - `heads`: also along the singular vectors of W_QK and W_OV of every head
+    - `points`: tokens from which the intrinsic dimension of what enters is estimated; 0: it is not
     - `layers`: which layers, -1 the last; None: all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines
@@ -806,7 +815,7 @@ def weights(
     - `against`: one draw of chance beside each spectrum: gaussian (one a shape), shuffled (its own
       entries), none
     - `extra`: further columns, by name or group: vectors (singular vectors), spacings (of singular
-      values), tails; minutes for a large model
+      values), tails, eigenvalues (of square matrices); minutes for a large model
     - `draws`: of the bootstraps of extra=['tails']
     - `show_layer`: the layer that figures of single matrices show
     - `show_role`: the role whose matrix the figure one_matrix shows; None: qkv, or the first that there

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Inexact, Shaped
 
 Key = tuple[str | int | float | None, ...]
 """Which row of a run it is, one value a key column."""
@@ -62,7 +62,7 @@ class Row(NamedTuple):
     number: int
     key: Key
     values: Mapping[str, float]
-    arrays: Mapping[str, Float[np.ndarray, "..."]] = {}
+    arrays: Mapping[str, Inexact[np.ndarray, "..."]] = {}
     reason: str = ""
     words: Mapping[str, str] = {}
 

@@ -236,6 +236,97 @@ def heads_claims_table() -> str:
     return _table(("", *models), [(words, *(each[words] for each in columns)) for words in columns[0]])
 
 
+def _digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def merging_tables() -> dict[str, str]:
+    """Write what the claims of the document on merging are on models at hand, and what trained through its steps."""
+    record = json.loads((Path(__file__).parent / "benchmarks" / "merging.json").read_text(encoding="utf-8"))
+    models = record["weights"]
+
+    def column(own: Mapping[str, Any]) -> dict[str, str]:
+        found = {}
+        for name, words in (("alpha", "α"), ("effective_rank", "effective rank")):
+            check = own["thirds"][name]
+            found[f"{words}, early, middle, late"] = ", ".join(f"{mean:.3g}" for mean in check["means"])
+            interval = " ({1:.3g} to {2:.3g})" if check["fall"][1] is not None else ""
+            fall = ("{0:.3g}" + interval).format(*check["fall"])
+            found[f"{words}, early less late"] = f"{fall}, p = {check['fall_p']:.2g}"
+        check = own["thirds"]["alpha"]
+        within = f"{check['within']} of {check['matrices']}, by chance {check['within_chance']:.1f}"
+        found["α in the range given for its third"] = f"{within} (p = {check['within_p']:.2g})"
+        found["α heavier than by chance"] = f"{own['heavier than by chance']} of {own['matrices']}"
+        for words, ends in (
+            ("below 2", ("below 2",)),
+            ("2 to 6", ("2 to 4", "4 to 6")),
+            ("above 4", ("4 to 6", "above 6")),
+        ):
+            counts = [count for name, count in own["verdicts"].items() if name.split(",")[0] in ends]
+            found[f"matrices with α {words}"] = str(sum(counts))
+        tail = own["tail"]
+        found["weight of the tail, median where there is a bulk"] = _digits(tail["median weight"])
+        exponent = f"{_digits(tail['median exponent'])} ({tail['exponents']})"
+        found["exponent of the tail, median (matrices that have one)"] = exponent
+        mean = own["mean"]
+        found["mean α (Gaussian matrices)"] = f"{mean['alpha']:.3g} ({mean['alpha_null']:.3g})"
+        found["mean α log₁₀ λ₁ (Gaussian matrices)"] = (
+            f"{mean['alpha_weighted']:.3g} ({mean['alpha_weighted_null']:.3g})"
+        )
+        return found
+
+    columns = [column(own) for own in models.values()]
+    tables = {"claims": _table(("", *models), [(words, *(each[words] for each in columns)) for words in columns[0]])}
+    tables["training"] = _table(
+        ("step", "α, median (Gaussian)", "weight of the tail, median", "values above the bulk", "above its norms"),
+        [
+            (
+                step.removeprefix("step"),
+                f"{own['median alpha']:.3g} ({own['median alpha by chance']:.3g})",
+                _digits(own["median tail weight"]),
+                _digits(own["values above the bulk"]),
+                f"{own['values above their norms']:.3g}",
+            )
+            for step, own in record["training"].items()
+        ],
+    )
+    own = record["merge"]["steps"]
+    low, high = own["share of the second"]
+    tables["rules"] = (
+        f"Of the {own['matrices']} matrices of steps 256 and 1024 of the embedded model {own['mismatch']} are a "
+        f"mismatch;\n{own['ill-conditioned']} are ill-conditioned by all values, {own['as by chance']} of these no "
+        f"more than Gaussian matrices of their shape, and\n{own['ill-conditioned by ten values']} by the ten that "
+        f"ModelCypher takes by default. With α = s = 0.5 the share of step 1024 is {low:.2f} to {high:.2f}."
+    )
+    tables["dimensions"] = _table(
+        ("what enters", "dimension", "Gaussian points", "distinct tokens"),
+        [
+            (f"{place}, {model}", f"{value:.3g} ({low:.3g} to {high:.3g})", f"{gaussian:.3g}", f"{points:.0f}")
+            for model, own in record["inputs"].items()
+            for place, (value, low, high, gaussian, points) in own.items()
+        ],
+    )
+    return tables
+
+
+def eigenvalues_table() -> str:
+    """Write where the eigenvalues of square weight matrices lie, of models at hand."""
+    record = json.loads((Path(__file__).parent / "benchmarks" / "merging.json").read_text(encoding="utf-8"))
+    rows = [
+        (
+            f"{role} of {model}",
+            f"{own['radius over norm']:.3g} ({own['rotated radius over norm']:.3g})",
+            f"{own['ring_share']:.1%} ({own['rotated_ring_share']:.1%})",
+            f"{own['positive_share']:.1%}",
+            f"{own['rotating_share']:.1%} ({own['rotated_rotating_share']:.1%})",
+            f"{own['henrici_departure']:.3g} ({own['rotated_departure']:.3g})",
+        )
+        for model, found in record["weights"].items()
+        for role, own in found["eigenvalues"].items()
+    ]
+    return _table(("", r"largest \|λ\| over σ₁", "in the ring", "Re λ > 0", "rotate", "departure"), rows)
+
+
 def removal_claims_table() -> str:
     """Write what models at hand lose without the largest, a middle and the smallest decile."""
 
@@ -565,6 +656,8 @@ def pages() -> dict[str, dict[str, str]]:
         "claims": removal_claims_table(),
         "appendix": appendix_table(),
     }
+    found["sources/merging.md"] = merging_tables()
+    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}

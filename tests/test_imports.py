@@ -67,6 +67,7 @@ def test_where_pytorch_is_not_installed_nothing_is_said_of_it(tmp_path: Path) ->
     # The same import outside jacspec says it: the complaint is there to be left out.
     assert "PyTorch was not found" in run(WITHOUT + "import transformers", tmp_path).stderr
 
+
 KNOWN = """
 import sys, jacspec
 model = jacspec.load_model("nano")

@@ -15,6 +15,7 @@ from jacspec.errors import JacspecError
 from jacspec.spectra.subspaces import leading_subspaces, principal_angles
 from jacspec.studies.merge import COMPATIBILITY
 from jacspec.studies.merge.compatibility import Subject, compare, examine, list_comparisons
+from jacspec.studies.merge.confidence import cautions, condition_of_chance
 from jacspec.studies.merge.methods import Settings
 from jacspec.studies.merge.recipes import Recipe, kept_values, make_recipe, merge_tensors, round_once, truncate_spectrum
 
@@ -111,15 +112,37 @@ def compare_by_numpy(first: np.ndarray, second: np.ndarray, top_k: int, share: f
         "effective_rank_second": rank[1],
         "kept_first": kept[0],
         "kept_second": kept[1],
+        **modelcypher(sigma[0], sigma[1], "second"),
+        **{f"{name}_first": modelcypher(sigma[1], sigma[0], "first")[f"{name}_first"] for name in CONDITIONS},
+        "rank_variance": np.var(rank),
+    }
+
+
+CONDITIONS = ("condition", "leading_condition")
+
+
+def modelcypher(source: np.ndarray, target: np.ndarray, place: str, strength: float = 0.5) -> dict[str, float]:
+    """Compute what ModelCypher's compute_spectral_metrics and apply_spectral_penalty do, its floors included."""
+    ratio = source[0] / max(target[0], 1e-6)
+    confidence = min(ratio, 1 / ratio) if ratio > 0 else 0.0
+    return {
+        "norm_ratio": ratio,
+        "confidence": confidence,
+        "share_second": 0.5 + (1 - 0.5) * (1 - confidence) * strength,
+        f"condition_{place}": min(target[0] / max(target[-1], 1e-6), 1e6),
+        f"leading_condition_{place}": min(target[0] / max(target[:10][-1], 1e-6), 1e6),
     }
 
 
 def test_every_column_equals_numpy() -> None:
     first, second = RNG.normal(size=(14, 9)), RNG.normal(size=(14, 9)) * np.linspace(1, 3, 9)
     found, expected = compared(first, second), compare_by_numpy(first, second, 3, 0.4)
-    assert found.keys() == expected.keys() == COMPATIBILITY.keys()
-    for name, value in found.items():
-        assert value == pytest.approx(expected[name], rel=1e-9), name
+    assert found.keys() == expected.keys() | {"condition_chance"} == COMPATIBILITY.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+    exchanged = compare_by_numpy(second, first, 3, 0.4)
+    for name in ("norm_ratio", "condition_second"):
+        assert exchanged[name] != pytest.approx(found[name], rel=1e-3), "models exchanged would be seen"
     twin = compare_by_numpy(first.T, second.T, 3, 0.4)
     assert twin["left_overlap"] != pytest.approx(found["left_overlap"], rel=1e-3), "sides exchanged would be seen"
 
@@ -155,9 +178,16 @@ def test_bounds_symmetry_and_scale(seed: int, scale: float, share: float) -> Non
     rng = np.random.default_rng(seed)
     first, second = rng.normal(size=(8, 6)), rng.normal(size=(8, 6)) * rng.lognormal(0, 1, 6)
     found, mirrored = compared(first, second, share=share), compared(second, first, share=share)
-    for name in COMPATIBILITY:
-        other = name.replace("first", "x").replace("second", "first").replace("x", "second")
+    for name in set(COMPATIBILITY) - {"norm_ratio"}:
+        other = (
+            name
+            if name == "share_second"
+            else name.replace("first", "x").replace("second", "first").replace("x", "second")
+        )
         assert mirrored[other] == pytest.approx(found[name], rel=1e-9, abs=1e-12), name
+    assert mirrored["norm_ratio"] * found["norm_ratio"] == pytest.approx(1)
+    assert 0 < found["confidence"] <= 1
+    assert 0.5 <= found["share_second"] <= 0.75
     apart = np.linalg.norm(first - second) / np.hypot(np.linalg.norm(first), np.linalg.norm(second))
     assert 0 <= found["spectrum_distance"] <= min(1, apart * (1 + 1e-9))  # Mirsky
     assert 0 <= found["left_overlap"] <= 1 + 1e-12
@@ -166,6 +196,48 @@ def test_bounds_symmetry_and_scale(seed: int, scale: float, share: float) -> Non
     scaled = compared(scale * first, scale * second, share=share)
     for name in set(COMPATIBILITY) - {"norm_first", "norm_second"}:
         assert scaled[name] == pytest.approx(found[name], rel=1e-7, abs=1e-10), name
+
+
+def test_confidence_in_closed_cases() -> None:
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(12, 12))
+    same = compare(*subjects_of(matrix, matrix), share=0.4, alpha=0.3, strength=0.7)[0]
+    sigma = np.linalg.svd(matrix, compute_uv=False)
+    for name, value in modelcypher(sigma, sigma, "second").items():
+        assert same[name] == pytest.approx(value) or name == "share_second", name
+    assert same["leading_condition_second"] < same["condition_second"] / 2
+    assert (same["norm_ratio"], same["confidence"], same["share_second"], same["rank_variance"]) == (1, 1, 0.3, 0)
+    twice = compare(*subjects_of(matrix, 2 * matrix), share=0.4, alpha=0.3, strength=0.7)[0]
+    assert (twice["norm_ratio"], twice["confidence"]) == (0.5, 0.5)
+    assert twice["share_second"] == pytest.approx(0.3 + 0.7 * 0.5 * 0.7)
+    assert compare(*subjects_of(matrix, 9 * matrix), share=0.4, alpha=0.3, strength=0.0)[0]["share_second"] == 0.3
+    assert compare(*subjects_of(matrix, 9 * matrix), share=0.4, alpha=1.0, strength=1.0)[0]["share_second"] == 1
+    singular = compared(matrix, np.outer(np.arange(1.0, 13), np.ones(12)))
+    assert singular["condition_second"] == singular["leading_condition_second"] == 1e6
+    zero = compared(np.zeros((12, 12)), matrix)
+    assert zero["norm_ratio"] == zero["confidence"] == 0
+    assert np.isnan(zero["condition_first"])
+    assert np.isnan(compared(matrix, np.zeros((12, 12)))["confidence"])
+    # Independent matrices of one variance are trusted as much as relatives are.
+    assert compared(*rng.normal(size=(2, 60, 40)))["confidence"] > 0.9
+
+
+def test_condition_of_chance_is_that_of_gaussian_matrices() -> None:
+    rng = np.random.default_rng(8)
+    for shape in ((30, 30), (20, 50), (50, 20)):
+        own = [np.linalg.cond(rng.normal(size=shape)) for _ in range(1500)]
+        low, high = np.quantile(own, [0.85, 0.995])  # 99 draws know their 95 % quantile no better
+        assert low < condition_of_chance(shape, 0) < high, shape
+    assert not np.quantile(own, 0.85) < condition_of_chance((50, 50), 0) < np.quantile(own, 0.995)
+
+
+def test_cautions_are_the_rules() -> None:
+    fine = {"condition_second": 100.0, "condition_chance": 150.0, "confidence": 0.5, "rank_variance": 4.0}
+    assert cautions(fine, None) == cautions(fine, 4.0) == ""
+    assert cautions(fine | {"condition_second": 101.0}, None) == "ill-conditioned, as by chance"
+    odd = fine | {"condition_second": 151.0, "confidence": 0.49}
+    assert cautions(odd, 3.9) == "ill-conditioned; mismatch; ranks differ"
+    assert cautions(dict.fromkeys(fine, math.nan), 1.0) == ""
 
 
 def test_chance_is_that_of_random_subspaces() -> None:
@@ -211,9 +283,8 @@ def test_values_kept() -> None:
 
 
 def merge(method: str, models: Sequence[np.ndarray], base: np.ndarray | None, **options: Any) -> np.ndarray:
-    asked = {"share": 0.4, "coefficient": None, "weights": ()} | options
-    settings = Settings(0.2, 0.15, 0.8)
-    recipe = make_recipe(method, models=len(models), has_base=base is not None, settings=settings, seed=0, **asked)
+    asked = {"share": 0.4, "coefficient": None, "weights": (), "settings": Settings(0.2, 0.15, 0.8)} | options
+    recipe = make_recipe(method, models=len(models), has_base=base is not None, seed=0, **asked)
     dtype = (models[0] if base is None else base).dtype
     with numerics("float64"):
         return merge_tensors(recipe, base, models, dtype=dtype, is_matrix=True, precision="float64")
@@ -238,6 +309,26 @@ def test_methods_are_their_equations() -> None:
     # One task vector that is cut and one that is zero.
     np.testing.assert_allclose(merge("star", [one, base], base), base + star_by_numpy(taus[0], 0.4) / 2, atol=1e-12)
     assert np.abs(merge("star", [one, other], base) - merge("arithmetic", [one, other], base)).max() > 0.01
+
+
+def test_spectral_trusts_by_strength() -> None:
+    """ModelCypher's share of the second model, matrix by matrix, and vector by vector."""
+    rng = np.random.default_rng(9)
+    one, other = rng.normal(size=(8, 5)), 3 * rng.normal(size=(8, 5))
+    settings = Settings(0.2, 0.15, 0.8, alpha=0.2, strength=0.9)
+    for pair, order in (((one, other), 2), ((one[0], other[0]), None)):
+        sizes = [np.linalg.norm(tensor, order) for tensor in pair]
+        share = 0.2 + 0.8 * 0.9 * (1 - min(sizes) / max(sizes))
+        wanted = (1 - share) * pair[0] + share * pair[1]
+        found = merge("spectral", pair, None, settings=settings)
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+        assert np.abs(found - (share * pair[0] + (1 - share) * pair[1])).max() > 0.01, "exchanged, it would be seen"
+    plain = merge("spectral", [one, other], None, settings=settings._replace(strength=0.0))
+    assert plain.tobytes() == merge("average", [one, other], None, weights=(0.8, 0.2)).tobytes()
+    last = merge("spectral", [one, other], one, settings=settings._replace(alpha=1.0))
+    assert last.tobytes() == other.tobytes()
+    zero = np.zeros((8, 5))
+    assert merge("spectral", [zero, zero], None).tobytes() == zero.tobytes()
 
 
 TYPES = [np.dtype(name) for name in ("float64", "float32", "float16")] + [np.dtype(jnp.bfloat16)]
@@ -297,6 +388,9 @@ def test_rounding_happens_once() -> None:
         ({"method": "average", "coefficient": 0.5}, "Leave it out"),
         ({"weights": (1.0,)}, "merge.models names 2"),
         ({"weights": (1.0, -1.0)}, "sum to nothing"),
+        ({"method": "spectral", "models": 3}, "merge.models names 3"),
+        ({"method": "spectral", "weights": (1.0, 1.0)}, "merge.alpha"),
+        ({"method": "spectral", "coefficient": 0.4}, "Leave it out"),
     ],
 )
 def test_recipes_that_make_no_merge(wrong: dict[str, Any], fragment: str) -> None:

@@ -176,7 +176,7 @@ def test_what_is_drawn_is_the_tensors_own(method: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.dtype("float32"), np.dtype(jnp.bfloat16)], ids=str)
-@pytest.mark.parametrize("method", [*METHODS, "slerp"])
+@pytest.mark.parametrize("method", [*METHODS, "slerp", "spectral"])
 def test_nothing_learnt_changes_no_bit(method: str, dtype: np.dtype) -> None:
     base = (RNG.normal(size=(6, 9)) * 10.0 ** RNG.integers(-7, 4, (6, 9))).astype(dtype)
     base[0, 0] = -0.0

@@ -441,6 +441,8 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
         ("merge.method=tie", ["merge.method", "ties"]),
         ("merge.share=1.5", ["merge.share=1.5"]),
         ("merge.top_k=0", ["merge.top_k=0"]),
+        ("merge.alpha=1.5", ["merge.alpha=1.5", "0 to 1"]),
+        ("merge.rank_variance=-1", ["merge.rank_variance=-1", "null"]),
         ("merge.weights=[1]", ["merge.models names 2"]),
         ("merge.include=[nothing]", ["No matrix is left"]),
         ("merge.models=[ORG/NAME,nano]", ["ORG/NAME", "hub cannot be reached"]),

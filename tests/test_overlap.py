@@ -89,11 +89,14 @@ def _expected(weight: np.ndarray, x: np.ndarray, count: int | None = None) -> tu
     return overlap, relative
 
 
-def _measure(folder: Path, tokens: Sequence[Sequence[int]], size: int, *, heads: bool = False) -> list[Row]:
+def _measure(
+    folder: Path, tokens: Sequence[Sequence[int]], size: int, *, heads: bool = False, points: int = 0
+) -> list[Row]:
     with numerics("float64"):
         model = load_model(folder, precision="float64")
         batches = make_batches(tokens, size=size)
-        return [result for block in task._stream(model, batches, "shifted", {}, heads=heads) for result in block]
+        blocks = task._stream(model, batches, "shifted", {}, heads=heads, points=points)
+        return [result for block in blocks for result in block]
 
 
 def _tokens(vocab: int = 37) -> list[list[int]]:
@@ -132,6 +135,27 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
     assert np.abs(padded - first.arrays["relative_variance"]).max() > 1e-4
     if weight.shape[0] == weight.shape[1]:
         assert np.abs(_expected(weight.T, x)[0] - first.arrays["overlap"]).max() > 1e-2
+
+
+def test_dimensions_are_those_of_hf_activations(tmp_path: Path) -> None:
+    """Distances one by one, of all tokens and of those drawn; a neighbour further away would be seen."""
+    hf = save_random(tmp_path, "llama", spread=0.1, **FAMILIES["llama"].base)
+    found = {row.key[:2]: row.values for row in _measure(tmp_path, _tokens(), 4, points=10**6)}
+    names: dict[Key, str] = {(1, role): MODULES["llama"][role].format(1) for role in ("q", "o", "down")}
+    for key, whole in zip(names, _inputs(hf, list(names.values()), _tokens()).values(), strict=True):
+        x = np.unique(np.round(whole, 12), axis=0)  # samples that begin alike have points in common
+        distances = [sorted(np.linalg.norm(np.delete(x, row, axis=0) - own, axis=1)) for row, own in enumerate(x)]
+        for neighbour, equal in ((1, True), (2, False)):
+            total = sum(np.log(own[neighbour] / own[0]) for own in distances)
+            assert (found[key]["input_dimension"] == pytest.approx((len(x) - 1) / total, rel=1e-6)) == equal
+        assert found[key]["input_points"] == len(x)
+    assert found[0, "q"]["input_points"] <= 37, "of a first layer with rotations each word is there once"
+    assert found[1, "q"]["input_dimension"] == found[1, "v"]["input_dimension"]
+    few = {row.key[:2]: row.values for row in _measure(tmp_path, _tokens(), 4, points=60)}
+    again = {row.key[:2]: row.values for row in _measure(tmp_path, _tokens(), 7, points=60)}
+    assert few[1, "q"]["input_points"] == 60
+    assert few[1, "q"]["input_dimension"] == pytest.approx(again[1, "q"]["input_dimension"], rel=1e-6)
+    assert np.isnan(found[0, "q"]["input_dimension"])
 
 
 def test_heads_read_what_hf_gives_their_products(tmp_path: Path) -> None:
@@ -270,6 +294,7 @@ def test_run_on_a_trained_model(tmp_path: Path) -> None:
         ("data.min_tokens=101", "None of the"),
         ("data.path=nowhere.txt", "is not a file"),
         ("overlap.heads=some", "overlap.heads"),
+        ("overlap.points=20", "Type overlap.points=2000"),
     ],
 )
 def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:

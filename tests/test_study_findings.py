@@ -186,6 +186,11 @@ def merge(folder: Path, rng: Rng, planted: bool) -> Run:
          "left_chance": 0.1, "right_chance": 0.1, "cosine": rng.normal(0.3 * planted, 0.05)}
         for layer in range(LAYERS) for role in ("q", "k")
     ]  # fmt: skip
+    for layer, row in enumerate(rows[:LAYERS]):
+        apart = planted and layer == 2
+        rows.append({**row, "layer": layer, "role": "q", "compared": "weights", "confidence": 0.4 if apart else 0.9,
+                     "condition_second": 90.0 if layer else 500.0 if planted else 200.0, "condition_chance": 300.0,
+                     "share_second": 0.8 if apart else 0.55})  # fmt: skip
     return put(folder, "merge", rows)
 
 
@@ -333,7 +338,9 @@ CASES: Mapping[str, Case] = {
     ),
     "merge": Case(
         merge,
-        ("vectors of A and B overlap 0.499", "beyond chance by 0.399", "they point the same way", "over 12 matrices"),
+        ("vectors of A and B overlap 0.499", "beyond chance by 0.399", "they point the same way", "over 12 matrices",
+         "1 of 6 matrices of A and B differ too much in σ₁", "0.5: q of layer 2), and 1 of B",
+         "0 of these no more than random", "of B, is 0.550 to 0.800"),
         "beyond chance by|the same way|against each other",
     ),
     "lazy": Case(

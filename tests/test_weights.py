@@ -252,8 +252,9 @@ def test_extreme_scales_change_metrics_by_their_laws_alone(dtype: str, exponent:
     assert there.values["frobenius_norm"] == pytest.approx(np.ldexp(np.linalg.norm(plain), exponent), rel=1e-6)
     for name, value in here.values.items():
         found = there.values[name]
-        if name in ("log_spectral_norm", "log_alpha_norm", "alpha_weighted"):
-            power = 1.0 if name == "log_spectral_norm" else here.values["alpha"]
+        if name in ("log_spectral_norm", "log_alpha_norm", "alpha_weighted", "alpha_weighted_null"):
+            alpha = here.values["alpha_null" if name.endswith("null") else "alpha"]
+            power = 1.0 if name == "log_spectral_norm" else alpha
             assert found == pytest.approx(value + power * 2 * exponent * np.log10(2), rel=1e-9), name
             continue
         want = np.ldexp(value, exponent * SCALING.get(name, 0)) if abs(exponent) < 500 or name != "x_min" else np.nan

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from jacspec.axes import Key, Row
 from jacspec.errors import JacspecError
@@ -21,7 +21,7 @@ from jacspec.runs.files import (
     write_atomically,
     write_csv,
 )
-from jacspec.runs.tables import SUMMARY_COLUMNS, summarise
+from jacspec.runs.tables import SUMMARY_COLUMNS, split_complex, summarise
 from jacspec.runs.writing import Writer, make_folder, reopen_folder
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def matrix_row(
     sigma: Float[np.ndarray, " k"],
     metrics: Mapping[str, float],
     reason: str = "",
-    profiles: Mapping[str, Float[np.ndarray, " k"]] = {},
+    profiles: Mapping[str, Inexact[np.ndarray, " k"]] = {},
 ) -> Row:
     """Make the row of a matrix; `profiles` are quantities a singular value, by name."""
     return Row(number, (*key, *shape), metrics, {"singular_values": sigma, **profiles}, reason)
@@ -113,7 +113,8 @@ class RowWriter(Writer):
             header = (*layout.grouped, *SUMMARY_COLUMNS[SUMMARY_COLUMNS.index("metric") :])
             write_csv(self.folder / "summary.csv", header, _summary_rows(rows, layout))
         if any(row.arrays for row in rows):
-            write_atomically(self.folder / SPECTRA, bytes(_to_dataset(rows, layout).to_netcdf(engine="scipy")))
+            dataset = split_complex(_to_dataset(rows, layout))
+            write_atomically(self.folder / SPECTRA, bytes(dataset.to_netcdf(engine="scipy")))
 
 
 def start_rows(folder: Path, provenance: Mapping[str, Any], layout: RowLayout) -> RowWriter:
@@ -174,7 +175,7 @@ def _to_dataset(rows: Sequence[Row], layout: RowLayout) -> "xarray.Dataset":
     return xarray.Dataset(variables, coordinates)
 
 
-def _pad(rows: Sequence[Float[np.ndarray, "..."]]) -> Float[np.ndarray, "row longest"]:
+def _pad(rows: Sequence[Inexact[np.ndarray, "..."]]) -> Inexact[np.ndarray, "row longest"]:
     table = np.full((len(rows), max(map(len, rows))), np.nan, np.result_type(*rows))
     for line, values in zip(table, rows, strict=True):
         line[: len(values)] = values

@@ -8,14 +8,17 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from jacspec.spectra.bulk import fit_bulk
+from jacspec.spectra.eigenvalues import Ring, draw_rotated, null_ring
+from jacspec.spectra.metrics import ROTATING
 from jacspec.spectra.porter_thomas import RARE, rare_participation, region_slices, vector_chance
 from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import counting_edges
 from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.spectra.spacings import FEWEST_RATIOS, measure_spacings, spacing_ratios
+from jacspec.spectra.svd import blas_on_one_thread
 from jacspec.spectra.tails import (
     FEWEST_BEYOND,
     alpha_up_to_largest,
@@ -28,6 +31,9 @@ from jacspec.spectra.weight_metrics import gaussian_eigenvalues, js_distance
 
 PROFILES = ("left_p", "right_p", "left_participation", "right_participation")
 """Arrays a singular value that `vector_metrics` gives beside its columns."""
+
+PLANES = ("eigenvalues", "rotated_eigenvalues")
+"""Arrays that `eigenvalue_metrics` gives beside its columns."""
 
 NULL_LEVELS = {"_null_low": 0.05, "_null": 0.5}
 """Suffixes of the levels of chance of an exponent, and the share of Gaussian matrices below."""
@@ -59,6 +65,54 @@ def vector_metrics(
         found[f"localised_{region}"] = float(np.mean([side[places].mean() for side in rare]))
     profiles = (*p_values, *(side.participation for side in sides))
     return found, dict(zip(PROFILES, profiles, strict=True))
+
+
+def eigenvalue_metrics(
+    relative: Complex[np.ndarray, " n"], sigma: Float[np.ndarray, " n"], seed: Sequence[int]
+) -> tuple[dict[str, float], dict[str, Complex[np.ndarray, " n"]]]:
+    """Measure the eigenvalues of a square matrix beside those of its singular values randomly rotated, one draw.
+
+    **Arguments:** `relative`, the eigenvalues over σ₁; `sigma`, in descending order, the first above 0.
+
+    **Returns:** the columns, and the arrays of `PLANES`, in units of σ₁.
+    """
+    spectrum = sigma / sigma[0]
+    with blas_on_one_thread():
+        rotated = draw_rotated(spectrum, np.random.default_rng([*seed, 2]))
+    ring, floor = null_ring(spectrum[None]), sigma.size * float(np.finfo(sigma.dtype).eps)
+    own, drawn = (_plane_metrics(values, spectrum, ring, floor) for values in (relative, rotated))
+    found = {
+        "eigenvalue_radius": own["radius"] * sigma[0],
+        "positive_share": own["positive"],
+        "rotating_share": own["rotating"],
+        "henrici_departure": own["departure"],
+        "ring_inner": ring.inner[0] * sigma[0],
+        "ring_outer": ring.outer[0] * sigma[0],
+        "ring_share": own["ring"],
+        "rotated_radius": drawn["radius"] * sigma[0],
+        "rotated_rotating_share": drawn["rotating"],
+        "rotated_departure": drawn["departure"],
+        "rotated_ring_share": drawn["ring"],
+    }
+    arrays = dict(zip(PLANES, (relative, rotated.astype(relative.dtype)), strict=True))
+    return {name: float(value) for name, value in found.items()}, arrays
+
+
+def _plane_metrics(
+    values: Complex[np.ndarray, " n"], spectrum: Float[np.ndarray, " n"], ring: Ring, floor: float
+) -> dict[str, float]:
+    """Say where eigenvalues lie, in units of σ₁; signs and angles are of those above rounding."""
+    size = np.abs(values)
+    known = size > floor
+    count = max(int(known.sum()), 1)
+    square = np.square(size, dtype=np.float64).sum() / np.square(spectrum, dtype=np.float64).sum()
+    return {
+        "radius": float(size.max()),
+        "positive": float((known & (values.real > 0)).sum() / count),
+        "rotating": float((known & (np.abs(values.imag) > ROTATING * size)).sum() / count),
+        "departure": float(np.sqrt(max(1 - square, 0.0))),
+        "ring": float(ring.shares(values[None])[0]),
+    }
 
 
 def spacing_metrics(sigma: Float[np.ndarray, " r"]) -> dict[str, float]:

@@ -32,6 +32,7 @@ from jacspec.spectra.variance_profile import Profile, profile_edges
 SCALING: Mapping[str, int] = {
     "x_min": 2,
     "detx_lambda": 2,
+    **dict.fromkeys(("ring_inner", "ring_outer", "rotated_radius"), 1),
     **{f"{what}_{side}": 1 for what in ("null", "mp", "bulk", "count", "norms") for side in ("low", "high")},
     **{name: metric.scaling for name, metric in METRICS.items() if metric.scaling is not None},
 }
@@ -46,6 +47,7 @@ def rescale(metrics: Mapping[str, float], exponent: int) -> tuple[dict[str, floa
     decades = 2 * exponent * math.log10(2)
     added = {"log_spectral_norm": decades}
     added |= dict.fromkeys(("alpha_weighted", "log_alpha_norm"), metrics.get("alpha", math.nan) * decades)
+    added["alpha_weighted_null"] = metrics.get("alpha_null", math.nan) * decades
     found, lost = {}, []
     for name, value in metrics.items():
         with np.errstate(over="ignore", under="ignore"):
@@ -92,6 +94,7 @@ def compute_weight_metrics(
         "alpha_error": SEARCHED * tails["alpha_sigma"],
         **{name: np.where(tails["valid"], value, np.nan) for name, value in by_chance.items()},
         "alpha_weighted": alpha * log_first,
+        "alpha_weighted_null": np.full(len(sigma), np.nan),  # filled in below, from the edge of chance
         "log_alpha_norm": log_norm,
         "x_min": tails["x_min"],
         "ks_distance": tails["ks_distance"],
@@ -103,7 +106,10 @@ def compute_weight_metrics(
         one, why = _beside_chance(row, shape, float(variance), profile)
         chance.append(one)
         reasons.append(why)
-    return found | {name: np.array([one[name] for one in chance]) for name in CHANCE}, reasons
+    found |= {name: np.array([one[name] for one in chance]) for name in CHANCE}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found["alpha_weighted_null"] = found["alpha_null"] * 2 * np.log10(found["mp_high"])
+    return found, reasons
 
 
 def _beside_null(

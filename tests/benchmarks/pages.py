@@ -368,6 +368,8 @@ SHOWN: Mapping[str, Shown] = {
         after=("-m model.revision=step0,step16,step64,step256,step1024,null metrics=full hydra.sweep.dir=sweep",),
     ),
     "train": Shown("task=train train.steps=96 train.warmup=16 train.revisions=[0,16,64]", "loss"),
+    "merging_thirds": Shown("source=merging_thirds", "thirds"),
+    "merging_confidence": Shown("source=merging_compatibility", "confidence"),
 }
 SMOLLM2 = "model={model} data={text}"
 GALLERY: Mapping[str, Shown] = {

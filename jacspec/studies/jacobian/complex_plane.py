@@ -1,17 +1,14 @@
 """Figures of eigenvalues: in the complex plane by layer, and their sizes, with the null ring."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Complex, Float
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Patch
+from matplotlib.patches import Patch
 
+from jacspec.report.complex_plane import OWN, PANEL_INCHES, draw_plane, draw_sizes, spread_layers
 from jacspec.report.labels import component_words, title_lines
 from jacspec.report.plotting import CHANCE
 from jacspec.runs import Run
@@ -19,7 +16,6 @@ from jacspec.spectra.eigenvalues import null_ring
 from jacspec.studies.study import Plot
 
 EIGENVALUES, ROTATED = "eigenvalues", "rotated_eigenvalues"
-SHOWN_LAYERS, PANEL_INCHES, BINS, OWN = 6, 2.3, 40, "#5B9BD5"
 CAPTION = (
     "Eigenvalues of {component} in the complex plane, all samples of a layer together (darker: denser, on a "
     "logarithmic scale), in layers spread over the depth. Dashed: the null ring of their singular values, in which the "
@@ -50,8 +46,8 @@ def draw_eigenvalues(run: Run, component: str) -> Figure:
         own = found.sel(layer=layer)
         values, rotated = (own[name].values.ravel() for name in (EIGENVALUES, ROTATED))
         ring = [float(np.median(radii)) for radii in null_ring(own["singular_values"].values)]
-        _draw_plane(plane, values, ring)
-        _draw_sizes(sizes, np.abs(values), np.abs(rotated), ring)
+        draw_plane(plane, values, ring)
+        draw_sizes(sizes, np.abs(values), np.abs(rotated), ring)
         plane.set_title(f"layer {layer}", fontsize="medium")
         plane.set_xlabel(r"$\mathrm{Re}\,\lambda$")
         sizes.set_xlabel(r"$|\lambda|$")
@@ -66,36 +62,3 @@ def draw_eigenvalues(run: Run, component: str) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(layers), 3), frameon=False)
     return figure
-
-
-def spread_layers(layers: Sequence[int], most: int = SHOWN_LAYERS) -> list[int]:
-    """Choose layers evenly, the first and the last among them."""
-    places = np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int)
-    return [layers[place] for place in places]
-
-
-def _draw_plane(axes: Axes, values: Complex[np.ndarray, " value"], ring: Sequence[float]) -> None:
-    """Draw where eigenvalues are dense, and the ring; the frame holds both."""
-    reach = 1.06 * max(float(np.abs(values).max()), ring[1]) or 1.0
-    counts, *edges = np.histogram2d(values.real, values.imag, BINS, [(-reach, reach)] * 2)
-    most = max(counts.max(), 2.0)
-    axes.pcolormesh(*edges, np.where(counts, counts, np.nan).T, cmap="Blues", norm=LogNorm(0.3, most), rasterized=True)
-    for radius in ring:
-        axes.add_patch(Circle((0, 0), radius, fill=False, color=CHANCE, linestyle="--", linewidth=1.1))
-    axes.axhline(0, color="0.85", linewidth=0.6, zorder=0)
-    axes.axvline(0, color="0.85", linewidth=0.6, zorder=0)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.locator_params(nbins=4)
-
-
-def _draw_sizes(
-    axes: Axes, own: Float[np.ndarray, " value"], rotated: Float[np.ndarray, " value"], ring: Sequence[float]
-) -> None:
-    """Draw the density of sizes beside that of the rotated."""
-    edges = np.linspace(0, max(own.max(), rotated.max(), ring[1]) or 1.0, BINS + 1).tolist()
-    axes.hist(own, edges, density=True, color=OWN)
-    axes.hist(rotated, edges, density=True, histtype="step", color=CHANCE, linewidth=1.2)
-    for radius in ring:
-        axes.axvline(radius, color=CHANCE, linestyle="--", linewidth=1.1)
-    axes.set_yscale("log")
-    axes.locator_params(axis="x", nbins=4)

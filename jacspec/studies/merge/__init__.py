@@ -30,6 +30,7 @@ class MergeMethod(enum.Enum):
     iso_c = "iso_c"
     iso_cts = "iso_cts"
     knots_ties = "knots_ties"
+    spectral = "spectral"
     none = "none"
 
 
@@ -44,6 +45,9 @@ class MergeOptions:
     density: float = MISSING
     epsilon: float = MISSING
     common: float = MISSING
+    alpha: float = MISSING
+    strength: float = MISSING
+    rank_variance: float | None = MISSING
     coefficient: float | None = MISSING
     weights: list[float] = MISSING
     top_k: int = MISSING
@@ -63,6 +67,10 @@ BJORCK = "Björck & Golub 1973, Math. Comp. 27, 579"
 ILHARCO = "Ilharco et al. 2023, Editing Models with Task Arithmetic"
 
 LEE = "Lee et al. 2025, STAR"
+
+CYPHER = "Ethyros-AI 2025, ModelCypher, spectral_analysis.py"
+
+MERGING = "the merging document"
 
 LEADING = "leading subspaces (merge.top_k singular vectors, fewer where the rank is less)"
 
@@ -107,8 +115,62 @@ COMPATIBILITY: Mapping[str, Quantity] = {
         "values kept of the first", "least r with Σ_i≤r σ_i of at least merge.share of the nuclear norm Σσ", LEE
     ),
     "kept_second": Quantity("values kept of the second", "the same of the second", LEE),
+    "norm_ratio": Quantity(
+        r"$\sigma_1(A) / \sigma_1(B)$", "r, σ₁ of the first over σ₁ of the second", CYPHER, words="ratio of σ₁"
+    ),
+    "confidence": Quantity(
+        "confidence",
+        "c = min(r, 1/r): whether both act equally strongly; about 1 too of independent matrices of one variance",
+        CYPHER,
+    ),
+    "share_second": Quantity(
+        r"$\alpha'$",
+        "α + (1 − α)(1 − c) s, the share of the second in a merge, α = merge.alpha and s = merge.strength",
+        CYPHER,
+        words="share of the second",
+    ),
+    "condition_first": Quantity(
+        r"$\kappa_A$", "σ₁ over the smallest σ of the first, at most 10⁶", CYPHER, words="condition of the first"
+    ),
+    "condition_second": Quantity(
+        r"$\kappa_B$",
+        "the same of the second, the target there: ill-conditioned above 100",
+        CYPHER,
+        words="condition of the second",
+    ),
+    "condition_chance": Quantity(
+        r"$\kappa_{0.95}$",
+        "κ that 5 % of Gaussian matrices of this shape are above",
+        "Edelman 1988",
+        words="condition by chance",
+    ),
+    "leading_condition_first": Quantity(
+        r"$\kappa_{10,A}$",
+        "σ₁ / σ₁₀ of the first, the κ that ModelCypher takes by default",
+        CYPHER,
+        words="condition of ten values, first",
+    ),
+    "leading_condition_second": Quantity(
+        r"$\kappa_{10,B}$", "the same of the second", CYPHER, words="condition of ten values, second"
+    ),
+    "rank_variance": Quantity(
+        "variance of effective ranks", "of both: (r_A − r_B)² / 4, r as in effective_rank_distance", MERGING
+    ),
 }
 """Columns of `task=merge`."""
+
+CAUTIONS: Mapping[str, Quantity] = {
+    "cautions": Quantity(
+        "cautions",
+        "ill-conditioned: κ of the second above 100, as by chance where 5 % of Gaussian matrices have a larger one; "
+        "mismatch: c below 0.5; ranks differ: variance of effective ranks above merge.rank_variance",
+        f"{CYPHER}; {MERGING}",
+    )
+}
+"""Its column of words."""
+
+ILL_CONDITIONED, MISMATCH = 100.0, 0.5
+"""ModelCypher's thresholds of κ and of the confidence."""
 
 ARRAYS = ("sigma_first", "sigma_second", "left_angles", "right_angles")
 """What is kept of each comparison: singular values, principal angles in degrees, the smallest first."""
@@ -124,7 +186,7 @@ STUDY = Study(
     reads=frozenset({"merge", "precision", "seed"}),
     takes=("memory_gib", "precision", "seed"),
     rows=Rows("experiments", "comparisons of a matrix"),
-    columns=COMPATIBILITY,
+    columns={**COMPATIBILITY, **CAUTIONS},
     files={
         "spectra.nc": "singular values of both matrices, and the principal angles of their leading subspaces (netCDF)",
         "merged": "the merged checkpoint, in HF layout",

@@ -16,6 +16,13 @@ from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.subspaces import Leading, leading_subspaces, principal_angles
 from jacspec.spectra.weight_metrics import js_distance
 from jacspec.studies.merge import ARRAYS, BASE, COMPATIBILITY, TASKS, WEIGHTS
+from jacspec.studies.merge.confidence import (
+    LEADING,
+    condition_of,
+    condition_of_chance,
+    confidence_of,
+    trusted_share,
+)
 from jacspec.studies.merge.recipes import kept_values
 
 
@@ -62,15 +69,18 @@ def examine(
         matrices += [(values.astype(np.float64) - base).astype(dtype) for values in weights[1:]]
     found = list(leading_subspaces(matrices, top_k, memory_bytes=memory_bytes))
     sigma = jnp.asarray(np.stack([each.sigma for each in found]))
-    shape = (int(matrices[0].shape[0]), int(matrices[0].shape[1]))
-    ranks = np.asarray(compute_metrics(("effective_rank",), sigma, shape=shape)["effective_rank"], np.float64)
+    metrics = compute_metrics(("effective_rank",), sigma, shape=_shape(matrices[0]))
+    ranks = np.asarray(metrics["effective_rank"], np.float64)
     return [Subject(*parts) for parts in zip(matrices, found, ranks.tolist(), strict=True)]
 
 
-def compare(first: Subject, second: Subject, *, share: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def compare(
+    first: Subject, second: Subject, *, share: float, alpha: float = 0.5, strength: float = 0.5, seed: int = 0
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Compute every row of `COMPATIBILITY` and the arrays behind them; NaN beside a matrix of zeros.
 
-    **Arguments:** `share`, of the nuclear norm, that the values kept make up.
+    **Arguments:** `share`, of the nuclear norm, that the values kept make up; `alpha`, the share of the second in a
+    merge, and `strength`, how far it grows where strengths differ; `seed`, of the draws of chance.
     """
     sigmas = [each.leading.sigma.astype(np.float64) for each in (first, second)]
     norms = [float(np.linalg.norm(sigma)) for sigma in sigmas]
@@ -89,6 +99,17 @@ def compare(first: Subject, second: Subject, *, share: float) -> tuple[dict[str,
     for place, sigma, norm, rank in zip(("first", "second"), sigmas, norms, ranks, strict=True):
         found |= {f"norm_{place}": norm, f"effective_rank_{place}": rank}
         found[f"kept_{place}"] = float(kept_values(sigma, share))
+        found[f"condition_{place}"] = condition_of(sigma)
+        found[f"leading_condition_{place}"] = condition_of(sigma[:LEADING])
+    ratio = _ratio(float(sigmas[0][0]), float(sigmas[1][0]))
+    confidence = confidence_of(ratio)
+    found |= {
+        "norm_ratio": ratio,
+        "confidence": confidence,
+        "share_second": trusted_share(alpha, confidence, strength),
+        "condition_chance": condition_of_chance(_shape(first.matrix), seed),
+        "rank_variance": (ranks[0] - ranks[1]) ** 2 / 4,
+    }
     arrays = dict(zip(ARRAYS, (*sigmas, angles["left"], angles["right"]), strict=True))
     return {name: found[name] for name in COMPATIBILITY}, arrays
 
@@ -107,6 +128,10 @@ def _overlap(
     yield f"{side}_overlap", float(np.square(np.cos(np.deg2rad(angles))).mean()) if there else float("nan")
     yield f"{side}_chance", max(first.shape[1], second.shape[1]) / len(first) if there else float("nan")
     yield f"{side}_angle", float(angles[-1]) if there else float("nan")
+
+
+def _shape(matrix: Float[np.ndarray, "m n"]) -> tuple[int, int]:
+    return int(matrix.shape[0]), int(matrix.shape[1])
 
 
 def _gap(leading: Leading) -> float:

@@ -1,4 +1,4 @@
-"""The figure of a `task=merge` run: how compatible checkpoints of one architecture are."""
+"""Figures of a `task=merge` run: how compatible checkpoints of one architecture are."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from jacspec.report.labels import COMPARED, metric_label, model_name
 from jacspec.report.plotting import CHANCE, from_zero, styles_of
 from jacspec.runs import Run
-from jacspec.studies.merge import BASE, TASKS, WEIGHTS
+from jacspec.studies.merge import BASE, ILL_CONDITIONED, MISMATCH, TASKS, WEIGHTS
+from jacspec.studies.merge.findings import judged_pairs
 from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
@@ -31,9 +32,39 @@ CAPTION = (
 )
 
 
+CONFIDENCE = (
+    "The weights of two models, the base left out, a line a role, the mean over pairs. Left: confidence min(r, 1/r), "
+    "r the ratio of their largest singular values; dashed: 0.5, below which ModelCypher calls a pair a mismatch. It "
+    "compares strengths, not directions: random matrices of one variance have 1. Right: condition numbers κ of the "
+    "second model; dashed: 100, above which ModelCypher calls it ill-conditioned; dotted: what 5 % of Gaussian "
+    "matrices of the shape are above."
+)
+
+
 def merge_figures(run: Run) -> Mapping[str, Plot]:
-    """Name the one figure of the run."""
-    return {"compatibility": Plot(lambda: draw_compatibility(run), CAPTION)}
+    """Name the figures of the run: what is compared, and on request how far ModelCypher's rules trust it."""
+    figures = {"compatibility": Plot(lambda: draw_compatibility(run), CAPTION)}
+    if "confidence" in run.metrics and (run.metrics["compared"] == WEIGHTS).any():
+        figures["confidence"] = Plot(lambda: draw_confidence(run), CONFIDENCE, on_request=True)
+    return figures
+
+
+def draw_confidence(run: Run) -> Figure:
+    """Draw the confidence and the condition number of the weights by layer, with thresholds and chance."""
+    rows = judged_pairs(run)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    trusted, conditions = figure.subplots(1, 2)
+    _draw_layers(trusted, rows, "confidence", metric_label(run, "confidence"))
+    trusted.set_ylim(0, 1.02)
+    _draw_layers(conditions, rows, "condition_second", metric_label(run, "condition_second"), log=True)
+    for panel, threshold in ((trusted, MISMATCH), (conditions, ILL_CONDITIONED)):
+        panel.axhline(threshold, color=CHANCE, linewidth=1.1, linestyle="--")
+    for role, (colour, _) in styles_of(list(dict.fromkeys(rows["role"]))).items():
+        chance = rows[rows["role"] == role].groupby("layer")["condition_chance"].mean()
+        conditions.plot(chance.index, chance, ":", color=colour, linewidth=1.1)
+    _add_roles(figure, trusted)
+    figure.suptitle(model_name(run), fontsize="medium", parse_math=False)
+    return figure
 
 
 def draw_compatibility(run: Run) -> Figure:
@@ -56,24 +87,31 @@ def draw_compatibility(run: Run) -> Figure:
         panel.set_title(COMPARED[shown], fontsize="medium")
     _draw_spectra(axes[4], run)
     _draw_pairs(axes[5], table)
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="small", title="role")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    _add_roles(figure, axes[0])
     figure.suptitle(model_name(run), fontsize="medium", parse_math=False)
     return figure
 
 
-def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str) -> None:
+def _add_roles(figure: Figure, panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="small", title="role")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str, *, log: bool = False) -> None:
     """Draw a column against the layer, a line a role, the mean over pairs; matrices outside the layers left of 0."""
     for role, (colour, line) in styles_of(list(dict.fromkeys(rows["role"]))).items():
         means = rows[rows["role"] == role].groupby("layer")[name].mean()
         panel.plot(means.index, means, "o", linestyle=line, color=colour, markersize=3, linewidth=1.1, label=role)
     panel.set_xlabel("layer")
     panel.set_ylabel(label)
-    panel.axhline(0, color="0.6", linewidth=0.8)  # takes zero into the range too
-    if (rows[name].dropna() >= 0).all():
-        from_zero(panel)
+    if log:
+        panel.set_yscale("log")
+    else:
+        panel.axhline(0, color="0.6", linewidth=0.8)  # takes zero into the range too
+        if (rows[name].dropna() >= 0).all():
+            from_zero(panel)
     panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panel.grid(color="0.92", linewidth=0.6)
 

@@ -1,12 +1,17 @@
 """What was found of checkpoints beside each other: whether they act on the same directions, and agree there."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jacspec.report.findings import median_interval
+from jacspec.report.labels import number_format
 from jacspec.runs import Run
-from jacspec.studies.merge import BASE, TASKS, WEIGHTS
+from jacspec.studies.merge import BASE, ILL_CONDITIONED, MISMATCH, TASKS, WEIGHTS
+
+if TYPE_CHECKING:
+    import pandas
 
 WORDS = {WEIGHTS: "the weights of {} and {}", TASKS: "the task vectors of {} and {}", BASE: "what {} added and {}"}
 MOST = 4
@@ -32,3 +37,30 @@ def merge_findings(run: Run) -> Iterator[str]:
         )
     if len(pairs) > MOST:
         yield f"{len(pairs) - MOST} more pairs are in the table."
+    if "confidence" in run.metrics:
+        judged = judged_pairs(run).groupby(["first", "second"], sort=False)
+        for (first, second), rows in list(judged)[:MOST]:
+            yield _judge(first, second, rows)
+
+
+def judged_pairs(run: Run) -> "pandas.DataFrame":
+    """Return the comparisons of weights of two models; with the base where no two others are there."""
+    rows = run.metrics[run.metrics["compared"] == WEIGHTS]
+    others = rows[rows["first"] != run.provenance.get("base")]
+    return others if len(others) else rows
+
+
+def _judge(first: str, second: str, rows: "pandas.DataFrame") -> str:
+    """Say which matrices of two models ModelCypher's rules flag, and how many of these are as chance has them."""
+    apart = rows[rows["confidence"] < MISMATCH]
+    ill = rows[rows["condition_second"] > ILL_CONDITIONED]
+    chance = int((ill["condition_second"] <= ill["condition_chance"]).sum())
+    which = ", ".join(f"{row.role} of layer {row.layer}" for row in apart[:MOST].itertuples())
+    write = number_format([float(end) for end in (rows["share_second"].min(), rows["share_second"].max())], digits=(3,))
+    return (
+        f"By ModelCypher's rules {len(apart)} of {len(rows)} matrices of {first} and {second} differ too much in σ₁ to "
+        f"be merged as equals (confidence below {MISMATCH}{f': {which}' if which else ''}), and {len(ill)} of {second} "
+        f"are ill-conditioned (κ above {ILL_CONDITIONED:g}), {chance} of these no more than random matrices of their "
+        f"shape; α′, the share of {second}, is {write(rows['share_second'].min())} to "
+        f"{write(rows['share_second'].max())}."
+    )

@@ -35,12 +35,15 @@ class Settings(NamedTuple):
     """Numbers of the methods.
 
     `density`, the share of entries that are kept; `epsilon`, how much more likely the largest are kept than the
-    smallest; `common`, the share of directions that Iso-CTS takes from the sum.
+    smallest; `common`, the share of directions that Iso-CTS takes from the sum; `alpha`, the share of the second of two
+    models, and `strength`, how far it grows where they differ in σ₁ (`confidence.py`).
     """
 
     density: float
     epsilon: float
     common: float
+    alpha: float = 0.5
+    strength: float = 0.5
 
 
 class Method(NamedTuple):

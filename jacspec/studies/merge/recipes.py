@@ -8,6 +8,7 @@ With weights $w_i$ over the models $\theta_i$, a base $\theta_0$ and task vector
 | `arithmetic` | $\theta_0 + c \sum_i w_i \tau_i$, $w_i = 1$ unless given    | Ilharco et al. 2023                 |
 | `star`       | $\theta_0 + c \sum_i w_i \tilde\tau_i$, $\sum_i w_i = 1$    | Lee et al. 2025, with c = 1         |
 | `slerp`      | along the arc from $\theta_1$ to $\theta_2$, by $w_2$        | Shoemake 1985                       |
+| `spectral`   | $(1 - \alpha') \theta_1 + \alpha' \theta_2$              | `confidence.py`                     |
 | others       | $\theta_0 + c\, \tau$, $\tau$ joined from all $\tau_i$      | `methods.py`                        |
 
 STAR truncates each matrix of a task vector to its largest singular values, the fewest that hold the share $\eta$ of
@@ -29,12 +30,14 @@ from jaxtyping import Float, Shaped
 
 from jacspec.errors import JacspecError
 from jacspec.spectra.subspaces import factorise
+from jacspec.studies.merge.confidence import confidence_of_tensors, trusted_share
 from jacspec.studies.merge.methods import METHODS, Settings, interpolate_on_sphere, join_updates
 
-AVERAGE, ARITHMETIC, STAR, SLERP = "average", "arithmetic", "star", "slerp"
+AVERAGE, ARITHMETIC, STAR, SLERP, SPECTRAL = "average", "arithmetic", "star", "slerp", "spectral"
 COEFFICIENT = {ARITHMETIC: 0.4, **{name: method.coefficient for name, method in METHODS.items()}}
 """Coefficients where none is given and it is not 1: what STAR's authors take for task arithmetic, and of `METHODS`."""
-WITHOUT_BASE = (AVERAGE, SLERP)
+WITHOUT_BASE = (AVERAGE, SLERP, SPECTRAL)
+OF_TWO = (SLERP, SPECTRAL)
 
 CHUNK = 2**20
 """Entries summed at once, so that their float64 copies stay small beside the tensors."""
@@ -75,8 +78,10 @@ def make_recipe(
     """Check what was asked for and fill in what was not; raises `JacspecError` for what makes no merge."""
     if method not in WITHOUT_BASE and not has_base:
         raise JacspecError(f"merge.method={method} needs a common base. Type merge.base=NAME or merge.method=average.")
-    if method == SLERP and models != 2:
-        raise JacspecError(f"merge.method=slerp goes from one model to another, and merge.models names {models}.")
+    if method in OF_TWO and models != 2:
+        raise JacspecError(f"merge.method={method} goes from one model to another, and merge.models names {models}.")
+    if method == SPECTRAL and weights:
+        raise JacspecError(f"merge.weights={list(weights)}: the share of the second model is merge.alpha. Type that.")
     if not 0 < share <= 1:
         raise JacspecError(f"merge.share={share} is no share of the nuclear norm. Accepted: above 0, to 1 (keeps all).")
     if method in WITHOUT_BASE and coefficient is not None:
@@ -107,7 +112,7 @@ def make_recipe(
 
 
 def _check_settings(method: str, settings: Settings) -> None:
-    density, epsilon, common = settings
+    density, epsilon, common = settings.density, settings.epsilon, settings.common
     if not 0 < density <= 1:
         raise JacspecError(f"merge.density={density} is no share of entries. Accepted: above 0, to 1 (keeps all).")
     if method.startswith("della") and not (epsilon >= 0 and epsilon / 2 < min(density, 1 - density)):
@@ -132,7 +137,7 @@ def merge_tensors(
 ) -> Shaped[np.ndarray, "..."]:
     """Merge one tensor of all models.
 
-    **Arguments:** `base`, the same tensor of the base, which `average` and `slerp` do not use; `dtype`, of the result;
+    **Arguments:** `base`, the same tensor of the base, which those `WITHOUT_BASE` do not use; `dtype`, of the result;
     `is_matrix`, whether this is a matrix whose task vectors STAR and its like decompose; `precision`, of their SVD;
     `name`, of the tensor, by which is drawn what is drawn.
     """
@@ -140,6 +145,10 @@ def merge_tensors(
         first, second = (model.astype(np.float64) for model in models)
         between = interpolate_on_sphere(first, second, recipe.weights[1])
         return round_once(np.where(first == second, first, between), dtype)
+    if recipe.method == SPECTRAL:
+        confidence = confidence_of_tensors(models[0], models[1], precision)
+        share = trusted_share(recipe.settings.alpha, confidence, recipe.settings.strength)
+        return combine(models, (1 - share, share), dtype)
     if base is None or recipe.method == AVERAGE:
         return combine(models, recipe.weights, dtype)
     if recipe.method in METHODS:

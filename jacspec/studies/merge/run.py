@@ -1,5 +1,7 @@
 """`task=merge`: how compatible checkpoints of one architecture are, and one merged from them in HF layout."""
 
+import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from jacspec.models.tensor_files import FLOATS, NUMPY_TYPES, StoredTensor
 from jacspec.runs.files import MERGED
 from jacspec.runs.rows import experiment_layout
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.merge import COMPATIBILITY, MergeMethod, MergeOptions, Resized
+from jacspec.studies.merge import CAUTIONS, COMPATIBILITY, MergeMethod, MergeOptions, Resized
 from jacspec.studies.merge.compatibility import (
     Comparison,
     compare,
@@ -36,6 +38,7 @@ from jacspec.studies.merge.compatibility import (
     list_comparisons,
     missing_reason,
 )
+from jacspec.studies.merge.confidence import cautions
 from jacspec.studies.merge.methods import METHODS, Settings
 from jacspec.studies.merge.recipes import Recipe, make_recipe, merge_tensors
 from jacspec.studies.merge.written import check_folder, write_merged
@@ -65,6 +68,7 @@ class Family(NamedTuple):
     choice: Choice
     precision: str
     memory_bytes: float
+    seed: int
     merge: Merge | None
     console: Console
 
@@ -92,6 +96,11 @@ def _check(options: MergeOptions) -> None:
         raise JacspecError("merge.models names one model: nothing to compare it with. Name another, or merge.base.")
     if options.top_k < 1:
         raise JacspecError(f"merge.top_k={options.top_k} is less than 1. Type merge.top_k=8.")
+    for name in ("alpha", "strength"):
+        if not 0 <= (value := getattr(options, name)) <= 1:
+            raise JacspecError(f"merge.{name}={value} is no share. Accepted: 0 to 1.")
+    if options.rank_variance is not None and not options.rank_variance >= 0:
+        raise JacspecError(f"merge.rank_variance={options.rank_variance} is no variance. Accepted: 0 or more, null.")
 
 
 def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
@@ -118,16 +127,26 @@ def _prepare(config: Config, folder: Path, console: Console) -> RowWork:
         merge = Merge(recipe, _describe(siblings, options, recipe, precision), target, names)
         check_folder(target, merge.description, resume=config.resume is not None)
     budget = memory_budget(config.engine.memory_gib)
-    family = Family(siblings, has_base, options, choice, precision, budget, merge, console)
+    family = Family(siblings, has_base, options, choice, precision, budget, config.seed, merge, console)
     comparisons = list_comparisons(len(siblings), has_base=has_base)
+    layout = dataclasses.replace(
+        experiment_layout(KEYS, tuple(COMPATIBILITY), over="layer"),
+        complete=functools.partial(_caution, most_variance=options.rank_variance),
+        words=tuple(CAUTIONS),
+    )
     return RowWork(
-        layout=experiment_layout(KEYS, tuple(COMPATIBILITY), over="layer"),
+        layout=layout,
         identity={"checkpoint": _identify(siblings, has_base)},
         facts=_facts(family, left_out),
         stream=lambda done: _stream(family, matrices, comparisons, done),
         unit="comparisons",
         total=len(matrices) * len(comparisons),
     )
+
+
+def _caution(rows: Sequence[Row], most_variance: float | None) -> Sequence[Row]:
+    """Add what each comparison is flagged for."""
+    return [row._replace(words={"cautions": cautions(row.values, most_variance)}) for row in rows]
 
 
 def _choose_recipe(options: MergeOptions, seed: int) -> Recipe | None:
@@ -140,7 +159,7 @@ def _choose_recipe(options: MergeOptions, seed: int) -> Recipe | None:
         share=options.share,
         coefficient=options.coefficient,
         weights=options.weights,
-        settings=Settings(options.density, options.epsilon, options.common),
+        settings=Settings(options.density, options.epsilon, options.common, options.alpha, options.strength),
         seed=seed,
     )
 
@@ -174,13 +193,15 @@ def _describe(siblings: Sequence[Sibling], options: MergeOptions, recipe: Recipe
     own: dict[str, Any] = {}
     if recipe.method == MergeMethod.star.value:
         own = {"share": recipe.share, "precision": precision}
+    elif recipe.method == MergeMethod.spectral.value:
+        own = {"alpha": options.alpha, "strength": options.strength, "precision": precision}
     elif recipe.method in METHODS:
         own = {**recipe.settings._asdict(), "seed": recipe.seed, "precision": precision}
     return {
         "method": recipe.method,
         "models": described[1:] if has_base else described,
         "base": described[0] if has_base else None,
-        "weights": list(recipe.weights),
+        "weights": [] if recipe.method == MergeMethod.spectral.value else list(recipe.weights),
         "coefficient": recipe.coefficient,
         **own,
         "include": list(options.include),
@@ -233,7 +254,14 @@ def _compare(
         if number not in done:
             first, second = comparison.first, comparison.second
             key = (layer, role_name(own[0]), comparison.compared, labels[first], labels[second])
-            found = compare(subjects[first], subjects[second], share=options.share)
+            found = compare(
+                subjects[first],
+                subjects[second],
+                share=options.share,
+                alpha=options.alpha,
+                strength=options.strength,
+                seed=family.seed,
+            )
             yield [Row(number, key, *found, missing_reason(found[0]))]
 
 

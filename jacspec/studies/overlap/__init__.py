@@ -8,9 +8,10 @@ from jacspec.studies.study import MATRICES, MISSING, TEXT_OPTIONS, Page, Quantit
 
 @dataclasses.dataclass
 class OverlapOptions:
-    """Whether heads are measured too; see conf/task/overlap.yaml."""
+    """Whether heads, and the dimension of what enters, are measured too; see conf/task/overlap.yaml."""
 
     heads: bool = MISSING
+    points: int = MISSING
 
 
 SMALL = "Small Singular Values Matter"
@@ -101,6 +102,26 @@ OF_HEADS: Mapping[str, Quantity] = {
 }
 """Columns beside these where heads are measured."""
 
+FACCO = "Facco, d'Errico, Rodriguez & Laio 2017, Sci. Rep. 7, 12140 (two-NN)"
+
+OF_POINTS: Mapping[str, Quantity] = {
+    "input_dimension": Quantity(
+        "dimension of the input",
+        "intrinsic dimension of what enters, from the distances of tokens to two nearest neighbours; too low from "
+        "about 10 on, as that of Gaussian points is",
+        FACCO,
+    ),
+    "input_dimension_low": Quantity("lower end of the dimension", "of its interval of 95 %", FACCO),
+    "input_dimension_high": Quantity("upper end of the dimension", "its upper end", FACCO),
+    "input_points": Quantity("points", "distinct tokens behind it, at most overlap.points", FACCO),
+    "gaussian_dimension": Quantity(
+        "dimension of Gaussian points", "the same of as many Gaussian points with the input's covariance", FACCO
+    ),
+    "gaussian_dimension_low": Quantity("its lower end", "lower end of its interval of 95 %", FACCO),
+    "gaussian_dimension_high": Quantity("its upper end", "its upper end", FACCO),
+}
+"""Columns beside these where dimensions are estimated (overlap.points)."""
+
 HEAD_ROLES: Mapping[str, tuple[str, str]] = {
     "qk.query": ("qk", "left"),
     "qk.key": ("qk", "right"),
@@ -117,7 +138,7 @@ STUDY = Study(
     reads=frozenset({"model", "data", "engine", "overlap", "layers", "precision", "seed"}),
     takes=("layers", *TEXT_OPTIONS, "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns={**OVERLAP, **OF_HEADS},
+    columns={**OVERLAP, **OF_HEADS, **OF_POINTS},
     files={"spectra.nc": "singular values, overlaps and relative variances by index (netCDF)"},
     console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "overlap_norms_99", "variance_top"),
     figures="jacspec.studies.overlap.figures:overlap_figures",
@@ -138,6 +159,9 @@ STUDY = Study(
             "of W_Q, W_K and W_V. A rounding share of about 1 or more says that a head's smallest σ may be rounding of "
             "the stored weights; far below 1 it is none, and the head passes what enters along it on as weakly as σ "
             "says.",
+            "With overlap.points=N the intrinsic dimension of what enters is estimated from N tokens (two-NN), beside "
+            "that of Gaussian points with the same covariance: below it, the tokens lie on something curved or in "
+            "clusters, which no covariance shows.",
         ),
         sentences="jacspec.studies.overlap.findings:overlap_findings",
         caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",

@@ -7,22 +7,24 @@ singular vector has no sign) over the principal directions of C. It depends on h
 variance $n\, v_k^\top C v_k / \mathrm{tr}\, C$, 1 for a direction like any other, does not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jacspec.backend import numerics
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.samples import Memory, Packing, PaddedBatch
 from jacspec.spectra.bulk import FEWEST, fit_bulk
+from jacspec.spectra.intrinsic_dimension import two_nn
 from jacspec.spectra.random_matrix import beyond_edge
 from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
 from jacspec.spectra.variance_profile import profile_edges, profile_of
+from jacspec.studies.overlap import OF_POINTS
 
 ENOUGH = 10
 """Tokens a dimension, below which a sample covariance's directions are to be taken with care."""
@@ -58,16 +60,67 @@ def input_moments(block: Block, streams: Sequence[Stream], batches: Sequence[Pad
     that read the same (q, k, v; up, gate; cross k, v) share their moments.
     """
     found: dict[str, Moments] = {}
+    for place, values, read, samples in _entering(block, streams, batches):
+        with numerics("float64"):
+            before = found.get(place, _nothing(values.shape[-1]))
+            found[place] = _accumulate(before, values, read.holding(len(samples)))
+    return found
+
+
+def _entering(
+    block: Block, streams: Sequence[Stream], batches: Sequence[PaddedBatch]
+) -> Iterator[tuple[str, Float[Array, "pack source width"], Packing, Int[np.ndarray, " sample"]]]:
+    """Yield what enters the matrices of a block, batch by batch: the place, the vectors, where samples lie in them."""
     for stream, padded in zip(streams, batches, strict=True):
         packing = stream.batch.packing
         inputs = _inputs(block, stream.hidden, packing, stream.memory)
         for place, values in inputs.items():
             read = stream.memory.length if place == "cross.k" and stream.memory is not None else packing
             assert isinstance(read, Packing)
-            counted = read.holding(len(padded.samples))
-            with numerics("float64"):
-                found[place] = _accumulate(found.get(place, _nothing(values.shape[-1])), values, counted)
+            yield place, values, read, np.asarray(padded.samples)
+
+
+def input_dimensions(
+    block: Block, streams: Sequence[Stream], batches: Sequence[PaddedBatch], moments: Mapping[str, Moments], most: int
+) -> dict[str, dict[str, float]]:
+    """Estimate the columns `OF_POINTS` of what enters each place, from `most` tokens drawn without replacement.
+
+    Which are drawn depends on the number of a sample and the position in it, not on batches. Beside them stand as many
+    Gaussian points with the mean and the covariance of all tokens.
+
+    **Arguments:** `moments`, from `input_moments`.
+    """
+    kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for place, values, read, samples in _entering(block, streams, batches):
+        lots, own = _lots(read, samples), np.asarray(values)[read.holding(len(samples))]
+        if place in kept:
+            lots, own = np.append(kept[place][0], lots), np.concatenate([kept[place][1], own])
+        first = np.argsort(lots)[:most]
+        kept[place] = lots[first], own[first]
+    found = {}
+    for place, own_moments in moments.items():
+        with lapack_threads():
+            points = two_nn(kept[place][1])
+            drawn = two_nn(_gaussian_points(own_moments, points.points))
+        numbers = (points.value, points.low, points.high, float(points.points), drawn.value, drawn.low, drawn.high)
+        found[place] = dict(zip(OF_POINTS, numbers, strict=True))
     return found
+
+
+def _lots(read: Packing, samples: Int[np.ndarray, " sample"]) -> Float[np.ndarray, " token"]:
+    """Draw a number for each token that counts, its sample's own at its position."""
+    rows, (packs, slots, tokens) = np.asarray(read.rows), read.places.shape
+    counted = read.holding(len(samples))
+    which = (np.arange(packs)[:, None] * slots + rows // tokens)[counted]
+    drawn = np.stack([np.random.default_rng([NULL_SEED, int(sample)]).random(tokens) for sample in samples])
+    found: np.ndarray = drawn[which, (rows % tokens)[counted]]
+    return found
+
+
+def _gaussian_points(moments: Moments, count: int) -> Float[np.ndarray, "point n"]:
+    eigenvalues, vectors, _ = principal_directions(moments)
+    rng = np.random.default_rng([NULL_SEED, count, len(vectors)])
+    return rng.standard_normal((count, eigenvalues.size)) * np.sqrt(eigenvalues) @ vectors.T
 
 
 SAME_INPUT = {"attn.k": "attn.q", "attn.v": "attn.q", "cross.v": "cross.k", "mlp.gate": "mlp.up"}

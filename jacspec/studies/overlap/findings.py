@@ -52,10 +52,30 @@ def overlap_findings(run: Run) -> Iterator[str]:
     if said:
         yield f"What enters varies {' and '.join(said)} as along an average direction (medians over matrices)."
     yield from _of_heads(run)
+    yield from _dimensions(run)
     by_role = {
         str(role): rows.set_index("layer")["overlap_top"] for role, rows in run.metrics.groupby("role", sort=False)
     }
     yield from say_trend("mean O_k of the tenth of the largest σ", by_role)
+
+
+def _dimensions(run: Run) -> Iterator[str]:
+    """Say the intrinsic dimension of what enters each role, and where it is below that of Gaussian points."""
+    if "input_dimension" not in run.metric_names:
+        return
+    known = run.metrics[run.metrics["head"].isna()].dropna(subset=["input_dimension", "gaussian_dimension"])
+    middle = known.groupby("role", sort=False)[["input_dimension", "gaussian_dimension", "cols"]].median()
+    listed = [
+        f"{role} {row.input_dimension:.3g} of {row.cols:g} (Gaussian points {row.gaussian_dimension:.3g})"
+        for role, row in middle.iterrows()
+    ]
+    below = int((known["input_dimension_high"] < known["gaussian_dimension_low"]).sum())
+    if listed:
+        yield (
+            f"Two nearest neighbours give what enters the median layer an intrinsic dimension of, by role: "
+            f"{', '.join(listed)}; in {below} of {len(known)} matrices it is below that of Gaussian points with the "
+            "same covariance, beyond both intervals."
+        )
 
 
 def _of_heads(run: Run) -> Iterator[str]:

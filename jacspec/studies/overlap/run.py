@@ -13,6 +13,7 @@ from rich.console import Console
 from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
+from jacspec.errors import JacspecError
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, walk
 from jacspec.models.block import Block
@@ -21,13 +22,15 @@ from jacspec.models.matrices import block_roles
 from jacspec.models.modules import leaf_names
 from jacspec.runs.rows import MatrixKey, matrix_layout, matrix_row
 from jacspec.samples import PaddedBatch
+from jacspec.spectra.intrinsic_dimension import FEWEST
 from jacspec.studies.head_factors import head_pairs, modes_of
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OVERLAP, OverlapOptions
+from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OF_POINTS, OVERLAP, OverlapOptions
 from jacspec.studies.overlap.activations import (
     ENOUGH,
     SAME_INPUT,
     compute_profile,
+    input_dimensions,
     input_moments,
     missing_reason,
     null_overlap,
@@ -78,11 +81,19 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
     }
     source = {"name": inputs.corpus_name, "source": corpus.source, "candidates": len(corpus.texts)}
     facts = {"tokens": tokens, "warning": warning, "corpus": source}
-    chosen, heads = checkpoint.spec.choose_layers(config.layers), config.own(OverlapOptions).heads
+    chosen, options = checkpoint.spec.choose_layers(config.layers), config.own(OverlapOptions)
+    if options.points and options.points < FEWEST:
+        raise JacspecError(f"overlap.points={options.points} is too few. Type overlap.points=2000, or 0 for none.")
     stream = functools.partial(
-        _stream, checkpoint, batches, config.data.decoder_input.value, chosen=chosen, heads=heads
+        _stream,
+        checkpoint,
+        batches,
+        config.data.decoder_input.value,
+        chosen=chosen,
+        heads=options.heads,
+        points=options.points,
     )
-    columns = (*OVERLAP, *OF_HEADS) if heads else tuple(OVERLAP)
+    columns = (*OVERLAP, *(OF_HEADS if options.heads else ()), *(OF_POINTS if options.points else ()))
     return RowWork(matrix_layout(columns), identity, facts, stream, "matrices", learnt={"left_out": {}})
 
 
@@ -94,6 +105,7 @@ def _stream(
     *,
     chosen: frozenset[int] | None = None,
     heads: bool = False,
+    points: int = 0,
 ) -> Iterator[Sequence[Row]]:
     """Yield the matrices of each block in turn; a block that is done is carried through."""
     spec, free = checkpoint.spec, itertools.count()
@@ -113,7 +125,7 @@ def _stream(
         unwanted = chosen is not None and spec.layer(number) not in chosen
         if unwanted or all(each.number in done for each in listed[number]):
             return Visit(None)
-        return Visit(list(_measure(block, listed[number], streams, batches, heads=heads)))
+        return Visit(list(_measure(block, listed[number], streams, batches, heads=heads, points=points)))
 
     yield from walk(checkpoint, batches, visit, last=len(spec.blocks) - 1, decoder_input=decoder_input)
 
@@ -125,9 +137,11 @@ def _measure(
     batches: Sequence[PaddedBatch],
     *,
     heads: bool,
+    points: int,
 ) -> Iterator[Row]:
     """Measure every matrix of a block against the covariance of its inputs, computed once for those that share it."""
     moments = input_moments(block, streams, batches)
+    dimensions = input_dimensions(block, streams, batches, moments, points) if points else {}
     leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
     directions = {place: principal_directions(own) for place, own in moments.items()}
     for number, leaf, key in listed:
@@ -142,13 +156,15 @@ def _measure(
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         norms = own_norms(np.asarray(weight), vectors, covariance)
         metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null, norms)
-        metrics |= dict.fromkeys(OF_HEADS if heads else (), float("nan"))
+        metrics |= dict.fromkeys(OF_HEADS if heads else (), float("nan")) | dimensions.get(place, {})
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
         reason = missing_reason(profile.sigma, metrics)
         yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)
     if heads:
         of_heads = [each for each in listed if each.leaf in HEAD_ROLES]
-        yield from _measure_heads(block, of_heads, directions["attn.q"], float(moments["attn.q"].total))
+        of_input = dimensions.get("attn.q", {})
+        for row in _measure_heads(block, of_heads, directions["attn.q"], float(moments["attn.q"].total)):
+            yield row._replace(values={**row.values, **of_input})
 
 
 def _measure_heads(block: Block, listed: Sequence[BlockMatrix], input_of: Directions, tokens: float) -> Iterator[Row]:

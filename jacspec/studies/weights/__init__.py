@@ -72,6 +72,11 @@ WEIGHT_METRICS: Mapping[str, Quantity] = {
     "alpha_null": Quantity(r"$\alpha^{\mathrm{null}}$", "their median α", CLAUSET),
     "alpha_null_high": Quantity(r"$\alpha_{0.95}^{\mathrm{null}}$", "α that 5 % of them are above", CLAUSET),
     "alpha_weighted": Quantity(r"$\alpha \log_{10} \lambda_1$", "α times log10 λ_1", WEIGHTWATCHER),
+    "alpha_weighted_null": Quantity(
+        r"$\alpha^{\mathrm{null}} \log_{10} \lambda_+$",
+        "the same of Gaussian matrices of this shape and variance: their median α times log10 of the squared edge σ_+",
+        WEIGHTWATCHER,
+    ),
     "log_alpha_norm": Quantity(r"$\log_{10} \Sigma \lambda^\alpha$", "log10 Σ λ^α", WEIGHTWATCHER),
     "x_min": Quantity(
         r"$x_{\min}$", "where the tail of λ begins: the candidate of least distance D", CLAUSET, scale=True
@@ -357,7 +362,59 @@ TAILS: Mapping[str, Quantity] = {
     "tail_alpha_error": Quantity(r"$\sigma_\mu$", "its standard error, (μ − 1)/√n", MERGING),
 }
 
-EXTRAS: Mapping[str, Mapping[str, Quantity]] = {"vectors": VECTORS, "spacings": SPACINGS, "tails": TAILS}
+RING = "Feinberg & Zee 1997; Guionnet, Krishnapur & Zeitouni 2011"
+
+EIGENVALUES: Mapping[str, Quantity] = {
+    "eigenvalue_radius": Quantity(
+        r"$\max |\lambda_i(W)|$",
+        "largest size of an eigenvalue of a square matrix, at most σ₁",
+        "Horn & Johnson, Matrix Analysis, 5.6",
+        scale=True,
+    ),
+    "positive_share": Quantity(
+        r"$f(\mathrm{Re}\,\lambda > 0)$",
+        "share of the eigenvalues above rounding with a positive real part; 0.5 by chance",
+        RING,
+    ),
+    "rotating_share": Quantity(
+        r"$f(|\mathrm{Im}\,\lambda| > |\lambda| / 10)$",
+        "share of these that turn a vector in a plane, |Im λ| > |λ|/10",
+        "this project",
+    ),
+    "henrici_departure": Quantity(
+        "departure from normality",
+        "√(‖W‖_F² − Σ|λ|²)/‖W‖_F: 0 of a normal matrix, whose |λ| are its σ; 1 of a nilpotent one",
+        "Henrici 1962",
+    ),
+    "ring_inner": Quantity(
+        "inner radius of the null ring",
+        "(mean σ⁻²)^(−1/2): within it no eigenvalue of a large U Σ Vᵀ with random rotations U and V lies",
+        RING,
+        scale=True,
+    ),
+    "ring_outer": Quantity("outer radius of the null ring", "(mean σ²)^(1/2): beyond it none lies", RING, scale=True),
+    "ring_share": Quantity(
+        "share in the null ring", "share of the eigenvalues whose size is between these radii", RING
+    ),
+    "rotated_radius": Quantity(
+        r"rotated $\max |\lambda_i|$",
+        "max|λ_i| of one draw of U Σ Vᵀ with its own singular values and random rotations: what chance has",
+        RING,
+        scale=True,
+    ),
+    "rotated_rotating_share": Quantity(
+        r"rotated $f(|\mathrm{Im}\,\lambda| > |\lambda| / 10)$", "rotating_share of that draw", RING
+    ),
+    "rotated_departure": Quantity("rotated departure from normality", "henrici_departure of that draw", RING),
+    "rotated_ring_share": Quantity("share in the null ring, rotated", "ring_share of that draw", RING),
+}
+
+EXTRAS: Mapping[str, Mapping[str, Quantity]] = {
+    "vectors": VECTORS,
+    "spacings": SPACINGS,
+    "tails": TAILS,
+    "eigenvalues": EIGENVALUES,
+}
 """Columns on request (`weights.extra`), by group."""
 
 WORDS: Mapping[str, Quantity] = {
@@ -384,6 +441,7 @@ LABELS: Mapping[str, str] = {
     "alpha_null_low": "α by chance, 5 %",
     "alpha_null": "α by chance",
     "alpha_null_high": "α by chance, 95 %",
+    "alpha_weighted_null": "α log λ₁ by chance",
     "ks_distance": "distance from the power law",
     "rand_distance": "distance from the null",
     "null_low": "smallest σ of the null",
@@ -432,6 +490,11 @@ LABELS: Mapping[str, str] = {
     "detx_share": "share of product 1",
     "detx_share_null": "share of product 1 by chance",
     "num_traps": "traps",
+    "eigenvalue_radius": "largest |λ|",
+    "positive_share": "share of Re λ > 0",
+    "rotating_share": "share that rotates",
+    "rotated_radius": "largest |λ|, rotated",
+    "rotated_rotating_share": "share that rotates, rotated",
     "rand_distance_null_high": "distance by chance, 95 %",
 }
 """What labels call columns whose names are no words."""
@@ -447,7 +510,7 @@ STUDY = Study(
     rows=MATRICES,
     columns={
         name: quantity._replace(words=LABELS.get(name, ""))
-        for group in (WEIGHT_METRICS, OVER_MATRICES, INTRUDERS, VECTORS, SPACINGS, TAILS, WORDS)
+        for group in (WEIGHT_METRICS, OVER_MATRICES, INTRUDERS, *EXTRAS.values(), WORDS)
         for name, quantity in group.items()
     },
     console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),

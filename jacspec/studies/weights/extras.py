@@ -5,11 +5,19 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from jacspec.errors import JacspecError, suggest
 from jacspec.models.matrices import Matrix
-from jacspec.spectra.further_metrics import PROFILES, spacing_metrics, tail_metrics, vector_metrics
+from jacspec.spectra.eigenvalues import relative_eigenvalues
+from jacspec.spectra.further_metrics import (
+    PLANES,
+    PROFILES,
+    eigenvalue_metrics,
+    spacing_metrics,
+    tail_metrics,
+    vector_metrics,
+)
 from jacspec.spectra.svd import leading_pairs, singular_values
 from jacspec.spectra.tails import square_windows
 from jacspec.spectra.variance_profile import Profile
@@ -51,7 +59,7 @@ class Further(NamedTuple):
     """What was found of one matrix."""
 
     values: Mapping[str, float]
-    profiles: Mapping[str, Float[np.ndarray, " k"]] = {}
+    profiles: Mapping[str, Inexact[np.ndarray, " k"]] = {}
     reasons: Sequence[str] = ()
 
 
@@ -73,7 +81,10 @@ def measure_extras(
     for row, (number, whole) in enumerate(batch):
         values, arrays = dict.fromkeys(extra.columns, float("nan")), dict[str, np.ndarray]()
         if "vectors" in extra.groups:
-            arrays = {name: np.full(spectra.shape[1], np.nan) for name in PROFILES}
+            arrays |= {name: np.full(spectra.shape[1], np.nan) for name in PROFILES}
+        if "eigenvalues" in extra.groups:
+            missing = np.full(spectra.shape[1], np.nan, np.result_type(spectra.dtype, np.complex64))
+            arrays |= dict.fromkeys(PLANES, missing)
         rank, reasons = int(there[row].sum()), list[str]()
         if rank:
             sigma, matrix = spectra[row, :rank].astype(np.float64), matrices[row]
@@ -93,7 +104,21 @@ def measure_extras(
                     seed=(seed, number),
                 )
                 values |= found
+            if "eigenvalues" in extra.groups:
+                if shape[0] == shape[1]:
+                    found, planes = _eigenvalues(matrix, spectra[row], (seed, number))
+                    values, arrays = values | found, arrays | planes
+                else:
+                    reasons = [*reasons, "not square: no eigenvalues"]
         yield Further({name: values[name] for name in extra.columns}, arrays, reasons)
+
+
+def _eigenvalues(
+    matrix: Float[np.ndarray, "n n"], sigma: Float[np.ndarray, " n"], seed: tuple[int, int]
+) -> tuple[dict[str, float], dict[str, Inexact[np.ndarray, " n"]]]:
+    relative = np.asarray(relative_eigenvalues(jnp.asarray(matrix)[None], sigma[None]))[0]
+    found, planes = eigenvalue_metrics(relative, sigma, seed)
+    return found, {**planes}
 
 
 def _add_vectors(

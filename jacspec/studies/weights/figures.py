@@ -9,14 +9,20 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from jacspec.report.complex_plane import BINS, OWN, PANEL_INCHES, draw_plane, draw_sizes, spread_layers
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import lookup, metric_label, model_name
 from jacspec.report.plotting import CHANCE, panels, roles_of, styles_of
 from jacspec.runs import Run
+from jacspec.spectra.eigenvalues import null_ring
 from jacspec.spectra.spacings import inner_spacings
 from jacspec.studies.study import Plot
+from jacspec.studies.weights.depth import FUSED, check_depth
+from jacspec.studies.weights.verdicts import THIRDS
 
 FIRST = ("spectral_radius", "decay_ratio", "alpha", "norms_above", "norms_largest_p", "norms_smallest_p")
 """The metrics that are drawn unasked: norm, ratio, tail, and what is beyond chance."""
@@ -33,6 +39,8 @@ BESIDE_ALPHA = ("alpha_null_low", "alpha_null", "alpha_null_high")
 
 BESIDE_OTHERS = ("_null", "_null_low", "_null_high", "_error", "_q")
 """What names of columns end in that have no panel of their own."""
+
+PLANES = ("eigenvalues", "rotated_eigenvalues")
 
 SMOOTHED = 15
 """Neighbouring vectors that are averaged, as Thamm, Staats & Rosenow 2022 do."""
@@ -60,6 +68,13 @@ CAPTIONS = {
     "spacings": "Spacings of neighbouring singular values of all layers, unfolded to a mean of 1: values that repel "
     "one another as those of random matrices do follow the black curve (Wigner's surmise), values that know nothing of "
     "one another the dotted one.",
+    "eigenvalues": "Eigenvalues of the square matrices of one role (weights.show_role) in units of σ₁, in layers "
+    "spread over the depth. Dashed: the null ring of their singular values, in which the eigenvalues of a large matrix "
+    "lie if the singular vectors on both sides are random. Below: the density of their sizes, and that of the same "
+    "singular values randomly rotated, one draw.",
+    "thirds": "Tail exponents α by layer, a mark a matrix. Boxes: the ranges that the document on merging gives for "
+    "early, middle and late layers. Black bars: means of thirds of the layers, each role less its own mean. Dotted, a "
+    "line a role: the median of Gaussian matrices of the shape, which have no tail.",
     "one_matrix": "One matrix (weights.show_layer, weights.show_role): singular values; the share of the variance in "
     "the largest i, and what is left without the others in Frobenius norm; eigenvalues of its Gram matrix.",
 }
@@ -88,6 +103,10 @@ def matrix_figures(run: Run) -> dict[str, Plot]:
         }
     if "brody" in run.metrics:
         figures["spacings"] = Plot(lambda: _draw_spacings(run), CAPTIONS["spacings"])
+    if "eigenvalues" in run.dataset and (squares := _squares(run)):
+        figures["eigenvalues"] = Plot(lambda: _draw_eigenvalues(run, squares), CAPTIONS["eigenvalues"])
+    if "alpha" in run.metrics and check_depth(run.metrics) is not None:
+        figures["thirds"] = Plot(lambda: _draw_thirds(run), CAPTIONS["thirds"], on_request=True)
     return figures | {
         "spectra": Plot(lambda: _draw_spectra(run), CAPTIONS["spectra"]),
         "bulk": Plot(lambda: _draw_bulk(run, None), CAPTIONS["bulk"]),
@@ -347,6 +366,85 @@ def _draw_spacings(run: Run) -> Figure:
         panel.set_title(role, fontsize="medium", parse_math=False)
     figure.supxlabel("spacing (mean 1)", fontsize="medium")
     figure.supylabel("density (black: random matrices; dotted: Poisson)", fontsize="medium")
+    return figure
+
+
+def _squares(run: Run) -> list[int]:
+    """List the rows of square matrices of one role: the one asked for, or the first that has any."""
+    there = [row for row in range(len(run.metrics)) if np.isfinite(run.metrics["ring_share"].iloc[row])]
+    roles = [str(run.metrics["role"].iloc[row]) for row in there]
+    if not there:
+        return []
+    asked = lookup(run.provenance, "config.weights.show_role")
+    role = asked if asked in roles else roles[0]
+    return [row for row, own in zip(there, roles, strict=True) if own == role]
+
+
+def _draw_eigenvalues(run: Run, rows: Sequence[int]) -> Figure:
+    """Draw eigenvalues in the plane above the density of their sizes, with the null ring, in units of σ₁."""
+    shown = [rows[place] for place in spread_layers(range(len(rows)))]
+    figure = Figure(figsize=(max(1.0 + PANEL_INCHES * len(shown), 5.0), 5.4), layout="constrained")
+    grid = figure.subplots(2, len(shown), squeeze=False, height_ratios=(1.2, 1))
+    for row, plane, sizes in zip(shown, *grid, strict=True):
+        size = _sigma(run, row).size
+        own, rotated = (run.dataset[name].values[row][:size] for name in PLANES)
+        sigma = run.dataset["singular_values"].values[row][:size]
+        ring = [float(radius[0]) for radius in null_ring(sigma[None] / sigma[0])]
+        draw_plane(plane, own, ring, dotted=True)
+        draw_sizes(sizes, np.abs(own), np.abs(rotated), ring, bins=min(max(size // 8, 8), BINS), log=False)
+        layer = run.metrics["layer"].iloc[row]
+        plane.set_title("no layer" if np.isnan(layer) else f"layer {layer:.0f}", fontsize="medium")
+        plane.set_xlabel(r"$\mathrm{Re}\,\lambda / \sigma_1$")
+        sizes.set_xlabel(r"$|\lambda| / \sigma_1$")
+    grid[0, 0].set_ylabel(r"$\mathrm{Im}\,\lambda / \sigma_1$")
+    grid[1, 0].set_ylabel("density")
+    what = f"eigenvalues of {run.metrics['role'].iloc[shown[0]]}"
+    figure.suptitle(_title(run, what), fontsize="medium", parse_math=False)
+    handles: list[Any] = [
+        Patch(facecolor=OWN, label="eigenvalues of the matrix"),
+        Line2D([], [], color=CHANCE, label="the same singular values, randomly rotated"),
+        Line2D([], [], color=CHANCE, linestyle="--", label="null ring"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(shown), 3), frameon=False)
+    return figure
+
+
+def _draw_thirds(run: Run) -> Figure:
+    """Draw α by layer with the ranges given for thirds of the depth, and what the thirds have."""
+    check, table = check_depth(run.metrics), run.metrics
+    assert check is not None
+    rows = table[table["layer"].notna() & ~table["role"].isin(FUSED)]
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    panel = figure.subplots()
+    figure.suptitle(_title(run, "tail exponents in thirds of the depth"), fontsize="medium", parse_math=False)
+    for role, (colour, _) in styles_of([role for role in roles_of(run) if role not in FUSED]).items():
+        own = rows[rows["role"] == role].sort_values("layer")
+        panel.plot(own["layer"], own["alpha"], "o", color=colour, markersize=3, label=role)
+        if "alpha_null" in own:
+            panel.plot(own["layer"], own["alpha_null"], ":", color=colour, linewidth=0.9)
+    layers = np.sort(rows["layer"].dropna().unique())
+    third = np.arange(layers.size) * len(THIRDS) // layers.size
+    for place, ((name, least, most), mean) in enumerate(zip(THIRDS, check.means, strict=True)):
+        own = layers[third == place]
+        ends = (own[0] - 0.45, own[-1] + 0.45)
+        panel.fill_between(ends, least, most, color="0.88", zorder=0, linewidth=0)
+        panel.plot(ends, (mean, mean), color="black", linewidth=1.8)
+        panel.annotate(name, (sum(ends) / 2, most), ha="center", va="bottom", fontsize="small", color="0.35")
+    panel.set_ylim(bottom=min(1.0, float(rows["alpha"].min()) - 0.2))
+    if uses_log_axis(rows["alpha"].to_numpy(float)):
+        panel.set_yscale("log")
+    panel.set_xlabel("layer")
+    panel.set_ylabel(metric_label(run, "alpha"))
+    panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    handles: list[Any] = [
+        *panel.get_legend_handles_labels()[0],
+        Line2D([], [], color="0.4", linestyle=":", label="Gaussian, median"),
+        Line2D([], [], color="black", linewidth=1.8, label="mean of a third"),
+        Patch(facecolor="0.88", label="range given"),
+    ]
+    legend = figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -9,7 +9,8 @@ from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.studies.weights import LEADING
-from jacspec.studies.weights.verdicts import HEAVIER, RANGES, REJECTED
+from jacspec.studies.weights.depth import FUSED, check_depth
+from jacspec.studies.weights.verdicts import HEAVIER, RANGES, REJECTED, THIRDS
 
 if TYPE_CHECKING:
     import pandas
@@ -61,6 +62,8 @@ def matrix_findings(run: Run) -> Iterator[str]:
                 f"{len(known)} matrices; by chance in {0.05 * len(known):.1f}."
             )
     yield from _verdicts(table)
+    yield from _depth(table)
+    yield from _quality(table)
     yield from _on_request(table)
 
 
@@ -76,6 +79,36 @@ def _verdicts(table: "pandas.DataFrame") -> Iterator[str]:
             f"Where α is below chance's it is {listed}. WeightWatcher calls 2 to 6 well trained, less over-trained, "
             "more under-trained; the merging document calls below 2 heavy-tailed, above 4 thin-tailed."
         )
+
+
+def _depth(table: "pandas.DataFrame") -> Iterator[str]:
+    """Say whether α falls through thirds of the depth, and how many are in the ranges given, beside other orders."""
+    if "alpha" not in table or (check := check_depth(table)) is None:
+        return
+    write = number_format(check.means, digits=(3,))
+    early, middle, late = map(write, check.means)
+    falls = check.fall_p < SURE and check.fall.value > 0
+    verdict = "it falls with depth" if falls else "it rises with depth" if check.fall_p < SURE else "no fall with depth"
+    ranges = ", ".join(f"{least:g} to {most:g}" for _, least, most in THIRDS)
+    yield (
+        f"In thirds of the depth α is {early} early, {middle} in the middle and {late} late, means of {check.layers} "
+        f"layers: {verdict} (p = {check.fall_p:.2g}, over orders of the layers). In the ranges that the merging "
+        f"document gives for them ({ranges}) are {check.within} of {check.matrices} matrices; with the layers in "
+        f"another order {check.within_chance:.1f} (p = {check.within_p:.2g})."
+    )
+
+
+def _quality(table: "pandas.DataFrame") -> Iterator[str]:
+    """Say the whole model's α and α log λ₁ beside those of Gaussian matrices."""
+    columns = ["alpha", "alpha_null", "alpha_weighted", "alpha_weighted_null"]
+    if not set(columns) <= set(table) or not len(known := table[~table["role"].isin(FUSED)][columns].dropna()):
+        return
+    alpha, null, weighted, other = known.mean()
+    yield (
+        f"Over the whole model α is {alpha:.3g} on average and α log₁₀ λ₁ {weighted:.3g}, where Gaussian matrices of "
+        f"these shapes and variances have {null:.3g} and {other:.3g}. WeightWatcher predicts by them which of several "
+        "models of one architecture tests better: of one model they say nothing."
+    )
 
 
 def _on_request(table: "pandas.DataFrame") -> Iterator[str]:
@@ -98,6 +131,14 @@ def _on_request(table: "pandas.DataFrame") -> Iterator[str]:
         yield (
             f"Of the singular vectors of the median matrix {known.median():.1%} are beyond random directions at 1 %; "
             f"of independent entries with its row and column norms {norms:.1%}."
+        )
+    if "ring_share" in table and len(known := table.dropna(subset=["ring_share"])):
+        middle = known[["ring_share", "rotated_ring_share", "henrici_departure", "positive_share"]].median()
+        yield (
+            f"Of {len(known)} square matrices the median has {middle['ring_share']:.1%} of its eigenvalues in the null "
+            f"ring, {middle['rotated_ring_share']:.1%} after random rotations, and {middle['positive_share']:.1%} on "
+            "the right of the plane, by chance 50 %; its departure from normality is "
+            f"{middle['henrici_departure']:.2f}."
         )
     if "spacing_ratio" in table and (known := table["spacing_ratio"].dropna()).size:
         yield (
