@@ -14,7 +14,7 @@ from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import table
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE
-from jacspec.studies.modes import CHECK_FILE, OWN_FILE, WORDS_FILE
+from jacspec.studies.modes import CHECK_FILE, OWN_FILE, WORDS_FILE, Through
 
 SHOWN = 5
 SIDES = {
@@ -37,8 +37,8 @@ KINDS = {
 
 CHECK_CAPTION = (
     "Does it matter? How many times more than random directions with the stream's covariance, of the same length, a "
-    "change along each direction moves the distribution of the next token (KL): medians over samples of the ratio at "
-    "one sample, with intervals of 95 %. Left of a colon the layer; the dashed line is chance."
+    "change along each direction moves the distribution of the predicted token (KL): medians over samples of the "
+    "ratio at one sample, with intervals of 95 %. Left of a colon the layer; the dashed line is chance."
 )
 
 
@@ -46,7 +46,7 @@ def words_section(run: Run) -> Iterator[Markup]:
     """Write the words of shared directions, those beyond chance in bold, and which token comes first in each sample."""
     rows = run.table(WORDS_FILE)
     parts = [element("p", _words_reading(run, rows))]
-    for side, title in SIDES.items():
+    for side, title in (SIDES | {"write": SIDES["write"] + _through(run)}).items():
         named = rows[(rows["side"] == side) & rows["strongest"].notna()]
         if named.empty:
             continue
@@ -134,11 +134,11 @@ def check_section(run: Run) -> Iterator[Markup]:
     reading = element(
         "p",
         "The last token's stream is changed at one layer and carried on: ε of its length is added along a direction, "
-        "with both signs, or the direction is taken away. KL is that of the next token's distribution from the "
-        "unchanged one, Δ loss that of the true next token (nats); “times chance” is KL over that of random directions "
-        "with the stream's covariance at the same place and sample; “predicted” is the share of the change of all "
-        "logits that the product of the Jacobians explains; “named” what the logit of the token that the direction "
-        "names directly did over what its score says. Medians over samples, intervals of 95 %.",
+        f"with both signs, or the direction is taken away. KL is that of the {_predicted(run)}'s distribution from the "
+        f"unchanged one, Δ loss that of the true {_predicted(run)} (nats); “times chance” is KL over that of random "
+        "directions with the stream's covariance at the same place and sample; “predicted” is the share of the change "
+        "of all logits that the product of the Jacobians explains; “named” what the logit of the token that the "
+        "direction names directly did over what its score says. Medians over samples, intervals of 95 %.",
     )
     head = ("layer", "component", "direction", "change", "KL", "times chance", "Δ loss", "predicted", "named")
     parts = []
@@ -159,6 +159,17 @@ def check_section(run: Run) -> Iterator[Markup]:
         ]
         parts += [element("h3", f"Layer {layer}"), fold(table(head, body, keys=4), len(body), "changes")]
     yield section("Does it matter", reading, *parts)
+
+
+def _through(run: Run) -> str:
+    """Say that writes are read in words behind all later blocks, where it is not by the head directly."""
+    deep = (run.provenance.get("words") or {}).get("through") == Through.depth.value
+    return " through all later blocks" if deep else ""
+
+
+def _predicted(run: Run) -> str:
+    """Say what the logits are of: the next token of a decoder, or an encoder's masked one."""
+    return str(run.provenance.get("predicted", "next token"))
 
 
 def change_words(change: object) -> str:
@@ -222,7 +233,8 @@ def words_findings(run: Run) -> Iterator[str]:
     """Say which words shared directions have beyond chance, and which token most samples' own modes name."""
     rows = run.table(WORDS_FILE)
     named = rows[rows["strongest"].notna()]
-    for side, verb in (("write", "make a token likelier"), ("read", "lie along a token's embedding")):
+    through = _through(run)
+    for side, verb in (("write", f"make a token likelier{through}"), ("read", "lie along a token's embedding")):
         own = named[named["side"] == side]
         if own.empty:
             continue
@@ -245,8 +257,8 @@ def words_findings(run: Run) -> Iterator[str]:
     if not sure.empty:
         top = sure.loc[(sure["times"] / sure["samples"]).idxmax()]
         yield (
-            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token more "
-            f"often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
+            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token{through} "
+            f"more often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
             f"“{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples, by chance "
             f"{top['chance']:.0f}."
         )
@@ -271,8 +283,8 @@ def check_findings(run: Run) -> Iterator[str]:
         above, below = int((own["ratio_low"] > 1).sum()), int((own["ratio_high"] < 1).sum())
         top = own.loc[own["ratio"].idxmax()]
         yield (
-            f"What is added along {KINDS[kind][0]} moves the next token's distribution more than random directions of "
-            f"the stream's covariance in {above} of {len(own)} places, less in {below}; most in the "
+            f"What is added along {KINDS[kind][0]} moves the {_predicted(run)}'s distribution more than random "
+            f"directions of the stream's covariance in {above} of {len(own)} places, less in {below}; most in the "
             f"{component_words(top['component'])} of layer {top['layer']}, {_times(top)} as much, of which the "
             f"Jacobians explain {top['predicted']:.1%} of the change of the logits."
         )
