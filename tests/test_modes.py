@@ -341,9 +341,9 @@ def test_directions_of_an_encoder_are_checked_at_a_mask(tmp_path: Path) -> None:
 
 def test_what_the_last_block_writes_is_read_in_the_same_words_either_way(finished: Path) -> None:
     """Behind it is the head alone; of what earlier ones write other tokens come first."""
-    said = ("task=modes", "model=path", "model.path=model", "data.samples=24", "data.max_tokens=12", "engine=lanczos")
-    said = (*said, "modes.k=3", "modes.through=depth", "report.figures=none", "hydra.run.dir=deep")
-    done = run_here(*said, cwd=finished.parent)
+    said = ("data.samples=24", "data.max_tokens=12", "engine=lanczos", "modes.k=3", "modes.through=depth")
+    model = ("model=path", "model.path=model")
+    done = run_here("task=modes", *model, *said, "report.figures=none", "hydra.run.dir=deep", cwd=finished.parent)
     assert done.code == 0, done.err
     direct, deep = (open_run(folder).table("own_words.csv") for folder in (finished, finished.parent / "deep"))
     same = direct.eq(deep) | (direct.isna() & deep.isna())

@@ -122,8 +122,8 @@ def compare_with_hf(measured: Measured) -> None:
     """Adding with both signs and taking away, at every place; loss, KL, and what HF's own derivative predicts."""
     family, model, effects = measured.family, measured.model, measured.effects
     hooked = Hooked(family, model)
-    places = {(effect.layer, effect.place) for effect in effects}
-    assert {place for _, place in places} == ({ENTER, LEAVE} if family == "gpt_neox" else {ENTER, MIDDLE, LEAVE})
+    places = list(dict.fromkeys(effect.place for effect in effects))
+    assert places == ([ENTER, LEAVE] if family == "gpt_neox" else [ENTER, MIDDLE, LEAVE])
     compared = 0
     for number, effect in enumerate(effects):
         for sample, tokens in enumerate(TOKENS):

@@ -30,8 +30,8 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch, in_order
 from jacspec.scoring.windows import model_kind
-from jacspec.studies.modes.carried import ENTER, Seen, State, begin, find_bases, go_on, see, take_last
-from jacspec.studies.modes.changes import Stock, Stocks, draw_stocks, find_amounts, modes_of, name_directions
+from jacspec.studies.modes.carried import ENTER, LEAVE, MIDDLE, Seen, State, begin, find_bases, go_on, see, take_last
+from jacspec.studies.modes.changes import Stocks, draw_stocks, find_amounts, modes_of, name_directions
 from jacspec.studies.modes.directions import Modes
 from jacspec.studies.modes.effects import Effect, check_rows, compare
 from jacspec.text.corpus import Sample, make_batches
@@ -253,10 +253,10 @@ def _begin(
     plan: CheckPlan,
 ) -> Iterator[tuple[list[_Label], _Changed]]:
     """Make all changes at each place of one block, and carry them to its end."""
-    rows = padded.row_samples
-    for place, base in find_bases(block, seen).items():
-        stock: Stock = stocks[number][place]
-        found = dict(name_directions(block.spec, place, rows, np.asarray(base), own, stock))
+    rows, bases = padded.row_samples, find_bases(block, seen)
+    for place in (place for place in (ENTER, MIDDLE, LEAVE) if place in bases):
+        base = bases[place]
+        found = dict(name_directions(block.spec, place, rows, np.asarray(base), own, stocks[number][place]))
         if not found:
             continue
         directions = np.stack(list(found.values()), axis=1).astype(np.asarray(base).dtype)

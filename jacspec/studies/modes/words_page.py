@@ -29,16 +29,24 @@ KINDS = {
     "write": ("write u₁", "#D55E00", "o"),
     "write_k": ("writes u₁…u_k", "#D55E00", "s"),
     "principal": ("principal component", "0.45", "o"),
-    "principal_k": ("k principal components", "0.45", "s"),
+    "principal_k": ("k components", "0.45", "s"),
     "random": ("random", "0.45", "x"),
     "random_k": ("k random", "0.45", "x"),
 }
 """How each kind of direction is called and drawn."""
 
+PLACES = {
+    "stream that enters": "entering",
+    "stream after attention": "after attention",
+    "stream that leaves": "leaving",
+}
+"""How the places of directions of chance are called, briefly."""
+
 CHECK_CAPTION = (
     "Does it matter? How many times more than random directions with the stream's covariance, of the same length, a "
     "change along each direction moves the distribution of the predicted token (KL): medians over samples of the "
-    "ratio at one sample, with intervals of 95 %. Left of a colon the layer; the dashed line is chance."
+    "ratio at one sample, with intervals of 95 %. Left of a colon the layer; entering and leaving are its streams. The "
+    "dashed line is chance."
 )
 
 
@@ -140,25 +148,35 @@ def check_section(run: Run) -> Iterator[Markup]:
         "of all logits that the product of the Jacobians explains; “named” what the logit of the token that the "
         "direction names directly did over what its score says. Medians over samples, intervals of 95 %.",
     )
-    head = ("layer", "component", "direction", "change", "KL", "times chance", "Δ loss", "predicted", "named")
+    head = ("where", "direction", "change", "KL", "times chance", "Δ loss", "predicted", "named")
     parts = []
     for layer, own in rows.groupby("layer", sort=True):
         body = [
             (
-                layer,
-                component_words(row["component"]),
+                _where(row["component"]),
                 KINDS[row["kind"]][0],
                 change_words(row["change"]),
                 _two(row["kl"]),
                 _interval(row, "ratio"),
                 _interval(row, "loss"),
                 _number(row["predicted"], ".0%"),
-                _number(row["named"], ".2f"),
+                "–" if pandas.isna(row["named"]) else _two(row["named"]),
             )
-            for row in own.to_dict("records")
+            for row in sorted(own.to_dict("records"), key=_check_order)
         ]
-        parts += [element("h3", f"Layer {layer}"), fold(table(head, body, keys=4), len(body), "changes")]
+        parts += [element("h3", f"Layer {layer}"), fold(table(head, body, keys=3), len(body), "changes")]
     yield section("Does it matter", reading, *parts)
+
+
+def _where(component: str) -> str:
+    """Name a component, or the place of directions of chance."""
+    return PLACES[component] if component in PLACES else component_words(component)
+
+
+def _check_order(row: dict[str, Any]) -> tuple[bool, str, int]:
+    """Put the directions of components before those of chance, a component's or place's together."""
+    chance = row["kind"].startswith(("random", "principal"))
+    return chance, "" if chance else row["component"], 0 if chance else [*KINDS].index(row["kind"])
 
 
 def _through(run: Run) -> str:
@@ -184,8 +202,8 @@ def _number(value: float | int, spec: str) -> str:
 def _interval(row: dict[str, Any], name: str) -> str:
     if pandas.isna(row[name]):
         return "–"
-    reach = "" if pandas.isna(row[f"{name}_low"]) else f" [{_two(row[f'{name}_low'])}, {_two(row[f'{name}_high'])}]"
-    return f"{_two(row[name])}{reach}"
+    value, low, high = (f"{round(float(_two(row[f'{name}{end}'])), 3) + 0:g}" for end in ("", "_low", "_high"))
+    return value if pandas.isna(row[f"{name}_low"]) else f"{value} [{low}, {high}]"
 
 
 def _two(value: float) -> str:
@@ -221,7 +239,7 @@ def draw_check(run: Run) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(f"times chance\n{change_words(change)}")
         axes.grid(axis="y", color="0.92", linewidth=0.6)
-    names = [f"{layer}: {component_words(component)}" for layer, component in places]
+    names = [f"{layer}: {_where(component)}" for layer, component in places]
     panels[-1].set_xticks(range(len(places)), names, rotation=90, fontsize="small", parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
@@ -234,12 +252,14 @@ def words_findings(run: Run) -> Iterator[str]:
     rows = run.table(WORDS_FILE)
     named = rows[rows["strongest"].notna()]
     through = _through(run)
-    for side, verb in (("write", f"make a token likelier{through}"), ("read", "lie along a token's embedding")):
+    for side, verb in (("write", "make a token likelier"), ("read", "lie along a token's embedding")):
         own = named[named["side"] == side]
         if own.empty:
             continue
         beyond = own[own["q"] < SURE].sort_values("layer")
-        what = f"Of the {len(own)} {side} directions that samples share and that have words"
+        what = (
+            f"Of the {len(own)} {side} directions that samples share and that have words{through * (side == 'write')}"
+        )
         if beyond.empty:
             yield (
                 f"{what}, none {verb} beyond directions of the same covariance (q < 5 %): at this power their words "
