@@ -21,6 +21,7 @@ from docs_pages import (
     marks,
     pages,
     recorded_pages,
+    recorded_trained,
 )
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
@@ -440,6 +441,56 @@ SHOWN = (
 def test_shown_number_is_recorded(page: str, name: str, words: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert formatted(words, recorded_pages()[name]["numbers"]) in text
+
+
+TRAINED = (
+    (
+        "docs/modes.md",
+        "stories260k_modes",
+        "stories260K (five layers, d_model 64) shares less: the first read vectors of two samples have |cos| {mlp"
+        " 0, read, cos:.2f} [{mlp 0, read, low:.2f}, {mlp 0, read, high:.2f}] in the MLP of layer 0, by chance of"
+        " the stream's covariance {mlp 0, read, stream:.2f}, and {mlp, read, least cos:.2f} to {mlp 4, read, "
+        "cos:.2f} in those above; {attn, read, beyond:.0f} of 5 layers are surely above chance for the reads of "
+        "attention, {mlp, read, beyond:.0f} for those of the MLPs, and {attn, write, beyond:.0f} and {mlp, write,"
+        " beyond:.0f} for the writes. The last MLP is the exception: its writes have {mlp 4, write, cos:.2f} "
+        "[{mlp 4, write, low:.2f}, {mlp 4, write, high:.2f}]. m_K is {m_K, least:.2f} to {m_K, largest:.2f}. Of "
+        "{write, directions:.0f} shared write directions {write, with words:.0f} have words, and {write, beyond "
+        "chance:.0f} of them survive chance. Added along v₁, 0.1 ‖x‖ moves the next token's distribution more "
+        "than along random directions in {read, 0.1, above:.0f} of {read, 0.1, places:.0f} places, in the MLP of "
+        "layer 0 {read, 0.1, mlp 0, ratio:.0f} times [{read, 0.1, mlp 0, ratio_low:.1f}, {read, 0.1, mlp 0, "
+        "ratio_high:.0f}] as much, of which the Jacobians explain {read, 0.1, mlp 0, predicted:.0%} of the change"
+        " of the logits; along u₁ in {write, 0.1, above:.0f}, and less in {write, 0.1, below:.0f}. Taken away, u₁"
+        " of that MLP matters {write, remove, mlp 0, ratio:.0f} times [{write, remove, mlp 0, ratio_low:.0f}, "
+        "{write, remove, mlp 0, ratio_high:.0f}] as much as a random direction; the loss rises by {write, remove,"
+        " mlp 0, loss:.1f} nats [{write, remove, mlp 0, loss_low:.1f}, {write, remove, mlp 0, loss_high:.1f}], "
+        "which at 60 samples may be none.",
+    ),
+    (
+        "docs/modes.md",
+        "minilm_modes",
+        "MiniLM (all-MiniLM-L6-v2, a sentence encoder of six layers) shares more the further up: the first writes"
+        " of its MLPs have |cos| {mlp 0, write, cos:.2f} in layer 0, {mlp 2, write, cos:.2f}, {mlp 3, write, "
+        "cos:.2f} and {mlp 4, write, cos:.2f} in layers 2 to 4, and {mlp 5, write, cos:.2f} [{mlp 5, write, "
+        "low:.2f}, {mlp 5, write, high:.2f}] in the last, where one direction is the same for all texts; their "
+        "reads {mlp, read, least cos:.2f} to {mlp, read, largest cos:.2f}. By chance it would be {attn 0, read, "
+        "stream:.2f} to {mlp 4, read, stream:.2f}. Attention reads what is shared ({attn 4, read, cos:.2f} to "
+        "{attn 1, read, cos:.2f} in layers 1 to 4) and writes what is not ({attn, write, least cos:.2f} to {attn,"
+        " write, largest cos:.2f}). The mean subspace of the other half of the samples holds {mlp 5, write, "
+        "held:.0%} of the four leading writes of the last MLP. It has no unembedding, so that only reads have "
+        "words: {read, beyond chance:.0f} of {read, with words:.0f} shared ones lie closer to a token's embedding"
+        " than matched chance does. Yet of each sample's own first reads more than chance have one token first, "
+        "in {own read, beyond chance:.0f} of {own read, components:.0f} components of layers: {own read, attn 2, "
+        "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
+        "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
+    ),
+)
+"""Numbers of trained models that are not part of the project: the page, the entry of `trained.json`, the words."""
+
+
+@pytest.mark.parametrize(("page", "name", "words"), TRAINED)
+def test_number_of_a_trained_model_is_recorded(page: str, name: str, words: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert formatted(words, recorded_trained()[name]["numbers"]) in text
 
 
 def test_size_of_the_installation_is_recorded() -> None:
