@@ -483,6 +483,17 @@ TRAINED = (
         "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
         "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
     ),
+    (
+        "docs/modes.md",
+        "smollm2_through",
+        "Behind all later blocks (`modes.through=depth`, at 32 of the samples) these words are gone: of the "
+        "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
+        "largest score is {write, score over chance, median:.2f} times that of chance, and the samples' own first"
+        " writes name one token more often than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components, the MLPs of layers 24, 28 and 29 ({own write, mlp 29, times:.0f} of {own "
+        "write, mlp 29, samples:.0f} samples in the last, by chance {own write, mlp 29, chance:.0f}). What the "
+        "unembedding says of a write in the middle of the network is not what becomes of it.",
+    ),
 )
 """Numbers of trained models that are not part of the project: the page, the entry of `trained.json`, the words."""
 

@@ -10,13 +10,16 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from jacspec.axes import LayerResult
+from jacspec.backend import Program
 from jacspec.jacobians.branches import Branch, components_of
 from jacspec.jacobians.devices import shard_like
+from jacspec.jacobians.engine import count_samples, passing_programs
 from jacspec.jacobians.streaming import Stream, Visit, last_tokens, pass_through, step, walk
 from jacspec.jacobians.triples import alone, push
 from jacspec.models.block import Block, BlockSpec
@@ -35,6 +38,7 @@ from jacspec.studies.modes.words import (
     make_lexicon,
     read_component,
     surround,
+    word_programs,
     write_component,
 )
 
@@ -109,7 +113,7 @@ def pass_again(
         modes = leading_modes(result, read(number), k)
         later = following.get(number)
         targets = {} if later is None else leading_modes(by_number[later], read(later), k)
-        parts: dict[str, list[Float[np.ndarray, sample]]] = {full: [] for full in components if full in targets}
+        parts: dict[str, list[Float[np.ndarray, " sample"]]] = {full: [] for full in components if full in targets}
         left = []
         for padded, stream in zip(batches, streams, strict=True):
             branches, onward = pass_through(block, stream, list(components.values()), last=False)
@@ -138,6 +142,29 @@ def pass_again(
     none = Words([], [])
     found = [words for place, own in reads.items() for words in (writes.get(place, none), own)]
     return After(coupled, finish_words(found), lexicon.facts)
+
+
+def list_programs(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    components: Sequence[str],
+    *,
+    k: int,
+    decoder_input: str,
+    words: WordsPlan | None,
+) -> list[Program]:
+    """Say what `pass_again` compiles beside what the first pass does, of writes that go to the head directly."""
+
+    def solving(branch: Branch) -> list[Program]:
+        x = branch.point.x
+        return [Program(push, (branch, jax.ShapeDtypeStruct((len(x), k, x.shape[1]), x.dtype)), {})]
+
+    last = len(checkpoint.spec.blocks) - 1
+    passing = passing_programs(checkpoint, batches, components, decoder_input, solving, last=last)
+    found = [program for program in passing if program.function is push]
+    if words is None or not found:
+        return found
+    return found + word_programs(checkpoint, words, count_samples(batches), k)
 
 
 def couple(

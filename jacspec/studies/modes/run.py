@@ -39,8 +39,9 @@ from jacspec.studies.modes import (
     WORD_COLUMNS,
     WORDS_FILE,
     ModesOptions,
+    after,
 )
-from jacspec.studies.modes.after import Reader, leading_modes, pass_again
+from jacspec.studies.modes.after import Reader, leading_modes
 from jacspec.studies.modes.check import (
     CheckPlan,
     check_batches,
@@ -158,6 +159,11 @@ def _prepare(
         **({"predicted": PREDICTED[model_kind(spec)]} if options.check else {}),
     }
 
+    first = list_programs(checkpoint, batches, plan)
+    second = after.list_programs(
+        checkpoint, batches, components, k=options.k, decoder_input=plan.decoder_input, words=words
+    )
+
     learnt: dict[str, Any] = {}
     deep = None
     if words is not None and words.through == DEPTH and checkpoint.has_head:
@@ -166,7 +172,7 @@ def _prepare(
         )
 
     def tables(results: Sequence[LayerResult], read: Reader) -> dict[str, Table]:
-        again = pass_again(
+        passed = after.pass_again(
             checkpoint,
             batches,
             results,
@@ -177,7 +183,7 @@ def _prepare(
             deep=deep,
         )
         sites = list_sites(components, spec)
-        found = compare_modes(results, read, sites, k=options.k, coupled=again.coupled, seed=config.seed)
+        found = compare_modes(results, read, sites, k=options.k, coupled=passed.coupled, seed=config.seed)
         named: dict[str, Table] = {
             MODES_FILE: (MODE_COLUMNS, found.modes),
             SHARED_FILE: (SHARED_COLUMNS, found.shared),
@@ -187,9 +193,9 @@ def _prepare(
         }
         if labels:
             named[LABELS_FILE] = (LABEL_COLUMNS, [row for result in results for row in _by_label(result, labels)])
-        if again.words is not None:
-            learnt["words"] = again.facts
-            named |= {WORDS_FILE: (WORD_COLUMNS, again.words.shared), OWN_FILE: (OWN_COLUMNS, again.words.own)}
+        if passed.words is not None:
+            learnt["words"] = passed.facts
+            named |= {WORDS_FILE: (WORD_COLUMNS, passed.words.shared), OWN_FILE: (OWN_COLUMNS, passed.words.own)}
         if options.check:
             known = StoredModes(results, read, options.k)
             own = check_batches(checkpoint, sample.tokens, batches, checked)
@@ -203,7 +209,7 @@ def _prepare(
         batches,
         functools.partial(stream_modes, checkpoint, plan=plan),
         audited=engine != "jacfwd",
-        programs=list_programs(checkpoint, batches, plan),
+        programs=[*first, *second],
         tables=tables,
         learnt=learnt,
     )

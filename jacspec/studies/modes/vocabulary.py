@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacspec.backend import Program
 from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Embedding
 from jacspec.samples import PaddedBatch
@@ -71,8 +72,7 @@ def score(table: Table, directions: Float[Array, "direction width"], shown: int,
 
     About 2 · token · width FLOPs a direction.
     """
-    shown = min(shown, len(table.rows))
-    size = int(min(max(memory_bytes // (4 * len(table.rows) * table.rows.dtype.itemsize), 1), len(directions)))
+    shown, size = min(shown, len(table.rows)), _at_once(table.rows, len(directions), memory_bytes)
     parts = []
     for start in range(0, len(directions), size):
         part = directions[start : start + size]
@@ -87,6 +87,19 @@ def score(table: Table, directions: Float[Array, "direction width"], shown: int,
         np.where(turned, -top, bottom),
         np.where(turned, ids[0], ids[1]),
     )
+
+
+def score_program(rows: Any, directions: int, shown: int, memory_bytes: float) -> Program:
+    """Say what `score` compiles for so many directions, `rows` the shape of those of a table."""
+    count, width = rows.shape
+    table = (rows, *(jax.ShapeDtypeStruct((size,), rows.dtype) for size in (width, count)))
+    scored = jax.ShapeDtypeStruct((_at_once(rows, directions, memory_bytes), width), rows.dtype)
+    return Program(_score, (table, scored), {"shown": min(shown, count)})
+
+
+def _at_once(rows: Any, directions: int, memory_bytes: float) -> int:
+    """Choose how many directions are scored at once."""
+    return int(min(max(memory_bytes // (4 * rows.shape[0] * rows.dtype.itemsize), 1), directions))
 
 
 @functools.partial(jax.jit, static_argnames="shown")

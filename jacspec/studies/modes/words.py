@@ -20,10 +20,12 @@ draws) (Davison & Hinkley 1997, 4.2.3).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jacspec.backend import Program
 from jacspec.jacobians.streaming import Stream
 from jacspec.jacobians.triples import alone
 from jacspec.models.block import Head, ModelSpec
@@ -32,7 +34,7 @@ from jacspec.samples import PaddedBatch
 from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
 from jacspec.studies.modes.directions import STABLE, Modes, Shared, shared_directions, unnamed
-from jacspec.studies.modes.through import Way
+from jacspec.studies.modes.through import Way, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
     Null,
     Table,
@@ -44,6 +46,7 @@ from jacspec.studies.modes.vocabulary import (
     later_tokens,
     say_tokens,
     score,
+    score_program,
     token_text,
     token_vectors,
 )
@@ -126,6 +129,20 @@ def make_lexicon(checkpoint: Checkpoint, plan: WordsPlan) -> Lexicon:
         "stable": STABLE,
     }
     return Lexicon(checkpoint.spec, checkpoint.tokenizer, plan, table, null, unembedding, facts)
+
+
+def word_programs(checkpoint: Checkpoint, plan: WordsPlan, samples: int, k: int) -> list[Program]:
+    """Say what words compile of `samples` samples with `k` modes, known from the model's spec."""
+    width = jax.ShapeDtypeStruct((samples, checkpoint.spec.d_model), checkpoint.dtype)
+    found = [Program(token_vectors, (checkpoint.shapes("embedding", 0),), {})]
+    tables = [found[0].result()]
+    if checkpoint.has_head:
+        head = checkpoint.shapes("head", 0)
+        tables.append(head.unembed.weight[...])
+        if plan.through != DEPTH:
+            found += [Program(mean_map, (head, width), {}), Program(push_writes, (head, width, width), {})]
+    sizes = ((plan.draws, 1), (k, plan.shown), (samples, 1))
+    return found + [score_program(rows, *size, plan.memory_bytes) for rows in tables for size in sizes]
 
 
 def _say_way(head: Head, plan: WordsPlan) -> str:
