@@ -22,7 +22,9 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.runs import Run
 from jacspec.studies.modes import CHECK_COLUMNS, CHECK_FILE, OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE
+from jacspec.studies.modes.check_page import check_findings, check_section
 from jacspec.studies.modes.directions import Modes, shared_directions
+from jacspec.studies.modes.lexicon import Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
 from jacspec.studies.modes.through import Way, go_direct, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
     Table,
@@ -34,22 +36,8 @@ from jacspec.studies.modes.vocabulary import (
     score,
     token_text,
 )
-from jacspec.studies.modes.words import (
-    READ,
-    READ_STREAM,
-    WRITE,
-    Around,
-    Lexicon,
-    Words,
-    WordsPlan,
-    draw_writes,
-    finish_words,
-    make_lexicon,
-    read_component,
-    surround,
-    write_component,
-)
-from jacspec.studies.modes.words_page import check_findings, check_section, words_findings, words_section
+from jacspec.studies.modes.words import READ, READ_STREAM, WRITE, Words, finish_words, read_component, write_component
+from jacspec.studies.modes.words_page import words_findings, words_section
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
 NOWHERE = Around(None, None, None)

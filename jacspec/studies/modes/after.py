@@ -27,20 +27,10 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.layers import Stored
 from jacspec.samples import PaddedBatch, in_order
 from jacspec.studies.modes.directions import Modes
+from jacspec.studies.modes.lexicon import Around, WordsPlan, draw_writes, make_lexicon, surround, word_programs
 from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
 from jacspec.studies.modes.through import Deep, Way, go_back, go_direct
-from jacspec.studies.modes.words import (
-    Around,
-    Words,
-    WordsPlan,
-    draw_writes,
-    finish_words,
-    make_lexicon,
-    read_component,
-    surround,
-    word_programs,
-    write_component,
-)
+from jacspec.studies.modes.words import Words, finish_words, read_component, write_component
 
 Reader = Callable[[int], Stored]
 Place = tuple[int, str]

@@ -11,7 +11,8 @@ from jacspec.report.tables import sample_numbers, table
 from jacspec.runs import Run
 from jacspec.studies.kinds import KINDS_FILE
 from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, LABELS_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
-from jacspec.studies.modes.words_page import check_section, words_section
+from jacspec.studies.modes.check_page import check_section
+from jacspec.studies.modes.words_page import words_section
 
 
 def modes_numbers(run: Run) -> Iterator[Markup]:

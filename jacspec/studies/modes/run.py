@@ -52,10 +52,10 @@ from jacspec.studies.modes.check import (
     mask_samples,
 )
 from jacspec.studies.modes.directions import Modes
+from jacspec.studies.modes.lexicon import DEPTH, WordsPlan
 from jacspec.studies.modes.measure import ModesPlan, check_counts, list_programs, stream_modes
 from jacspec.studies.modes.tables import compare_modes
 from jacspec.studies.modes.through import choose_deep
-from jacspec.studies.modes.words import DEPTH, WordsPlan
 from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
