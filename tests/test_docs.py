@@ -494,6 +494,25 @@ TRAINED = (
         "write, mlp 29, samples:.0f} samples in the last, by chance {own write, mlp 29, chance:.0f}). What the "
         "unembedding says of a write in the middle of the network is not what becomes of it.",
     ),
+    (
+        "docs/depth.md",
+        "smollm2_dense",
+        "There attention adds {lyapunov_attn_1:.3f} of {lyapunov_1:.3f} nats a layer and the MLPs "
+        "{lyapunov_mlp_1:.3f}. Of four of these sentences, blocks made normal grow by {normal_finite_time_1:.3f} "
+        "nats a layer at most in place of {finite_time_1:.3f}: {share:.0%} of the growth is due to non-normality."
+        " The effective rank of the product falls from {cumulative_effective_rank, first layer:.0f} behind the "
+        "first layer to {cumulative_effective_rank:.0f} of 576 behind the last.",
+    ),
+    (
+        "docs/jacobian.md",
+        "smollm2_pseudospectra",
+        "In SmolLM2-135M, of four sentences, it is {kreiss_constant, layer 0:.1f} in layer 0, where σ₁ is "
+        "{spectral_radius, layer 0:.0f} and the largest |λ| {eigenvalue_radius, layer 0:.1f}, and "
+        "{kreiss_constant, layer 10:.1f}, {kreiss_constant, layer 20:.1f} and {kreiss_constant, layer 29:.1f} in "
+        "layers 10, 20 and 29; within σ₁/100 of J the largest |λ| reaches {pseudospectral_radius, layer 0:.1f} in"
+        " layer 0 and {pseudospectral_radius, layer 29:.1f} in layer 29 (medians; "
+        "[`trained.json`](../tests/benchmarks/trained.json)).",
+    ),
 )
 """Numbers of trained models that are not part of the project: the page, the entry of `trained.json`, the words."""
 
