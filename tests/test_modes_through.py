@@ -33,12 +33,13 @@ class Backward(NamedTuple):
 def go(folder: Path, family: str, memory_bytes: float = 2.0**30) -> Backward:
     """Go back through a random model, by three samples of four; `memory_bytes` parts them into batches."""
     kind, name = CASES[FIRST_CASES[family]]
-    layers = {"gpt2": "n_layer"}.get(family, "num_hidden_layers")
-    model = save_random(folder, family, **{**config_of(kind, name), layers: LAYERS})
+    layers = {"gpt2": ["n_layer"], "t5": ["num_layers", "num_decoder_layers"]}.get(family, ["num_hidden_layers"])
+    model = save_random(folder, family, **config_of(kind, name) | dict.fromkeys(layers, LAYERS))
+    first = LAYERS * (family == "t5")  # behind its encoder
     with numerics("float64"):
         checkpoint = open_checkpoint(folder, dtype="float64")
         deep = choose_deep(checkpoint, TOKENS, count=3, seed=0, memory_bytes=memory_bytes)
-        ways = dict(go_back(checkpoint, deep, (0, 2), "shifted"))
+        ways = {number - first: own for number, own in go_back(checkpoint, deep, (first, first + 2), "shifted")}
         for own in ways.values():
             for way in own.values():
                 assert len(set(way.samples.tolist())) == 3
@@ -137,3 +138,36 @@ def test_in_an_encoder_all_other_tokens_are_held_fixed(tmp_path: Path) -> None:
 
     check(found, image)
     assert max(differences(found, lambda *place: image(*place, fixed=False))) > 1e-3
+
+
+def test_writes_of_a_decoder_beside_its_encoder_equal_hf(tmp_path: Path) -> None:
+    """T5: a write of attention passes cross-attention and the MLP, one of cross-attention the MLP."""
+    found = go(tmp_path, "t5")
+    blocks, start = found.model.decoder.block, found.checkpoint.spec.decoder_start
+
+    def image(layer: int, component: str, sample: int, *, swapped: bool = False) -> np.ndarray:
+        parts = {"attn": 0, "cross": 1, "mlp": 2, "block": 2}
+        place = parts[component] if not swapped else 2 - parts[component]
+        read = torch.tensor([TOKENS[sample]])
+
+        def logits(amount: torch.Tensor) -> torch.Tensor:
+            def moved(module: Any, args: Any, output: Any) -> Any:
+                stream = output[0] if isinstance(output, tuple) else output
+                added = amount * torch.tensor(found.vectors[sample])
+                changed = torch.cat([stream[:, :-1], stream[:, -1:] + added], dim=1)
+                return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+            hook = blocks[layer].layer[place].register_forward_hook(moved)
+            try:
+                fed = torch.tensor([[start, *TOKENS[sample][:-1]]])
+                return found.model(read, decoder_input_ids=fed).logits[0, -1]
+            finally:
+                hook.remove()
+
+        with float64_throughout():
+            zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+            _, image = torch.autograd.functional.jvp(logits, zero, one)
+        return (image - image.mean()).numpy()
+
+    check(found, image)
+    assert max(differences(found, lambda *where: image(*where, swapped=True))) > 1e-3
