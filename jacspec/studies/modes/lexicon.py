@@ -97,14 +97,15 @@ def make_lexicon(checkpoint: Checkpoint, plan: WordsPlan) -> Lexicon:
 
 def word_programs(checkpoint: Checkpoint, plan: WordsPlan, samples: int, k: int) -> list[Program]:
     """Say what words compile of `samples` samples with `k` modes, known from the model's spec."""
-    width = jax.ShapeDtypeStruct((samples, checkpoint.spec.d_model), checkpoint.dtype)
+    spec, dtype = checkpoint.spec, checkpoint.dtype
+    streams = jax.ShapeDtypeStruct((samples, spec.d_model), dtype)
     found = [Program(token_vectors, (checkpoint.shapes("embedding", 0),), {})]
     tables = [found[0].result()]
     if checkpoint.has_head:
         head = checkpoint.shapes("head", 0)
-        tables.append(head.unembed.weight[...])
+        tables.append(jax.ShapeDtypeStruct((spec.vocab, spec.head.width), dtype))
         if plan.through != DEPTH:
-            found += [Program(mean_map, (head, width), {}), Program(push_writes, (head, width, width), {})]
+            found += [Program(mean_map, (head, streams), {}), Program(push_writes, (head, streams, streams), {})]
     sizes = ((plan.draws, 1), (k, plan.shown), (samples, 1))
     return found + [score_program(rows, *size, plan.memory_bytes) for rows in tables for size in sizes]
 
