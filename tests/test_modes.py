@@ -316,7 +316,9 @@ def test_what_is_read_of_the_input_by_label(finished: Path) -> None:
     np.testing.assert_allclose(rows["mean"], expected["mean"].reindex(rows.index))
     assert (rows["n"] == expected["count"].reindex(rows.index)).all()
     page = (run.folder / "report.html").read_text()
-    assert "genre: tale" in page
+    assert "attention: spectral radius ρ = σ₁ by genre" in page
+    assert re.search(r"tale \(n = \d+\)", page)
+    assert "residual gain ‖J x̂‖ by genre" not in page  # behind a norm
     assert "lines.csv" in page
 
 
