@@ -1,6 +1,7 @@
 """The numbers on the page of a `task=modes` run."""
 
 from collections.abc import Iterator
+
 import pandas
 
 from jacspec.report.labels import component_words, metric_title, number_format
@@ -11,7 +12,6 @@ from jacspec.studies.kinds import KINDS_FILE
 from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, LABELS_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
 from jacspec.studies.modes.check_page import check_section
 from jacspec.studies.modes.words_page import words_section
-
 
 NOTHING = {"spectral_radius": 0.0, "residual_gain": 1e-2, "read_input": 1e-3}
 """What groups are compared by; where no mean is more it is 0 by construction, but for rounding and a norm's eps."""
