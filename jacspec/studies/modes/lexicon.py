@@ -18,6 +18,7 @@ from jacspec.studies.modes.through import Way, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
     Null,
     Table,
+    about_mean,
     average_streams,
     cosine_table,
     draw_like,
@@ -101,6 +102,7 @@ def word_programs(checkpoint: Checkpoint, plan: WordsPlan, samples: int, k: int)
     streams = jax.ShapeDtypeStruct((samples, spec.d_model), dtype)
     found = [Program(token_vectors, (checkpoint.shapes("embedding", 0),), {})]
     tables = [found[0].result()]
+    found.append(Program(about_mean, (tables[0],), {}))
     if checkpoint.has_head:
         head = checkpoint.shapes("head", 0)
         tables.append(jax.ShapeDtypeStruct((spec.vocab, spec.head.width), dtype))

@@ -60,11 +60,17 @@ def token_vectors(embedding: Embedding) -> Float[Array, "token d_model"]:
 
 def cosine_table(rows: Float[Array, "token d_model"], ids: Int[np.ndarray, " token"]) -> Table:
     """Make the table whose scores are cosines with vectors less their mean."""
+    return Table(rows, *about_mean(rows), ids)
+
+
+@jax.jit
+def about_mean(rows: Float[Array, "token d_model"]) -> tuple[Float[Array, " d_model"], Float[Array, " token"]]:
+    """Compute the mean of rows, and one over the length of each without it."""
     mean = rows.mean(axis=0)
     length = jnp.linalg.norm(rows - mean[None], axis=1)
     # A vector that is the mean has no direction; nor has what rounding leaves of it.
     none = length <= jnp.finfo(rows.dtype).eps * jnp.linalg.norm(rows, axis=1)
-    return Table(rows, mean, jnp.where(none, 0, 1 / jnp.where(none, 1, length)), ids)
+    return mean, jnp.where(none, 0, 1 / jnp.where(none, 1, length))
 
 
 def score(table: Table, directions: Float[Array, "direction width"], shown: int, memory_bytes: float) -> Scores:
