@@ -60,7 +60,8 @@ def token_vectors(embedding: Embedding) -> Float[Array, "token d_model"]:
 
 def cosine_table(rows: Float[Array, "token d_model"], ids: Int[np.ndarray, " token"]) -> Table:
     """Make the table whose scores are cosines with vectors less their mean."""
-    return Table(rows, *about_mean(rows), ids)
+    mean, scale = about_mean(rows)
+    return Table(rows, mean, scale, ids)
 
 
 @jax.jit
