@@ -491,6 +491,8 @@ def modes(
     end: Literal["random", "sample"] = "random",
     words: int = 8,
     draws: int = 499,
+    through: Literal["direct", "depth"] = "direct",
+    through_samples: int = 32,
     check: bool = False,
     check_layers: int | Sequence[int] | None = None,
     check_epsilons: float | Sequence[float] = (0.1,),
@@ -536,6 +538,9 @@ def modes(
       sample
     - `words`: tokens that a mode is said in, at either end of the ranking; 0: none
     - `draws`: directions of chance that words are compared with
+    - `through`: what writes pass on their way to words: direct (the head alone), depth (later blocks
+      too)
+    - `through_samples`: samples, drawn, whose later blocks are multiplied for through='depth'
     - `check`: whether the directions are added and removed, and what becomes of the loss is measured
     - `check_layers`: the layers that are checked; None: first, middle and last
     - `check_epsilons`: how much of a direction is added, in lengths of the stream

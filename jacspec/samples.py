@@ -3,6 +3,7 @@
 The names of axes are in `axes.py`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,11 @@ class PaddedBatch(NamedTuple):
     def row_samples(self) -> Int[np.ndarray, " row"]:
         """The number of each row's sample; padding repeats the last."""
         return np.array(self.samples + self.samples[-1:] * (self.batch.packing.lengths.size - len(self.samples)))
+
+
+def in_order(batches: Sequence[PaddedBatch], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Put the rows of all batches in the order of the samples."""
+    return np.concatenate(parts)[np.argsort(np.concatenate([padded.samples for padded in batches]))]
 
 
 class Memory(NamedTuple):

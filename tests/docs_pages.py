@@ -584,6 +584,12 @@ def recorded_pages() -> Any:
     return json.loads((Path(__file__).parent / "benchmarks" / "pages.json").read_text(encoding="utf-8"))
 
 
+@functools.cache
+def recorded_trained() -> Any:
+    """Read the record of trained models that are not part of the project."""
+    return json.loads((Path(__file__).parent / "benchmarks" / "trained.json").read_text(encoding="utf-8"))
+
+
 def linearity_table() -> str:
     """Write how far Jacobians hold: over layers the smallest and the largest median, in per cent of ‖x‖ or of ‖εJv‖."""
     record = json.loads((DOCS.parent / "tests" / "benchmarks" / "linearity.json").read_text(encoding="utf-8"))

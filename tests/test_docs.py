@@ -21,6 +21,7 @@ from docs_pages import (
     marks,
     pages,
     recorded_pages,
+    recorded_trained,
 )
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
@@ -450,6 +451,86 @@ SHOWN = (
 def test_shown_number_is_recorded(page: str, name: str, words: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert formatted(words, recorded_pages()[name]["numbers"]) in text
+
+
+TRAINED = (
+    (
+        "docs/modes.md",
+        "stories260k_modes",
+        "stories260K (five layers, d_model 64) shares less: the first read vectors of two samples have |cos| {mlp"
+        " 0, read, cos:.2f} [{mlp 0, read, low:.2f}, {mlp 0, read, high:.2f}] in the MLP of layer 0, by chance of"
+        " the stream's covariance {mlp 0, read, stream:.2f}, and {mlp, read, least cos:.2f} to {mlp 4, read, "
+        "cos:.2f} in those above; {attn, read, beyond:.0f} of 5 layers are surely above chance for the reads of "
+        "attention, {mlp, read, beyond:.0f} for those of the MLPs, and {attn, write, beyond:.0f} and {mlp, write,"
+        " beyond:.0f} for the writes. The last MLP is the exception: its writes have {mlp 4, write, cos:.2f} "
+        "[{mlp 4, write, low:.2f}, {mlp 4, write, high:.2f}]. m_K is {m_K, least:.2f} to {m_K, largest:.2f}. Of "
+        "{write, directions:.0f} shared write directions {write, with words:.0f} have words, and {write, beyond "
+        "chance:.0f} of them survive chance. Added along v₁, 0.1 ‖x‖ moves the next token's distribution more "
+        "than along random directions in {read, 0.1, above:.0f} of {read, 0.1, places:.0f} places, in the MLP of "
+        "layer 0 {read, 0.1, mlp 0, ratio:.0f} times [{read, 0.1, mlp 0, ratio_low:.1f}, {read, 0.1, mlp 0, "
+        "ratio_high:.0f}] as much, of which the Jacobians explain {read, 0.1, mlp 0, predicted:.0%} of the change"
+        " of the logits; along u₁ in {write, 0.1, above:.0f}, and less in {write, 0.1, below:.0f}. Taken away, u₁"
+        " of that MLP matters {write, remove, mlp 0, ratio:.0f} times [{write, remove, mlp 0, ratio_low:.0f}, "
+        "{write, remove, mlp 0, ratio_high:.0f}] as much as a random direction; the loss rises by {write, remove,"
+        " mlp 0, loss:.1f} nats [{write, remove, mlp 0, loss_low:.1f}, {write, remove, mlp 0, loss_high:.1f}], "
+        "which at 60 samples may be none.",
+    ),
+    (
+        "docs/modes.md",
+        "minilm_modes",
+        "MiniLM (all-MiniLM-L6-v2, a sentence encoder of six layers) shares more the further up: the first writes"
+        " of its MLPs have |cos| {mlp 0, write, cos:.2f} in layer 0, {mlp 2, write, cos:.2f}, {mlp 3, write, "
+        "cos:.2f} and {mlp 4, write, cos:.2f} in layers 2 to 4, and {mlp 5, write, cos:.2f} [{mlp 5, write, "
+        "low:.2f}, {mlp 5, write, high:.2f}] in the last, where one direction is the same for all texts; their "
+        "reads {mlp, read, least cos:.2f} to {mlp, read, largest cos:.2f}. By chance it would be {attn 0, read, "
+        "stream:.2f} to {mlp 4, read, stream:.2f}. Attention reads what is shared ({attn 4, read, cos:.2f} to "
+        "{attn 1, read, cos:.2f} in layers 1 to 4) and writes what is not ({attn, write, least cos:.2f} to {attn,"
+        " write, largest cos:.2f}). The mean subspace of the other half of the samples holds {mlp 5, write, "
+        "held:.0%} of the four leading writes of the last MLP. It has no unembedding, so that only reads have "
+        "words: {read, beyond chance:.0f} of {read, with words:.0f} shared ones lie closer to a token's embedding"
+        " than matched chance does. Yet of each sample's own first reads more than chance have one token first, "
+        "in {own read, beyond chance:.0f} of {own read, components:.0f} components of layers: {own read, attn 2, "
+        "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
+        "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_through",
+        "Behind all later blocks (`modes.through=depth`, at 32 of the samples) these words are gone: of the "
+        "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
+        "largest score is {write, score over chance, median:.2f} times that of chance, and the samples' own first"
+        " writes name one token more often than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components, the MLPs of layers 24, 28 and 29 ({own write, mlp 29, times:.0f} of {own "
+        "write, mlp 29, samples:.0f} samples in the last, by chance {own write, mlp 29, chance:.0f}). What the "
+        "unembedding says of a write in the middle of the network is not what becomes of it.",
+    ),
+    (
+        "docs/depth.md",
+        "smollm2_dense",
+        "There attention adds {lyapunov_attn_1:.3f} of {lyapunov_1:.3f} nats a layer and the MLPs "
+        "{lyapunov_mlp_1:.3f}. Of four of these sentences, blocks made normal grow by {normal_finite_time_1:.3f} "
+        "nats a layer at most in place of {finite_time_1:.3f}: {share:.0%} of the growth is due to non-normality."
+        " The effective rank of the product falls from {cumulative_effective_rank, first layer:.0f} behind the "
+        "first layer to {cumulative_effective_rank:.0f} of 576 behind the last.",
+    ),
+    (
+        "docs/jacobian.md",
+        "smollm2_pseudospectra",
+        "In SmolLM2-135M, of four sentences, it is {kreiss_constant, layer 0:.1f} in layer 0, where σ₁ is "
+        "{spectral_radius, layer 0:.0f} and the largest |λ| {eigenvalue_radius, layer 0:.1f}, and "
+        "{kreiss_constant, layer 10:.1f}, {kreiss_constant, layer 20:.1f} and {kreiss_constant, layer 29:.1f} in "
+        "layers 10, 20 and 29; within σ₁/100 of J the largest |λ| reaches {pseudospectral_radius, layer 0:.1f} in"
+        " layer 0 and {pseudospectral_radius, layer 29:.1f} in layer 29 (medians; "
+        "[`trained.json`](../tests/benchmarks/trained.json)).",
+    ),
+)
+"""Numbers of trained models that are not part of the project: the page, the entry of `trained.json`, the words."""
+
+
+@pytest.mark.parametrize(("page", "name", "words"), TRAINED)
+def test_number_of_a_trained_model_is_recorded(page: str, name: str, words: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert formatted(words, recorded_trained()[name]["numbers"]) in text
 
 
 def test_size_of_the_installation_is_recorded() -> None:

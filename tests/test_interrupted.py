@@ -28,7 +28,7 @@ QUICK = {
     "jacobian": ("data.samples=6", "components=[mlp]"),
     "depth": ("data.samples=4", "depth.exponents=2", "depth.last=1"),
     "coupling": ("data.samples=4", "components=[mlp]"),
-    "modes": ("data.samples=4", "components=[mlp]", "modes.k=2", "modes.draws=9"),
+    "modes": ("data.samples=4", "components=[mlp]", "modes.k=2", "modes.draws=9", "modes.through=depth"),
     "weights": (),
     "heads": (),
     "overlap": ("data.samples=6",),

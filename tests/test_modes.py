@@ -316,5 +316,39 @@ def test_what_is_read_of_the_input_by_label(finished: Path) -> None:
     np.testing.assert_allclose(rows["mean"], expected["mean"].reindex(rows.index))
     assert (rows["n"] == expected["count"].reindex(rows.index)).all()
     page = (run.folder / "report.html").read_text()
-    assert "genre: tale" in page
+    assert "attention: spectral radius ρ = σ₁ by genre" in page
+    assert re.search(r"tale \(n = \d+\)", page)
+    assert "residual gain ‖J x̂‖ by genre" not in page  # behind a norm
     assert "lines.csv" in page
+
+
+def test_directions_of_an_encoder_are_checked_at_a_mask(tmp_path: Path) -> None:
+    """Samples end with a mask in the place of a token of theirs; writes go through later blocks."""
+    sizes = ("hidden_size=16", "num_attention_heads=2", "intermediate_size=24", "num_hidden_layers=2")
+    model = ("model=bert-base", "model.init=random", *(f"++model.config.{size}" for size in sizes))
+    said = ("modes.check=true", "modes.through=depth", "modes.through_samples=3", "modes.k=2", "modes.draws=9")
+    done = run_here("task=modes", *model, *TINY, *said, "report.figures=none", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "run")
+    check = run.table("check.csv")
+    assert {*check["kind"]} == {name + end for name in ("read", "write", "random", "principal") for end in ("", "_k")}
+    assert (check.loc[check["change"] == "0.1", "kl"] > 0).all()
+    assert {*run.provenance["token_kinds"]["mlp"]} == {"special"}
+    page = " ".join((run.folder / "report.html").read_text().split())
+    assert "that of the true masked token" in page
+    assert "derivative of all later blocks and of the head (MLM head) at the last token of 3 samples" in page
+    assert "What writes make likelier through all later blocks" in page or "of 8 have words" in page
+    assert (run.table("own_words.csv").query("side == 'write'")["samples"] <= 3).all()
+
+
+def test_what_the_last_block_writes_is_read_in_the_same_words_either_way(finished: Path) -> None:
+    """Behind it is the head alone; of what earlier ones write other tokens come first."""
+    said = ("data.samples=24", "data.max_tokens=12", "engine=lanczos", "modes.k=3", "modes.through=depth")
+    model = ("model=path", "model.path=model")
+    done = run_here("task=modes", *model, *said, "report.figures=none", "hydra.run.dir=deep", cwd=finished.parent)
+    assert done.code == 0, done.err
+    direct, deep = (open_run(folder).table("own_words.csv") for folder in (finished, finished.parent / "deep"))
+    same = direct.eq(deep) | (direct.isna() & deep.isna())
+    close = (direct["layer"] == 1) & (direct["component"] == "mlp") | (direct["side"] == "read")
+    assert same[close].all(axis=None)
+    assert not same.loc[~close, "tokens"].all()

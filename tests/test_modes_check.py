@@ -12,6 +12,7 @@ import pytest
 import torch
 from families import CASES, config_of
 from flax import nnx
+from hooked import Hooked
 from oracles import float64_throughout, save_random
 
 from jacspec import JacspecError
@@ -19,31 +20,24 @@ from jacspec.backend import numerics
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
 from jacspec.studies.modes import CHECK_COLUMNS
+from jacspec.studies.modes.carried import ENTER, LEAVE, MIDDLE, see
 from jacspec.studies.modes.check import (
-    ENTER,
-    LEAVE,
-    MIDDLE,
     CheckPlan,
-    Effect,
+    check_batches,
     check_numbers,
     check_possible,
-    check_rows,
     cut_samples,
+    mask_samples,
     measure_effects,
 )
-from jacspec.studies.modes.words import Modes
+from jacspec.studies.modes.directions import Modes
+from jacspec.studies.modes.effects import Effect, check_rows
 from jacspec.text.corpus import Sample
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
 TOKENS = ([3, 4, 5, 6, 7, 8, 9], [12, 13, 14], [5, 9, 2, 2])
 TARGETS = (11, 3, 7)
 PLAN = CheckPlan(layers=(0, 1), epsilons=(0.1, 0.5), random=1)
-PARTS = {
-    "gpt2": ("transformer.h.{}", "attn", "ln_2"),
-    "llama": ("model.layers.{}", "self_attn", "post_attention_layernorm"),
-    "gpt_neox": ("gpt_neox.layers.{}", "attention", ""),
-}
-"""Blocks, their attention, and what the stream after attention enters; GPT-NeoX's branches are parallel."""
 
 
 def open_random(folder: Path, family: str) -> tuple[Checkpoint, Any]:
@@ -86,50 +80,6 @@ def measure(folder: Path, family: str, plan: CheckPlan) -> Measured:
         return Measured(family, model, checkpoint, modes, effects_of(checkpoint, modes, plan))
 
 
-class Hooked:
-    """HF's model with something added to the last token's stream at one place, by forward hooks."""
-
-    def __init__(self, family: str, model: Any) -> None:
-        self.family, self.model = family, model
-
-    def logits(self, tokens: list[int], layer: int, place: str, change: Any) -> torch.Tensor:
-        """Return the logits behind the last token; `change` is added to its stream, a tensor."""
-        name, attention, _ = PARTS[self.family]
-        block = self.model.get_submodule(name.format(layer))
-
-        def moved(given: Any) -> Any:
-            stream = given[0] if isinstance(given, tuple) else given
-            changed = torch.cat([stream[:, :-1], stream[:, -1:] + change], dim=1)
-            return (changed, *given[1:]) if isinstance(given, tuple) else changed
-
-        if place == ENTER:
-            hook = block.register_forward_pre_hook(lambda module, args: moved(args))
-        else:
-            module = block if place == LEAVE else block.get_submodule(attention)
-            hook = module.register_forward_hook(lambda module, args, output: moved(output))
-        try:
-            with float64_throughout():
-                return self.model(torch.tensor([tokens])).logits[0, -1]
-        finally:
-            hook.remove()
-
-    def stream(self, tokens: list[int], layer: int, place: str) -> np.ndarray:
-        """Return the last token's unchanged stream at a place."""
-        name, _, behind = PARTS[self.family]
-        block, seen = self.model.get_submodule(name.format(layer)), list[torch.Tensor]()
-        if place == LEAVE:
-            hook = block.register_forward_hook(
-                lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
-            )
-        else:
-            module = block if place == ENTER else block.get_submodule(behind)
-            hook = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-        with float64_throughout(), torch.no_grad():
-            self.model(torch.tensor([tokens]))
-        hook.remove()
-        return seen[0][0, -1].detach().numpy()
-
-
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
@@ -149,12 +99,31 @@ def test_effects_of_other_families_equal_hf_however_little_memory(family: str, t
     compare_with_hf(measure(tmp_path, family, PLAN._replace(memory_bytes=2.0**17, layers=(0,))))
 
 
+@pytest.mark.parametrize("family", ["bert", pytest.param("distilbert", marks=pytest.mark.thorough)])
+def test_effects_in_encoders_equal_hf(family: str, tmp_path: Path) -> None:
+    """All other tokens read the one that is changed, and hand it back: HF's whole model sees it, and its derivative."""
+    compare_with_hf(measure(tmp_path, family, PLAN._replace(memory_bytes=2.0**20, layers=(0,))))
+
+
+def test_effects_in_an_encoder_are_not_those_of_the_last_token_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(*arguments: Any) -> Any:
+        seen, left = see(*arguments)
+        return seen._replace(whole=None), left
+
+    monkeypatch.setattr("jacspec.studies.modes.check.see", blind)
+    measured = measure(tmp_path, "bert", PLAN._replace(layers=(0,)))
+    with pytest.raises(AssertionError):
+        compare_with_hf(measured)
+
+
 def compare_with_hf(measured: Measured) -> None:
     """Adding with both signs and taking away, at every place; loss, KL, and what HF's own derivative predicts."""
     family, model, effects = measured.family, measured.model, measured.effects
     hooked = Hooked(family, model)
-    places = {(effect.layer, effect.place) for effect in effects}
-    assert {place for _, place in places} == ({ENTER, LEAVE} if family == "gpt_neox" else {ENTER, MIDDLE, LEAVE})
+    places = list(dict.fromkeys(effect.place for effect in effects))
+    assert places == ([ENTER, LEAVE] if family == "gpt_neox" else [ENTER, MIDDLE, LEAVE])
     compared = 0
     for number, effect in enumerate(effects):
         for sample, tokens in enumerate(TOKENS):
@@ -250,7 +219,7 @@ def test_rows_sum_up_over_samples_and_compare_with_chance() -> None:
         return Effect(2, LEAVE, kind, component, np.zeros((samples, 4)), kl, kl * [1, -1, 2], kl, kl * 0 + 0.7, kl)
 
     effects = [effect("write", "mlp", 3), effect("random", "", 0.5), effect("random", "", 1.5)]
-    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in check_rows(effects, plan)]
+    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in check_rows(effects, plan.changes, plan.seed)]
     assert [(row["component"], row["kind"], row["change"]) for row in rows] == [
         ("mlp", "write", "0.1"), ("mlp", "write", "remove"),
         (LEAVE, "random", "0.1"), (LEAVE, "random", "remove"),
@@ -296,8 +265,37 @@ def test_numbers_that_change_nothing_are_refused(changed: dict[str, Any], words:
         check_numbers(PLAN._replace(**changed), range(2))
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
-def test_models_with_an_encoder_are_refused(family: str, tmp_path: Path) -> None:
-    save_random(tmp_path, family, **config_of(family, CASES[FIRST_CASES[family]][1]))
-    with pytest.raises(JacspecError, match="the other tokens"):
-        check_possible(open_checkpoint(tmp_path))
+def test_models_that_predict_no_token_are_refused(tmp_path: Path) -> None:
+    for family in ("t5", "bert"):
+        save_random(tmp_path / family, family, **config_of(family, CASES[FIRST_CASES[family]][1]))
+    with pytest.raises(JacspecError, match="for decoders and for encoders"):
+        check_possible(open_checkpoint(tmp_path / "t5"))
+    encoder = open_checkpoint(tmp_path / "bert")
+    check_possible(encoder)
+    with pytest.raises(JacspecError, match="saved without its language-model head"):
+        check_possible(dataclasses.replace(encoder, has_head=False))
+
+
+def test_masks_hide_tokens_that_are_no_special_ones() -> None:
+    sample = Sample(["a", "b"], [[1, 10, 11, 12, 13, 2], [1, 9, 2]], [0, 1])
+    ends = set()
+    for seed in range(40):
+        cut, hidden = mask_samples(sample, 99, {1, 2}, least=3, seed=seed)
+        for ids, whole, target in zip(cut.tokens, sample.tokens, hidden, strict=True):
+            assert ids == [*whole[: len(ids) - 1], 99]
+            assert target == whole[len(ids) - 1]
+        ends.add(len(cut.tokens[0]))
+        assert cut.tokens[1] == [1, 99]  # none leaves three
+    assert ends == {3, 4, 5}
+    with pytest.raises(JacspecError, match="Sample 0 has special tokens alone"):
+        mask_samples(sample._replace(tokens=[[1, 2], [1, 5, 2]]), 99, {1, 2}, least=1, seed=0)
+
+
+def test_batches_of_an_encoder_are_as_small_as_memory_asks(tmp_path: Path, gpt2: Measured) -> None:
+    save_random(tmp_path, "bert", **config_of("bert", CASES[FIRST_CASES["bert"]][1]))
+    encoder = open_checkpoint(tmp_path)
+    whole = prepare_batches(encoder, TOKENS, memory_gib=1.0, engine="lanczos")
+    few = PLAN._replace(memory_bytes=1.0)
+    assert [len(padded.samples) for padded in check_batches(encoder, TOKENS, whole, few)] == [1, 1, 1]
+    assert [len(padded.samples) for padded in check_batches(encoder, TOKENS, whole, PLAN)] == [3]
+    assert check_batches(gpt2.checkpoint, TOKENS, whole, few) is whole

@@ -22,36 +22,28 @@ from jacspec.models.block import Block
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.runs import Run
 from jacspec.studies.modes import CHECK_COLUMNS, CHECK_FILE, OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE
-from jacspec.studies.modes.words import (
-    READ,
-    READ_STREAM,
-    WRITE,
-    Around,
-    Modes,
+from jacspec.studies.modes.check_page import check_findings, check_section
+from jacspec.studies.modes.directions import Modes, shared_directions
+from jacspec.studies.modes.lexicon import Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
+from jacspec.studies.modes.through import Way, go_direct, mean_map, push_writes
+from jacspec.studies.modes.vocabulary import (
     Table,
-    WordsPlan,
     cosine_table,
     draw_like,
     draw_null,
-    finish_words,
     judge,
     later_tokens,
-    make_lexicon,
-    mean_map,
-    push_writes,
-    read_component,
     score,
-    shared_directions,
-    surround,
     token_text,
 )
-from jacspec.studies.modes.words_page import check_findings, check_section, words_findings, words_section
+from jacspec.studies.modes.words import READ, READ_STREAM, WRITE, Words, finish_words, read_component, write_component
+from jacspec.studies.modes.words_page import words_findings, words_section
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
 NOWHERE = Around(None, None, None)
 
 
-class Words:
+class Numbers:
     """A tokenizer that calls each token by its number."""
 
     def __len__(self) -> int:
@@ -92,7 +84,7 @@ def test_p_values_are_uniform_under_matched_chance_alone(sharing: str) -> None:
         strongest = float(score(table, direction, 1, plan.memory_bytes).top[0, 0])
         chances = {"matched": sources, "isotropic": np.concatenate([np.eye(width), -np.eye(width)])}
         for name, rows_of_chance in chances.items():
-            null = draw_null(table, draw_like(rows_of_chance, draws, [trial]), plan)
+            null = draw_null(table, draw_like(rows_of_chance, draws, [trial]), plan.memory_bytes)
             assert null is not None
             found[name].append(judge(strongest, null.strongest)[1])
     spread = {name: np.array(p) - numbers.random(trials) / (draws + 1) for name, p in found.items()}
@@ -136,10 +128,10 @@ def test_scores_of_writes_equal_hf(family: str, tmp_path: Path) -> None:
         averaged = jnp.asarray(shared)[None] @ mean_map(head, jnp.asarray(h)).T
         assert _close(_by_token(score(table, averaged, vocab, 2.0**30)), expected.mean(axis=0)[None])
         # The same by way of the rows of a component.
-        checkpoint.__dict__["tokenizer"] = Words()
+        checkpoint.__dict__["tokenizer"] = Numbers()
         modes = _modes(np.tile(shared, (4, 1)), np.linalg.qr(numbers.standard_normal((width, 4)))[0].T)
-        lexicon = make_lexicon(checkpoint, h, WordsPlan(draws=20, shown=4))
-        words = read_component(lexicon, NOWHERE, 0, "attn", modes)
+        lexicon = make_lexicon(checkpoint, WordsPlan(draws=20, shown=4))
+        words = words_of(lexicon, go_direct(head, h), NOWHERE, 0, "attn", modes)
     write = next(row for row in map(_named, words.shared) if row["side"] == WRITE)
     mean = expected.mean(axis=0) * np.sign(expected.mean(axis=0)[np.argmax(np.abs(expected.mean(axis=0)))])
     order = np.argsort(-mean)
@@ -162,6 +154,13 @@ def _by_token(found: Any) -> np.ndarray:
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:
     signs = np.sign((found * expected).sum(axis=1, keepdims=True))
     return bool(np.abs(signs * found - expected).max() < 1e-10 * np.abs(expected).max())
+
+
+def words_of(lexicon: Lexicon, way: Way, around: Around, layer: int, component: str, modes: Modes) -> Words:
+    """All words of one component, its writes first."""
+    writes = write_component(lexicon, way, draw_writes(lexicon, way, around), layer, component, modes)
+    reads = read_component(lexicon, around, layer, component, modes)
+    return Words(writes.shared + reads.shared, writes.own + reads.own)
 
 
 def _modes(writes: np.ndarray, reads: np.ndarray) -> Modes:
@@ -191,7 +190,7 @@ def test_no_words_inside_a_degenerate_block(tmp_path: Path) -> None:
     """σ₁ = σ₂: no vector of the plane has a name, in any sample or shared; the third, which is apart, has."""
     save_random(tmp_path, "gpt2", **config_of("gpt2", CASES[FIRST_CASES["gpt2"]][1]))
     checkpoint = open_checkpoint(tmp_path)
-    checkpoint.__dict__["tokenizer"] = Words()
+    checkpoint.__dict__["tokenizer"] = Numbers()
     basis, vectors = _rotated(12, checkpoint.spec.d_model)
     sigma, group = np.tile([2.0, 2.0, 1.0], (12, 1)), np.tile([0, 0, 1], (12, 1))
     shared = shared_directions(sigma, group, vectors)
@@ -199,8 +198,8 @@ def test_no_words_inside_a_degenerate_block(tmp_path: Path) -> None:
     assert shared.gap[0] < 1e-6
     modes = Modes(sigma, group, vectors.astype(np.float32), vectors.astype(np.float32))
     final = np.random.default_rng(0).standard_normal((12, checkpoint.spec.d_model)).astype(np.float32)
-    lexicon = make_lexicon(checkpoint, final, WordsPlan(draws=20, own=3))
-    found = finish_words([read_component(lexicon, NOWHERE, 0, "mlp", modes)])
+    lexicon, way = make_lexicon(checkpoint, WordsPlan(draws=20, own=3)), go_direct(checkpoint.head(), final)
+    found = finish_words([words_of(lexicon, way, NOWHERE, 0, "mlp", modes)])
     for row in map(_named, found.shared):
         assert bool(row["top"]) == (row["mode"] == 3), row
         assert ("a subspace" in row["reason"]) == (row["mode"] < 3)
@@ -208,16 +207,17 @@ def test_no_words_inside_a_degenerate_block(tmp_path: Path) -> None:
         assert (row["samples"], row["unnamed"]) == ((12, 0) if row["mode"] == 3 else (0, 12))
         assert bool(row["first"]) == (row["mode"] == 3)
     apart = modes._replace(sigma=np.tile([2.0, 1.5, 1.0], (12, 1)), group=np.tile([0, 1, 2], (12, 1)))
-    named = read_component(lexicon, NOWHERE, 0, "mlp", apart).own  # the same vectors, were they known
+    named = words_of(lexicon, way, NOWHERE, 0, "mlp", apart).own  # the same vectors, were they known
     assert all(row["samples"] == 12 for row in map(_own_named, named))
 
 
 def test_a_model_without_unembedding_has_words_of_reads_alone(tmp_path: Path) -> None:
     save_random(tmp_path, "bert", **config_of("bert", CASES[FIRST_CASES["bert"]][1]))
     checkpoint = dataclasses.replace(open_checkpoint(tmp_path), has_head=False)
-    checkpoint.__dict__["tokenizer"] = Words()
+    checkpoint.__dict__["tokenizer"] = Numbers()
     width = checkpoint.spec.d_model
-    lexicon = make_lexicon(checkpoint, np.zeros((4, width), np.float32), WordsPlan(draws=20))
+    lexicon = make_lexicon(checkpoint, WordsPlan(draws=20))
+    assert not lexicon.writes_to_tokens("")
     vectors = np.tile(np.eye(1, width, dtype=np.float32), (4, 1))
     words = read_component(lexicon, NOWHERE, 0, "attn", _modes(vectors, vectors))
     assert {_named(row)["side"] for row in words.shared} == {_own_named(row)["side"] for row in words.own} == {READ}
@@ -231,11 +231,11 @@ def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_str
     tokens = [numbers.integers(0, 12, length).tolist() for length in (9, 24, 17, 20)]
     with numerics("float64"):
         checkpoint = open_checkpoint(tmp_path, dtype="float64")
-        checkpoint.__dict__["tokenizer"] = Words()
+        checkpoint.__dict__["tokenizer"] = Numbers()
         batches = prepare_batches(checkpoint, tokens, memory_gib=1.0, engine="lanczos", largest=3)
         final = numbers.standard_normal((4, checkpoint.spec.d_model))
         plan = WordsPlan(draws=4000, shown=50)
-        lexicon = make_lexicon(checkpoint, final, plan)
+        lexicon, way = make_lexicon(checkpoint, plan), go_direct(checkpoint.head(), final)
         seen: list[Any] = []
 
         def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
@@ -262,7 +262,7 @@ def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_str
         centred = averages - averages.mean(axis=0)
         cosines = centred @ direction / np.linalg.norm(centred, axis=1)
         vectors = np.tile(direction, (4, 1))
-        words = read_component(lexicon, around, 1, "attn", _modes(vectors, vectors))
+        words = words_of(lexicon, way, around, 1, "attn", _modes(vectors, vectors))
         rows = {row["side"]: row for row in map(_named, words.shared)}
         assert rows[READ_STREAM]["strongest"] == pytest.approx(np.abs(cosines).max(), rel=1e-9)
         # Chance of writes has the second moments of unit vectors with the covariance of the stream that leaves.
@@ -271,12 +271,11 @@ def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_str
         drawn = numbers.standard_normal((4000, root.shape[0])) @ root.T
         drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
         weight = np.asarray(checkpoint.head().unembed.weight[...])
-        scores = drawn @ np.asarray(lexicon.writing.mean_map).T @ (weight - weight.mean(axis=0)).T  # type: ignore[union-attr]
-        assert around.writes is not None
-        assert scipy.stats.ks_2samp(around.writes.strongest, np.abs(scores).max(axis=1)).pvalue > 0.01
-        isotropic = draw_null(lexicon.writing.table, draw_like(np.eye(root.shape[0]), 4000, [1]), plan)  # type: ignore[union-attr]
-        assert isotropic is not None
-        assert rows[WRITE]["chance"] == pytest.approx(np.median(around.writes.strongest))
+        scores = drawn @ np.asarray(way.mean).T @ (weight - weight.mean(axis=0)).T
+        chance = draw_writes(lexicon, way, around)
+        assert chance is not None
+        assert scipy.stats.ks_2samp(chance.strongest, np.abs(scores).max(axis=1)).pvalue > 0.01
+        assert rows[WRITE]["chance"] == pytest.approx(np.median(chance.strongest))
     assert len(carry(checkpoint, batches)) == len(batches)
 
 
@@ -318,7 +317,7 @@ def test_page_and_sentences_say_which_words_are_beyond_chance(beyond: bool, tmp_
 
 
 def test_text_of_tokens() -> None:
-    class Pieces(Words):
+    class Pieces(Numbers):
         def convert_ids_to_tokens(self, token: int) -> str:
             return ["▁the", "Ġthe", "##ing", "\xff"][token]
 

@@ -21,7 +21,7 @@ from jacspec.axes import LayerResult
 from jacspec.report import figures, write_report
 from jacspec.report.console import print_files, print_summary
 from jacspec.report.drawing import list_figures
-from jacspec.report.figures import component_styles, draw_boxes, uses_log_axis
+from jacspec.report.figures import box_plots, component_styles, draw_boxes, uses_log_axis
 from jacspec.report.labels import metric_label, metric_title, number_format, printable, run_title
 from jacspec.report.lines import draw_spectra, visible_spectrum
 from jacspec.report.page import write_page
@@ -205,6 +205,41 @@ def test_labels_legend_and_title(run: Run) -> None:
     assert axes.get_xlabel() == "layer"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["attention", "MLP"]
     assert "40 samples" in axes.get_title()
+
+
+def test_boxes_say_of_how_many_samples_they_are(tmp_path: Path) -> None:
+    """Where a metric is of a few samples that are drawn, the title names all of the run."""
+    run = make_run(tmp_path / "run", layers=2, samples=8)
+    run.metrics.loc[run.metrics["sample"] >= 3, "spectral_radius"] = np.nan
+    assert draw_boxes(run, "spectral_radius").axes[0].get_ylabel().endswith("\nof 3 samples")
+    assert box_plots(run, ["spectral_radius"])["spectral_radius"].caption.endswith("; 3 samples a box.")
+    assert "samples" not in draw_boxes(run, "decay_ratio").axes[0].get_ylabel()
+
+
+def test_boxes_of_layers_that_are_far_apart_are_as_wide_as_those_of_neighbours(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers=3, samples=8)
+    shares = []
+    for apart in (1, 10):
+        run.metrics["layer"] = run.metrics["layer"] * apart
+        axes = draw_boxes(run, "decay_ratio").axes[0]
+        low, high = axes.get_xlim()
+        widths = [patch.get_path().get_extents().width for patch in axes.patches]
+        edges = [patch.get_path().get_extents() for patch in axes.patches]
+        assert min(edge.x0 for edge in edges) > low
+        assert max(edge.x1 for edge in edges) < high
+        shares.append(max(widths) / (high - low))
+    assert shares[1] == pytest.approx(shares[0], rel=0.4)
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers=2, samples=8)
+    run.metrics["spectral_radius"] = np.geomspace(20, 400, len(run.metrics))
+    figure = draw_boxes(run, "spectral_radius")
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    labels = [label.get_text() for label in (*axis.get_majorticklabels(), *axis.get_minorticklabels())]
+    assert {"100", "200"} <= {*labels}
+    assert not any("$" in label for label in labels)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 12, 48])

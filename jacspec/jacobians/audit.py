@@ -108,6 +108,7 @@ def audit_top(
     *,
     ways_on: str,
     floor: Callable[[], float] = lambda: 0.0,
+    values: Float[np.ndarray, " all"] | None = None,
 ) -> float:
     """Compare the largest singular values of one sample with those of its matrix; as `audit`.
 
@@ -115,9 +116,10 @@ def audit_top(
     of a matrix of rank one, is known no better. A zero matrix has nothing but zeros.
 
     **Arguments:** `ways_on`, what the error tells the user to type; `floor`, asked only where the audit would fail:
-    what the terms of the matrix leave by rounding, which no value is known better than.
+    what the terms of the matrix leave by rounding, which no value is known better than; `values`, the singular values
+    of the matrix where they are known.
     """
-    largest = np.asarray(singular_values(exact))[0, : len(given)]
+    largest = (np.asarray(singular_values(exact))[0] if values is None else values)[: len(given)]
     least = largest[0] * _rounding(exact.dtype) / allowed_deviation(tolerance, exact.dtype)
     scale = np.maximum(largest, least)
     return _allow(np.abs(given - largest), scale, "a singular value", where, tolerance, exact.dtype, ways_on, floor)
@@ -133,15 +135,16 @@ def audit_pair(
     *,
     ways_on: str,
     floor: Callable[[], float] = lambda: 0.0,
+    largest: float | None = None,
 ) -> float:
     """Check that a pair of vectors belongs to a singular value: the larger of ‖A v − σ u‖ and ‖Aᵀ u − σ v‖, over σ₁.
 
-    **Arguments:** as `audit_top`.
+    **Arguments:** as `audit_top`; `largest`, σ₁ where it is known, which costs an SVD.
 
     **Raises:** as `audit`.
     """
     matrix = np.asarray(exact, np.float64)[0]
-    largest = top_value(exact)
+    largest = top_value(exact) if largest is None else largest
     v, u = (np.asarray(vector, np.float64) for vector in (right, left))
     off = float(max(np.linalg.norm(matrix @ v - sigma * u), np.linalg.norm(matrix.T @ u - sigma * v)))
     return _allow(off, largest, "a singular vector", where, tolerance, exact.dtype, ways_on, floor)

@@ -27,6 +27,13 @@ BRANCHES: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Ar
 }
 """`f(block, context, x)` by component, in the order of the block: the output at the last token."""
 
+SUBLAYERS: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]] = {
+    "attn": lambda block, context, x: block.attn_norms.add(x, block.attn_branch(x, context)),
+    "cross": lambda block, context, x: block.cross_norms.add(x, block.cross_branch(x, context)),  # type: ignore[union-attr]
+    "mlp": lambda block, context, x: block.mlp_norms.add(x, block.mlp_branch(x)),
+}
+"""What each branch makes of the stream, identity and a norm after the sum included: in turn they are the block."""
+
 
 class Point(NamedTuple):
     """Where a component is differentiated: the stream that enters it, and what else it reads, held fixed."""
@@ -67,6 +74,16 @@ class Branch(NamedTuple):
 def bind(block: Block, component: str, point: Point) -> Branch:
     """Bind a component, a name in `BRANCHES`, to a block and a point; all may be of shapes."""
     return Branch(Partial(BRANCHES[component], block), point)
+
+
+def bind_sublayer(block: Block, component: str, point: Point) -> Branch:
+    """Bind what a branch makes of the stream, identity included, a row of `SUBLAYERS`, as `bind` does the branch."""
+    return Branch(Partial(SUBLAYERS[component], block), point)
+
+
+def sublayers_of(block: BlockSpec) -> tuple[str, ...]:
+    """List the sublayers that a block is the product of, in order; none where attention and MLP act at once."""
+    return () if block.parallel else tuple(name for name in SUBLAYERS if name != "cross" or block.cross is not None)
 
 
 def bind_samples(

@@ -80,6 +80,17 @@ def step(block: Block, stream: Stream) -> Stream:
     return stream._replace(hidden=_step(block, *stream))
 
 
+def last_tokens(stream: Stream) -> Float[Array, "row d_model"]:
+    """Take the last token of every row of a batch."""
+    return _last(stream.hidden, stream.batch.packing)
+
+
+@jax.jit
+def _last(hidden: Float[Array, "pack place d_model"], packing: Any) -> Float[Array, "row d_model"]:
+    found = jax.vmap(lambda packed, own: own.last(packed))(hidden, packing)
+    return found.reshape(-1, hidden.shape[-1])
+
+
 def pass_through(
     block: Block, stream: Stream, components: Sequence[str], *, last: bool
 ) -> tuple[dict[str, Branch], Stream]:

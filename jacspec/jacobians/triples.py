@@ -204,3 +204,9 @@ def triple_programs(operator: Any, x: Any, k: int) -> list[Program]:
 def push(operator: Any, columns: Float[Array, "sample mode d_model"]) -> Float[Array, "sample mode d_model"]:
     """Multiply several vectors a sample with that sample's matrix."""
     return jax.vmap(operator.products()[0], in_axes=1, out_axes=1)(columns)
+
+
+@jax.jit
+def pull(operator: Any, rows: Float[Array, "sample row d_model"]) -> Float[Array, "sample row d_model"]:
+    """Multiply several vectors a sample with the transpose of that sample's matrix."""
+    return jax.vmap(operator.products()[1], in_axes=1, out_axes=1)(rows)

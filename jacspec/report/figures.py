@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogFormatterSciNotation, MaxNLocator
 from PIL import Image
 
 from jacspec.report.labels import component_words, layer_words, metric_label, metric_title, title_lines
@@ -62,16 +62,23 @@ def sample_figures(run: Run) -> dict[str, Plot]:
 
 def box_plots(run: Run, metrics: Sequence[str]) -> dict[str, Plot]:
     """Make a box plot a metric, named like it."""
-    of = f"of {list_words(run.components)} by layer; {len(run.samples)} samples a box."
+    of = f"of {list_words(run.components)} by layer;"
     return {
         metric: Plot(
             functools.partial(draw_boxes, run, metric),
-            f"{metric_title(run, metric)} {of}",
+            f"{metric_title(run, metric)} {of} {_count_known(run, metric)} samples a box.",
             functools.partial(_box_words, run, metric),
             explored=True,
         )
         for metric in metrics
     }
+
+
+def _count_known(run: Run, metric: str) -> int:
+    """Count the samples that have a metric, where most have it: some are computed of a few that are drawn."""
+    known = np.isfinite(run.metrics[metric].to_numpy(np.float64))
+    counts = run.metrics[known].groupby(["layer", "component"]).size()
+    return int(counts.max()) if len(counts) else len(run.samples)
 
 
 def spectra_plots(run: Run) -> dict[str, Plot]:
@@ -122,16 +129,21 @@ def draw_boxes(run: Run, metric: str) -> Figure:
     layers = sorted(set(table["layer"].tolist()))
     figure = Figure(figsize=(figure_width(len(layers), len(components)), 4.4), layout="constrained")
     axes = figure.add_subplot()
-    pitch = (figure.get_figwidth() - MARGIN_INCHES) / len(layers)
-    slot = min(0.84 / len(components), WIDEST_BOX / pitch)
+    inches = figure.get_figwidth() - MARGIN_INCHES
+    # Of layers that are far from each other boxes may be wider than the distance of two that follow.
+    apart, pitch = min(np.diff(layers), default=1), inches / len(layers)
+    slot = min(0.84 * apart / len(components), WIDEST_BOX * (layers[-1] - layers[0] + 1) / inches)
     for position, (component, style) in enumerate(component_styles(components).items()):
         rows = table[table["component"] == component]
         samples = {layer: rows.loc[rows["layer"] == layer, metric].to_numpy(np.float64) for layer in layers}
         add_boxes(axes, samples, style, shift=(position - (len(components) - 1) / 2) * slot, width=0.86 * slot)
     scale_values(axes, table[metric].to_numpy(np.float64))
     label_layers(axes, layers, pitch)
+    edge = max(0.6, 0.6 * slot * len(components))
+    axes.set_xlim(layers[0] - edge, layers[-1] + edge)
     axes.set_xlabel(layer_words(components))
-    axes.set_ylabel(metric_label(run, metric))
+    known, label = _count_known(run, metric), metric_label(run, metric)
+    axes.set_ylabel(label if known == len(run.samples) else f"{label}\nof {known} samples")
     axes.set_title(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
     _add_legend(figure, components)
     return figure
@@ -198,6 +210,14 @@ def _box_statistics(values: np.ndarray) -> dict[str, Any]:
     }
 
 
+class PlainLogFormatter(LogFormatterSciNotation):
+    """Write the ticks of a logarithmic axis as plain numbers, where Matplotlib writes any."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Write one tick."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def scale_values(axes: Axes, values: np.ndarray) -> None:
     """Choose the scale of the value axis, and say so where it cannot show every value."""
     axes.grid(axis="y", color="0.9", linewidth=0.6)
@@ -208,6 +228,8 @@ def scale_values(axes: Axes, values: np.ndarray) -> None:
         axes.set_yticks([])
     elif uses_log_axis(finite):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PlainLogFormatter())
+        axes.yaxis.set_minor_formatter(PlainLogFormatter())
         if hidden := int((finite <= 0).sum()):
             axes.annotate(
                 f"values ≤ 0, below the axis: {hidden}", (0.01, 0.02), xycoords="axes fraction", fontsize="small"

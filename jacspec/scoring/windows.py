@@ -133,7 +133,7 @@ def make_passage(
                 f"removal.stride={stride} is for decoders: the windows of a masked model do not overlap. "
                 "Type removal.stride=null."
             )
-        return masked_passage(ids, window=window, mask=_mask(checkpoint), before=before, after=after)
+        return masked_passage(ids, window=window, mask=mask_token(checkpoint), before=before, after=after)
     stride = min(STRIDE, window // 2) if stride is None else stride
     if not 1 <= stride < window:
         raise JacspecError(
@@ -142,7 +142,7 @@ def make_passage(
     return causal_passage(ids, window=window, stride=stride)
 
 
-def _mask(checkpoint: Checkpoint) -> int:
+def mask_token(checkpoint: Checkpoint) -> int:
     """Find the token that masks; random weights know none, and what stands for unknown text serves them as well."""
     mask = checkpoint.tokenizer.mask_token_id
     if mask is None and checkpoint.tensors is None:

@@ -40,7 +40,7 @@ def run_layers(
     inputs: Inputs,
     prepare: Callable[[Config, Checkpoint, Sample], Work],
     *,
-    cut: Callable[[Config, Sample], Sample] = lambda config, sample: sample,
+    cut: Callable[[Config, Checkpoint, Sample], Sample] = lambda config, checkpoint, sample: sample,
 ) -> None:
     """Open model and text, compute what `prepare` asks for into `folder`, or resume what `config.resume` holds.
 
@@ -57,7 +57,7 @@ def run_layers(
         with watch("open model"):
             checkpoint = inputs.checkpoint()
         with watch("read text"):
-            sample = cut(config, inputs.sample(checkpoint))
+            sample = cut(config, checkpoint, inputs.sample(checkpoint))
         work = prepare(config, checkpoint, sample)
         with compiling(work.programs, config.precision.value) as programs:
             if config.resume is None and not workers.index:

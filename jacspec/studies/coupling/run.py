@@ -40,7 +40,7 @@ def run_coupling(config: Config, folder: Path, console: Console, inputs: Inputs)
     run_layers(config, folder, console, inputs, _prepare, cut=_cut)
 
 
-def _cut(config: Config, sample: Sample) -> Sample:
+def _cut(config: Config, checkpoint: Checkpoint, sample: Sample) -> Sample:
     return end_samples(config, sample, config.own(CouplingOptions).end)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jacspec.report.figures import box_plots, list_words, spectra_plots, uses_log_axis
+from jacspec.report.figures import PlainLogFormatter, box_plots, list_words, spectra_plots, uses_log_axis
 from jacspec.report.labels import component_words, metric_label, title_lines
 from jacspec.runs import Run
 from jacspec.studies.depth import EXPONENT, PARTS
@@ -69,12 +70,7 @@ def draw_exponents(run: Run) -> Figure:
         for index, style in zip(range(sigma.shape[2]), ("--", ":"), strict=False):
             label = rf"$\ln\,\sigma_{index + 1}\,/\,t$"
             axes.plot(layers, _quantiles(growth[:, :, index], [0.5])[0], style, color="0.25", linewidth=1, label=label)
-        drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.get_lines()])
-        if np.nanmin(drawn) > 0 and uses_log_axis(drawn):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-        else:
-            axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        _scale_growth(axes)
         axes.set_title(component_words(component), fontsize="medium", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.grid(color="0.92", linewidth=0.6)
@@ -105,9 +101,10 @@ def draw_parts(run: Run) -> Figure:
 
 def draw_normality(run: Run) -> Figure:
     """Draw the growth of the blocks with depth beside that of their normal parts, of the same samples."""
-    first = run.dataset["layer"].values[0]
+    first, like = run.dataset["layer"].values[0], "normal_finite_time_1"
     over = f"to the output of layer (from the input of layer {first})"
-    return _draw_lines(run, GROWTHS, over, "growth a layer, nats", like="normal_finite_time_1")
+    count = int(np.isfinite(run.dataset[like].values).any(axis=(0, 1)).sum())
+    return _draw_lines(run, GROWTHS, over, f"growth a layer, nats, of {count} samples", like=like)
 
 
 def _draw_lines(
@@ -140,7 +137,7 @@ def _draw_lines(
             low, middle, high = _quantiles(values, [0.25, 0.5, 0.75])
             axes.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(layers, middle, color=colour, marker="o", markersize=3, linewidth=1.2, label=words)
-        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        _scale_growth(axes)
         axes.set_title(component_words(component), fontsize="medium", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.grid(color="0.92", linewidth=0.6)
@@ -150,6 +147,17 @@ def _draw_lines(
     handles, words_ = panels[-1].get_legend_handles_labels()
     figure.legend(handles, words_, loc="outside right center", frameon=False, fontsize="small")
     return figure
+
+
+def _scale_growth(axes: Axes) -> None:
+    """Choose a logarithmic axis for growths that span a decade, and mark no growth on any other."""
+    drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.get_lines()])
+    if np.nanmin(drawn) > 0 and uses_log_axis(drawn):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PlainLogFormatter())
+        axes.yaxis.set_minor_formatter(PlainLogFormatter())
+    else:
+        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
 
 
 def _quantiles(values: Float[np.ndarray, "layer sample"], shares: Sequence[float]) -> Float[np.ndarray, "share layer"]:

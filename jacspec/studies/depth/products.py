@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jacspec.axes import LayerResult
 from jacspec.errors import JacspecError
 from jacspec.jacobians.audit import audit_top, draw_samples, rows_to_audit
 from jacspec.jacobians.bounds import Bases
-from jacspec.jacobians.branches import Branch, Point, bind
+from jacspec.jacobians.branches import SUBLAYERS, Branch, Point, bind, bind_sublayer, sublayers_of
 from jacspec.jacobians.dense import jacobian_at
 from jacspec.jacobians.devices import replicate, shard_like
 from jacspec.jacobians.engine import Part, count_samples, gather, make_part, measure, memory_budget
@@ -117,14 +116,6 @@ def path_name(block: BlockSpec) -> str:
     return f"{block.stack}.{PATH}" if block.stack else PATH
 
 
-SUBLAYERS: Mapping[str, Callable[[Block, Any, Float[Array, " d_model"]], Float[Array, " d_model"]]] = {
-    "attn": lambda block, context, x: block.attn_norms.add(x, block.attn_branch(x, context)),
-    "cross": lambda block, context, x: block.cross_norms.add(x, block.cross_branch(x, context)),  # type: ignore[union-attr]
-    "mlp": lambda block, context, x: block.mlp_norms.add(x, block.mlp_branch(x)),
-}
-"""What each branch makes of the stream, identity and a norm after the sum included: in turn they are the block."""
-
-
 def choose_parts(spec: ModelSpec) -> tuple[str, ...]:
     """List the sublayers that blocks are products of; none where attention and MLP act at once in any."""
     if any(block.parallel for block in spec.blocks):
@@ -197,7 +188,7 @@ def stream_depth(
             states = [_start(padded, spec.d_model, checkpoint.dtype, plan) for padded in batches]
         left = []
         for place, stream in enumerate(streams):
-            own = tuple(part for part in plan.parts if part != "cross" or block.spec.cross is not None)
+            own = tuple(part for part in plan.parts if part in sublayers_of(block.spec))
             branches, after = pass_through(block, stream, ("block", *own), last=number == working[-1])
             states[place] = _advance(states[place], number, branches, own, chosen | dense, dense)
             left.append(after)
@@ -251,7 +242,7 @@ def _advance(
 ) -> _State:
     """Take one block further, given its branches and the names of its sublayers, none where they act at once."""
     branch, frame, logs = branches["block"], state.frame, dict(state.logs)
-    steps = {part: Branch(Partial(SUBLAYERS[part], *branch.f.args), branches[part].point) for part in parts}
+    steps = {part: bind_sublayer(branch.f.args[0], part, branches[part].point) for part in parts}
     for part, sublayer in (steps or {"block": branch}).items():
         frame, added = _carry(sublayer, frame)
         logs[part] = logs[part] + added if part in logs else added

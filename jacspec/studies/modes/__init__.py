@@ -1,6 +1,7 @@
 """What each Jacobian reads and writes: its leading singular vectors, between samples, layers, the input and words."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 
 from jacspec.studies.study import (
@@ -16,6 +17,13 @@ from jacspec.studies.study import (
 )
 
 
+class Through(enum.Enum):
+    """What of a write is read in words: what the head sees of it directly, or after all later blocks."""
+
+    direct = "direct"
+    depth = "depth"
+
+
 @dataclasses.dataclass
 class ModesOptions:
     """How many singular triples are kept, when they have names, and what is said of them; see conf/task/modes.yaml."""
@@ -26,6 +34,8 @@ class ModesOptions:
     end: End = MISSING
     words: int = MISSING
     draws: int = MISSING
+    through: Through = MISSING
+    through_samples: int = MISSING
     check: bool = MISSING
     check_layers: list[int] | None = MISSING
     check_epsilons: list[float] = MISSING

@@ -6,27 +6,35 @@ the modes of the later are also those of the earlier, in the same order, and abo
 K products with $J_1$ itself: no part of it is cut off.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jacspec.axes import LayerResult
+from jacspec.backend import Program
 from jacspec.jacobians.branches import Branch, components_of
 from jacspec.jacobians.devices import shard_like
-from jacspec.jacobians.streaming import Stream, Visit, pass_through, step, walk
+from jacspec.jacobians.engine import count_samples, passing_programs
+from jacspec.jacobians.streaming import Stream, Visit, last_tokens, pass_through, step, walk
 from jacspec.jacobians.triples import alone, push
-from jacspec.models.block import Block
+from jacspec.models.block import Block, BlockSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.layers import Stored
-from jacspec.samples import PaddedBatch
+from jacspec.samples import PaddedBatch, in_order
+from jacspec.studies.modes.directions import Modes
+from jacspec.studies.modes.lexicon import Around, WordsPlan, draw_writes, make_lexicon, surround, word_programs
 from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
-from jacspec.studies.modes.words import Modes, Words, WordsPlan, finish_words, make_lexicon, read_component, surround
+from jacspec.studies.modes.through import Deep, Way, go_back, go_direct
+from jacspec.studies.modes.words import Words, finish_words, read_component, write_component
 
 Reader = Callable[[int], Stored]
+Place = tuple[int, str]
+"""The number of a block, and a component's full name."""
 
 
 class After(NamedTuple):
@@ -59,8 +67,12 @@ def pass_again(
     k: int,
     decoder_input: str,
     words: WordsPlan | None,
+    deep: Deep | None = None,
 ) -> After:
-    """Carry all samples through the model once more, the modes of two layers in memory."""
+    """Carry all samples through the model once more, the modes of two layers in memory.
+
+    **Arguments:** `deep`, the samples by which writes are taken through later blocks; None takes them to the head.
+    """
     by_number = {result.number: result for result in results}
     blocks = checkpoint.spec.blocks
     following = {
@@ -69,9 +81,19 @@ def pass_again(
         if blocks[first].stack == blocks[second].stack and second == first + 1
     }
     coupled: dict[tuple[int, str], Float[np.ndarray, " sample"]] = {}
-    final = final_streams(checkpoint, batches, results, read, decoder_input) if words else None
-    lexicon = make_lexicon(checkpoint, final, words) if words and final is not None else None
-    found: list[Words] = []
+    lexicon = make_lexicon(checkpoint, words) if words else None
+    direct = None
+    if lexicon is not None and lexicon.unembedding is not None and deep is None:
+        direct = go_direct(checkpoint.head(), final_streams(checkpoint, batches, results, read, decoder_input))
+    reads, writes, around = dict[Place, Words](), dict[Place, Words](), dict[int, Around]()
+
+    def read_writes(number: int, block: BlockSpec, ways: Callable[[str], Way], modes: Mapping[str, Modes]) -> None:
+        assert lexicon is not None
+        drawn = functools.cache(lambda own: draw_writes(lexicon, ways(own), around[number]))
+        for full, own in components_of(block, list(modes)).items():
+            null = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
+            layer = by_number[number].layer
+            writes[number, full] = write_component(lexicon, ways(own), null, layer, full, modes[full])
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in by_number:
@@ -81,7 +103,7 @@ def pass_again(
         modes = leading_modes(result, read(number), k)
         later = following.get(number)
         targets = {} if later is None else leading_modes(by_number[later], read(later), k)
-        parts: dict[str, list[Float[np.ndarray, sample]]] = {full: [] for full in components if full in targets}
+        parts: dict[str, list[Float[np.ndarray, " sample"]]] = {full: [] for full in components if full in targets}
         left = []
         for padded, stream in zip(batches, streams, strict=True):
             branches, onward = pass_through(block, stream, list(components.values()), last=False)
@@ -91,13 +113,48 @@ def pass_again(
         for full, values in parts.items():
             coupled[result.layer, full] = in_order(batches, values)
         if lexicon is not None:
-            around = surround(lexicon, number, batches, streams, left)
-            found.extend(read_component(lexicon, around, result.layer, full, own) for full, own in modes.items())
+            found = surround(lexicon, number, batches, streams, left)
+            for full, own in modes.items():
+                reads[number, full] = read_component(lexicon, found, result.layer, full, own)
+            around[number] = found._replace(streams=None, streams_null=None)
+            if direct is not None and lexicon.writes_to_tokens(block.spec.stack):
+                read_writes(number, block.spec, lambda own: direct, modes)
         return Visit(None, left)
 
     for _ in walk(checkpoint, batches, visit, last=max(by_number), decoder_input=decoder_input):
         pass
-    return After(coupled, finish_words(found) if found else None, lexicon.facts if lexicon else {})
+    if lexicon is None:
+        return After(coupled, None, {})
+    if deep is not None:
+        numbers = [number for number in by_number if lexicon.writes_to_tokens(blocks[number].stack)]
+        for number, ways in go_back(checkpoint, deep, numbers, decoder_input) if numbers else ():
+            read_writes(number, blocks[number], ways.__getitem__, leading_modes(by_number[number], read(number), k))
+    none = Words([], [])
+    found = [words for place, own in reads.items() for words in (writes.get(place, none), own)]
+    return After(coupled, finish_words(found), lexicon.facts)
+
+
+def list_programs(
+    checkpoint: Checkpoint,
+    batches: Sequence[PaddedBatch],
+    components: Sequence[str],
+    *,
+    k: int,
+    decoder_input: str,
+    words: WordsPlan | None,
+) -> list[Program]:
+    """Say what `pass_again` compiles beside what the first pass does, of writes that go to the head directly."""
+
+    def solving(branch: Branch) -> list[Program]:
+        x = branch.point.x
+        return [Program(push, (branch, jax.ShapeDtypeStruct((len(x), k, x.shape[1]), x.dtype)), {})]
+
+    last = len(checkpoint.spec.blocks) - 1
+    passing = passing_programs(checkpoint, batches, components, decoder_input, solving, last=last)
+    found = [program for program in passing if program.function is push]
+    if words is None or not found:
+        return found
+    return found + word_programs(checkpoint, words, count_samples(batches), k)
 
 
 def couple(
@@ -116,11 +173,6 @@ def couple(
     whole = np.linalg.norm(own, axis=1)
     defined = alone(later.group[padded.samples]).all(axis=1) & (whole > 0)
     return np.where(defined, off / np.where(whole > 0, whole, 1), np.nan)
-
-
-def in_order(batches: Sequence[PaddedBatch], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Put the rows of all batches in the order of the samples."""
-    return np.concatenate(parts)[np.argsort(np.concatenate([padded.samples for padded in batches]))]
 
 
 def final_streams(
@@ -152,14 +204,3 @@ def final_streams(
         np.asarray(last_tokens(stream))[: len(padded.samples)] for stream, padded in zip(left, batches, strict=True)
     ]
     return in_order(batches, rows)
-
-
-def last_tokens(stream: Stream) -> Float[Array, "row d_model"]:
-    """Take the last token of every row of a batch."""
-    return _last(stream.hidden, stream.batch.packing)
-
-
-@jax.jit
-def _last(hidden: Float[Array, "pack place d_model"], packing: Any) -> Float[Array, "row d_model"]:
-    found = jax.vmap(lambda packed, own: own.last(packed))(hidden, packing)
-    return found.reshape(-1, hidden.shape[-1])

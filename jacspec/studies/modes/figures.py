@@ -15,7 +15,7 @@ from jacspec.report.figures import box_plots, spectra_plots
 from jacspec.report.labels import component_words, title_lines
 from jacspec.runs import Run
 from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, INPUT_FILE, MODES_FILE, SHARED_FILE
-from jacspec.studies.modes.words_page import CHECK_CAPTION, draw_check
+from jacspec.studies.modes.check_page import CHECK_CAPTION, draw_check
 from jacspec.studies.study import Plot
 
 READ, WRITE, THIRD, FOURTH = "#0072B2", "#D55E00", "#009E73", "#CC79A7"

@@ -10,7 +10,8 @@ from jacspec.report.labels import component_words
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
-from jacspec.studies.modes.words_page import check_findings, words_findings
+from jacspec.studies.modes.check_page import check_findings
+from jacspec.studies.modes.words_page import words_findings
 
 CLAIMS = (
     ("cos", "read", "the leading read vectors of two samples are more alike than {chance}", "|cos|"),

@@ -47,6 +47,7 @@ from jacspec.jacobians.undefined import ZERO_JACOBIAN, ZERO_STREAM, Reasons, und
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch
+from jacspec.spectra.svd import singular_values
 
 READS, WRITES, STREAM, OUTPUT = "read_vectors", "write_vectors", "stream", "output"
 """Names of the arrays that are stored: v and u of every mode, zero where σ is, x and f(x)."""
@@ -265,7 +266,8 @@ def _audit(branch: Branch, row: int, spectra: BranchSpectra, triples: Triples, w
         return audit(branch, row, spectra, where, plan.tolerance)
     exact = jacobian_at(branch, np.asarray(row, np.int32))
     judge: dict[str, Any] = {"ways_on": WAYS_ON, "floor": functools.partial(rounding, branch, row, exact)}
+    values = np.asarray(singular_values(exact))[0]
     for sigma, right, left in zip(triples.sigma[row], triples.right[row], triples.left[row], strict=True):
         if sigma > 0:
-            audit_pair(exact, sigma, right, left, where, plan.tolerance, **judge)
-    return audit_top(np.asarray(spectra.singular_values)[row], exact, where, plan.tolerance, **judge)
+            audit_pair(exact, sigma, right, left, where, plan.tolerance, largest=float(values[0]), **judge)
+    return audit_top(np.asarray(spectra.singular_values)[row], exact, where, plan.tolerance, values=values, **judge)

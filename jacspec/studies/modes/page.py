@@ -1,17 +1,23 @@
 """The numbers on the page of a `task=modes` run."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas
 
-from jacspec.report.labels import component_words, number_format
+from jacspec.report.labels import component_words, metric_title, number_format
 from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import sample_numbers, table
 from jacspec.runs import Run
 from jacspec.studies.kinds import KINDS_FILE
 from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, LABELS_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
-from jacspec.studies.modes.words_page import check_section, words_section
+from jacspec.studies.modes.check_page import check_section
+from jacspec.studies.modes.words_page import words_section
+
+NOTHING = {"spectral_radius": 0.0, "residual_gain": 1e-2, "read_input": 1e-3}
+"""What groups are compared by; where no mean is more it is 0 by construction, but for rounding and a norm's eps."""
+
+LONGEST = 24
+"""Letters of a label at the head of a column."""
 
 
 def modes_numbers(run: Run) -> Iterator[Markup]:
@@ -23,9 +29,9 @@ def modes_numbers(run: Run) -> Iterator[Markup]:
     yield section("Modes between samples", *_modes(run))
     yield section("Shared subspaces", *_shared(run))
     yield section("From layer to layer", *_between(run))
-    yield section("What of the input is read, by kind of token", *_by(run, KINDS_FILE, "kind"))
+    yield section("By kind of token", *_by(run, KINDS_FILE, "kind"))
     if (run.folder / LABELS_FILE).is_file():
-        yield section("What of the input is read, by label", *_by(run, LABELS_FILE, "label"))
+        yield section("By label", *_by(run, LABELS_FILE, "label"))
     yield from sample_numbers(run)
 
 
@@ -108,28 +114,30 @@ def _between(run: Run) -> Iterator[Markup]:
 
 
 def _by(run: Run, file: str, by: str) -> Iterator[Markup]:
-    """Write the share of the stream in the reads by group of samples, layers down."""
+    """Write means by group of samples, layers down; a table a component, a value, and a column of labels."""
     rows = run.table(file)
-    rows = rows[rows["metric"] == "read_input"]
+    rows = rows[rows["metric"].isin([*NOTHING])]
+    rows = rows.assign(column=rows.get("column", ""))
+    seen = rows.groupby(["component", "metric"])["mean"].transform("max") > rows["metric"].map(NOTHING)
     yield element(
         "p",
-        "The share of the stream's own direction that lies in the subspace of the reads, by what the sample is: means "
-        "± standard errors, in brackets how many samples; 0 by construction behind a norm on the input.",
+        "Means ± standard errors over the samples of a group; “–” where it has none. The share of the stream's own "
+        "direction that is read, and the gain along it, are 0 by construction behind a norm on the input, and left out "
+        "there.",
     )
-    groups = ["column", by] if "column" in rows else [by]
-    for component, own in rows.groupby("component", sort=False):
-        names = list(dict.fromkeys(own[groups].itertuples(index=False, name=None)))
-        cells = {(row["layer"], *(row[name] for name in groups)): row for row in own.to_dict("records")}
-        body = [
-            (layer, *(_cell(cells[layer, *name]) if (layer, *name) in cells else "–" for name in names))
-            for layer in own["layer"].unique()
-        ]
-        yield element("h3", component_words(str(component)))
-        yield fold(table(("layer", *(": ".join(map(str, name)) for name in names)), body, keys=1), len(body), "layers")
+    for (component, metric, column), own in rows[seen].groupby(["component", "metric", "column"], sort=False):
+        of = f" by {column}" if column else ""
+        yield element("h3", f"{component_words(str(component))}: {metric_title(run, str(metric))}{of}")
+        counts = own.groupby(by, sort=False)["n"].max()
+        cells = {(row["layer"], row[by]): _pair(row["mean"], row["standard_error"]) for row in own.to_dict("records")}
+        layers = own["layer"].unique()
+        body = [(layer, *(cells.get((layer, group), "–") for group in counts.index)) for layer in layers]
+        head = ("layer", *(f"{_short(str(group))} (n = {count})" for group, count in counts.items()))
+        yield fold(table(head, body, keys=1), len(body), "layers")
 
 
-def _cell(row: dict[str, Any]) -> str:
-    return f"{_pair(row['mean'], row['standard_error'])} ({row['n']})"
+def _short(label: str) -> str:
+    return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
 
 
 def _number(value: float) -> str:

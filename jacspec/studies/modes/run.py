@@ -16,6 +16,7 @@ from jacspec.jacobians.engine import memory_budget, working_blocks
 from jacspec.jacobians.solvers import check_engine, choose_engine
 from jacspec.models.block import ModelSpec
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.scoring.windows import mask_token, model_kind
 from jacspec.spectra.metrics import choose_metrics
 from jacspec.studies.ends import end_samples, kinds_of
 from jacspec.studies.inputs import Inputs, Texts
@@ -38,12 +39,23 @@ from jacspec.studies.modes import (
     WORD_COLUMNS,
     WORDS_FILE,
     ModesOptions,
+    after,
 )
-from jacspec.studies.modes.after import Reader, leading_modes, pass_again
-from jacspec.studies.modes.check import CheckPlan, check_modes, check_numbers, check_possible, cut_samples
+from jacspec.studies.modes.after import Reader, leading_modes
+from jacspec.studies.modes.check import (
+    CheckPlan,
+    check_batches,
+    check_modes,
+    check_numbers,
+    check_possible,
+    cut_samples,
+    mask_samples,
+)
+from jacspec.studies.modes.directions import Modes
+from jacspec.studies.modes.lexicon import DEPTH, WordsPlan
 from jacspec.studies.modes.measure import ModesPlan, check_counts, list_programs, stream_modes
 from jacspec.studies.modes.tables import compare_modes
-from jacspec.studies.modes.words import Modes, WordsPlan
+from jacspec.studies.modes.through import choose_deep
 from jacspec.studies.over_samples import batch_samples, run_layers
 from jacspec.studies.work import Table, Work
 from jacspec.text.corpus import Sample
@@ -51,6 +63,9 @@ from jacspec.text.labelled import read_columns
 
 DENSE = "numerical_rank"
 """A metric that only a dense engine gives: what trailing modes need too."""
+
+PREDICTED = {"causal": "next token", "masked": "masked token"}
+"""What the check measures, by what predicts it."""
 
 LABEL_COLUMNS = (*KIND_COLUMNS[:3], "column", "label", *KIND_COLUMNS[4:])
 
@@ -85,13 +100,17 @@ def _read_labelled(config: Config, inputs: Inputs) -> tuple[Inputs, dict[str, li
     return dataclasses.replace(inputs, texts=Texts(texts, [], options.labelled)), labels
 
 
-def _cut(targets: list[int], config: Config, sample: Sample) -> Sample:
-    """End the samples where they are to end; where directions are checked, before a token that follows."""
-    options = config.own(ModesOptions)
+def _cut(targets: list[int], config: Config, checkpoint: Checkpoint, sample: Sample) -> Sample:
+    """End the samples where they are to end; where directions are checked, where there is a token to predict."""
+    options, least = config.own(ModesOptions), config.data.min_tokens
     if not options.check:
         return end_samples(config, sample, options.end)
-    cut, following = cut_samples(sample, least=config.data.min_tokens, seed=config.seed)
-    targets[:] = following
+    check_possible(checkpoint)
+    if model_kind(checkpoint.spec) == "causal":
+        cut, targets[:] = cut_samples(sample, least=least, seed=config.seed)
+    else:
+        mask, special = mask_token(checkpoint), set(checkpoint.tokenizer.all_special_ids)
+        cut, targets[:] = mask_samples(sample, mask, special, least=least, seed=config.seed)
     return cut
 
 
@@ -108,11 +127,9 @@ def _prepare(
 ) -> Work:
     options, spec = config.own(ModesOptions), checkpoint.spec
     check_counts(options.k, options.trailing, options.gap, spec.blocks[0].d_model)
-    if options.check:
-        check_possible(checkpoint)
     measured = sorted(spec.choose_layers(config.layers) or range(len(spec.blocks)))
     checked = _check_plan(config, options, len(spec.blocks), measured)
-    words = _words_plan(config, options)
+    words = _words_plan(config, options, len(sample.tokens))
     components = choose_components(config.components, spec)
     engine = _choose_engine(config, spec)
     batches = batch_samples(config, checkpoint, sample, engine)
@@ -139,12 +156,23 @@ def _prepare(
         "modes": plan.numbers,
         "token_mark": mark,
         "token_kinds": kinds,
+        **({"predicted": PREDICTED[model_kind(spec)]} if options.check else {}),
     }
 
+    first = list_programs(checkpoint, batches, plan)
+    second = after.list_programs(
+        checkpoint, batches, components, k=options.k, decoder_input=plan.decoder_input, words=words
+    )
+
     learnt: dict[str, Any] = {}
+    deep = None
+    if words is not None and words.through == DEPTH and checkpoint.has_head:
+        deep = choose_deep(
+            checkpoint, sample.tokens, count=words.samples, seed=config.seed, memory_bytes=words.memory_bytes
+        )
 
     def tables(results: Sequence[LayerResult], read: Reader) -> dict[str, Table]:
-        again = pass_again(
+        passed = after.pass_again(
             checkpoint,
             batches,
             results,
@@ -152,9 +180,10 @@ def _prepare(
             k=options.k,
             decoder_input=plan.decoder_input,
             words=words,
+            deep=deep,
         )
         sites = list_sites(components, spec)
-        found = compare_modes(results, read, sites, k=options.k, coupled=again.coupled, seed=config.seed)
+        found = compare_modes(results, read, sites, k=options.k, coupled=passed.coupled, seed=config.seed)
         named: dict[str, Table] = {
             MODES_FILE: (MODE_COLUMNS, found.modes),
             SHARED_FILE: (SHARED_COLUMNS, found.shared),
@@ -164,12 +193,13 @@ def _prepare(
         }
         if labels:
             named[LABELS_FILE] = (LABEL_COLUMNS, [row for result in results for row in _by_label(result, labels)])
-        if again.words is not None:
-            learnt["words"] = again.facts
-            named |= {WORDS_FILE: (WORD_COLUMNS, again.words.shared), OWN_FILE: (OWN_COLUMNS, again.words.own)}
+        if passed.words is not None:
+            learnt["words"] = passed.facts
+            named |= {WORDS_FILE: (WORD_COLUMNS, passed.words.shared), OWN_FILE: (OWN_COLUMNS, passed.words.own)}
         if options.check:
             known = StoredModes(results, read, options.k)
-            named[CHECK_FILE] = (CHECK_COLUMNS, check_modes(checkpoint, batches, targets, known, checked))
+            own = check_batches(checkpoint, sample.tokens, batches, checked)
+            named[CHECK_FILE] = (CHECK_COLUMNS, check_modes(checkpoint, own, targets, known, checked))
         return named
 
     return Work(
@@ -179,7 +209,7 @@ def _prepare(
         batches,
         functools.partial(stream_modes, checkpoint, plan=plan),
         audited=engine != "jacfwd",
-        programs=list_programs(checkpoint, batches, plan),
+        programs=[*first, *second],
         tables=tables,
         learnt=learnt,
     )
@@ -205,14 +235,21 @@ class StoredModes(Mapping[tuple[int, str], Modes]):
         return len(self._places)
 
 
-def _words_plan(config: Config, options: ModesOptions) -> WordsPlan | None:
-    for name, least in (("words", 0), ("draws", 1)):
+def _words_plan(config: Config, options: ModesOptions, count: int) -> WordsPlan | None:
+    for name, least in (("words", 0), ("draws", 1), ("through_samples", 1)):
         if (given := getattr(options, name)) < least:
             raise JacspecError(f"modes.{name}={given} is below {least}. Type modes.{name}=N with N of {least} or more.")
     if not options.words:
         return None
     memory = memory_budget(config.engine.memory_gib)
-    return WordsPlan(draws=options.draws, shown=options.words, seed=config.seed, memory_bytes=memory)
+    return WordsPlan(
+        draws=options.draws,
+        shown=options.words,
+        seed=config.seed,
+        memory_bytes=memory,
+        through=options.through.value,
+        samples=min(options.through_samples, count),
+    )
 
 
 def _check_plan(config: Config, options: ModesOptions, count: int, measured: Sequence[int]) -> CheckPlan:

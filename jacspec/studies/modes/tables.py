@@ -21,8 +21,8 @@ from jacspec.jacobians.branches import Site, downstream
 from jacspec.jacobians.triples import UNKNOWN, alone
 from jacspec.runs.layers import Stored
 from jacspec.spectra.subspaces import random_alignment
+from jacspec.studies.modes.directions import leading_directions
 from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES, directions, share_in
-from jacspec.studies.modes.words import leading_directions
 
 DRAWS = 192
 """Subspaces that stand for the covariance of the stream."""

@@ -1,52 +1,33 @@
-"""Words of directions and what changes along them do, on the page and as a figure of a `task=modes` run."""
+"""Words of directions on the page of a `task=modes` run."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from jacspec.report.labels import component_words, title_lines
+from jacspec.report.labels import component_words
 from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import table
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE
-from jacspec.studies.modes import CHECK_FILE, OWN_FILE, WORDS_FILE
+from jacspec.studies.modes import OWN_FILE, WORDS_FILE, Through
 
 SHOWN = 5
+
+
 SIDES = {
     "write": "What writes make likelier",
     "read": "What reads look for: token embeddings",
     "read stream": "What reads look for: the average stream of each token at that layer",
 }
-REMOVED = "remove"
-KINDS = {
-    "read": ("read v₁", "#0072B2", "o"),
-    "read_k": ("reads v₁…v_k", "#0072B2", "s"),
-    "write": ("write u₁", "#D55E00", "o"),
-    "write_k": ("writes u₁…u_k", "#D55E00", "s"),
-    "principal": ("principal component", "0.45", "o"),
-    "principal_k": ("k principal components", "0.45", "s"),
-    "random": ("random", "0.45", "x"),
-    "random_k": ("k random", "0.45", "x"),
-}
-"""How each kind of direction is called and drawn."""
-
-CHECK_CAPTION = (
-    "Does it matter? How many times more than random directions with the stream's covariance, of the same length, a "
-    "change along each direction moves the distribution of the next token (KL): medians over samples of the ratio at "
-    "one sample, with intervals of 95 %. Left of a colon the layer; the dashed line is chance."
-)
 
 
 def words_section(run: Run) -> Iterator[Markup]:
     """Write the words of shared directions, those beyond chance in bold, and which token comes first in each sample."""
     rows = run.table(WORDS_FILE)
     parts = [element("p", _words_reading(run, rows))]
-    for side, title in SIDES.items():
+    for side, title in (SIDES | {"write": SIDES["write"] + _through(run)}).items():
         named = rows[(rows["side"] == side) & rows["strongest"].notna()]
         if named.empty:
             continue
@@ -80,9 +61,9 @@ def _word_row(row: dict[str, Any]) -> tuple[object, ...]:
         element("strong", one) if row["q"] < SURE else one,
         other,
         f"{row['strongest']:.3g}",
-        _number(row["chance"], ".3g"),
-        _number(row["p"], ".3f"),
-        _number(row["q"], ".3f"),
+        write_number(row["chance"], ".3g"),
+        write_number(row["p"], ".3f"),
+        write_number(row["q"], ".3f"),
     )
 
 
@@ -112,9 +93,9 @@ def _own(run: Run) -> Iterator[Markup]:
             row["side"],
             row["samples"],
             _counts(row["tokens"], strong=row["q"] < SURE),
-            _number(row["times"], ".0f"),
-            _number(row["chance"], ".0f"),
-            _number(row["q"], ".3f"),
+            write_number(row["times"], ".0f"),
+            write_number(row["chance"], ".0f"),
+            write_number(row["q"], ".3f"),
         )
         for row in rows[rows["mode"] == 1].to_dict("records")
     ]
@@ -128,106 +109,30 @@ def _counts(cell: object, *, strong: bool) -> object:
     return element("strong", words) if strong else words
 
 
-def check_section(run: Run) -> Iterator[Markup]:
-    """Write what was done along which direction, what it did to the next token, and what the Jacobian said of it."""
-    rows = run.table(CHECK_FILE)
-    reading = element(
-        "p",
-        "The last token's stream is changed at one layer and carried on: ε of its length is added along a direction, "
-        "with both signs, or the direction is taken away. KL is that of the next token's distribution from the "
-        "unchanged one, Δ loss that of the true next token (nats); “times chance” is KL over that of random directions "
-        "with the stream's covariance at the same place and sample; “predicted” is the share of the change of all "
-        "logits that the product of the Jacobians explains; “named” what the logit of the token that the direction "
-        "names directly did over what its score says. Medians over samples, intervals of 95 %.",
-    )
-    head = ("layer", "component", "direction", "change", "KL", "times chance", "Δ loss", "predicted", "named")
-    parts = []
-    for layer, own in rows.groupby("layer", sort=True):
-        body = [
-            (
-                layer,
-                component_words(row["component"]),
-                KINDS[row["kind"]][0],
-                change_words(row["change"]),
-                _two(row["kl"]),
-                _interval(row, "ratio"),
-                _interval(row, "loss"),
-                _number(row["predicted"], ".0%"),
-                _number(row["named"], ".2f"),
-            )
-            for row in own.to_dict("records")
-        ]
-        parts += [element("h3", f"Layer {layer}"), fold(table(head, body, keys=4), len(body), "changes")]
-    yield section("Does it matter", reading, *parts)
+def _through(run: Run) -> str:
+    """Say that writes are read in words behind all later blocks, where it is not by the head directly."""
+    deep = (run.provenance.get("words") or {}).get("through") == Through.depth.value
+    return " through all later blocks" if deep else ""
 
 
-def change_words(change: object) -> str:
-    """Say what was done along a direction."""
-    return "taken away" if change == REMOVED else f"± {change} ‖x‖"
-
-
-def _number(value: float | int, spec: str) -> str:
+def write_number(value: float | int, spec: str) -> str:
+    """Write a number as `spec` says; a dash where there is none."""
     return "–" if pandas.isna(value) else format(value, spec)
-
-
-def _interval(row: dict[str, Any], name: str) -> str:
-    if pandas.isna(row[name]):
-        return "–"
-    reach = "" if pandas.isna(row[f"{name}_low"]) else f" [{_two(row[f'{name}_low'])}, {_two(row[f'{name}_high'])}]"
-    return f"{_two(row[name])}{reach}"
-
-
-def _two(value: float) -> str:
-    """Write two significant digits, as 130, and powers of ten for the very large and small alone."""
-    return f"{float(f'{value:.2g}'):g}"
-
-
-def draw_check(run: Run) -> Figure:
-    """Draw how many times more than chance a change along each kind of direction matters, a panel a change."""
-    rows = run.table(CHECK_FILE)
-    rows = rows[rows["ratio"].notna()]
-    changes = list(dict.fromkeys(rows["change"]))
-    places = list(dict.fromkeys(zip(rows["layer"], rows["component"], strict=True)))
-    figure = Figure(figsize=(max(1.5 + 0.5 * len(places), 6), 0.9 + 2.9 * len(changes)), layout="constrained")
-    panels = figure.subplots(len(changes), 1, squeeze=False, sharex=True)[:, 0]
-    kinds = [kind for kind in KINDS if kind in set(rows["kind"])]
-    # What removes nothing, as a read behind a norm, has a ratio of 0: it is drawn at the bottom.
-    floor = 1e-3
-    for axes, change in zip(panels, changes, strict=True):
-        for shift, kind in zip(np.linspace(-0.3, 0.3, len(kinds)), kinds, strict=True):
-            own = rows[(rows["change"] == change) & (rows["kind"] == kind)]
-            x = np.array([places.index(place) for place in zip(own["layer"], own["component"], strict=True)]) + shift
-            middle = own["ratio"].clip(lower=floor)
-            reach = [middle - own["ratio_low"].clip(lower=floor), own["ratio_high"].clip(lower=floor) - middle]
-            words, colour, marker = KINDS[kind]
-            filled = colour if marker == "o" else "white"
-            axes.errorbar(x, middle, np.nan_to_num(np.maximum(reach, 0)), fmt=marker, color=colour, label=words,
-                          markersize=4, markerfacecolor=filled, linewidth=1)  # fmt: skip
-        axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
-        axes.set_yscale("log")
-        plain = FuncFormatter(lambda value, _: "0" if value <= floor else f"{value:g}")
-        axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylabel(f"times chance\n{change_words(change)}")
-        axes.grid(axis="y", color="0.92", linewidth=0.6)
-    names = [f"{layer}: {component_words(component)}" for layer, component in places]
-    panels[-1].set_xticks(range(len(places)), names, rotation=90, fontsize="small", parse_math=False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    figure.suptitle(title_lines(run, figure.get_figwidth()), fontsize="medium", parse_math=False)
-    return figure
 
 
 def words_findings(run: Run) -> Iterator[str]:
     """Say which words shared directions have beyond chance, and which token most samples' own modes name."""
     rows = run.table(WORDS_FILE)
     named = rows[rows["strongest"].notna()]
+    through = _through(run)
     for side, verb in (("write", "make a token likelier"), ("read", "lie along a token's embedding")):
         own = named[named["side"] == side]
         if own.empty:
             continue
         beyond = own[own["q"] < SURE].sort_values("layer")
-        what = f"Of the {len(own)} {side} directions that samples share and that have words"
+        what = (
+            f"Of the {len(own)} {side} directions that samples share and that have words{through * (side == 'write')}"
+        )
         if beyond.empty:
             yield (
                 f"{what}, none {verb} beyond directions of the same covariance (q < 5 %): at this power their words "
@@ -245,8 +150,8 @@ def words_findings(run: Run) -> Iterator[str]:
     if not sure.empty:
         top = sure.loc[(sure["times"] / sure["samples"]).idxmax()]
         yield (
-            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token more "
-            f"often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
+            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token{through} "
+            f"more often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
             f"“{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples, by chance "
             f"{top['chance']:.0f}."
         )
@@ -258,32 +163,3 @@ def _examples(rows: pandas.DataFrame) -> str:
         f"beside {row['chance']:.2g})"
         for row in rows.to_dict("records")
     )
-
-
-def check_findings(run: Run) -> Iterator[str]:
-    """Say how much more than chance a change along reads and writes matters, and how far the Jacobians foretell it."""
-    rows = run.table(CHECK_FILE)
-    added = rows[(rows["change"] != REMOVED) & rows["ratio_low"].notna()]
-    for kind in ("read", "write"):
-        own = added[added["kind"] == kind]
-        if own.empty:
-            continue
-        above, below = int((own["ratio_low"] > 1).sum()), int((own["ratio_high"] < 1).sum())
-        top = own.loc[own["ratio"].idxmax()]
-        yield (
-            f"What is added along {KINDS[kind][0]} moves the next token's distribution more than random directions of "
-            f"the stream's covariance in {above} of {len(own)} places, less in {below}; most in the "
-            f"{component_words(top['component'])} of layer {top['layer']}, {_times(top)} as much, of which the "
-            f"Jacobians explain {top['predicted']:.1%} of the change of the logits."
-        )
-    gone = rows[(rows["change"] == REMOVED) & rows["ratio_low"].notna() & (rows["kind"] == "write")]
-    if not gone.empty:
-        top = gone.loc[gone["ratio"].idxmax()]
-        yield (
-            f"Taken away, write u₁ matters most in the {component_words(top['component'])} of layer {top['layer']}: "
-            f"{_times(top)} as much as random directions, the loss changes by {_interval(dict(top), 'loss')} nats."
-        )
-
-
-def _times(row: "pandas.Series[Any]") -> str:
-    return f"{_interval(dict(row), 'ratio')} times"

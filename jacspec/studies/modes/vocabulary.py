@@ -1,0 +1,191 @@
+"""Tokens that directions are scored with, the scores, and what directions of chance get."""
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jacspec.backend import Program
+from jacspec.jacobians.streaming import Stream
+from jacspec.models.block import Embedding
+from jacspec.samples import PaddedBatch
+
+SEEN = 3
+"""Tokens whose average stream is taken: those that the samples hold as often at least."""
+
+
+ROWS = 4096
+"""Rows of a table that normal numbers are drawn for at once."""
+
+
+class Table(NamedTuple):
+    r"""Vectors $r_t$ of tokens that directions w are scored with: $s_t (r_t - \bar r) \cdot w$."""
+
+    rows: Float[Array, "token width"]
+    mean: Float[Array, " width"]
+    scale: Float[Array, " token"]
+    ids: Int[np.ndarray, " token"]
+
+
+class Scores(NamedTuple):
+    """The tokens at either end of each direction, and their scores; `top[:, 0]` is the largest |score|."""
+
+    top: Float[np.ndarray, "direction shown"]
+    top_ids: Int[np.ndarray, "direction shown"]
+    bottom: Float[np.ndarray, "direction shown"]
+    bottom_ids: Int[np.ndarray, "direction shown"]
+
+
+class Null(NamedTuple):
+    """What directions of chance give: the largest |score| of each, and the token that has it."""
+
+    strongest: Float[np.ndarray, " draw"]
+    first: Int[np.ndarray, " draw"]
+
+
+@jax.jit
+def token_vectors(embedding: Embedding) -> Float[Array, "token d_model"]:
+    """Compute what each token alone puts into the stream before block 0, positions and token types left out."""
+    h = embedding.spec.scale * embedding.token[...]
+    last = embedding.spec.project_last
+    h = embedding.project(h) if embedding.project is not None and not last else h
+    h = h if embedding.norm is None else embedding.norm(h)
+    return embedding.project(h) if embedding.project is not None and last else h
+
+
+def cosine_table(rows: Float[Array, "token d_model"], ids: Int[np.ndarray, " token"]) -> Table:
+    """Make the table whose scores are cosines with vectors less their mean."""
+    mean, scale = about_mean(rows)
+    return Table(rows, mean, scale, ids)
+
+
+@jax.jit
+def about_mean(rows: Float[Array, "token d_model"]) -> tuple[Float[Array, " d_model"], Float[Array, " token"]]:
+    """Compute the mean of rows, and one over the length of each without it."""
+    mean = rows.mean(axis=0)
+    length = jnp.linalg.norm(rows - mean[None], axis=1)
+    # A vector that is the mean has no direction; nor has what rounding leaves of it.
+    none = length <= jnp.finfo(rows.dtype).eps * jnp.linalg.norm(rows, axis=1)
+    return mean, jnp.where(none, 0, 1 / jnp.where(none, 1, length))
+
+
+def score(table: Table, directions: Float[Array, "direction width"], shown: int, memory_bytes: float) -> Scores:
+    """Find the tokens at either end of each direction, and their scores, as many directions at once as memory allows.
+
+    About 2 · token · width FLOPs a direction.
+    """
+    shown, size = min(shown, len(table.rows)), _at_once(table.rows, len(directions), memory_bytes)
+    parts = []
+    for start in range(0, len(directions), size):
+        part = directions[start : start + size]
+        padded = jnp.pad(part, [(0, size - len(part)), (0, 0)])
+        parts.append([np.asarray(array)[: len(part)] for array in _score(table[:3], padded, shown=shown)])
+    top, top_ids, bottom, bottom_ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    turned = -bottom[:, :1] > top[:, :1]
+    ids = table.ids[top_ids], table.ids[bottom_ids]
+    return Scores(
+        np.where(turned, -bottom, top),
+        np.where(turned, ids[1], ids[0]),
+        np.where(turned, -top, bottom),
+        np.where(turned, ids[0], ids[1]),
+    )
+
+
+def score_program(rows: Any, directions: int, shown: int, memory_bytes: float) -> Program:
+    """Say what `score` compiles for so many directions, `rows` the shape of those of a table."""
+    count, width = rows.shape
+    table = (rows, *(jax.ShapeDtypeStruct((size,), rows.dtype) for size in (width, count)))
+    scored = jax.ShapeDtypeStruct((_at_once(rows, directions, memory_bytes), width), rows.dtype)
+    return Program(_score, (table, scored), {"shown": min(shown, count)})
+
+
+def _at_once(rows: Any, directions: int, memory_bytes: float) -> int:
+    """Choose how many directions are scored at once."""
+    return int(min(max(memory_bytes // (4 * rows.shape[0] * rows.dtype.itemsize), 1), directions))
+
+
+@functools.partial(jax.jit, static_argnames="shown")
+def _score(table: Any, directions: Float[Array, "direction width"], *, shown: int) -> tuple[Array, ...]:
+    rows, mean, scale = table
+    scores = (directions @ rows.T - (directions @ mean)[:, None]) * scale[None]
+    top, top_ids = jax.lax.top_k(scores, shown)
+    bottom, bottom_ids = jax.lax.top_k(-scores, shown)
+    return top, top_ids, -bottom, bottom_ids
+
+
+def draw_like(rows: Float[np.ndarray, "row d_model"], draws: int, seed: Sequence[int]) -> np.ndarray | None:
+    """Draw directions of length 1 from normal distributions with the covariance of `rows`; None where that is zero."""
+    numbers = np.random.default_rng(seed)
+    mean = rows.mean(axis=0, dtype=np.float64) if len(rows) else np.zeros(rows.shape[1])
+    found = np.zeros((draws, rows.shape[1]))
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS].astype(np.float64) - mean
+        found += numbers.standard_normal((draws, len(part))) @ part
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    return found / lengths if len(rows) > 1 and lengths.min() > 0 else None
+
+
+def draw_null(
+    table: Table, directions: np.ndarray | None, memory_bytes: float, through: Array | None = None
+) -> Null | None:
+    """Score directions of chance with a table, after the linear map `through` where there is one."""
+    if directions is None:
+        return None
+    drawn = jnp.asarray(directions, table.rows.dtype)
+    found = score(table, drawn if through is None else drawn @ through.T, 1, memory_bytes)
+    return Null(found.top[:, 0], found.top_ids[:, 0])
+
+
+def judge(value: float, drawn: np.ndarray | None) -> tuple[float, float]:
+    """Return the median of what chance gives and p, the share of it that is as large; NaN where there is none."""
+    if drawn is None:
+        return float("nan"), float("nan")
+    return float(np.median(drawn)), float((1 + (drawn >= value).sum()) / (1 + len(drawn)))
+
+
+def later_tokens(batches: Sequence[PaddedBatch], streams: Sequence[Stream]) -> tuple[np.ndarray, np.ndarray]:
+    """Take the streams of all tokens but the first of each sample, and which tokens they are."""
+    rows, ids = [], []
+    for padded, stream in zip(batches, streams, strict=True):
+        packing = stream.batch.packing
+        later = np.asarray(packing.rows) % np.asarray(packing.places).shape[-1] > 0
+        counted = packing.holding(len(padded.samples)) & later
+        rows.append(np.asarray(stream.hidden)[counted])
+        ids.append(np.asarray(stream.batch.tokens)[counted])
+    return np.concatenate(rows), np.concatenate(ids)
+
+
+def average_streams(
+    rows: Float[np.ndarray, "place d_model"], tokens: Int[np.ndarray, " place"]
+) -> tuple[Float[np.ndarray, "token d_model"], Int[np.ndarray, " token"]]:
+    """Average the streams of each token that is there `SEEN` times or more."""
+    ids, places, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(ids), rows.shape[1]))
+    np.add.at(sums, places, rows)
+    often = counts >= SEEN
+    return (sums[often] / counts[often, None]).astype(rows.dtype), ids[often]
+
+
+def say_tokens(tokenizer: Any, ids: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray) -> str:
+    """Write tokens and their numbers as JSON, a pair each."""
+    pairs = [
+        [token_text(tokenizer, int(token)), round(float(value), 4) if isinstance(value, np.floating) else int(value)]
+        for token, value in zip(ids, values, strict=True)
+    ]
+    return json.dumps(pairs, ensure_ascii=False)
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """Return the text of one token, the space that its mark stands for in front; its piece where that is no text."""
+    piece = tokenizer.convert_ids_to_tokens(token) if token < len(tokenizer) else None
+    if piece is None:
+        return f"<{token}>"
+    text = tokenizer.convert_tokens_to_string([piece])
+    if piece.startswith("▁"):
+        return f" {text.lstrip(' ')}"
+    return piece if "\N{REPLACEMENT CHARACTER}" in text or not text else text
