@@ -19,6 +19,7 @@ from rich.console import Console
 
 from jacspec.axes import LayerResult
 from jacspec.report import figures, write_report
+from jacspec.report import page as page_module
 from jacspec.report.console import print_files, print_summary
 from jacspec.report.drawing import list_figures
 from jacspec.report.figures import box_plots, component_styles, draw_boxes, uses_log_axis
@@ -382,6 +383,18 @@ def test_page_has_the_numbers_of_the_summary(page: str, run: Run) -> None:
         for _, row in rows.iterrows():
             assert f">{write(row['median'])} [{write(row['q1'])}, {write(row['q3'])}]<" in page
             assert f">{write(row['mean'])} ± " in page
+
+
+def test_a_page_opens_with_five_sentences_and_folds_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = page_module.study_of(run.provenance).page
+    assert named is not None
+    sentences = [f"Sentence {number}." for number in range(7)]
+    monkeypatch.setattr(page_module, "load", lambda what: lambda run: sentences)
+    first, folded = page_module._findings(run, named).split("<details><summary>2 more</summary>")
+    assert [each in first for each in sentences] == [True] * 5 + [False] * 2
+    assert all(each in folded for each in sentences[5:])
+    monkeypatch.setattr(page_module, "load", lambda what: lambda run: sentences[:5])
+    assert "<details>" not in page_module._findings(run, named)
 
 
 @pytest.mark.usefixtures("quick")

@@ -124,8 +124,8 @@ def draw_boxes(run: Run, metric: str) -> Figure:
     Box, whiskers and fliers come from the same function as `summary.csv`, so that picture and table agree.
     """
     table = run.metrics
-    known = set(table.loc[table[metric].notna(), "component"])
-    components = [name for name in run.components if name in known or not known]
+    measured = set(table.loc[table[metric].notna(), "component"])
+    components = [name for name in run.components if name in measured or not measured]
     layers = sorted(set(table["layer"].tolist()))
     figure = Figure(figsize=(figure_width(len(layers), len(components)), 4.4), layout="constrained")
     axes = figure.add_subplot()

@@ -65,6 +65,8 @@ def sample_findings(run: Run) -> Iterator[str]:
 
     Nothing where the run has neither metric, or too few samples for intervals.
     """
+    if missed := run.provenance.get("not_converged"):
+        yield f"{len(missed)} spectra did not reach the accuracy asked for (engine.tolerance)."
     if GAIN in run.metric_names:
         yield from _gains(run)
     if RATIO in run.metric_names and (found := extremes(places(run, RATIO))):
@@ -73,8 +75,6 @@ def sample_findings(run: Run) -> Iterator[str]:
             f"One direction stands out most in {steep}, where σ₂ is {least} of σ₁, and least in {flat}, where it is "
             f"{most}."
         )
-    if missed := run.provenance.get("not_converged"):
-        yield f"{len(missed)} spectra did not reach the accuracy asked for (engine.tolerance)."
 
 
 def median_interval(values: Float[np.ndarray, " sample"]) -> Interval:

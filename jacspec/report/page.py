@@ -95,6 +95,9 @@ def write_sections(run: Run, title: str, sections: Sequence[Markup]) -> Path:
     return file
 
 
+FIRST = 5
+"""Sentences of what was found that a page opens with; further ones are folded."""
+
 HEADING = re.compile(r'<section id="([^"]*)"><h2>(.*?)</h2>')
 
 
@@ -109,9 +112,15 @@ def _findings(run: Run, page: Page) -> Markup:
     sentences = list(load(page.sentences)(run)) if page.sentences else []
     if not sentences:
         return Markup("")
-    items = element("ul", together((element("li", sentence) for sentence in sentences), "\n"))
+    first, further = (_listed(part) for part in (sentences[:FIRST], sentences[FIRST:]))
+    folded = [element("details", element("summary", f"{len(sentences) - FIRST} more"), further)] if further else []
     caution = [element("p", page.caution, class_="quiet")] if page.caution else []
-    return section("What was found", items, *caution)
+    return section("What was found", first, *folded, *caution)
+
+
+def _listed(sentences: Sequence[str]) -> Markup:
+    items = together((element("li", sentence) for sentence in sentences), "\n")
+    return element("ul", items) if items else items
 
 
 def page_title(run: Run) -> str:
