@@ -1,4 +1,4 @@
-"""`task=modes` beside the paper's run, in seconds of processor time: 60 sentences, GPT-2 small's shapes, k = 4.
+"""`task=modes` beside the paper's run, in seconds of processor time: 600 sentences, GPT-2 small's shapes, k = 4.
 
     python tests/benchmarks/modes.py TINY_SHAKESPEARE.txt [SAMPLES]    (from the repository; writes modes.json)
 
@@ -41,7 +41,7 @@ def time_run(folder: Path, *arguments: str) -> dict[str, Any]:
     }
 
 
-def main(text: str, samples: int = 60) -> None:
+def main(text: str, samples: int = 600) -> None:
     """Time both, twice, and write the figures beside this file."""
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
