@@ -235,7 +235,7 @@ QUOTED = (
     ("smollm2", "now/600 sentences/seconds", "of 600 sentences {:.0f} s"),
     ("smollm2", "before/600 sentences/seconds", "s ({:.0f} s before); `task=weights`"),
     ("smollm2", "now/weights/seconds", "210 matrices, {:.0f} s"),
-    ("smollm2", "before/weights/seconds", "20 s ({:.0f} s before)"),
+    ("smollm2", "before/weights/seconds", "matrices, 9 s ({:.0f} s before)"),
     ("weights", "weights/jacspec/matrices", "All {:.0f} matrices"),
     ("weights", "weights/jacspec/seconds", "took {:.1f} s on two cores"),
     ("weights", "weights/jacspec/CPU seconds", "Of our {:.1f} CPU seconds"),
