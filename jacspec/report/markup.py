@@ -88,6 +88,7 @@ blockquote { margin: 0.5rem 0; padding-left: 0.8rem; border-left: 3px solid var(
   figure img { max-width: max(100%, 40rem); }
   figcaption { position: sticky; left: 0; }
 }
+@page { margin: 14mm; }
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   h2, h3, figcaption { break-after: avoid; }
