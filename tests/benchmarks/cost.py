@@ -73,7 +73,7 @@ def measure_process() -> dict[str, float]:
         checkpoint = open_checkpoint(folder)
         stored = shard.stat().st_size
         load = best(lambda: jax.block_until_ready(checkpoint.block(0)))
-        hashed = best(lambda: sha256(shard))
+        hashed = best(lambda: _hash_anew(shard))
     rng = np.random.default_rng(0)
     diagonal, above = rng.lognormal(size=(32, EXPECTED_STEPS)), rng.lognormal(size=(32, EXPECTED_STEPS - 1))
     top = functools.partial(_top_of_bidiagonal, top=TOP)
@@ -82,6 +82,11 @@ def measure_process() -> dict[str, float]:
         "load, GB/s of float16": stored / load / GIGA,
         "look, µs a sample": best(lambda: list(map(top, diagonal, above))) / 32 * 1e6,
     }
+
+
+def _hash_anew(file: Path) -> None:
+    file.touch()  # one that has not changed is not read again
+    sha256(file)
 
 
 def measure_efficiency(products: float) -> dict[str, float]:
