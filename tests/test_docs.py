@@ -220,6 +220,8 @@ QUOTED = (
     ("paper", "before: decaying weights, nothing compiled yet/seconds", "and {:.0f} s in turns"),
     ("paper", "decaying weights/hidden states, MB", "{:.0f} MB of hidden states"),
     ("paper", "decaying weights/peak of resident memory, MB", "peaked at {:.0f} MB"),
+    ("cost", "the paper's run/predicted seconds of spectra", "same arithmetic gives {:.0f} s"),
+    ("cost", "the paper's run/recorded in paper.json", "with it spectra took {:.0f} s"),
     ("startup", "median_seconds/first_run", "took {:.1f} s, compilation included"),
     ("startup", "median_seconds/second_run", "the second {:.1f} s (compiled"),
     ("startup", "median_seconds/help", "`--help` {:.1f} s."),
@@ -264,7 +266,7 @@ words around the number.
 
 @pytest.mark.parametrize(("file", "path", "words"), QUOTED)
 def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
-    quoting = DOCS / {"modes": "modes.md", "quality": "compare.md"}.get(file, "performance.md")
+    quoting = DOCS / {"modes": "modes.md", "quality": "compare.md", "cost": "plan.md"}.get(file, "performance.md")
     page = " ".join(quoting.read_text(encoding="utf-8").replace("−", "-").split())
     assert words.format(_recorded(file, path)) in page
 
