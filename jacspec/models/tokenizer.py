@@ -116,9 +116,10 @@ def _is_plain(folder: Path) -> bool:
         return False
     if any((folder / name).exists() for name in ("added_tokens.json", "special_tokens_map.json")):
         return False
-    settings, content = read_json(folder / CONFIG), read_json(folder / TOKENIZER)
+    settings = read_json(folder / CONFIG)
     if settings.get("tokenizer_class") not in PLAIN_CLASSES or settings.keys() - PLAIN_KEYS:
         return False
+    content = read_json(folder / TOKENIZER)  # megabytes, of a large vocabulary
     if any(content.get(name) is not None for name in ("truncation", "padding")) or not content.get("post_processor"):
         return False
     tokens = content.get("added_tokens")

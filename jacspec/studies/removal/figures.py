@@ -59,18 +59,7 @@ def draw_by_layer(run: Run) -> Figure:
     axes, beside = figure.subplots(1, 2, width_ratios=(1.7, 1))
     for group, (colour, marker) in enumerate(_styles(len(shares)), 1):
         rows = table[table["group"] == group].set_index("target").reindex(targets)
-        axes.errorbar(
-            layers,
-            rows[name],
-            yerr=rows["delta_error"].fillna(0),
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.1,
-            elinewidth=0.8,
-            capsize=2,
-            label=_percent(shares[group - 1]),
-        )
+        _add_changes(axes, layers, rows, name, colour, marker, _percent(shares[group - 1]))
     _scale_change(axes, table[name].to_numpy(float), table["delta_error"].to_numpy(float), free=1.0)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_xlabel("layer")
@@ -109,18 +98,7 @@ def draw_removal(run: Run) -> Figure:
     shift = np.linspace(-0.12, 0.12, len(targets)) if len(targets) > 1 else np.zeros(1)
     for target, (colour, marker), aside in zip(targets, styles, shift.tolist(), strict=True):
         rows = table[table["target"] == target]
-        axes.errorbar(
-            rows["group"] + aside,
-            rows[name],
-            yerr=rows["delta_error"].fillna(0),
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.1,
-            elinewidth=0.8,
-            capsize=2,
-            label=target,
-        )
+        _add_changes(axes, rows["group"] + aside, rows, name, colour, marker, target)
         _add_spectrum(inset, spectra[rows.index[0]], colour)
     _scale_change(axes, table[name].to_numpy(float), table["delta_error"].to_numpy(float))
     _label_groups(axes, shares)
@@ -130,6 +108,22 @@ def draw_removal(run: Run) -> Figure:
     columns = -(-len(targets) // LEGEND_LINES)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="removed from", ncols=columns)
     return figure
+
+
+def _add_changes(axes: Axes, places: Any, rows: Any, name: str, colour: str, marker: str, label: str) -> None:
+    """Draw the changes of some rows of the table, with their standard errors, as one line."""
+    axes.errorbar(
+        places,
+        rows[name],
+        yerr=rows["delta_error"].fillna(0),
+        color=colour,
+        marker=marker,
+        markersize=4,
+        linewidth=1.1,
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+    )
 
 
 def _title(run: Run) -> str:
