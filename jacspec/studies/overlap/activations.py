@@ -20,9 +20,10 @@ from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.samples import Memory, Packing, PaddedBatch
 from jacspec.spectra.bulk import FEWEST, fit_bulk
+from jacspec.spectra.cores import lapack_threads
 from jacspec.spectra.intrinsic_dimension import two_nn
 from jacspec.spectra.random_matrix import beyond_edge
-from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
+from jacspec.spectra.svd import Way, choose_way, right_vectors
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.studies.overlap import OF_POINTS
 
