@@ -8,7 +8,7 @@ import functools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -574,8 +574,27 @@ def gallery() -> str:
 
 
 def formatted(words: str, numbers: Mapping[str, float]) -> str:
-    """Put numbers into `{name:format}`, names being those of the record."""
-    return re.sub(r"\{([^{}]+):([^:{}]+)\}", lambda found: format(numbers[found[1]], found[2]), words)
+    """Put numbers into `{name:format}`, names being those of the record; exponents without leading zeros."""
+    return re.sub(r"\{([^{}]+):([^:{}]+)\}", lambda found: _written(numbers[found[1]], found[2]), words)
+
+
+def _written(number: float, form: str) -> str:
+    return re.sub(r"e([+-])0+(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", format(number, form))
+
+
+@functools.cache
+def recorded(benchmark: str) -> Mapping[str, float]:
+    """Read the numbers of a benchmark's record by their path, as `outer/inner/0`."""
+    file = Path(__file__).parent / "benchmarks" / f"{benchmark}.json"
+    return dict(_leaves(json.loads(file.read_text(encoding="utf-8"))))
+
+
+def _leaves(found: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+    if isinstance(found, (dict, list)):
+        for name, part in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from _leaves(part, (*above, str(name)))
+    elif isinstance(found, (int, float)) and not isinstance(found, bool):
+        yield "/".join(above), found
 
 
 @functools.cache
@@ -612,6 +631,51 @@ def linearity_table() -> str:
         for component, found in parts.items()
     ]
     return _table(("", *shown), rows)
+
+
+KERNELS = {
+    "jax.numpy.linalg.svd, Jacobi": "`jax.numpy.linalg.svd`, which is Jacobi's there",
+    "lax.linalg.svd, QR": "`jax.lax.linalg.svd`, QR",
+    "lax.linalg.svd, polar": "`jax.lax.linalg.svd`, polar",
+    "Gram matrix in float32, eigvalsh": "Gram matrix in float32, `eigvalsh`",
+    "Gram matrix in float64, eigvalsh": "Gram matrix in float64, `eigvalsh`: the kernel's",
+    "torch.linalg.svdvals, gesvdj (its default)": "`torch.linalg.svdvals`, its default",
+    "torch.linalg.svdvals, gesvd": "`torch.linalg.svdvals`, gesvd",
+    "torch.linalg.svdvals, gesvda": "`torch.linalg.svdvals`, gesvda",
+}
+BLOCKS = {
+    "J, `analytic`": ("analytic, {}", "J, ms a sample"),
+    "J, `jacfwd`": ("jacfwd, {}", "J, ms a sample"),
+    "J, PyTorch's `vmap(jacfwd)`": ("PyTorch, vmap(jacfwd), {}", "J, ms a sample"),
+    "J with spectra, `analytic`": ("analytic, {}", "J with spectra, ms a sample"),
+    "top two, `lanczos`, random weights": ("lanczos, {}", "top two, ms a sample"),
+}
+"""Of the records of an H100, the ways to singular values and the engines, and what tables call them."""
+
+
+def gpu_tables() -> dict[str, str]:
+    """Write what an H100 took, from the records of its benchmarks."""
+    kernels, engines = recorded("gpu_kernels"), recorded("gpu")
+
+    def both(way: str, what: str) -> str:
+        values = (kernels[f"ways/{way}/{what}/{place}"] for place in (0, 1))
+        return ", ".join(_written(value, "g" if value > 0.1 else ".1e") for value in values)
+
+    def took(case: str, what: str) -> str:
+        value = engines.get(f"engines/{case}/{what}")
+        return "" if value is None else f"{value:.2f}"
+
+    batches = ("32 samples", "128 samples")
+    return {
+        "ways": _table(
+            ("way", "ms", "error"),
+            ((words, both(way, "ms"), both(way, "error")) for way, words in KERNELS.items()),
+        ),
+        "engines": _table(
+            ("a GPT-2 block, 32 tokens, ms a sample (attention and MLP)", *batches),
+            ((words, *(took(case.format(batch), what) for batch in batches)) for words, (case, what) in BLOCKS.items()),
+        ),
+    }
 
 
 def ready_made_models() -> str:
@@ -666,6 +730,7 @@ def pages() -> dict[str, dict[str, str]]:
     found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
+    found["gpu.md"] = gpu_tables()
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}
 
