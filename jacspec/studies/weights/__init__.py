@@ -514,6 +514,7 @@ STUDY = Study(
         for name, quantity in group.items()
     },
     console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),
+    draws=("show_layer", "show_role"),
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
         title="weight matrices",
