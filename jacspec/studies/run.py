@@ -86,7 +86,7 @@ def _show_as_asked(config: Config, writer: Writer) -> None:
     """Let a run that is resumed say what its figures show now."""
     study = find_study(config.task)
     if study.draws and study.options is not None:
-        asked = config.own(study.options)
+        asked: Any = config.own(study.options)
         own = {**writer.provenance["config"][study.name], **{name: getattr(asked, name) for name in study.draws}}
         writer.record(config={**writer.provenance["config"], study.name: own})
 
