@@ -219,7 +219,7 @@ def test_rows_sum_up_over_samples_and_compare_with_chance() -> None:
         return Effect(2, LEAVE, kind, component, np.zeros((samples, 4)), kl, kl * [1, -1, 2], kl, kl * 0 + 0.7, kl)
 
     effects = [effect("write", "mlp", 3), effect("random", "", 0.5), effect("random", "", 1.5)]
-    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in check_rows(effects, plan.changes, plan.seed)]
+    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in check_rows(effects, plan.changes)]
     assert [(row["component"], row["kind"], row["change"]) for row in rows] == [
         ("mlp", "write", "0.1"), ("mlp", "write", "remove"),
         (LEAVE, "random", "0.1"), (LEAVE, "random", "remove"),

@@ -172,7 +172,7 @@ def check_modes(
 
     **Arguments:** `targets`, the true token of each sample; `modes` by (layer, component) for `plan.layers`.
     """
-    return check_rows(measure_effects(checkpoint, batches, targets, modes, plan), plan.changes, plan.seed)
+    return check_rows(measure_effects(checkpoint, batches, targets, modes, plan), plan.changes)
 
 
 def measure_effects(

@@ -9,16 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jacspec.models.block import Head
-from jacspec.spectra.significance import FEWEST
+from jacspec.report.findings import median_interval
 from jacspec.studies.modes.carried import State
 from jacspec.studies.modes.changes import RANDOM, SUBSPACE
 
 ROUNDING = 1000
 """Changes of the logits (root mean square) below this many roundings of the largest are not compared with others."""
-
-
-DRAWS = 1000
-"""Resamplings of the samples for intervals of 95 %."""
 
 
 class Effect(NamedTuple):
@@ -114,8 +110,8 @@ def _effects(
     return jax.vmap(one)(final, copies, tangents, starts, amounts, targets)
 
 
-def check_rows(effects: Sequence[Effect], changes: Sequence[str], seed: int) -> list[tuple[Any, ...]]:
-    """Sum up over samples: medians and their intervals of 95 % (bootstrap over samples), chance beside them.
+def check_rows(effects: Sequence[Effect], changes: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Sum up over samples: medians and their intervals of 95 %, chance beside them.
 
     `changes` are their names. Both signs of what is added are averaged, and all random directions of a sample.
     `ratio` is the median over samples of KL over that of the sample's random directions at the same place: how many
@@ -138,9 +134,9 @@ def check_rows(effects: Sequence[Effect], changes: Sequence[str], seed: int) -> 
             np.divide(own["kl"], random, out=ratio, where=(random > 0) & (not effect.kind.startswith(RANDOM)))
             known = int(np.isfinite(own["kl"]).sum())
             where = effect.component or effect.place
-            numbers = [number for name in ("loss", "kl") for number in median_interval(own[name], seed)]
-            numbers += [_median(random), *median_interval(ratio, seed)]
-            numbers += [*median_interval(own["predicted"], seed), _median(own["named"])]
+            numbers = [number for name in ("loss", "kl") for number in median_interval(own[name])]
+            numbers += [_median(random), *median_interval(ratio)]
+            numbers += [*median_interval(own["predicted"]), _median(own["named"])]
             rows.append((effect.layer, where, effect.kind, change, known, *numbers))
     return rows
 
@@ -160,13 +156,3 @@ def _averaged(effects: Sequence[Effect], name: str) -> Float[np.ndarray, "sample
 def _median(values: Float[np.ndarray, " sample"]) -> float:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else float("nan")
-
-
-def median_interval(values: Float[np.ndarray, " sample"], seed: int) -> tuple[float, float, float]:
-    """Compute a median over samples and its bootstrap interval of 95 %, NaN where there are too few."""
-    known = values[np.isfinite(values)]
-    if len(known) < FEWEST:
-        return _median(values), float("nan"), float("nan")
-    picks = np.random.default_rng(seed).integers(0, len(known), (DRAWS, len(known)))
-    low, high = np.quantile(np.median(known[picks], axis=1), [0.025, 0.975])
-    return _median(values), float(low), float(high)
