@@ -23,7 +23,7 @@ from jacspec.models.checkpoint import open_checkpoint
 from jacspec.runs import Run
 from jacspec.studies.modes import CHECK_COLUMNS, CHECK_FILE, OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE
 from jacspec.studies.modes.check_page import check_findings, check_section
-from jacspec.studies.modes.directions import Modes, shared_directions
+from jacspec.studies.modes.directions import Modes, Shared, shared_directions
 from jacspec.studies.modes.lexicon import Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
 from jacspec.studies.modes.through import Way, go_direct, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
@@ -156,10 +156,16 @@ def _close(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.abs(signs * found - expected).max() < 1e-10 * np.abs(expected).max())
 
 
+def _shared(modes: Modes, side: str) -> Shared:
+    return shared_directions(modes.sigma, modes.group, getattr(modes, side))
+
+
 def words_of(lexicon: Lexicon, way: Way, around: Around, layer: int, component: str, modes: Modes) -> Words:
     """All words of one component, its writes first."""
-    writes = write_component(lexicon, way, draw_writes(lexicon, way, around), layer, component, modes)
-    reads = read_component(lexicon, around, layer, component, modes)
+    writes = write_component(
+        lexicon, way, draw_writes(lexicon, way, around), layer, component, modes, _shared(modes, "writes")
+    )
+    reads = read_component(lexicon, around, layer, component, modes, _shared(modes, "reads"))
     return Words(writes.shared + reads.shared, writes.own + reads.own)
 
 
@@ -219,7 +225,8 @@ def test_a_model_without_unembedding_has_words_of_reads_alone(tmp_path: Path) ->
     lexicon = make_lexicon(checkpoint, WordsPlan(draws=20))
     assert not lexicon.writes_to_tokens("")
     vectors = np.tile(np.eye(1, width, dtype=np.float32), (4, 1))
-    words = read_component(lexicon, NOWHERE, 0, "attn", _modes(vectors, vectors))
+    modes = _modes(vectors, vectors)
+    words = read_component(lexicon, NOWHERE, 0, "attn", modes, _shared(modes, "reads"))
     assert {_named(row)["side"] for row in words.shared} == {_own_named(row)["side"] for row in words.own} == {READ}
     assert "no unembedding" in lexicon.facts["writes"]
 

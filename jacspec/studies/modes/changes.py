@@ -14,7 +14,7 @@ from jacspec.models.block import Block, BlockSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.samples import PaddedBatch
 from jacspec.studies.modes.carried import ENTER, LEAVE, MIDDLE
-from jacspec.studies.modes.directions import Modes, leading_directions
+from jacspec.studies.modes.directions import Modes, leading_directions, sum_squares
 from jacspec.studies.modes.vocabulary import draw_like, later_tokens
 
 WRITE, READ, RANDOM, PRINCIPAL = KINDS = ("write", "read", "random", "principal")
@@ -57,7 +57,7 @@ def draw_stocks(
                 "tokens for one. Type data.min_tokens=3."
             )
         centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-        principal = leading_directions(centred[:, None], k)[0]
+        principal = leading_directions(sum_squares(centred), k)[0]
         return Stock(drawn.reshape(samples, count, -1), principal)
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:

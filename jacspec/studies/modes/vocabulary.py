@@ -124,8 +124,9 @@ def draw_like(rows: Float[np.ndarray, "row d_model"], draws: int, seed: Sequence
     mean = rows.mean(axis=0, dtype=np.float64) if len(rows) else np.zeros(rows.shape[1])
     found = np.zeros((draws, rows.shape[1]))
     for start in range(0, len(rows), ROWS):
-        part = rows[start : start + ROWS].astype(np.float64) - mean
-        found += numbers.standard_normal((draws, len(part))) @ part
+        # In the type of the rows: twice as fast in float32, and the numbers are of chance.
+        part = (rows[start : start + ROWS] - mean).astype(rows.dtype)
+        found += numbers.standard_normal((draws, len(part)), rows.dtype) @ part
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
     return found / lengths if len(rows) > 1 and lengths.min() > 0 else None
 
@@ -164,9 +165,9 @@ def average_streams(
     rows: Float[np.ndarray, "place d_model"], tokens: Int[np.ndarray, " place"]
 ) -> tuple[Float[np.ndarray, "token d_model"], Int[np.ndarray, " token"]]:
     """Average the streams of each token that is there `SEEN` times or more."""
-    ids, places, counts = np.unique(tokens, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(ids), rows.shape[1]))
-    np.add.at(sums, places, rows)
+    order = np.argsort(tokens, kind="stable")
+    ids, starts, counts = np.unique(tokens[order], return_index=True, return_counts=True)
+    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64) if len(ids) else np.zeros(rows.shape)
     often = counts >= SEEN
     return (sums[often] / counts[often, None]).astype(rows.dtype), ids[often]
 

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jacspec.jacobians.triples import alone
 from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
-from jacspec.studies.modes.directions import Modes, Shared, shared_directions, unnamed
+from jacspec.studies.modes.directions import Modes, Shared, unnamed
 from jacspec.studies.modes.lexicon import Around, Lexicon
 from jacspec.studies.modes.through import Way
 from jacspec.studies.modes.vocabulary import (
@@ -52,14 +52,13 @@ class Words(NamedTuple):
     own: list[tuple[Any, ...]]
 
 
-def read_component(lexicon: Lexicon, around: Around, layer: int, component: str, modes: Modes) -> Words:
+def read_component(lexicon: Lexicon, around: Around, layer: int, component: str, modes: Modes, found: Shared) -> Words:
     """Find the words of what one component reads: of directions that samples share, and of each sample's first modes.
 
     A direction has words where it is one: not inside a subspace of equal singular values, and, shared, where two
-    halves of the samples find the same.
+    halves of the samples find the same. `found` are the shared ones of the reads.
     """
     key = (layer, component)
-    found = shared_directions(modes.sigma, modes.group, modes.reads)
     rows = _shared_rows(lexicon, (*key, READ), found, lexicon.embedding, lexicon.embedding_null, jnp.asarray)
     if around.streams is not None:
         further = _shared_rows(lexicon, (*key, READ_STREAM), found, around.streams, around.streams_null, jnp.asarray)
@@ -72,14 +71,15 @@ def read_component(lexicon: Lexicon, around: Around, layer: int, component: str,
     return Words([*rows], own)
 
 
-def write_component(lexicon: Lexicon, way: Way, null: Null | None, layer: int, component: str, modes: Modes) -> Words:
+def write_component(
+    lexicon: Lexicon, way: Way, null: Null | None, layer: int, component: str, modes: Modes, found: Shared
+) -> Words:
     """Find the words of what one component writes, as `read_component` does of its reads.
 
     **Arguments:** `way`, what becomes of what it writes; `null`, directions of chance taken the same way.
     """
     assert lexicon.unembedding is not None
     key, table = (layer, component, WRITE), lexicon.unembedding
-    found = shared_directions(modes.sigma, modes.group, modes.writes)
     rows = _shared_rows(lexicon, key, found, table, null, lambda directions: _through(way.mean, directions))
     own = []
     for mode in _own_modes(lexicon, modes):
@@ -159,8 +159,7 @@ def _own_row(
     drawn = None
     if null is not None:
         numbers = np.random.default_rng([plan.seed, 14])
-        picks = null.first[numbers.integers(0, len(null.first), (plan.draws, count))]
-        drawn = np.array([np.unique(row, return_counts=True)[1].max() for row in picks])
+        drawn = count_first(null.first[numbers.integers(0, len(null.first), (plan.draws, count))])
     shown = order[: plan.shown]
     tokens = say_tokens(lexicon.tokenizer, ids[shown], counts[shown])
     return (
@@ -171,6 +170,14 @@ def _own_row(
         float("nan"),
         tokens,
     )
+
+
+def count_first(tokens: Int[np.ndarray, "draw sample"]) -> Int[np.ndarray, " draw"]:
+    """Count how often the most frequent token of each draw is there."""
+    ids, places = np.unique(tokens, return_inverse=True)
+    rows = np.arange(len(tokens))[:, None] * len(ids)
+    counts = np.bincount((rows + places.reshape(tokens.shape)).reshape(-1), minlength=len(tokens) * len(ids))
+    return counts.reshape(len(tokens), len(ids)).max(axis=1)
 
 
 def finish_words(found: Iterable[Words]) -> Words:

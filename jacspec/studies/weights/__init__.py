@@ -49,6 +49,7 @@ STUDY = Study(
     rows=MATRICES,
     columns=COLUMNS,
     console=("spectral_radius", "stable_rank", "alpha", "alpha_null", "outliers_above", "norms_above"),
+    draws=("show_layer", "show_role"),
     figures="jacspec.studies.weights.figures:matrix_figures",
     page=Page(
         title="weight matrices",
