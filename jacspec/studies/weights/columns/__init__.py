@@ -55,7 +55,7 @@ WORDS: Mapping[str, Quantity] = {
         "2.5 late; none where α is as by chance",
         "the merging document",
     ),
-    "flags": Quantity("flags", "what stands out of a matrix, by `flags_of`; empty where nothing does", "jacspec"),
+    "flags": Quantity("flags", "what stands out of a matrix; empty where nothing does", "jacspec"),
 }
 """Columns of words."""
 
