@@ -514,6 +514,41 @@ TRAINED = (
     ),
     (
         "docs/modes.md",
+        "smollm2_words",
+        "{write, with words:.0f} of {write, directions:.0f} shared write directions have words, and {write, beyond "
+        "chance:.0f} of them survive chance (q < 5 %): {write, mlp, beyond chance:.0f} of MLPs, one in every layer from"
+        " {write, mlp, first in a row:.0f} to {write, mlp, last in a row:.0f} among them, and {write, attn, beyond "
+        "chance:.0f} of attention.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_words",
+        "Of the samples' own first writes {own write, beyond chance:.0f} of {own write, components:.0f} components name"
+        " one token more often than chance, mostly the same ones. Of {read, with words:.0f} reads {read, beyond "
+        "chance:.0f} lie closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
+        "in the stream {read stream, beyond chance:.0f} to a token's average.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_check",
+        "in {read, 0.1, above:.0f} of {read, 0.1, places:.0f} components of layers 0, 15 and 29: {read, 0.1, mlp 0, "
+        "ratio:.0f} times [{read, 0.1, mlp 0, ratio_low:.0f}, {read, 0.1, mlp 0, ratio_high:.0f}] as much in the MLP of"
+        " layer 0, where the Jacobians explain {read, 0.1, mlp 0, predicted:.0%} of the change of the logits, {read, "
+        "0.1, mlp 15, ratio:.1f} times [{read, 0.1, mlp 15, ratio_low:.1f}, {read, 0.1, mlp 15, ratio_high:.1f}] in "
+        "that of layer 15 ({read, 0.1, mlp 15, predicted:.0%}), {read, 0.1, attn 29, ratio:.1f} times [{read, 0.1, attn"
+        " 29, ratio_low:.1f}, {read, 0.1, attn 29, ratio_high:.1f}] in the last attention ({read, 0.1, attn 29, "
+        "predicted:.0%}). Along u₁ it moves it less in {write, 0.1, below:.0f} of the {write, 0.1, places:.0f}: {write,"
+        " 0.1, mlp 15, ratio:.2f} times [{write, 0.1, mlp 15, ratio_low:.2f}, {write, 0.1, mlp 15, ratio_high:.2f}] in "
+        "the MLP of layer 15, and the logit of the token that the write names moves by {write, 0.1, mlp 15, named:.1%} "
+        "of what its score says: what later layers make of a write is not what the unembedding says of it. In the last "
+        "MLP it is {write, 0.1, mlp 29, named:.1%}. Taken away, u₁ matters far more: in the MLP of layer 0 it costs "
+        "{write, remove, mlp 0, loss:.1f} nats and {write, remove, mlp 0, ratio:.0f} times [{write, remove, mlp 0, "
+        "ratio_low:.0f}, {write, remove, mlp 0, ratio_high:.0f}] the KL of a random direction, in that of layer 15 "
+        "{write, remove, mlp 15, ratio:.0f} times [{write, remove, mlp 15, ratio_low:.0f}, {write, remove, mlp 15, "
+        "ratio_high:.0f}]; there the linear prediction explains {write, remove, mlp 15, predicted:.0%} of the change",
+    ),
+    (
+        "docs/modes.md",
         "smollm2_through",
         "Behind all later blocks (`modes.through=depth`, at 32 of the samples) these words are gone: of the "
         "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "

@@ -43,7 +43,7 @@ def of_words(run: Run) -> Numbers:
         found |= {f"{side}, score over chance, median": (named["strongest"] / named["chance"]).median()}
         for component, sure in named[named["q"] < SURE].groupby("component"):
             found |= {f"{side}, {component}, beyond chance": len(sure)}
-            found |= {f"{side}, {component}, layers from 0 on": _from_zero(set(sure["layer"]))}
+            found |= {f"{side}, {component}, {name}": at for name, at in _in_a_row(set(sure["layer"])).items()}
     for side, rows in own[own["mode"] == 1].groupby("side"):
         found |= {f"own {side}, components": len(rows), f"own {side}, beyond chance": (rows["q"] < SURE).sum()}
     for row in own[(own["mode"] == 1) & (own["q"] < SURE)].to_dict("records"):
@@ -52,9 +52,11 @@ def of_words(run: Run) -> Numbers:
     return found
 
 
-def _from_zero(layers: set[int]) -> int:
-    """Count the layers up to the first that is not there."""
-    return next(layer for layer in itertools.count() if layer not in layers)
+def _in_a_row(layers: set[int]) -> Numbers:
+    """Find the longest row of layers that are all there."""
+    rows = ([*itertools.takewhile(layers.__contains__, itertools.count(first))] for first in layers)
+    longest = max(rows, key=len)
+    return {"first in a row": longest[0], "last in a row": longest[-1]}
 
 
 def of_layers(run: Run) -> Numbers:
