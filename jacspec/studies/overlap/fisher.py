@@ -1,0 +1,242 @@
+r"""Fisher spectrum of a weight matrix, and how sensitive the loss is to each of its singular values.
+
+With $g_i$ the gradient of sample i's loss with respect to W (m, n), $F = \frac1N \sum_i g_i g_i^\top$ on the m·n entries
+has the eigenvalues of the Gram matrix $K_{ij} = \langle g_i, g_j \rangle / N$, N at most that are not zero. With
+$W = \sum_k \sigma_k u_k v_k^\top$ the derivative with respect to $\sigma_k$ is $c_{ik} = u_k^\top g_i v_k$, so that
+$F_k = \frac1N \sum_i c_{ik}^2$ is F along $u_k v_k^\top$. Along random directions u, v it is tr F / (m n) on average,
+whatever the gradients; $S_k = m n F_k / \mathrm{tr} F$ is 1 there.
+
+Gradients come as factors, $g_i = \sum_{t \in i} \delta_t x_t^\top$ (`gradients.py`):
+$\langle g_i, g_j \rangle = \sum_{t \in i, s \in j} (\delta_t \cdot \delta_s)(x_t \cdot x_s)$.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jacspec.spectra.svd import lapack_threads, leading_pairs
+from jacspec.studies.overlap.fisher_columns import OF_FISHER
+from jacspec.studies.overlap.gradients import Factors
+
+FEWEST = 8
+"""Samples below which neither a spectrum nor an error over samples says anything."""
+
+RANDOM_PAIRS, CHANCE_DRAWS, CHANCE_SEED = 400, 20, 0
+"""Random pairs u, v whose sensitivity is measured too, and draws of gradients in independent directions."""
+
+ROWS = 512
+"""Tokens whose products with all others are held at once."""
+
+
+class FisherProfile(NamedTuple):
+    """What is said of one matrix: S_k by singular value, F's eigenvalues descending, the columns `OF_FISHER`."""
+
+    sensitivity: Float[np.ndarray, " k"]
+    eigenvalues: Float[np.ndarray, " sample"]
+    values: Mapping[str, float]
+
+
+def measure_fisher(
+    weight: Float[Array | np.ndarray, "m n"],
+    factors: Factors,
+    owner: Int[np.ndarray, " token"],
+    counts: Int[np.ndarray, " sample"],
+) -> FisherProfile:
+    """Measure F of a matrix.
+
+    **Arguments:** `owner`, the number of each token's sample; `counts`, the tokens that each sample's loss is the mean
+    of.
+
+    **Returns:** NaN where all gradients are zero; of a matrix of zeros, whose singular vectors are arbitrary, along
+    these.
+
+    Cost: 2 T² (m + n) FLOPs of T tokens, 2 T (m + n)(k + 400), and an SVD.
+    """
+    samples, (m, n) = len(counts), weight.shape
+    gram = gradient_gram(factors, owner, samples)
+    squares = np.diagonal(gram)
+    left, sigma, right = (np.asarray(part[0]) for part in leading_pairs(jnp.asarray(weight)[None], min(m, n)))
+    along = gradients_along(factors, owner, samples, left, right)
+    random = gradients_along(factors, owner, samples, *random_pairs(m, n, factors.inputs.dtype.name))
+    values = dict.fromkeys(OF_FISHER, float("nan")) | _spectrum_columns(gram, m * n)
+    if not squares.sum() > 0 or not sigma[0] > 0:
+        return FisherProfile(np.full(len(sigma), np.nan), _eigenvalues(gram), values)
+    scale = m * n / squares.sum()
+    values["sensitivity_spread"] = float((scale * np.square(random).sum(axis=0)).std() / np.sqrt(_tenth(len(sigma))))
+    parts = {}
+    for end, part in tenths(len(sigma)).items():
+        parts[end] = np.square(along[:, part]).mean(axis=1)
+        values[f"sensitivity_{end}"] = float(scale * parts[end].sum())
+        values[f"sensitivity_{end}_error"] = jackknife(m * n * parts[end], squares)
+        values[f"crossed_{end}"] = scale * _crossed(factors, owner, samples, left[:, part], right[:, part])
+        values[f"removal_{end}"] = float(0.5 * (counts * np.square(along[:, part] @ sigma[part])).mean())
+    values["sensitivity_ratio"] = float(parts["bottom"].sum() / parts["middle"].sum())
+    values["sensitivity_ratio_error"] = jackknife(parts["bottom"], parts["middle"], logarithm=True)
+    return FisherProfile(scale * np.square(along).sum(axis=0), _eigenvalues(gram), values)
+
+
+def tenths(count: int) -> dict[str, slice]:
+    """Say which of `count` singular values in descending order are the largest, the middle and the smallest tenth."""
+    size = _tenth(count)
+    middle = (count - size) // 2
+    return {"top": slice(0, size), "middle": slice(middle, middle + size), "bottom": slice(count - size, count)}
+
+
+def _tenth(count: int) -> int:
+    return max(1, count // 10)
+
+
+def gradient_gram(
+    factors: Factors, owner: Int[np.ndarray, " token"], samples: int
+) -> Float[np.ndarray, "sample sample"]:
+    """Compute all products ⟨g_i, g_j⟩ of the gradients of samples, in float64 from sums in the factors' own type."""
+    belongs = _belongs(factors, owner, samples)
+    missing = -len(owner) % ROWS
+    inputs, slopes, own = (np.pad(part, [(0, missing), (0, 0)]) for part in (*factors, belongs))
+    gram = np.asarray(_gram(inputs, slopes, own), np.float64)
+    return (gram + gram.T) / 2
+
+
+def _belongs(factors: Factors, owner: Int[np.ndarray, " token"], samples: int) -> Float[np.ndarray, "token sample"]:
+    found: np.ndarray = (owner[:, None] == np.arange(samples)).astype(factors.inputs.dtype)
+    return found
+
+
+@jax.jit
+def _gram(
+    inputs: Float[Array | np.ndarray, "token n"],
+    slopes: Float[Array | np.ndarray, "token m"],
+    belongs: Float[Array | np.ndarray, "token sample"],
+) -> Float[Array, "sample sample"]:
+    inputs, slopes, belongs = (jnp.asarray(part) for part in (inputs, slopes, belongs))
+
+    def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        x, delta, own = part
+        return total + own.T @ (((delta @ slopes.T) * (x @ inputs.T)) @ belongs), None
+
+    parts = tuple(part.reshape(-1, ROWS, part.shape[1]) for part in (inputs, slopes, belongs))
+    return jax.lax.scan(add, jnp.zeros((belongs.shape[1],) * 2, inputs.dtype), parts)[0]
+
+
+def gradients_along(
+    factors: Factors,
+    owner: Int[np.ndarray, " token"],
+    samples: int,
+    left: Float[np.ndarray, "m k"],
+    right: Float[np.ndarray, "n k"],
+) -> Float[np.ndarray, "sample k"]:
+    """Compute uᵀ g_i v of every sample and pair of columns."""
+    found = _along(*factors, _belongs(factors, owner, samples), *_cast(factors, left, right))
+    return np.asarray(found, np.float64)
+
+
+def _cast(factors: Factors, *arrays: np.ndarray) -> list[np.ndarray]:
+    return [np.asarray(array, factors.inputs.dtype) for array in arrays]
+
+
+@jax.jit
+def _along(
+    inputs: Float[Array | np.ndarray, "token n"],
+    slopes: Float[Array | np.ndarray, "token m"],
+    belongs: Float[Array | np.ndarray, "token sample"],
+    left: Float[Array | np.ndarray, "m k"],
+    right: Float[Array | np.ndarray, "n k"],
+) -> Float[Array, "sample k"]:
+    return jnp.asarray(belongs).T @ ((jnp.asarray(slopes) @ left) * (jnp.asarray(inputs) @ right))
+
+
+def _crossed(
+    factors: Factors,
+    owner: Int[np.ndarray, " token"],
+    samples: int,
+    left: Float[np.ndarray, "m k"],
+    right: Float[np.ndarray, "n k"],
+) -> float:
+    """Sum (u_kᵀ g_i v_l)² over samples, the mean over pairs k ≠ l; NaN where there is one vector alone."""
+    count = left.shape[1]
+    if count < 2:
+        return float("nan")
+    total = 0.0
+    read, back = factors.inputs @ _cast(factors, right)[0], factors.slopes @ _cast(factors, left)[0]
+    for sample in range(samples):
+        own = owner == sample
+        squares = np.square(back[own].T @ read[own])
+        total += float(squares.sum() - np.trace(squares))
+    return total / (count * (count - 1))
+
+
+@functools.lru_cache(maxsize=4)
+def random_pairs(m: int, n: int, dtype: str) -> tuple[Float[np.ndarray, "m pair"], Float[np.ndarray, "n pair"]]:
+    """Draw `RANDOM_PAIRS` pairs of independent unit vectors, as columns."""
+    rng = np.random.default_rng([CHANCE_SEED, m, n])
+    left, right = (rng.standard_normal((size, RANDOM_PAIRS)) for size in (m, n))
+    return tuple((each / np.linalg.norm(each, axis=0)).astype(dtype) for each in (left, right))  # type: ignore[return-value]
+
+
+def jackknife(
+    above: Float[np.ndarray, " sample"], below: Float[np.ndarray, " sample"], *, logarithm: bool = False
+) -> float:
+    """Estimate the standard error of Σ above / Σ below, or of its logarithm, leaving out one sample at a time."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = (above.sum() - above) / (below.sum() - below)
+        left = np.log(left) if logarithm else left
+    return float(np.sqrt((len(left) - 1) * np.square(left - left.mean()).mean()))
+
+
+def _eigenvalues(gram: Float[np.ndarray, "sample sample"]) -> Float[np.ndarray, " sample"]:
+    """Return the eigenvalues of F: those of K, none of them below zero but by rounding."""
+    with lapack_threads():
+        return np.maximum(np.linalg.eigvalsh(gram)[::-1] / len(gram), 0.0)
+
+
+def _spectrum_columns(gram: Float[np.ndarray, "sample sample"], entries: int) -> dict[str, float]:
+    """Compute the columns of F's spectrum, beside those of independent directions."""
+    samples, total = len(gram), float(np.trace(gram))
+    found = {"fisher_samples": float(samples), "fisher_trace": total / samples}
+    if not total > 0:
+        return found
+    top, participation = independent_level(np.diagonal(gram) / total, entries)
+    return found | {
+        "fisher_top": _top_share(gram / total),
+        "fisher_top_chance": top,
+        "fisher_participation": _participation(gram / total),
+        "fisher_participation_chance": participation,
+        "fisher_mean": float(gram.sum() / samples / total),
+    }
+
+
+def _top_share(gram: Float[np.ndarray, "sample sample"]) -> float:
+    with lapack_threads():
+        return float(np.linalg.eigvalsh(gram)[-1])
+
+
+def _participation(gram: Float[np.ndarray, "sample sample"]) -> float:
+    """Compute (Σλ)²/Σλ² of a symmetric matrix of trace 1: over its squared entries."""
+    return float(1 / np.square(gram).sum())
+
+
+def independent_level(shares: Float[np.ndarray, " sample"], entries: int) -> tuple[float, float]:
+    r"""Return the share of the largest eigenvalue and the participation ratio of gradients in independent directions.
+
+    Means over draws of N unit vectors in as many dimensions as W has `entries`, with the samples' own `shares` of the
+    trace. Their products are those of the rows of Bartlett's triangle (the Cholesky factor of a Wishart matrix), which
+    needs N² numbers, not N · entries.
+    """
+    rng, samples = np.random.default_rng([CHANCE_SEED, len(shares), entries]), len(shares)
+    freedom = np.maximum(entries - np.arange(samples), 0)
+    found = []
+    for _ in range(CHANCE_DRAWS):
+        rows = np.tril(rng.standard_normal((samples, samples)), -1)[:, :entries]
+        rows[np.arange(min(samples, entries)), np.arange(min(samples, entries))] = np.sqrt(
+            rng.chisquare(freedom[freedom > 0])
+        )
+        rows *= (np.sqrt(shares) / np.linalg.norm(rows, axis=1))[:, None]
+        gram = rows @ rows.T
+        found.append((_top_share(gram), _participation(gram)))
+    top, participation = np.mean(found, axis=0).tolist()
+    return top, participation
