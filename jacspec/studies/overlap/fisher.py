@@ -11,7 +11,7 @@ $\langle g_i, g_j \rangle = \sum_{t \in i, s \in j} (\delta_t \cdot \delta_s)(x_
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,9 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jacspec.axes import Row
+from jacspec.errors import JacspecError
+from jacspec.interrupts import raise_interrupt
+from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.svd import lapack_threads, leading_pairs
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
-from jacspec.studies.overlap.gradients import Factors
+from jacspec.studies.overlap.gradients import Factors, Scored, linear_at, stream_gradients
 
 FEWEST = 8
 """Samples below which neither a spectrum nor an error over samples says anything."""
@@ -34,11 +38,55 @@ ROWS = 512
 
 
 class FisherProfile(NamedTuple):
-    """What is said of one matrix: S_k by singular value, F's eigenvalues descending, the columns `OF_FISHER`."""
+    """What is said of one matrix: S_k by singular value, F's eigenvalues descending, the columns `OF_FISHER`.
+
+    `reason` is why some are missing; empty where none is.
+    """
 
     sensitivity: Float[np.ndarray, " k"]
     eigenvalues: Float[np.ndarray, " sample"]
     values: Mapping[str, float]
+    reason: str = ""
+
+    def join(
+        self, metrics: Mapping[str, float], profiles: Mapping[str, np.ndarray], reason: str
+    ) -> tuple[dict[str, float], dict[str, np.ndarray], str]:
+        """Add what is said here to the columns, the arrays by index and the reason of a matrix."""
+        arrays = {"sensitivity": self.sensitivity, "fisher_eigenvalues": self.eigenvalues}
+        said = "; ".join(part for part in (reason, self.reason) if part)
+        return {**metrics, **self.values}, {**profiles, **arrays}, said
+
+
+FisherOfBlock = Mapping[str, FisherProfile]
+"""By place, as `attn.q`."""
+
+
+def check_fisher(samples: int) -> None:
+    """Refuse a number of samples that says nothing; raises `JacspecError`."""
+    if samples and samples < FEWEST:
+        raise JacspecError(f"overlap.fisher={samples} is too few. Type overlap.fisher=64, or 0 for none.")
+
+
+def fisher_of_blocks(
+    checkpoint: Checkpoint, wanted: Collection[int], *, scored: Scored, drawn_labels: bool, memory_gib: float
+) -> dict[int, FisherOfBlock]:
+    """Measure F of every matrix of the blocks `wanted`, by block and place; as `stream_gradients`, which see."""
+    found: dict[int, FisherOfBlock] = {}
+    for own in stream_gradients(checkpoint, scored, wanted, drawn_labels=drawn_labels, memory_gib=memory_gib):
+        raise_interrupt()
+        found[own.number] = {
+            place: measure_fisher(linear_at(own.block, place).weight[...], factors, own.owner, scored.counts)
+            for place, factors in own.factors.items()
+        }
+    return found
+
+
+def without_fisher(row: Row) -> Row:
+    """Add empty columns and arrays to the row of a head, of whose products no gradient is taken."""
+    sigma = row.arrays["singular_values"]
+    nothing = FisherProfile(np.full_like(sigma, np.nan), np.full(1, np.nan), dict.fromkeys(OF_FISHER, float("nan")))
+    values, arrays, reason = nothing.join(row.values, row.arrays, row.reason)
+    return row._replace(values=values, arrays=arrays, reason=reason)
 
 
 def measure_fisher(
@@ -65,7 +113,8 @@ def measure_fisher(
     random = gradients_along(factors, owner, samples, *random_pairs(m, n, factors.inputs.dtype.name))
     values = dict.fromkeys(OF_FISHER, float("nan")) | _spectrum_columns(gram, m * n)
     if not squares.sum() > 0 or not sigma[0] > 0:
-        return FisherProfile(np.full(len(sigma), np.nan), _eigenvalues(gram), values)
+        reason = "" if squares.sum() > 0 else "all gradients are zero"
+        return FisherProfile(np.full(len(sigma), np.nan), _eigenvalues(gram), values, reason)
     scale = m * n / squares.sum()
     values["sensitivity_spread"] = float((scale * np.square(random).sum(axis=0)).std() / np.sqrt(_tenth(len(sigma))))
     parts = {}
@@ -77,7 +126,8 @@ def measure_fisher(
         values[f"removal_{end}"] = float(0.5 * (counts * np.square(along[:, part] @ sigma[part])).mean())
     values["sensitivity_ratio"] = float(parts["bottom"].sum() / parts["middle"].sum())
     values["sensitivity_ratio_error"] = jackknife(parts["bottom"], parts["middle"], logarithm=True)
-    return FisherProfile(scale * np.square(along).sum(axis=0), _eigenvalues(gram), values)
+    reason = "" if _tenth(len(sigma)) > 1 else "a tenth of one singular value: none to cross it with"
+    return FisherProfile(scale * np.square(along).sum(axis=0), _eigenvalues(gram), values, reason)
 
 
 def tenths(count: int) -> dict[str, slice]:

@@ -280,7 +280,7 @@ def _go_back(
         slopes, before = pull(gradient)
         found = {}
         for place, entering in inputs.items():
-            bias = _linear(slopes, place).bias
+            bias = linear_at(slopes, place).bias
             assert bias is not None
             found[place] = (entering if place not in SAME_INPUT else entering[:, :0], bias[...])
         return before, found
@@ -292,13 +292,14 @@ def _with_own_biases(block: Block, places: Collection[str], tokens: int) -> Bloc
     """Give every matrix a bias of each token's own, in the place of the one that all share."""
     own = jax.tree.map(lambda leaf: leaf, block)
     for place in places:
-        linear = _linear(own, place)
+        linear = linear_at(own, place)
         weight = linear.weight[...]
         bias = jnp.zeros(weight.shape[:1], weight.dtype) if linear.bias is None else linear.bias[...]
         linear.bias = nnx.data(nnx.Param(jnp.broadcast_to(bias, (tokens, *bias.shape))))
     return own
 
 
-def _linear(block: Any, place: str) -> Any:
+def linear_at(block: Any, place: str) -> Any:
+    """Find the map of a block at a place, as `attn.q`."""
     module, name = place.split(".")
     return getattr(getattr(block, module), name)
