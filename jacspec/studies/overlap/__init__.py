@@ -176,6 +176,10 @@ STUDY = Study(
             "With overlap.points=N the intrinsic dimension of what enters is estimated from N tokens (two-NN), beside "
             "that of Gaussian points with the same covariance: below it, the tokens lie on something curved or in "
             "clusters, which no covariance shows.",
+            "With overlap.fisher=N the loss of N samples is differentiated with respect to every matrix. S_k is how "
+            "sensitive it is to σ_k: the mean of (u_kᵀ g v_k)² over that along all pairs of directions, 1 by chance. "
+            "The Fisher spectrum, of F = mean g gᵀ, has no more than N values; beside it stands that of gradients of "
+            "the same norms in independent directions.",
         ),
         sentences="jacspec.studies.overlap.findings:overlap_findings",
         caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",

@@ -1,6 +1,6 @@
 r"""Fisher spectrum of a weight matrix, and how sensitive the loss is to each of its singular values.
 
-With $g_i$ the gradient of sample i's loss with respect to W (m, n), $F = \frac1N \sum_i g_i g_i^\top$ on the m·n entries
+With $g_i$ the gradient of sample i's loss with respect to W (m, n), $F = \frac1N \sum_i g_i g_i^\top$ on its entries
 has the eigenvalues of the Gram matrix $K_{ij} = \langle g_i, g_j \rangle / N$, N at most that are not zero. With
 $W = \sum_k \sigma_k u_k v_k^\top$ the derivative with respect to $\sigma_k$ is $c_{ik} = u_k^\top g_i v_k$, so that
 $F_k = \frac1N \sum_i c_{ik}^2$ is F along $u_k v_k^\top$. Along random directions u, v it is tr F / (m n) on average,
@@ -30,21 +30,24 @@ from jacspec.studies.overlap.gradients import Factors, Scored, linear_at, stream
 FEWEST = 8
 """Samples below which neither a spectrum nor an error over samples says anything."""
 
-RANDOM_PAIRS, CHANCE_DRAWS, CHANCE_SEED = 400, 20, 0
-"""Random pairs u, v whose sensitivity is measured too, and draws of gradients in independent directions."""
+RANDOM_PAIRS, CHANCE_DRAWS, SPECTRUM_DRAWS, CHANCE_SEED = 400, 199, 19, 0
+"""Random pairs u, v whose sensitivity is measured too; draws of gradients in independent directions, and of their
+eigenvalues."""
 
 ROWS = 512
 """Tokens whose products with all others are held at once."""
 
 
 class FisherProfile(NamedTuple):
-    """What is said of one matrix: S_k by singular value, F's eigenvalues descending, the columns `OF_FISHER`.
+    """What is said of one matrix: S_k by singular value, F's eigenvalues over its trace, the columns `OF_FISHER`.
 
-    `reason` is why some are missing; empty where none is.
+    `chance` are the eigenvalues of gradients in independent directions; `reason` is why some of all that is missing,
+    empty where nothing is.
     """
 
     sensitivity: Float[np.ndarray, " k"]
     eigenvalues: Float[np.ndarray, " sample"]
+    chance: Float[np.ndarray, " sample"]
     values: Mapping[str, float]
     reason: str = ""
 
@@ -52,7 +55,11 @@ class FisherProfile(NamedTuple):
         self, metrics: Mapping[str, float], profiles: Mapping[str, np.ndarray], reason: str
     ) -> tuple[dict[str, float], dict[str, np.ndarray], str]:
         """Add what is said here to the columns, the arrays by index and the reason of a matrix."""
-        arrays = {"sensitivity": self.sensitivity, "fisher_eigenvalues": self.eigenvalues}
+        arrays = {
+            "sensitivity": self.sensitivity,
+            "fisher_eigenvalues": self.eigenvalues,
+            "fisher_chance": self.chance,
+        }
         said = "; ".join(part for part in (reason, self.reason) if part)
         return {**metrics, **self.values}, {**profiles, **arrays}, said
 
@@ -84,7 +91,8 @@ def fisher_of_blocks(
 def without_fisher(row: Row) -> Row:
     """Add empty columns and arrays to the row of a head, of whose products no gradient is taken."""
     sigma = row.arrays["singular_values"]
-    nothing = FisherProfile(np.full_like(sigma, np.nan), np.full(1, np.nan), dict.fromkeys(OF_FISHER, float("nan")))
+    none, missing = np.full(1, np.nan), dict.fromkeys(OF_FISHER, float("nan"))
+    nothing = FisherProfile(np.full_like(sigma, np.nan), none, none, missing)
     values, arrays, reason = nothing.join(row.values, row.arrays, row.reason)
     return row._replace(values=values, arrays=arrays, reason=reason)
 
@@ -111,10 +119,10 @@ def measure_fisher(
     left, sigma, right = (np.asarray(part[0]) for part in leading_pairs(jnp.asarray(weight)[None], min(m, n)))
     along = gradients_along(factors, owner, samples, left, right)
     random = gradients_along(factors, owner, samples, *random_pairs(m, n, factors.inputs.dtype.name))
-    values = dict.fromkeys(OF_FISHER, float("nan")) | _spectrum_columns(gram, m * n)
+    spectrum, chance, values = _measure_spectrum(gram, m * n)
     if not squares.sum() > 0 or not sigma[0] > 0:
         reason = "" if squares.sum() > 0 else "all gradients are zero"
-        return FisherProfile(np.full(len(sigma), np.nan), _eigenvalues(gram), values, reason)
+        return FisherProfile(np.full(len(sigma), np.nan), spectrum, chance, values, reason)
     scale = m * n / squares.sum()
     values["sensitivity_spread"] = float((scale * np.square(random).sum(axis=0)).std() / np.sqrt(_tenth(len(sigma))))
     parts = {}
@@ -122,12 +130,33 @@ def measure_fisher(
         parts[end] = np.square(along[:, part]).mean(axis=1)
         values[f"sensitivity_{end}"] = float(scale * parts[end].sum())
         values[f"sensitivity_{end}_error"] = jackknife(m * n * parts[end], squares)
-        values[f"crossed_{end}"] = scale * _crossed(factors, owner, samples, left[:, part], right[:, part])
+        values[f"crossed_{end}"] = float(scale) * _crossed(factors, owner, samples, left[:, part], right[:, part])
         values[f"removal_{end}"] = float(0.5 * (counts * np.square(along[:, part] @ sigma[part])).mean())
     values["sensitivity_ratio"] = float(parts["bottom"].sum() / parts["middle"].sum())
     values["sensitivity_ratio_error"] = jackknife(parts["bottom"], parts["middle"], logarithm=True)
     reason = "" if _tenth(len(sigma)) > 1 else "a tenth of one singular value: none to cross it with"
-    return FisherProfile(scale * np.square(along).sum(axis=0), _eigenvalues(gram), values, reason)
+    return FisherProfile(scale * np.square(along).sum(axis=0), spectrum, chance, values, reason)
+
+
+def _measure_spectrum(
+    gram: Float[np.ndarray, "sample sample"], entries: int
+) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"], dict[str, float]]:
+    """Compute F's eigenvalues over its trace, those of independent directions, and the columns; others are NaN."""
+    samples, total = len(gram), float(np.trace(gram))
+    values = dict.fromkeys(OF_FISHER, float("nan"))
+    values |= {"fisher_samples": float(samples), "fisher_trace": total / samples}
+    if not total > 0:
+        return np.full(samples, np.nan), np.full(samples, np.nan), values
+    spectrum, level = _eigenvalues(gram / total), independent_level(np.diagonal(gram) / total, entries)
+    values |= {
+        "fisher_top": float(spectrum[0]),
+        "fisher_top_chance": float(level.eigenvalues[0]),
+        "fisher_participation": _participation(gram / total),
+        "fisher_participation_chance": level.participation,
+        "fisher_participation_low": level.participation_low,
+        "fisher_mean": float(gram.sum() / samples / total),
+    }
+    return spectrum, level.eigenvalues, values
 
 
 def tenths(count: int) -> dict[str, slice]:
@@ -239,30 +268,9 @@ def jackknife(
 
 
 def _eigenvalues(gram: Float[np.ndarray, "sample sample"]) -> Float[np.ndarray, " sample"]:
-    """Return the eigenvalues of F: those of K, none of them below zero but by rounding."""
+    """Return eigenvalues in descending order, none below zero by rounding."""
     with lapack_threads():
-        return np.maximum(np.linalg.eigvalsh(gram)[::-1] / len(gram), 0.0)
-
-
-def _spectrum_columns(gram: Float[np.ndarray, "sample sample"], entries: int) -> dict[str, float]:
-    """Compute the columns of F's spectrum, beside those of independent directions."""
-    samples, total = len(gram), float(np.trace(gram))
-    found = {"fisher_samples": float(samples), "fisher_trace": total / samples}
-    if not total > 0:
-        return found
-    top, participation = independent_level(np.diagonal(gram) / total, entries)
-    return found | {
-        "fisher_top": _top_share(gram / total),
-        "fisher_top_chance": top,
-        "fisher_participation": _participation(gram / total),
-        "fisher_participation_chance": participation,
-        "fisher_mean": float(gram.sum() / samples / total),
-    }
-
-
-def _top_share(gram: Float[np.ndarray, "sample sample"]) -> float:
-    with lapack_threads():
-        return float(np.linalg.eigvalsh(gram)[-1])
+        return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
 
 
 def _participation(gram: Float[np.ndarray, "sample sample"]) -> float:
@@ -270,23 +278,30 @@ def _participation(gram: Float[np.ndarray, "sample sample"]) -> float:
     return float(1 / np.square(gram).sum())
 
 
-def independent_level(shares: Float[np.ndarray, " sample"], entries: int) -> tuple[float, float]:
-    r"""Return the share of the largest eigenvalue and the participation ratio of gradients in independent directions.
+class IndependentLevel(NamedTuple):
+    """What gradients in independent directions have: mean eigenvalues, mean participation ratio, one in 100 below."""
 
-    Means over draws of N unit vectors in as many dimensions as W has `entries`, with the samples' own `shares` of the
-    trace. Their products are those of the rows of Bartlett's triangle (the Cholesky factor of a Wishart matrix), which
-    needs N² numbers, not N · entries.
+    eigenvalues: Float[np.ndarray, " sample"]
+    participation: float
+    participation_low: float
+
+
+def independent_level(shares: Float[np.ndarray, " sample"], entries: int) -> IndependentLevel:
+    r"""Draw the Fisher spectrum, of trace 1, of gradients in independent directions.
+
+    Of N unit vectors in as many dimensions as W has `entries`, with the samples' own `shares` of the trace. Their
+    products are those of the rows of Bartlett's triangle (the Cholesky factor of a Wishart matrix), which needs N²
+    numbers, not N · entries.
     """
     rng, samples = np.random.default_rng([CHANCE_SEED, len(shares), entries]), len(shares)
-    freedom = np.maximum(entries - np.arange(samples), 0)
-    found = []
-    for _ in range(CHANCE_DRAWS):
-        rows = np.tril(rng.standard_normal((samples, samples)), -1)[:, :entries]
-        rows[np.arange(min(samples, entries)), np.arange(min(samples, entries))] = np.sqrt(
-            rng.chisquare(freedom[freedom > 0])
-        )
+    rank = min(samples, entries)
+    eigenvalues, participation = np.zeros(samples), np.empty(CHANCE_DRAWS)
+    for draw in range(CHANCE_DRAWS):
+        rows = np.tril(rng.standard_normal((samples, samples)), -1)[:, :rank]
+        rows[np.arange(rank), np.arange(rank)] = np.sqrt(rng.chisquare(entries - np.arange(rank)))
         rows *= (np.sqrt(shares) / np.linalg.norm(rows, axis=1))[:, None]
         gram = rows @ rows.T
-        found.append((_top_share(gram), _participation(gram)))
-    top, participation = np.mean(found, axis=0).tolist()
-    return top, participation
+        participation[draw] = _participation(gram)
+        if draw < SPECTRUM_DRAWS:
+            eigenvalues += _eigenvalues(gram) / SPECTRUM_DRAWS
+    return IndependentLevel(eigenvalues, float(participation.mean()), float(np.quantile(participation, 0.01)))

@@ -28,9 +28,12 @@ OF_FISHER: Mapping[str, Quantity] = {
     "fisher_participation_chance": Quantity(
         "PR of F by chance", "the same of gradients of the same norms in independent directions", PROJECT
     ),
+    "fisher_participation_low": Quantity(
+        "PR of F, one in 100", "what one in 100 draws of such gradients is below", PROJECT
+    ),
     "fisher_mean": Quantity(
         "share of the mean gradient",
-        "‖mean g‖² / tr F: 1/N where gradients are independent, more where the text is not what the model was fitted to",
+        "‖mean g‖² / tr F: 1/N where gradients are independent, more where they have a common part",
         KUNSTNER,
     ),
     **{

@@ -1,8 +1,8 @@
 r"""Gradients of each sample's loss with respect to every weight matrix, as factors: forward once, then back by blocks.
 
-Of a matrix $y = W x$ the gradient of the loss of one sample is $g = \sum_t \delta_t x_t^\top$ over its tokens, $\delta_t$
-that with respect to $y_t$: what enters and what comes back, m + n numbers a token, say all that there is to say of g,
-which is never formed. No token reads one of another sample, so one backward pass of the sum of all losses gives the
+Of a matrix $y = W x$ the gradient of the loss of one sample is $g = \sum_t \delta_t x_t^\top$ over its tokens,
+$\delta_t$ that with respect to $y_t$: what enters and what comes back, m + n numbers a token, say all of g, which is
+never formed. No token reads one of another sample, so one backward pass of the sum of all losses gives the
 factors of each. $\delta$ is read off a bias that every token has for itself.
 
 The loss is the mean over a sample's predicted tokens, in nats: of a decoder all but its first, of an encoder those that
@@ -26,7 +26,7 @@ from jacspec.jacobians.engine import memory_budget, prepare_batches
 from jacspec.jacobians.streaming import Stream, Visit, step, walk
 from jacspec.models.block import Block, Head
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.samples import PaddedBatch, Packing
+from jacspec.samples import Packing, PaddedBatch
 from jacspec.scoring.perplexity import MAX_ROWS
 from jacspec.scoring.windows import mask_token, model_kind
 from jacspec.studies.overlap.activations import SAME_INPUT
@@ -184,7 +184,7 @@ def _holding(padded: PaddedBatch) -> np.ndarray:
 
 
 def _owners(padded: PaddedBatch) -> Int[np.ndarray, "pack place"]:
-    """Number the sample of every place of a batch, where it holds a token that counts."""
+    """Find the number of the sample at every place of a batch, where it holds a token that counts."""
     packs, slots, tokens = padded.batch.packing.places.shape
     slot = np.arange(packs)[:, None] * slots + np.asarray(padded.batch.packing.rows) // tokens
     found: np.ndarray = padded.row_samples[slot]
