@@ -1,5 +1,6 @@
 """Fisher spectra: every sample's gradient by torch's autograd of HF's models, their products and sums by NumPy."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,12 @@ import pytest
 import torch
 from families import FAMILIES
 from oracles import deviation, float64_throughout, save_random
+from scipy import stats
+from servers import run_here
 from test_overlap import MODULES
+from test_study_findings import put
 
+import jacspec
 from jacspec import JacspecError, load_model
 from jacspec.backend import numerics
 from jacspec.studies.overlap import gradients
@@ -24,7 +29,11 @@ from jacspec.studies.overlap.fisher import (
     measure_fisher,
 )
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
+from jacspec.studies.overlap.fisher_figures import fisher_figures
+from jacspec.studies.overlap.fisher_findings import fisher_findings
 from jacspec.studies.overlap.gradients import Factors, Scored, score_samples, stream_gradients
+from jacspec.studies.overlap.run import _stream
+from jacspec.text.corpus import make_batches
 
 NAMES: Mapping[str, Mapping[str, str]] = {
     "gpt2": {
@@ -299,3 +308,126 @@ def test_samples_that_have_no_loss_are_refused(tmp_path: Path, monkeypatch: pyte
     drawn = score_samples(nano, _tokens(), count=5, seed=0)
     assert len(drawn.tokens) == 5
     assert all(tokens in _tokens() for tokens in drawn.tokens)
+
+
+def test_masks_are_as_many_as_berts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One at least, none of a special token; the loss is of the hidden tokens."""
+    save_random(tmp_path, "bert", **FAMILIES["bert"].base)
+    tokens = [[0, *[5 + place % 30 for place in range(length)], 2] for length in (3, 40, 20, 7, 20, 20, 20, 20)]
+    tokens = [[*own[:23], 2] for own in tokens]
+    scored = _scored("bert", tokens, load_model(tmp_path), monkeypatch)
+    for own, read, targets, weights in zip(tokens, *scored[:3], strict=True):
+        masked = np.flatnonzero(np.array(read) == 1)
+        assert len(masked) == max(round(0.15 * sum(token > 2 for token in own)), 1)
+        assert all(own[place] > 2 for place in masked)
+        np.testing.assert_array_equal(np.flatnonzero(weights), masked)
+        np.testing.assert_array_equal(targets[masked], np.array(own)[masked])
+        assert weights.sum() == pytest.approx(1)
+        assert [token for place, token in enumerate(read) if place not in masked] == [
+            token for place, token in enumerate(own) if place not in masked
+        ]
+
+
+TEXTS = [
+    f"And {word} the light of the {other} is gone" for word in ("all", "soon", "so") for other in ["sea", "sun", "sky"]
+]
+
+
+def test_run_from_python_has_columns_arrays_and_figures(tmp_path: Path) -> None:
+    """Beside rows of heads, which have none; a block that is done is not measured again."""
+    model = load_model("nano")
+    run = jacspec.overlap(model, TEXTS, fisher=8, fisher_labels="model", heads=True, layers=[1, 4])
+    table, matrices = run.metrics, run.metrics["head"].isna()
+    assert {*OF_FISHER} <= {*table}
+    assert (table.loc[matrices, "fisher_samples"] == 8).all()
+    assert table.loc[matrices, [*OF_FISHER]].notna().all(axis=None)
+    assert table.loc[~matrices, [*OF_FISHER]].isna().all(axis=None)
+    own = run.dataset.isel(matrix=int(np.flatnonzero((table["role"] == "up") & (table["layer"] == 4))[0]))
+    known = own["sensitivity"].values[np.isfinite(own["sensitivity"].values)]
+    assert len(known) == 96
+    row = table[(table["role"] == "up") & (table["layer"] == 4)].iloc[0]
+    assert known[:9].mean() == pytest.approx(row["sensitivity_top"], rel=1e-5)
+    eigenvalues = own["fisher_eigenvalues"].values
+    assert np.nansum(eigenvalues) == pytest.approx(1, rel=1e-5)
+    assert np.isfinite(eigenvalues).sum() == 8
+    figures = fisher_figures(run)
+    panel = figures["sensitivity"].draw().axes[0]
+    drawn = {line.get_label(): line.get_ydata() for line in panel.get_lines()}
+    q = run.dataset.isel(matrix=int(np.flatnonzero((table["role"] == "q") & (table["layer"] == 1))[0]))
+    expected = [part.mean() for part in np.array_split(q["sensitivity"].values[:96], 10)]
+    np.testing.assert_allclose(np.asarray(drawn["layer 1"], float), expected, rtol=1e-5)
+    assert len(figures["fisher_spectrum"].draw().axes) == 6
+    assert not fisher_figures(jacspec.overlap(model, TEXTS, layers=[0]))
+
+
+def test_blocks_that_are_done_are_left_alone(tmp_path: Path) -> None:
+    save_random(tmp_path, "llama", spread=0.1, **FAMILIES["llama"].base)
+    asked: list[list[int]] = []
+    with numerics("float64"):
+        model = load_model(tmp_path, precision="float64")
+        scored = score_samples(model, _tokens(), count=9, seed=0)
+        batches = make_batches(_tokens(), size=4)
+
+        def fisher(wanted: list[int]) -> Mapping[int, Any]:
+            asked.append(wanted)
+            return fisher_of_blocks(model, wanted, scored=scored, drawn_labels=False, memory_gib=1.0)
+
+        first, second = _stream(model, batches, "shifted", {}, fisher=fisher)
+        (again,) = _stream(model, batches, "shifted", {row.number: row for row in first}, fisher=fisher)
+        for _ in _stream(model, batches, "shifted", {row.number: row for row in (*first, *second)}, fisher=fisher):
+            raise AssertionError
+    assert asked == [[0, 1], [1]]
+    for one, other in zip(second, again, strict=True):
+        assert one.key == other.key
+        np.testing.assert_array_equal(one.arrays["sensitivity"], other.arrays["sensitivity"])
+        np.testing.assert_equal(dict(one.values), dict(other.values))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fragment"),
+    [("overlap.fisher=3", "Type overlap.fisher=64"), ("overlap.fisher_labels=true", "overlap.fisher_labels")],
+)
+def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
+    done = run_here("task=overlap", wrong, "data.samples=20", "hydra.run.dir=no", cwd=tmp_path)
+    assert done.code == 1
+    assert fragment in done.err
+
+
+def _found(folder: Path, rng: np.random.Generator, planted: bool) -> list[str]:
+    """Sentences on 6 layers of two roles; planted: `up` is sensitive at its small end, gradients are alike."""
+
+    def row(layer: int, role: str) -> dict[str, Any]:
+        spread, small = 0.1, 4.0 if planted and role == "up" else 1.0
+        ends = {"top": 1.0, "middle": 1.0, "bottom": small}
+        sensitivity = {f"sensitivity_{end}": size + rng.normal(0, spread) for end, size in ends.items()}
+        participation = 20 + rng.normal(0, 0.2) - 8 * planted
+        return {
+            "layer": layer,
+            "role": role,
+            **sensitivity,
+            **{f"sensitivity_{end}_error": spread for end in ends},
+            "sensitivity_spread": 1e-3,
+            "sensitivity_ratio": sensitivity["sensitivity_bottom"] / sensitivity["sensitivity_middle"],
+            "crossed_bottom": (1 + rng.normal(0, spread)) * (0.5 if planted else 1),
+            "fisher_samples": 32,
+            "fisher_trace": 1.0,
+            "fisher_participation": participation,
+            "fisher_participation_chance": 20.0,
+            "fisher_participation_low": 20 - 2.326 * 0.2,
+        }
+
+    return list(
+        fisher_findings(put(folder, "overlap", [row(layer, role) for layer in range(6) for role in ("q", "up")]))
+    )
+
+
+def test_planted_sensitivity_is_said_and_chance_is_not(tmp_path: Path) -> None:
+    said = "\n".join(_found(tmp_path, np.random.default_rng(0), True))
+    assert "beyond errors it is more sensitive than there in 0, 0 and 6 of them" in said
+    assert re.search(r"more sensitive along the smallest tenth than along the middle one: [34]\.\d+ \(", said)
+    assert "in q" not in said
+    assert "times as sensitive to the singular pairs as to the same directions paired otherwise" in said
+    assert "in 12 of 12 matrices over fewer than one in 100 of these" in said
+    claims = r"there in [1-9]|, [1-9]\d* and|and [1-9]\d* of them|one: |paired otherwise|over fewer than one in 100"
+    seen = [re.search(claims, " ".join(_found(tmp_path, np.random.default_rng(seed), False))) for seed in range(60)]
+    assert sum(map(bool, seen)) <= stats.binom.ppf(0.999, 60 * 4, 0.05)
