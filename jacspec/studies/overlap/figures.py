@@ -20,6 +20,7 @@ from jacspec.report.plotting import (
     roles_of,
 )
 from jacspec.runs import Run
+from jacspec.studies.overlap.model_figures import model_figures
 from jacspec.studies.study import Plot
 
 CAPTIONS = {
@@ -40,6 +41,7 @@ def overlap_figures(run: Run) -> dict[str, Plot]:
     return {
         "overlap": Plot(lambda: _draw_overlap(run), CAPTIONS["overlap"]),
         "variance": Plot(lambda: _draw_variance(run), CAPTIONS["variance"]),
+        **model_figures(run),
     }
 
 

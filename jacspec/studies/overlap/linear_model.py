@@ -58,7 +58,8 @@ def data_directions(whole: Moments, half: Moments, *, centred: bool) -> DataDire
     )
     vectors = np.linalg.eigh(first)[1]
     variances = np.einsum("ij,ij->j", vectors, other @ vectors)
-    floor = variances.max() * len(variances) * np.finfo(np.float32).eps
+    # Activations in float32 are right to its rounding, relative to the largest.
+    floor = variances.max() * len(variances) * np.finfo(np.float32).eps ** 2
     tokens = int(min(half.total, total))
     # The first columns are the null space where tokens are few.
     usable = (variances > floor) & (np.arange(len(variances)) >= len(variances) - int(half.total) + centred)
@@ -83,7 +84,7 @@ class AgainstModel(NamedTuple):
     reason: str
 
 
-def hold_against_model(weight: Float[Array, "m n"], data: DataDirections) -> AgainstModel:
+def hold_against_model(weight: Float[Array | np.ndarray, "m n"], data: DataDirections) -> AgainstModel:
     """Compare the spectrum of a matrix, and where its singular vectors lie, with what the model gives for its energies.
 
     **Arguments:** `weight` (out, in); `data`, of what enters it.
@@ -113,15 +114,14 @@ def hold_against_model(weight: Float[Array, "m n"], data: DataDirections) -> Aga
     with numerics("float64"):
         sigma, rows = (np.asarray(part[0]) for part in right_vectors(jnp.asarray(w)[None]))
     overlaps = np.square(rows @ data.vectors)
-    variances = np.maximum(data.variances, data.variances[data.known - 1])
-    population = variances**-found.value
+    population = np.maximum(data.variances, data.variances[data.known - 1]) ** -found.value
     law = sample_law(population / population.mean(), w.shape[0])
-    metrics |= _spectrum(sigma, shape, law) | _small_end(sigma, overlaps, variances, law, strong, shape)
+    metrics |= _spectrum(sigma, shape, law) | _small_end(sigma, overlaps, data.variances, law, strong, shape)
     middle = float(np.median(sigma))
     predicted = law.quantiles()
     profiles |= {
         "energy": _grouped(energies / energies.mean(), k),
-        "input_variance": _grouped(variances / variances.mean(), k),
+        "input_variance": _grouped(data.variances / data.variances.mean(), k),
         "model_singular_values": _to_median(np.sqrt(predicted), middle),
         "chance_singular_values": _to_median(_chance_quantiles(shape), middle),
         "strong_share": overlaps[:, :strong].sum(axis=1),
