@@ -43,6 +43,7 @@ def _drawn(population: np.ndarray, rows: int, draws: int = 6) -> tuple[np.ndarra
     return np.mean([sigma**2 / rows for _, sigma, _ in found], axis=0), np.mean([v**2 for *_, v in found], axis=0)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("shape", [(300, 120), (120, 120), (120, 300)], ids=str)
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_law_is_that_of_drawn_matrices(name: str, shape: tuple[int, int]) -> None:
@@ -71,6 +72,35 @@ def test_law_is_that_of_drawn_matrices(name: str, shape: tuple[int, int]) -> Non
         assert misfit(1 / population / (1 / population).mean(), rows) > 0.04
     if rows != n:
         assert misfit(population, n * n // rows) > 0.1
+
+
+@pytest.mark.parametrize("shape", [(300, 90), (100, 300)], ids=str)
+def test_law_with_columns_given(shape: tuple[int, int]) -> None:
+    """Beside columns that stay as they are, others are drawn anew: shares, values, where the smallest vectors lie."""
+    rows, n = shape
+    rng = np.random.default_rng(rows)
+    u, _, turn = np.linalg.svd(rng.standard_normal((rows, 10)), full_matrices=False)
+    fixed, population = np.r_[np.full(5, 0.05), np.full(5, 2.0)], np.linspace(0.5, 2, n)
+    lam, squares = [], []
+    for _ in range(6):
+        drawn = rng.standard_normal((rows, n)) * np.sqrt(population)
+        _, sigma, v = np.linalg.svd(np.c_[u * np.sqrt(rows * fixed) @ turn, drawn], full_matrices=False)
+        lam.append(sigma**2 / rows)
+        squares.append(np.c_[(v[:, :10] @ turn.T) ** 2, v[:, 10:] ** 2])
+    values, squares = np.mean(lam, axis=0), np.mean(squares, axis=0)
+    law = sample_law(population, rows, fixed)
+    k = values.size
+    assert np.abs(law.count(values) / k - (k - 0.5 - np.arange(k)) / k).max() < 0.02
+    np.testing.assert_allclose(law.quantiles(), values, rtol=0.12)
+    overlaps = law.overlaps(law.quantiles())
+    for columns in (slice(0, 5), slice(5, 10)):
+        for part in (slice(0, 5), slice(k // 2, k // 2 + 10), slice(-5, None)):
+            expected = squares[part, columns].sum(axis=1).mean()
+            assert overlaps[part, columns].sum(axis=1).mean() == pytest.approx(expected, rel=0.15, abs=0.01)
+    # Drawn anew too they would be spread.
+    other = sample_law(np.concatenate([fixed, population]), rows)
+    if rows > n:
+        assert abs(other.overlaps(values[-5:])[:, :5].sum(axis=1).mean() / squares[-5:, :5].sum(axis=1).mean() - 1) > 0.004
 
 
 @pytest.mark.parametrize("shape", [(400, 100), (100, 400)], ids=str)
@@ -227,6 +257,8 @@ def test_directions_and_variances_come_from_different_samples(centred: bool) -> 
     along = other @ data.vectors
     np.testing.assert_allclose(data.variances, along.var(axis=0) if centred else np.square(along).mean(axis=0))
     assert (np.diff(data.variances) <= 0).all()
+    within = np.cov(along[:, :2], rowvar=False, bias=True) if centred else along[:, :2].T @ along[:, :2] / len(other)
+    np.testing.assert_allclose(data.strong, within)
     few = data_directions(_moments(x), _moments(first[:8]), centred=centred)
     assert few.known == (7 if centred else 8)
 
@@ -235,7 +267,7 @@ def _planted(exponent: float, rows: int, n: int, rng: np.random.Generator) -> tu
     vectors = np.linalg.qr(rng.standard_normal((n, n)))[0]
     variances = np.geomspace(30, 0.03, n)
     w = rng.standard_normal((rows, n)) * variances ** (-exponent / 2) @ vectors.T
-    return w, DataDirections(vectors, variances, n, 10 * n)
+    return w, DataDirections(vectors, variances, np.diag(variances[: n // 10]), n, 10 * n)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, -0.5])
@@ -251,6 +283,7 @@ def test_planted_exponent_is_found_and_explains(exponent: float, shape: tuple[in
     assert mean["distance_model"] < 1.5 * mean["distance_chance"]
     assert mean["small_strong"] == pytest.approx(mean["small_strong_model"], rel=0.25, abs=0.01)
     assert mean["small_output"] == pytest.approx(mean["small_output_model"], rel=0.25)
+    assert mean["small_output_given"] == pytest.approx(mean["small_output"], rel=0.35)
     assert mean["small_strong_chance"] == pytest.approx(0.1)
     assert mean["below_found"] == pytest.approx(mean["below_model"], abs=1.5)
     if exponent:
@@ -264,6 +297,29 @@ def test_planted_exponent_is_found_and_explains(exponent: float, shape: tuple[in
         assert mean["below_found"] < 0.5
         assert mean["small_strong"] == pytest.approx(0.1, abs=0.04)
         assert mean["distance_plain"] < mean["distance_chance"]
+
+
+def test_suppressed_combinations_of_strong_directions_explain_the_small_end() -> None:
+    """Some combinations of strong directions are signal and others hardly pass: energies say nothing, the block does."""
+    rng = np.random.default_rng(9)
+    n, rows, s = 100, 300, 10
+    found, chance = [], []
+    for strengths in (np.r_[np.full(5, 0.05), np.full(5, 1.95)], np.ones(s)):
+        variances = np.r_[np.full(s, 200.0), np.full(n - s, 1.0)] * np.geomspace(1.1, 0.9, n)
+        turn = np.linalg.qr(rng.standard_normal((s, s)))[0]
+        w = rng.standard_normal((rows, n))
+        w[:, :s] = w[:, :s] * np.sqrt(strengths) @ turn.T
+        data = DataDirections(np.eye(n), variances, np.diag(variances[:s]), n, 10 * n)
+        with numerics("float64"):
+            (found if len(found) == 0 else chance).append(hold_against_model(w, data).metrics)
+    for own in (found[0], chance[0]):
+        assert own["small_output_given"] == pytest.approx(own["small_output"], rel=0.2)
+    assert found[0]["small_output"] > 2 * found[0]["small_output_chance"]
+    assert found[0]["small_output_model"] < 0.6 * found[0]["small_output"]
+    assert found[0]["below_given"] == pytest.approx(found[0]["below_found"], abs=1)
+    assert found[0]["below_found"] >= 4
+    assert chance[0]["below_given"] < 0.5
+    assert chance[0]["small_output_given"] == pytest.approx(chance[0]["small_output_chance"], rel=0.2)
 
 
 def test_what_is_missing_is_said() -> None:

@@ -176,8 +176,8 @@ def of_removal(run: Any) -> dict[str, Any]:
 WITH_MODEL = ("task=overlap", "data=text", "data.path={text}", "data.samples=500", "data.min_tokens=5",
               "overlap.linear_model=true")  # fmt: skip
 AT_MEDIAN = (
-    *("energy_exponent", "small_output", "small_output_model", "small_output_chance", "small_strong"),
-    *("small_strong_model", "distance_plain", "distance_model", "distance_chance"),
+    *("energy_exponent", "small_output", "small_output_model", "small_output_given", "small_output_chance"),
+    *("small_strong", "small_strong_model", "distance_plain", "distance_model", "distance_chance"),
 )
 
 
@@ -190,7 +190,7 @@ def of_model(run: Any) -> dict[str, Any]:
         own["exponents above 0"] = int((rows["energy_exponent_low"] > 0).sum())
         own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
         own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
-        own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model")}
+        own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
         found[str(role)] = own | {"matrices": len(rows)}
     return found
 

@@ -123,7 +123,7 @@ OF_POINTS: Mapping[str, Quantity] = {
 }
 """Columns beside these where dimensions are estimated (overlap.points)."""
 
-SILVERSTEIN = "Silverstein 1995; Ledoit & Péché 2011"
+SILVERSTEIN = "Silverstein & Bai 1995; Ledoit & Péché 2011"
 
 OF_MODEL: Mapping[str, Quantity] = {
     "model_tokens": Quantity(
@@ -152,6 +152,11 @@ OF_MODEL: Mapping[str, Quantity] = {
         "values below the edge", "values below the lower edge of Marchenko–Pastur of the same median", SMALL
     ),
     "below_model": Quantity("below the edge, model", "how many the model has there", SILVERSTEIN),
+    "below_given": Quantity(
+        "below the edge, given the strong",
+        "how many it has there with the matrix on the tenth of the strongest directions as it is, all else random",
+        SILVERSTEIN,
+    ),
     "small_strong": Quantity(
         "small σ in strong directions",
         "share of right singular vectors that lies in the tenth of the strongest directions of the data, mean over the "
@@ -166,6 +171,11 @@ OF_MODEL: Mapping[str, Quantity] = {
         PROJECT,
     ),
     "small_output_model": Quantity("output of small σ, model", "what the model has there", SILVERSTEIN),
+    "small_output_given": Quantity(
+        "output of small σ, given the strong",
+        "the same with the matrix on the tenth of the strongest directions as it is, all else random",
+        SILVERSTEIN,
+    ),
     "small_output_chance": Quantity("output of small σ, chance", "what independent entries have", PROJECT),
 }
 """Columns beside these where energies are compared with a linear model (overlap.linear_model)."""

@@ -5,6 +5,12 @@ the others, as the largest eigenvalues of a sample are too large along their own
 about zero, as least squares has it, about the mean where the matrix has a bias. With energies |W p|² like ℓ^(−β),
 `sample_covariance` has the law of σ for the population ℓ^(−β), and the overlaps of its singular vectors with every p.
 That law and Marchenko–Pastur's both have the matrix's own median σ.
+
+A power law gives every strong direction less than the average, or every one more, and a matrix can do both: signal along
+some combinations of them, hardly anything along others. Columns count with their lengths alone in a bulk that is
+random, so do a block's singular values: W P, P the tenth of the strongest directions, is taken as given, and all else
+as random with energies like ℓ^(−β) and the mean that they have (the law of given columns in `sample_covariance`).
+That is the model *given* the strong directions; of matrices of independent entries it is chance, whatever tenth is taken.
 """
 
 import functools
@@ -30,6 +36,9 @@ CHANCE_DRAWS, CHANCE = 40, 0.95
 FEWEST_VALUES = 20
 """Singular values below which a tenth of them is too few."""
 
+LEAST = 1e-6
+"""What the strength of a direction is at least, over the mean of the others: a population has no zeros."""
+
 MIDDLE = (0.4, 0.5)
 """The tenth that the smallest is compared with, as in the table of docs/sources/small_singular_values.md."""
 
@@ -37,11 +46,13 @@ MIDDLE = (0.4, 0.5)
 class DataDirections(NamedTuple):
     """Directions of the data as columns, and the variance of other samples along each, descending.
 
+    `strong` is the second moment of those other samples within the tenth of the strongest directions (`strongest`).
     `known` of them are of samples, not of their null space; `tokens` are those of the half that has fewer.
     """
 
     vectors: Float[np.ndarray, "n n"]
     variances: Float[np.ndarray, " n"]
+    strong: Float[np.ndarray, "s s"]
     known: int
     tokens: int
 
@@ -64,7 +75,15 @@ def data_directions(whole: Moments, half: Moments, *, centred: bool) -> DataDire
     # The first columns are the null space where tokens are few.
     usable = (variances > floor) & (np.arange(len(variances)) >= len(variances) - int(half.total) + centred)
     order = np.lexsort((-variances, ~usable))
-    return DataDirections(vectors[:, order], variances[order], int(usable.sum()), tokens)
+    vectors = vectors[:, order]
+    first_tenth = vectors[:, : strongest(len(vectors))]
+    strong = first_tenth.T @ other @ first_tenth
+    return DataDirections(vectors, variances[order], strong, int(usable.sum()), tokens)
+
+
+def strongest(n: int) -> int:
+    """Say how many of n directions are the tenth of the strongest."""
+    return max(1, n // 10)
 
 
 def _take_away(whole: Moments, half: Moments) -> Moments:
@@ -98,7 +117,7 @@ def hold_against_model(weight: Float[Array | np.ndarray, "m n"], data: DataDirec
         return AgainstModel(metrics, profiles, "all zero: no energies")
     known = slice(0, data.known)
     found = fit_exponent(data.variances[known], energies[known])
-    strong = max(1, w.shape[1] // 10)
+    strong = strongest(w.shape[1])
     metrics |= {
         "model_tokens": float(data.tokens),
         "energy_exponent": found.value,
@@ -117,6 +136,7 @@ def hold_against_model(weight: Float[Array | np.ndarray, "m n"], data: DataDirec
     population = np.maximum(data.variances, data.variances[data.known - 1]) ** -found.value
     law = sample_law(population / population.mean(), w.shape[0])
     metrics |= _spectrum(sigma, shape, law) | _small_end(sigma, overlaps, data.variances, law, strong, shape)
+    metrics |= _given_strong(w, sigma, energies, found.value, data)
     middle = float(np.median(sigma))
     predicted = law.quantiles()
     profiles |= {
@@ -177,6 +197,31 @@ def _small_end(
         "small_output": _over_middle(sigma**2 * (overlaps @ variances)),
         "small_output_model": _over_middle(predicted * (expected @ variances)),
         "small_output_chance": _over_middle(_chance_quantiles(shape) ** 2),
+    }
+
+
+def _given_strong(
+    weight: Float[np.ndarray, "m n"],
+    sigma: Float[np.ndarray, " k"],
+    energies: Float[np.ndarray, " n"],
+    exponent: float,
+    data: DataDirections,
+) -> dict[str, float]:
+    """Predict the small end from the matrix on the strongest directions, and a power law of the others' variances."""
+    s = len(data.strong)
+    _, found, rows = np.linalg.svd(weight @ data.vectors[:, :s])
+    rest = np.maximum(data.variances[s:], data.variances[data.known - 1]) ** -exponent
+    rest *= energies[s:].mean() / rest.mean()
+    fixed = np.maximum(found**2, LEAST * rest.mean())
+    law = sample_law(rest / rest.mean(), len(weight), fixed / rest.mean())
+    variances = np.concatenate([np.einsum("ij,jk,ik->i", rows, data.strong, rows), data.variances[s:]])
+    predicted = law.quantiles()
+    unit = float(np.median(sigma)) ** 2 / float(np.median(predicted))
+    shape = (weight.shape[0], weight.shape[1])
+    low = counting_edges(shape, (float(np.median(sigma)) / float(np.median(_chance_quantiles(shape)))) ** 2)[0]
+    return {
+        "below_given": float(law.count(np.array([low**2 / unit]))[0]) if np.isfinite(low) else float("nan"),
+        "small_output_given": _over_middle(predicted * (law.overlaps(predicted) @ variances)),
     }
 
 

@@ -20,7 +20,7 @@ GROUPS = 24
 CAPTIONS = {
     "energies": "Energy |W p|² along directions p of the data (of half of the samples), over its mean, against the "
     "variance of the other samples along p, over its mean: a line a matrix, layer after layer (dark: first), neighbours "
-    "averaged. Grey: independent entries. A line that falls is what learnt noise has, one that rises amplifies what "
+    "averaged but the strongest. Grey: independent entries. A line that falls is what learnt noise has, one that rises amplifies what "
     "varies most. Below the red dots, 1 − √(columns/rows), one direction alone makes a singular value below the bulk.",
     "model_spectra": "Singular values over their median, by rank: thin, a matrix each (dark: first layer), black their "
     "mean; grey, Marchenko–Pastur's law; blue, the law of the linear model with the exponent of each matrix, mean.",
@@ -54,6 +54,12 @@ def _averaged(values: Float[np.ndarray, "matrix k"]) -> Float[np.ndarray, "matri
     return np.stack([part.mean(axis=1) for part in parts], axis=1)
 
 
+def _from_the_first(values: Float[np.ndarray, "matrix k"]) -> Float[np.ndarray, "matrix group"]:
+    """Average so that the first few stay alone, and later ones are ever more together."""
+    ends = np.unique(np.geomspace(1, values.shape[1], GROUPS).round().astype(int))
+    return np.stack([part.mean(axis=1) for part in np.split(values, ends[:-1], axis=1)], axis=1)
+
+
 def _layers(count: int) -> Float[np.ndarray, "matrix rgba"]:
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
 
@@ -77,7 +83,7 @@ def _draw_energies(run: Run) -> Figure:
     roles = _roles(run)
     figure, axes = _framed(run, "energy of weights along directions of the data", roles)
     for panel, role in zip(axes, roles, strict=True):
-        energies, variances = (_averaged(_profiles(run, role, name)) for name in ("energy", "input_variance"))
+        energies, variances = (_from_the_first(_profiles(run, role, name)) for name in ("energy", "input_variance"))
         for x, y, colour in zip(variances, energies, _layers(len(energies)), strict=True):
             panel.plot(x, y, color=colour, linewidth=0.8)
         panel.axhline(1, color=NULL, linewidth=1)
@@ -105,7 +111,13 @@ def _draw_spectra(run: Run) -> Figure:
         label_log(panel.yaxis)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
     figure.supylabel("$\\sigma_k$, over the median", fontsize="medium")
+    _explain(figure, axes[0])
     return figure
+
+
+def _explain(figure: Figure, panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
 
 
 def _over_median(values: Float[np.ndarray, "matrix k"]) -> Float[np.ndarray, "matrix k"]:
@@ -125,6 +137,7 @@ def _draw_strong(run: Run) -> Figure:
         panel.set_ylim(bottom=0)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
     figure.supylabel("share of $v_k$ in the strongest tenth", fontsize="medium")
+    _explain(figure, axes[0])
     return figure
 
 
@@ -139,6 +152,6 @@ def _add(
     x = np.arange(1, found.shape[1] + 1) if places is None else places
     for values, colour in zip(found, _layers(len(found)), strict=True):
         panel.plot(x, values, color=colour, linewidth=0.5, alpha=0.5)
-    panel.plot(x, chance, color=NULL, linewidth=1.6)
-    panel.plot(x, model.mean(axis=0), color=COLOURS[0], linewidth=1.6, linestyle="--")
-    panel.plot(x, found.mean(axis=0), color=MEAN, linewidth=1.3)
+    panel.plot(x, chance, color=NULL, linewidth=1.6, label="independent entries")
+    panel.plot(x, model.mean(axis=0), color=COLOURS[0], linewidth=1.6, linestyle="--", label="linear model")
+    panel.plot(x, found.mean(axis=0), color=MEAN, linewidth=1.3, label="found (mean; thin: each matrix)")

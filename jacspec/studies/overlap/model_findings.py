@@ -50,7 +50,8 @@ def model_findings(run: Run) -> Iterator[str]:
 def _small_end(held: "pandas.DataFrame") -> Iterator[str]:
     """Say what the smallest tenth gives the output beside the middle, found, predicted and by chance."""
     listed = [
-        f"{role} {_interval(rows['small_output'], '.2g')} (model {rows['small_output_model'].median():.2g}, chance "
+        f"{role} {_interval(rows['small_output'], '.2g')} (model {rows['small_output_model'].median():.2g}, "
+        f"given the strong directions {rows['small_output_given'].median():.2g}, chance "
         f"{rows['small_output_chance'].median():.2g})"
         for role, rows in held.groupby("role", sort=False)
     ]
