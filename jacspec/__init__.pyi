@@ -583,6 +583,8 @@ def overlap(
     init: Literal["pretrained", "random"] = "pretrained",
     heads: bool = False,
     points: int = 0,
+    fisher: int = 0,
+    fisher_labels: Literal["data", "model"] = "data",
     layers: int | Sequence[int] | None = None,
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
@@ -608,6 +610,9 @@ def overlap(
     - `init`: pretrained or random
     - `heads`: also along the singular vectors of W_QK and W_OV of every head
     - `points`: tokens from which the intrinsic dimension of what enters is estimated; 0: it is not
+    - `fisher`: samples from whose gradients the Fisher spectrum of every matrix is measured, as 64; 0:
+      it is not
+    - `fisher_labels`: of the text (empirical Fisher), or model: drawn from the prediction
     - `layers`: which layers, -1 the last; None: all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines

@@ -211,7 +211,7 @@ def test_run_has_the_margin_of_experts_and_says_where_there_is_none(routed: Path
 
 STUDIES: dict[str, tuple[str, ...]] = {
     "depth": TINY,
-    "overlap": ("data.samples=8", "data.max_tokens=16"),
+    "overlap": ("data.samples=8", "data.max_tokens=16", "overlap.fisher=8"),
     "removal": ("removal.groups=2", "removal.tokens=128"),
     "weights": ("weights.against=none",),
     "coupling": (*TINY, "components=[attn]"),

@@ -319,7 +319,7 @@ RUNS = {
     "depth": (),
     "coupling": (),
     "modes": ("modes.k=3", "modes.draws=9"),
-    "overlap": (),
+    "overlap": ("overlap.fisher=8",),
     "removal": ("removal.groups=2", "removal.tokens=64", "removal.by=role", "removal.roles=[o]"),
 }
 

@@ -68,9 +68,10 @@ def _add_lines(
 def add_layer_key(
     figure: Figure, panels: Sequence[Axes], layers: Sequence[int], colours: np.ndarray, words: str = "layer"
 ) -> None:
-    """Say which colour is which layer: a legend while its lines can be told apart, else a colour bar."""
+    """Say which colour is which layer: a legend of the lines with a label while there are few, else a colour bar."""
     if len(layers) <= LEGEND_LINES:
-        figure.legend(handles=panels[0].get_lines(), loc="outside right center", frameon=False)
+        labelled = [line for line in panels[0].get_lines() if not str(line.get_label()).startswith("_")]
+        figure.legend(handles=labelled, loc="outside right center", frameon=False)
         return
     edges = np.arange(len(layers) + 1) - 0.5
     mappable = ScalarMappable(BoundaryNorm(edges, len(layers)), ListedColormap(colours))

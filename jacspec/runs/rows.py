@@ -161,8 +161,9 @@ def _to_dataset(rows: Sequence[Row], layout: RowLayout) -> "xarray.Dataset":
 
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = {}
+    longest = max(len(values) for row in rows for values in row.arrays.values()) if layout.index else 0
     for name in rows[0].arrays:
-        table = _pad([row.arrays[name] for row in rows])
+        table = _pad([row.arrays[name] for row in rows], longest)
         variables[name] = ((layout.axis, layout.index or f"{name}_index"), table)
         if layout.index:
             coordinates[layout.index] = np.arange(1, table.shape[1] + 1)
@@ -175,8 +176,8 @@ def _to_dataset(rows: Sequence[Row], layout: RowLayout) -> "xarray.Dataset":
     return xarray.Dataset(variables, coordinates)
 
 
-def _pad(rows: Sequence[Inexact[np.ndarray, "..."]]) -> Inexact[np.ndarray, "row longest"]:
-    table = np.full((len(rows), max(map(len, rows))), np.nan, np.result_type(*rows))
+def _pad(rows: Sequence[Inexact[np.ndarray, "..."]], least: int) -> Inexact[np.ndarray, "row longest"]:
+    table = np.full((len(rows), max(least, *map(len, rows))), np.nan, np.result_type(*rows))
     for line, values in zip(table, rows, strict=True):
         line[: len(values)] = values
     return table

@@ -1,17 +1,28 @@
 """Singular vectors of every weight matrix beside the activations that enter it."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 
+from jacspec.studies.overlap.fisher_columns import OF_FISHER
 from jacspec.studies.study import MATRICES, MISSING, TEXT_OPTIONS, Page, Quantity, Study
+
+
+class FisherLabels(enum.Enum):
+    """Whose labels the gradients of the Fisher matrix are of: those of the text, or drawn from the prediction."""
+
+    data = "data"
+    model = "model"
 
 
 @dataclasses.dataclass
 class OverlapOptions:
-    """Whether heads, and the dimension of what enters, are measured too; see conf/task/overlap.yaml."""
+    """Whether heads, the dimension of what enters, and Fisher spectra are measured too; see conf/task/overlap.yaml."""
 
     heads: bool = MISSING
     points: int = MISSING
+    fisher: int = MISSING
+    fisher_labels: FisherLabels = MISSING
 
 
 SMALL = "Small Singular Values Matter"
@@ -138,8 +149,11 @@ STUDY = Study(
     reads=frozenset({"model", "data", "engine", "overlap", "layers", "precision", "seed"}),
     takes=("layers", *TEXT_OPTIONS, "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns={**OVERLAP, **OF_HEADS, **OF_POINTS},
-    files={"spectra.nc": "singular values, overlaps and relative variances by index (netCDF)"},
+    columns={**OVERLAP, **OF_HEADS, **OF_POINTS, **OF_FISHER},
+    files={
+        "spectra.nc": "singular values, overlaps and relative variances by index, with overlap.fisher the relative "
+        "sensitivity and F's eigenvalues too (netCDF)"
+    },
     console=("tokens", "overlap_top", "overlap_bottom", "overlap_null_99", "overlap_norms_99", "variance_top"),
     figures="jacspec.studies.overlap.figures:overlap_figures",
     page=Page(
@@ -162,6 +176,10 @@ STUDY = Study(
             "With overlap.points=N the intrinsic dimension of what enters is estimated from N tokens (two-NN), beside "
             "that of Gaussian points with the same covariance: below it, the tokens lie on something curved or in "
             "clusters, which no covariance shows.",
+            "With overlap.fisher=N the loss of N samples is differentiated with respect to every matrix. S_k is how "
+            "sensitive it is to σ_k: the mean of (u_kᵀ g v_k)² over that along all pairs of directions, 1 by chance. "
+            "The Fisher spectrum, of F = mean g gᵀ, has no more than N values; beside it stands that of gradients of "
+            "the same norms in independent directions.",
         ),
         sentences="jacspec.studies.overlap.findings:overlap_findings",
         caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",

@@ -20,6 +20,7 @@ from jacspec.report.plotting import (
     roles_of,
 )
 from jacspec.runs import Run
+from jacspec.studies.overlap.fisher_figures import fisher_figures
 from jacspec.studies.study import Plot
 
 CAPTIONS = {
@@ -36,10 +37,11 @@ CAPTIONS = {
 
 
 def overlap_figures(run: Run) -> dict[str, Plot]:
-    """Name the figures of the run: overlap with principal directions, variance along singular vectors."""
+    """Name the figures of the run: overlap with principal directions, variance along singular vectors, Fisher."""
     return {
         "overlap": Plot(lambda: _draw_overlap(run), CAPTIONS["overlap"]),
         "variance": Plot(lambda: _draw_variance(run), CAPTIONS["variance"]),
+        **fisher_figures(run),
     }
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from jacspec.samples import PaddedBatch
 from jacspec.spectra.intrinsic_dimension import FEWEST
 from jacspec.studies.head_factors import head_pairs, modes_of
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OF_POINTS, OVERLAP, OverlapOptions
+from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OF_POINTS, OVERLAP, FisherLabels, OverlapOptions
 from jacspec.studies.overlap.activations import (
     ENOUGH,
     SAME_INPUT,
@@ -39,6 +39,9 @@ from jacspec.studies.overlap.activations import (
     profile_along,
     summarise_profile,
 )
+from jacspec.studies.overlap.fisher import FisherOfBlock, check_fisher, fisher_of_blocks, without_fisher
+from jacspec.studies.overlap.fisher_columns import OF_FISHER
+from jacspec.studies.overlap.gradients import score_samples
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
@@ -84,6 +87,17 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
     chosen, options = checkpoint.spec.choose_layers(config.layers), config.own(OverlapOptions)
     if options.points and options.points < FEWEST:
         raise JacspecError(f"overlap.points={options.points} is too few. Type overlap.points=2000, or 0 for none.")
+    check_fisher(options.fisher)
+    scored = None
+    if options.fisher:
+        scored = score_samples(checkpoint, sample.tokens, count=options.fisher, seed=config.seed)
+    fisher = functools.partial(
+        fisher_of_blocks,
+        checkpoint,
+        scored=scored,
+        drawn_labels=options.fisher_labels is FisherLabels.model,
+        memory_gib=config.engine.memory_gib,
+    )
     stream = functools.partial(
         _stream,
         checkpoint,
@@ -92,8 +106,10 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
         chosen=chosen,
         heads=options.heads,
         points=options.points,
+        fisher=fisher if scored else None,
     )
     columns = (*OVERLAP, *(OF_HEADS if options.heads else ()), *(OF_POINTS if options.points else ()))
+    columns += tuple(OF_FISHER) if options.fisher else ()
     return RowWork(matrix_layout(columns), identity, facts, stream, "matrices", learnt={"left_out": {}})
 
 
@@ -106,8 +122,12 @@ def _stream(
     chosen: frozenset[int] | None = None,
     heads: bool = False,
     points: int = 0,
+    fisher: Callable[[Collection[int]], Mapping[int, FisherOfBlock]] | None = None,
 ) -> Iterator[Sequence[Row]]:
-    """Yield the matrices of each block in turn; a block that is done is carried through."""
+    """Yield the matrices of each block in turn; a block that is done is carried through.
+
+    `fisher` measures Fisher spectra at blocks of these numbers, all before the first is yielded.
+    """
     spec, free = checkpoint.spec, itertools.count()
     listed: dict[int, list[BlockMatrix]] = {}
     for number, roles in block_roles(spec).items():
@@ -121,11 +141,18 @@ def _stream(
             for leaf, role, head, name in keys
         ]
 
+    wanted = [
+        number
+        for number, own in listed.items()
+        if (chosen is None or spec.layer(number) in chosen) and any(each.number not in done for each in own)
+    ]
+    spectra = fisher(wanted) if fisher and wanted else {}
+
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
-        unwanted = chosen is not None and spec.layer(number) not in chosen
-        if unwanted or all(each.number in done for each in listed[number]):
+        if number not in wanted:
             return Visit(None)
-        return Visit(list(_measure(block, listed[number], streams, batches, heads=heads, points=points)))
+        own = spectra.get(number, {})
+        return Visit(list(_measure(block, listed[number], streams, batches, own, heads=heads, points=points)))
 
     yield from walk(checkpoint, batches, visit, last=len(spec.blocks) - 1, decoder_input=decoder_input)
 
@@ -135,6 +162,7 @@ def _measure(
     listed: Sequence[BlockMatrix],
     streams: Sequence[Stream],
     batches: Sequence[PaddedBatch],
+    fisher: FisherOfBlock,
     *,
     heads: bool,
     points: int,
@@ -159,12 +187,15 @@ def _measure(
         metrics |= dict.fromkeys(OF_HEADS if heads else (), float("nan")) | dimensions.get(place, {})
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
         reason = missing_reason(profile.sigma, metrics)
+        if fisher:
+            metrics, profiles, reason = fisher[leaf.removesuffix(".weight")].join(metrics, profiles, reason)
         yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)
     if heads:
         of_heads = [each for each in listed if each.leaf in HEAD_ROLES]
         of_input = dimensions.get("attn.q", {})
         for row in _measure_heads(block, of_heads, directions["attn.q"], float(moments["attn.q"].total)):
-            yield row._replace(values={**row.values, **of_input})
+            row = row._replace(values={**row.values, **of_input})
+            yield without_fisher(row) if fisher else row
 
 
 def _measure_heads(block: Block, listed: Sequence[BlockMatrix], input_of: Directions, tokens: float) -> Iterator[Row]:
