@@ -400,6 +400,43 @@ def predicted_table() -> str:
     return _table(("", "middle, measured", "predicted", "smallest, measured", "predicted"), rows)
 
 
+def linear_model_table() -> str:
+    """Write what a linear model of learned noise gives for the matrices of each role, beside what removals cost."""
+
+    def cell(found: Sequence[float], style: str) -> str:
+        low = "" if found[1] is None else f" ({found[1]:{style}} to {found[2]:{style}})"
+        return f"{found[0]:{style}}{low}"
+
+    rows = []
+    for model, found in recorded_claims("model").items():
+        for role in ("q", "o", "up", "down"):
+            own, removed = found[role], recorded_claims("small")[model][role]
+            lost = removal_costs(removed)
+            rows.append(
+                (
+                    f"{role} of {model}",
+                    cell(own["energy_exponent"], "+.2f"),
+                    f"{own['distance_model'][0]:.3f} ({own['distance_plain'][0]:.3f})",
+                    cell(own["small_output"], ".2g"),
+                    f"{own['small_output_model'][0]:.2g}",
+                    f"{own['small_output_given'][0]:.2g}",
+                    f"{own['small_output_chance'][0]:.2g}",
+                    "the middle costs nothing" if lost is None else f"{lost:.2g}",
+                )
+            )
+    heads = (
+        ("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model", "given the strong", "chance")
+        + ("nats lost, smallest over middle",)
+    )  # fmt: skip
+    return _table(heads, rows)
+
+
+def removal_costs(removed: Mapping[str, Sequence[float]]) -> float | None:
+    """Return the nats a token lost without the smallest tenth over those without the fifth; None where that is chance."""
+    middle, smallest = removed["middle over whole"], removed["smallest over whole"]
+    return math.log(smallest[0]) / math.log(middle[0]) if middle[1] > 1 else None
+
+
 def claims_table() -> str:
     """Write what the claims of the paper on Jacobians are on models at hand."""
     models = recorded_claims("jacobian")
@@ -782,6 +819,7 @@ def pages() -> dict[str, dict[str, str]]:
     found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
     found["sources/small_singular_values.md"] = {
         "claims": removal_claims_table(),
+        "linear model": linear_model_table(),
         "appendix": appendix_table(),
         "fisher": predicted_table(),
     }

@@ -124,6 +124,9 @@ def pass_again(
             for full, own in modes.items():
                 reads[number, full] = read_component(lexicon, found, result.layer, full, own, shared[full])
             around[number] = found._replace(streams=None, streams_null=None)
+            if deep is not None and found.drawn is not None:
+                # Further draws would need the streams of all blocks at once.
+                around[number] = around[number]._replace(drawn=found.drawn._replace(further=None))
             if direct is not None and lexicon.writes_to_tokens(block.spec.stack):
                 read_writes(number, block.spec, lambda own: direct, modes)
         return Visit(None, left)

@@ -15,6 +15,10 @@ of trained models lie along few directions, and so do directions that mean nothi
 directions of the covariance of the stream that it goes to, taken the same way, a read with directions of the
 covariance of what it is scored with, all of length 1, by the largest |score|: p = (1 + draws that reach it) / (1 +
 draws) (Davison & Hinkley 1997, 4.2.3).
+
+The own vectors of samples are as alike as they are, so that many naming one token says no more than that. What is
+tested of them is the same as of a shared one, by twice the median of the samples' p-values: that is a p-value whatever
+depends on what (Rüschendorf 1982, doi:10.2307/1426670).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +26,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jacspec.jacobians.triples import alone
 from jacspec.spectra.significance import adjust_for_many
@@ -120,7 +124,7 @@ def _shared_rows(
             yield (*head, *[float("nan")] * 4, "", "", reason)
             continue
         strongest = float(scores.top[place, 0])
-        chance, p = judge(strongest, None if null is None else null.strongest)
+        chance, p = judge(strongest, null)
         ends = (
             say_tokens(lexicon.tokenizer, ids[place], values[place])
             for ids, values in ((scores.top_ids, scores.top), (scores.bottom_ids, scores.bottom))
@@ -144,40 +148,32 @@ def _own_row(
     table: Table,
     null: Null | None,
 ) -> tuple[Any, ...]:
-    """Count which token comes first for the samples' own vectors.
+    """Count which token comes first for the samples' own vectors, and hold their largest |score| against chance.
 
-    Chance draws, for every sample, one of the directions of chance, all through the derivative averaged over samples.
+    Directions of chance go through the derivative averaged over samples.
     """
     plan, count = lexicon.plan, int(keep.sum())
     head = (*key, count, int((~keep).sum()))
     if not count:
-        return (*head, "", *[float("nan")] * 4, "")
-    firsts = score(table, directions, 1, plan.memory_bytes).top_ids[keep, 0]
-    ids, counts = np.unique(firsts, return_counts=True)
+        return (*head, "", *[float("nan")] * 5, "")
+    scores = score(table, directions, 1, plan.memory_bytes)
+    ids, counts = np.unique(scores.top_ids[keep, 0], return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    times = int(counts[order[0]])
-    drawn = None
-    if null is not None:
-        numbers = np.random.default_rng([plan.seed, 14])
-        drawn = count_first(null.first[numbers.integers(0, len(null.first), (plan.draws, count))])
+    # Of an even number the lower one: at least half of the samples' p-values are as small as its own.
+    strongest = float(np.sort(scores.top[keep, 0])[(count - 1) // 2])
+    chance, p = judge(strongest, null)
     shown = order[: plan.shown]
     tokens = say_tokens(lexicon.tokenizer, ids[shown], counts[shown])
     return (
         *head,
         token_text(lexicon.tokenizer, int(ids[order[0]])),
-        times,
-        *judge(float(times), drawn),
+        int(counts[order[0]]),
+        strongest,
+        chance,
+        min(1.0, 2 * p) if count > 1 else p,
         float("nan"),
         tokens,
     )
-
-
-def count_first(tokens: Int[np.ndarray, "draw sample"]) -> Int[np.ndarray, " draw"]:
-    """Count how often the most frequent token of each draw is there."""
-    ids, places = np.unique(tokens, return_inverse=True)
-    rows = np.arange(len(tokens))[:, None] * len(ids)
-    counts = np.bincount((rows + places.reshape(tokens.shape)).reshape(-1), minlength=len(tokens) * len(ids))
-    return counts.reshape(len(tokens), len(ids)).max(axis=1)
 
 
 def finish_words(found: Iterable[Words]) -> Words:
