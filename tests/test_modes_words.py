@@ -27,6 +27,7 @@ from jacspec.studies.modes.directions import Modes, Shared, shared_directions
 from jacspec.studies.modes.lexicon import Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
 from jacspec.studies.modes.through import Way, go_direct, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
+    Drawn,
     Table,
     cosine_table,
     draw_chance,
@@ -121,6 +122,35 @@ def test_own_vectors_that_are_alike_and_mean_nothing_are_chance(alike: float) ->
         shares.append(row["times"] / samples)
     assert np.mean(np.array(named) <= 0.1) < 0.1 + 2.5 * (0.1 * 0.9 / trials) ** 0.5
     assert (np.mean(shares) > 0.6) == (alike > 0.9)
+
+
+def test_own_writes_have_chance_at_their_own_samples() -> None:
+    """Where each sample's map is another their mean passes less on: chance through that finds words everywhere."""
+    width, samples, trials = 12, 30, 40
+    rows, numbers = draw_anisotropic(60, width, 1), np.random.default_rng(4)
+    plain = jnp.asarray(rows, jnp.float32)
+    table = Table(plain, plain.mean(axis=0), jnp.ones(60, jnp.float32), np.arange(60))
+    lexicon = Lexicon(None, Numbers(), WordsPlan(draws=99), table, None, table, {})  # type: ignore[arg-type]
+    root = np.linalg.cholesky(np.cov(draw_anisotropic(300, width, 2).T))
+    found: dict[str, list[float]] = {"own": [], "shared": []}
+    for _ in range(trials):
+        maps = jnp.asarray(numbers.standard_normal((samples, width, width)), jnp.float32)
+
+        def push(writes: np.ndarray, maps: Any = maps) -> Any:
+            return jnp.einsum("swd,sd->sw", maps, jnp.asarray(writes, jnp.float32))
+
+        way = Way(maps.mean(axis=0), push, np.arange(samples))
+        drawn, writes = (_unit(numbers.standard_normal((count, width)) @ root.T) for count in (99, samples))
+        nulls = draw_writes(lexicon, way, Around(Drawn(drawn), None, None))
+        for name, null in nulls._asdict().items():
+            row = _own_row(lexicon, (0, "mlp", WRITE, 1), push(writes), np.ones(samples, bool), table, null)
+            found[name].append(_own_named(row)["p"])
+    assert np.mean(np.array(found["own"]) <= 0.1) < 0.1
+    assert np.mean(np.array(found["shared"]) <= 0.1) > 0.9
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_further_directions_are_drawn_where_none_of_the_first_is_as_large() -> None:
@@ -330,7 +360,7 @@ def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_str
         drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
         weight = np.asarray(checkpoint.head().unembed.weight[...])
         scores = drawn @ np.asarray(way.mean).T @ (weight - weight.mean(axis=0)).T
-        chance = draw_writes(lexicon, way, around)
+        chance = draw_writes(lexicon, way, around).shared
         assert chance is not None
         assert scipy.stats.ks_2samp(chance.strongest, np.abs(scores).max(axis=1)).pvalue > 0.01
         assert rows[WRITE]["chance"] == pytest.approx(np.median(chance.strongest))

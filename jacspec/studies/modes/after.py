@@ -99,8 +99,8 @@ def pass_again(
         drawn = functools.cache(lambda own: draw_writes(lexicon, ways(own), around[number]))
         shared, layer = share_directions(modes, "writes"), by_number[number].layer
         for full, own in components_of(block, list(modes)).items():
-            null = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
-            writes[number, full] = write_component(lexicon, ways(own), null, layer, full, modes[full], shared[full])
+            nulls = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
+            writes[number, full] = write_component(lexicon, ways(own), nulls, layer, full, modes[full], shared[full])
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in by_number:

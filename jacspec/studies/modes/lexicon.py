@@ -1,11 +1,13 @@
 """What directions of a run are read in words with: embedding, unembedding, directions of chance, average streams."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from jacspec.backend import Program
 from jacspec.jacobians.streaming import Stream
@@ -140,7 +142,20 @@ def surround(
     return Around(drawn, streams, streams_null)
 
 
-def draw_writes(lexicon: Lexicon, way: Way, around: Around) -> Null | None:
-    """Score directions of chance that a block writes, taken the same way."""
+class WriteNulls(NamedTuple):
+    """What directions of chance that a block writes give: through the mean map, and each at one of the samples."""
+
+    shared: Null | None
+    own: Null | None
+
+
+def draw_writes(lexicon: Lexicon, way: Way, around: Around) -> WriteNulls:
+    """Score directions of chance that a block writes, taken the same way as what it does write."""
     assert lexicon.unembedding is not None
-    return draw_null(lexicon.unembedding, around.drawn, lexicon.plan.memory_bytes, way.mean)
+    draw = functools.partial(draw_null, lexicon.unembedding, around.drawn, lexicon.plan.memory_bytes)
+    return WriteNulls(draw(lambda directions: through_mean(way, directions)), draw(way.push_in_turn))
+
+
+def through_mean(way: Way, directions: Float[np.ndarray, "direction d_model"]) -> Float[Array, "direction width"]:
+    """Take directions through the map that is averaged over samples."""
+    return jnp.asarray(directions, way.mean.dtype) @ way.mean.T

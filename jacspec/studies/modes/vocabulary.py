@@ -154,15 +154,17 @@ def draw_chance(rows: Float[np.ndarray, "row d_model"], draws: int, seed: Sequen
 
 
 def draw_null(
-    table: Table, drawn: Drawn | None, memory_bytes: float, through: Float[Array, "width d_model"] | None = None
+    table: Table,
+    drawn: Drawn | None,
+    memory_bytes: float,
+    through: Callable[[np.ndarray], Float[Array, "direction width"]] = jnp.asarray,
 ) -> Null | None:
-    """Score directions of chance with a table, after the linear map `through` where there is one."""
+    """Score directions of chance with a table, after what `through` makes of them."""
     if drawn is None:
         return None
 
     def strongest(directions: np.ndarray) -> Float[np.ndarray, " draw"]:
-        ready = jnp.asarray(directions, table.rows.dtype)
-        return score(table, ready if through is None else ready @ through.T, 1, memory_bytes).top[:, 0]
+        return score(table, through(directions.astype(table.rows.dtype)), 1, memory_bytes).top[:, 0]
 
     more = drawn.further
     return Null(strongest(drawn.directions), None if more is None else functools.cache(lambda: strongest(more())))
@@ -200,11 +202,12 @@ def average_streams(
     rows: Float[np.ndarray, "place d_model"], tokens: Int[np.ndarray, " place"]
 ) -> tuple[Float[np.ndarray, "token d_model"], Int[np.ndarray, " token"]]:
     """Average the streams of each token that is there `SEEN` times or more."""
-    order = np.argsort(tokens, kind="stable")
-    ids, starts, counts = np.unique(tokens[order], return_index=True, return_counts=True)
-    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64) if len(ids) else np.zeros(rows.shape)
+    from scipy.sparse import csr_array
+
+    ids, places, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+    belongs = csr_array((np.ones(len(tokens)), (places, np.arange(len(tokens)))), shape=(len(ids), len(tokens)))
     often = counts >= SEEN
-    return (sums[often] / counts[often, None]).astype(rows.dtype), ids[often]
+    return ((belongs @ rows)[often] / counts[often, None]).astype(rows.dtype), ids[often]
 
 
 def say_tokens(tokenizer: Any, ids: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray) -> str:

@@ -17,10 +17,11 @@ covariance of what it is scored with, all of length 1, by the largest |score|: p
 draws) (Davison & Hinkley 1997, 4.2.3).
 
 The own vectors of samples are as alike as they are, so that many naming one token says no more than that. What is
-tested of them is the same as of a shared one, by twice the median of the samples' p-values: that is a p-value whatever
-depends on what (Rüschendorf 1982, doi:10.2307/1426670).
+tested of them is the same as of a shared one, each direction of chance at one of the samples, by twice the median of
+the samples' p-values: that is a p-value whatever depends on what (Rüschendorf 1982, doi:10.2307/1426670).
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from jacspec.jacobians.triples import alone
 from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
 from jacspec.studies.modes.directions import Modes, Shared, unnamed
-from jacspec.studies.modes.lexicon import Around, Lexicon
+from jacspec.studies.modes.lexicon import Around, Lexicon, WriteNulls, through_mean
 from jacspec.studies.modes.through import Way
 from jacspec.studies.modes.vocabulary import (
     Null,
@@ -76,19 +77,19 @@ def read_component(lexicon: Lexicon, around: Around, layer: int, component: str,
 
 
 def write_component(
-    lexicon: Lexicon, way: Way, null: Null | None, layer: int, component: str, modes: Modes, found: Shared
+    lexicon: Lexicon, way: Way, nulls: WriteNulls, layer: int, component: str, modes: Modes, found: Shared
 ) -> Words:
     """Find the words of what one component writes, as `read_component` does of its reads.
 
-    **Arguments:** `way`, what becomes of what it writes; `null`, directions of chance taken the same way.
+    **Arguments:** `way`, what becomes of what it writes; `nulls`, directions of chance taken the same way.
     """
     assert lexicon.unembedding is not None
     key, table = (layer, component, WRITE), lexicon.unembedding
-    rows = _shared_rows(lexicon, key, found, table, null, lambda directions: _through(way.mean, directions))
+    rows = _shared_rows(lexicon, key, found, table, nulls.shared, functools.partial(through_mean, way))
     own = []
     for mode in _own_modes(lexicon, modes):
         pushed = way.push(np.nan_to_num(modes.writes[:, mode]))
-        own.append(_own_row(lexicon, (*key, mode + 1), pushed, _named(modes)[way.samples, mode], table, null))
+        own.append(_own_row(lexicon, (*key, mode + 1), pushed, _named(modes)[way.samples, mode], table, nulls.own))
     return Words([*rows], own)
 
 
@@ -99,10 +100,6 @@ def _own_modes(lexicon: Lexicon, modes: Modes) -> range:
 def _named(modes: Modes) -> Bool[np.ndarray, "sample mode"]:
     """Say which vectors are directions of their own."""
     return alone(modes.group) & np.isfinite(modes.writes).all(axis=2) & np.isfinite(modes.reads).all(axis=2)
-
-
-def _through(matrix: Array, directions: np.ndarray) -> Array:
-    return jnp.asarray(directions, matrix.dtype) @ matrix.T
 
 
 def _shared_rows(
@@ -148,10 +145,7 @@ def _own_row(
     table: Table,
     null: Null | None,
 ) -> tuple[Any, ...]:
-    """Count which token comes first for the samples' own vectors, and hold their largest |score| against chance.
-
-    Directions of chance go through the derivative averaged over samples.
-    """
+    """Count which token comes first for the samples' own vectors, and hold their largest |score| against chance."""
     plan, count = lexicon.plan, int(keep.sum())
     head = (*key, count, int((~keep).sum()))
     if not count:
