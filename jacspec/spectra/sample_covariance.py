@@ -6,15 +6,15 @@ of the sample covariance WᵀW/M, γ = n/M. With v the Stieltjes transform of th
 $$z = -\frac1v + \frac1M \sum_j \frac{a_j}{1 + a_j v},$$
 
 M Im v/π is the density of λ, and the number of λ up to a point is a closed form in v: the derivative of
-$-z v - \ln v + \frac1M \sum_j \ln(1 + a_j v)$ along the solution is −v, so that it is the logarithmic potential but for a
-constant. The right singular vector of λ has with p_j the mean squared overlap
+$-z v - \ln v + \frac1M \sum_j \ln(1 + a_j v)$ along the solution is −v, so that it is the logarithmic potential but for
+a constant. The right singular vector of λ has with p_j the mean squared overlap
 $\frac{a_j}{M \lambda |1 + a_j v|^2}$ (Ledoit & Péché 2011), which adds up to 1 over j. With all a_j equal this is the
 law of Marchenko and Pastur.
 
-Some columns may be given instead, W = [F, Z A^{1/2}]: FᵀF/M has the eigenvalues τ_i, and the rest is independent of F. With
-$w = z - \frac1M \sum_j \frac{a_j}{1 + a_j v}$ then v is the Stieltjes transform of FFᵀ/M at w (Silverstein & Bai 1995; w =
-−1/v without F), the potential is $\int \ln(w - x) - (z - w) v + \frac1M \sum_j \ln(1 + a_j v)$, and the overlap
-with the direction of τ_i is $\frac{\tau_i}{M \lambda} \frac{\mathrm{Im} (\tau_i - w)^{-1}}{\mathrm{Im} v}$.
+Some columns may be given instead, W = [F, Z A^{1/2}]: FᵀF/M has the eigenvalues τ_i, the rest is independent of F.
+With $w = z - \frac1M \sum_j \frac{a_j}{1 + a_j v}$ then v is the Stieltjes transform of FFᵀ/M at w (Silverstein & Bai
+1995; w = −1/v without F), the potential is $\int \ln(w - x) - (z - w) v + \frac1M \sum_j \ln(1 + a_j v)$, and the
+overlap with the direction of τ_i is $\frac{\tau_i}{M \lambda} \frac{\mathrm{Im} (\tau_i - w)^{-1}}{\mathrm{Im} v}$.
 
 One a apart from the others, which are 1, stands outside the bulk from $|a - 1| > \sqrt\gamma$ on, at
 $\lambda = a (1 + \frac{\gamma}{a - 1})$ and with a squared overlap of $\frac{1 - \gamma/(a-1)^2}{1 + \gamma/(a-1)}$
@@ -111,14 +111,14 @@ class SampleLaw(NamedTuple):
         part = place - low
         v = (1 - part) * self.companion[low] + part * self.companion[low + 1]
         w = lam - (self.population / (1 + v[:, None] * self.population)).sum(axis=1) / self.rows
-        given = self.fixed * (1 / (self.fixed - w[:, None])).imag / np.maximum(v.imag, np.finfo(np.float64).tiny)[:, None]
+        given = (
+            self.fixed * (1 / (self.fixed - w[:, None])).imag / np.maximum(v.imag, np.finfo(np.float64).tiny)[:, None]
+        )
         shares = np.concatenate([given, self.population / np.abs(1 + v[:, None] * self.population) ** 2], axis=1)
         return shares / shares.sum(axis=1, keepdims=True)
 
 
-def sample_law(
-    population: Float[np.ndarray, " n"], rows: int, fixed: Float[np.ndarray, " f"] = NOTHING
-) -> SampleLaw:
+def sample_law(population: Float[np.ndarray, " n"], rows: int, fixed: Float[np.ndarray, " f"] = NOTHING) -> SampleLaw:
     """Solve the law of W = [F, Z A^{1/2}] with `rows` rows; about 100 · `POINTS` · n complex divisions.
 
     **Arguments:** `population`, the eigenvalues of A; `fixed`, those of FᵀF/M, fewer than `rows`.

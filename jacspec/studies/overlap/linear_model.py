@@ -1,8 +1,8 @@
 r"""Weight matrices beside the linear model of learned noise: energies along directions of the data, and what they give.
 
 Directions p of the data and their variances come from different samples: p from those with even numbers, ℓ = pᵀSp from
-the others, as the largest eigenvalues of a sample are too large along their own directions. S is the second moment
-about zero, as least squares has it, about the mean where the matrix has a bias. With energies |W p|² like ℓ^(−β),
+the others: the largest eigenvalues of a sample are too large along its own directions. S is the second moment about
+zero, as least squares has it, about the mean where the matrix has a bias. With energies |W p|² like ℓ^(−β),
 `sample_covariance` has the law of σ for the population ℓ^(−β), and the overlaps of its singular vectors with every p.
 That law and Marchenko–Pastur's both have the matrix's own median σ.
 
@@ -10,7 +10,7 @@ A power law gives every strong direction less than the average, or every one mor
 some combinations of them, hardly anything along others. Columns count with their lengths alone in a bulk that is
 random, so do a block's singular values: W P, P the tenth of the strongest directions, is taken as given, and all else
 as random with energies like ℓ^(−β) and the mean that they have (the law of given columns in `sample_covariance`).
-That is the model *given* the strong directions; of matrices of independent entries it is chance, whatever tenth is taken.
+That is the model *given* the strong directions; of independent entries it is chance, whatever tenth is taken.
 """
 
 import functools
@@ -62,16 +62,18 @@ def data_directions(whole: Moments, half: Moments, *, centred: bool) -> DataDire
 
     **Arguments:** `half`, of samples that `whole` has too; `centred`, whether about the mean.
     """
-    total, mean, scatter = _take_away(whole, half)
+    # In NumPy: outside `numerics`, JAX would compute in float32.
+    whole, half = (Moments(*map(np.asarray, each)) for each in (whole, half))
+    others = _take_away(whole, half)
     first, other = (
         each.scatter / max(float(each.total), 1) + (0 if centred else np.outer(each.mean, each.mean))
-        for each in (Moments(*map(np.asarray, half)), Moments(total, mean, scatter))
+        for each in (half, others)
     )
     vectors = np.linalg.eigh(first)[1]
     variances = np.einsum("ij,ij->j", vectors, other @ vectors)
     # Activations in float32 are right to its rounding, relative to the largest.
     floor = variances.max() * len(variances) * np.finfo(np.float32).eps ** 2
-    tokens = int(min(half.total, total))
+    tokens = int(min(half.total, others.total))
     # The first columns are the null space where tokens are few.
     usable = (variances > floor) & (np.arange(len(variances)) >= len(variances) - int(half.total) + centred)
     order = np.lexsort((-variances, ~usable))
@@ -133,7 +135,7 @@ def hold_against_model(weight: Float[Array | np.ndarray, "m n"], data: DataDirec
     with numerics("float64"):
         sigma, rows = (np.asarray(part[0]) for part in right_vectors(jnp.asarray(w)[None]))
     overlaps = np.square(rows @ data.vectors)
-    population = np.maximum(data.variances, data.variances[data.known - 1]) ** -found.value
+    population = _bounded(data) ** -found.value
     law = sample_law(population / population.mean(), w.shape[0])
     metrics |= _spectrum(sigma, shape, law) | _small_end(sigma, overlaps, data.variances, law, strong, shape)
     metrics |= _given_strong(w, sigma, energies, found.value, data)
@@ -160,6 +162,11 @@ PROFILES = (
     "model_strong_share",
 )
 """Arrays of `spectra.nc` beside those of every run; energies and variances are means of n/k neighbours."""
+
+
+def _bounded(data: DataDirections) -> Float[np.ndarray, " n"]:
+    """Raise variances to what all but a hundredth have: a power of what hardly varies would be anything."""
+    return np.maximum(data.variances, np.quantile(data.variances[: data.known], 0.01))
 
 
 def _spectrum(sigma: Float[np.ndarray, " k"], shape: tuple[int, int], law: SampleLaw) -> dict[str, float]:
@@ -210,7 +217,7 @@ def _given_strong(
     """Predict the small end from the matrix on the strongest directions, and a power law of the others' variances."""
     s = len(data.strong)
     _, found, rows = np.linalg.svd(weight @ data.vectors[:, :s])
-    rest = np.maximum(data.variances[s:], data.variances[data.known - 1]) ** -exponent
+    rest = _bounded(data)[s:] ** -exponent
     rest *= energies[s:].mean() / rest.mean()
     fixed = np.maximum(found**2, LEAST * rest.mean())
     law = sample_law(rest / rest.mean(), len(weight), fixed / rest.mean())

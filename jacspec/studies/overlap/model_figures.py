@@ -19,14 +19,15 @@ GROUPS = 24
 
 CAPTIONS = {
     "energies": "Energy |W p|² along directions p of the data (of half of the samples), over its mean, against the "
-    "variance of the other samples along p, over its mean: a line a matrix, layer after layer (dark: first), neighbours "
-    "averaged but the strongest. Grey: independent entries. A line that falls is what learnt noise has, one that rises amplifies what "
-    "varies most. Below the red dots, 1 − √(columns/rows), one direction alone makes a singular value below the bulk.",
+    "variance of the other samples along p, over its mean: a line a matrix, layer after layer (dark: first), "
+    "neighbours averaged but the strongest. Grey: independent entries. A line that falls is what learnt noise has, one "
+    "that rises amplifies what varies most. Below the red dots, 1 − √(columns/rows), one direction alone makes a "
+    "singular value below the bulk.",
     "model_spectra": "Singular values over their median, by rank: thin, a matrix each (dark: first layer), black their "
     "mean; grey, Marchenko–Pastur's law; blue, the law of the linear model with the exponent of each matrix, mean.",
     "strong_directions": "Share of a right singular vector that lies in the tenth of the directions of the data along "
-    "which the data vary most, by the rank of its singular value (right: the smallest): thin, a matrix each (dark: first "
-    "layer), black their mean; grey, random vectors; blue, the linear model, mean.",
+    "which the data vary most, by the rank of its singular value (right: the smallest): thin, a matrix each (dark: "
+    "first layer), black their mean; grey, random vectors; blue, the linear model, mean.",
 }
 
 
