@@ -6,8 +6,8 @@ zero, as least squares has it, about the mean where the matrix has a bias. With 
 `sample_covariance` has the law of σ for the population ℓ^(−β), and the overlaps of its singular vectors with every p.
 That law and Marchenko–Pastur's both have the matrix's own median σ.
 
-A power law gives every strong direction less than the average, or every one more, and a matrix can do both: signal along
-some combinations of them, hardly anything along others. Columns count with their lengths alone in a bulk that is
+A power law gives every strong direction less than the average, or every one more, and a matrix can do both: signal
+along some combinations of them, hardly anything along others. Columns count with their lengths alone in a bulk that is
 random, so do a block's singular values: W P, P the tenth of the strongest directions, is taken as given, and all else
 as random with energies like ℓ^(−β) and the mean that they have (the law of given columns in `sample_covariance`).
 That is the model *given* the strong directions; of independent entries it is chance, whatever tenth is taken.
