@@ -583,6 +583,7 @@ def overlap(
     init: Literal["pretrained", "random"] = "pretrained",
     heads: bool = False,
     points: int = 0,
+    linear_model: bool = False,
     layers: int | Sequence[int] | None = None,
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
@@ -608,6 +609,8 @@ def overlap(
     - `init`: pretrained or random
     - `heads`: also along the singular vectors of W_QK and W_OV of every head
     - `points`: tokens from which the intrinsic dimension of what enters is estimated; 0: it is not
+    - `linear_model`: also beside a linear layer that has learnt: noise is left where the data vary
+      least
     - `layers`: which layers, -1 the last; None: all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines

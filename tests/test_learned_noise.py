@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from oracles import load_trained
 from scipy.integrate import quad
-from servers import NANO
+from servers import NANO, run_here
 from test_overlap import _inputs
 from test_study_findings import put
 from transformers import AutoModelForCausalLM
 
-from jacspec import load_model
+from jacspec import load_model, open_run
 from jacspec.backend import numerics
 from jacspec.spectra.learned_noise import fit_exponent, learned_direction, noise_after_learning
 from jacspec.spectra.sample_covariance import locate_spikes, sample_law
@@ -58,7 +58,7 @@ def test_law_is_that_of_drawn_matrices(name: str, shape: tuple[int, int]) -> Non
     share = (k - 0.5 - np.arange(k)) / k
 
     def misfit(population: np.ndarray, rows: int) -> float:
-        return float(np.abs(sample_law(population, rows).count(lam) / k - share).max())
+        return float(np.abs(sample_law(population, rows).count_below(lam) / k - share).max())
 
     law = sample_law(population, rows)
     assert misfit(population, rows) < 0.02
@@ -70,7 +70,7 @@ def test_law_is_that_of_drawn_matrices(name: str, shape: tuple[int, int]) -> Non
     for part in (slice(None, k // 10), slice(k // 3, 2 * k // 3), slice(-(k // 10), None)):
         expected = squares[part, first].sum(axis=1).mean()
         assert overlaps[part, first].sum(axis=1).mean() == pytest.approx(expected, rel=0.12, abs=0.004)
-    assert law.count(np.array([0.0, 1e9])) == pytest.approx([0, k])
+    assert law.count_below(np.array([0.0, 1e9])) == pytest.approx([0, k])
     if name in ("least squares", "amplified"):
         assert misfit(1 / population / (1 / population).mean(), rows) > 0.04
     if rows != n:
@@ -93,7 +93,7 @@ def test_law_with_columns_given(shape: tuple[int, int]) -> None:
     values, squares = np.mean(lam, axis=0), np.mean(squares, axis=0)
     law = sample_law(population, rows, fixed)
     k = values.size
-    assert np.abs(law.count(values) / k - (k - 0.5 - np.arange(k)) / k).max() < 0.02
+    assert np.abs(law.count_below(values) / k - (k - 0.5 - np.arange(k)) / k).max() < 0.02
     np.testing.assert_allclose(law.quantiles(), values, rtol=0.12)
     overlaps = law.overlaps(law.quantiles())
     for columns in (slice(0, 5), slice(5, 10)):
@@ -116,7 +116,7 @@ def test_equal_variances_are_marchenko_pastur(shape: tuple[int, int]) -> None:
 
     law = sample_law(np.ones(n), rows)
     for x in np.linspace(low, high, 7)[1:-1]:
-        assert law.count(np.array([x]))[0] == pytest.approx(quad(density, low, x)[0], abs=0.02)
+        assert law.count_below(np.array([x]))[0] == pytest.approx(quad(density, low, x)[0], abs=0.02)
 
 
 def test_spikes_stand_where_drawn_ones_do() -> None:
@@ -413,3 +413,19 @@ def test_of_an_embedded_layer_as_numpy_has_it() -> None:
     down = found["down"]
     assert np.isnan(down.values["distance_model"])
     assert "half of the tokens, 288, are fewer than its 384 dimensions" in down.reason
+
+
+@pytest.mark.thorough
+def test_run_draws_and_says_it(tmp_path: Path) -> None:
+    """Columns, three figures and a sentence on the page; heads have none of it."""
+    words = ("task=overlap", "data.samples=60", "layers=[1,3]", "overlap.linear_model=true", "overlap.heads=true")
+    done = run_here(*words, "hydra.run.dir=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = open_run(tmp_path / "out")
+    whole = run.metrics[run.metrics["head"].isna()]
+    assert whole["energy_exponent"].notna().all()
+    assert whole.loc[whole["role"] != "down", "distance_model"].notna().all()
+    assert run.metrics.loc[run.metrics["head"].notna(), "energy_exponent"].isna().all()
+    drawn = {file.stem for file in (tmp_path / "out" / "figures").glob("*.png")}
+    assert {"energies", "model_spectra", "strong_directions"} <= drawn
+    assert "power −β" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

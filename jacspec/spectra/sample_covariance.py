@@ -89,7 +89,7 @@ class SampleLaw(NamedTuple):
         """How many λ are not zero."""
         return min(self.rows, len(self.population) + len(self.fixed))
 
-    def count(self, lam: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
+    def count_below(self, lam: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
         """Give the expected number of positive λ at or below each value."""
         inside = np.interp(np.log(np.maximum(lam, self.lam[0])), np.log(self.lam), self.below)
         return np.where(lam >= self.lam[0], inside, 0.0)

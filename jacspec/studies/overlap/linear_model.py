@@ -179,9 +179,9 @@ def _spectrum(sigma: Float[np.ndarray, " k"], shape: tuple[int, int], law: Sampl
     return {
         "distance_chance": _chance_distance(shape),
         "distance_plain": _distance(marchenko_pastur_cdf(sigma[::-1], shape, variance)),
-        "distance_model": _distance(law.count(sigma[::-1] ** 2 / unit) / sigma.size),
+        "distance_model": _distance(law.count_below(sigma[::-1] ** 2 / unit) / sigma.size),
         "below_found": float((sigma < low).sum()) if known else float("nan"),
-        "below_model": float(law.count(np.array([low**2 / unit]))[0]) if known else float("nan"),
+        "below_model": float(law.count_below(np.array([low**2 / unit]))[0]) if known else float("nan"),
     }
 
 
@@ -227,7 +227,7 @@ def _given_strong(
     shape = (weight.shape[0], weight.shape[1])
     low = counting_edges(shape, (float(np.median(sigma)) / float(np.median(_chance_quantiles(shape)))) ** 2)[0]
     return {
-        "below_given": float(law.count(np.array([low**2 / unit]))[0]) if np.isfinite(low) else float("nan"),
+        "below_given": float(law.count_below(np.array([low**2 / unit]))[0]) if np.isfinite(low) else float("nan"),
         "small_output_given": _over_middle(predicted * (law.overlaps(predicted) @ variances)),
     }
 
