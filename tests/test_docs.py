@@ -559,15 +559,17 @@ def test_conclusions_on_the_linear_model_hold() -> None:
         (model, role): (removal_costs(removed[model][role]), record[model][role]) for model in record for role in roles
     }
     known = {key: each for key, each in costs.items() if each[0] is not None}
-    assert len(known) == 5
+    assert len(known) == 6
 
     def order(column: str) -> list[tuple[str, str]]:
-        return sorted(known, key=lambda key: -known[key][1][column][0])
+        return sorted(known, key=lambda key: -known[key][1][column][0])[:4]
 
     by_cost = sorted(known, key=lambda key: -(known[key][0] or 0.0))
-    assert by_cost[:2] == order("small_output_given")[:2] == [("SmolLM2-135M", "up"), ("SmolLM2-135M", "down")]
-    assert order("small_output_chance")[:2] != by_cost[:2]
-    assert up["small_output"][0] < 1 < 4.5 < (costs["SmolLM2-135M", "up"][0] or 0.0) < 5.5
+    assert order("small_output_given") == order("small_output_model") == order("small_output") == by_cost[:4]
+    assert by_cost[:2] == [("SmolLM2-135M", "up"), ("SmolLM2-135M", "down")]
+    assert order("small_output_chance")[:2] == [("nano", "up"), ("nano", "down")]
+    assert {role for _, role in by_cost[4:]} == {"q", "o"}
+    assert up["small_output"][0] < 1 < 4.5 < (known["SmolLM2-135M", "up"][0] or 0.0) < 5.5
 
 
 def test_size_of_the_installation_is_recorded() -> None:

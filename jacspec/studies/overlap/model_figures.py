@@ -112,13 +112,8 @@ def _draw_spectra(run: Run) -> Figure:
         label_log(panel.yaxis)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
     figure.supylabel("$\\sigma_k$, over the median", fontsize="medium")
-    _explain(figure, axes[0])
+    axes[0].legend(loc="upper right", frameon=False, fontsize="x-small")
     return figure
-
-
-def _explain(figure: Figure, panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
 
 
 def _over_median(values: Float[np.ndarray, "matrix k"]) -> Float[np.ndarray, "matrix k"]:
@@ -138,7 +133,7 @@ def _draw_strong(run: Run) -> Figure:
         panel.set_ylim(bottom=0)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
     figure.supylabel("share of $v_k$ in the strongest tenth", fontsize="medium")
-    _explain(figure, axes[0])
+    axes[0].legend(loc="upper right", frameon=False, fontsize="x-small")
     return figure
 
 
