@@ -425,14 +425,14 @@ def linear_model_table() -> str:
                 )
             )
     heads = (
-        ("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model", "given the strong", "chance")
-        + ("nats lost, smallest over middle",)
-    )  # fmt: skip
+        *("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model"),
+        *("given the strong", "chance", "nats lost, smallest over middle"),
+    )
     return _table(heads, rows)
 
 
 def removal_costs(removed: Mapping[str, Sequence[float]]) -> float | None:
-    """Return the nats a token lost without the smallest tenth over those without the fifth; None where that is chance."""
+    """Return the nats lost without the smallest tenth over those without the fifth; None where the fifth costs none."""
     middle, smallest = removed["middle over whole"], removed["smallest over whole"]
     return math.log(smallest[0]) / math.log(middle[0]) if middle[1] > 1 else None
 

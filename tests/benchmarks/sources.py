@@ -1,8 +1,8 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
 Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small`, `model` or
-`appendix` behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
-sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+`appendix` behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on
+300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -19,7 +19,8 @@ chance, gaps, powers of the elements' standard deviation, rank correlations.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
 smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks; and
-(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
+(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix
+(`appendix`), the test accuracy of its networks on generated points, by what is removed.
 """
 
 import json
@@ -191,6 +192,9 @@ def of_model(run: Any) -> dict[str, Any]:
         own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
         own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
         own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
+        own["rank correlation, found and given"] = list(
+            map(float, stats.spearmanr(rows["small_output"], rows["small_output_given"]))
+        )
         found[str(role)] = own | {"matrices": len(rows)}
     return found
 
