@@ -507,9 +507,8 @@ TRAINED = (
         " write, largest cos:.2f}). The mean subspace of the other half of the samples holds {mlp 5, write, "
         "held:.0%} of the four leading writes of the last MLP. It has no unembedding, so that only reads have "
         "words: {read, beyond chance:.0f} of {read, with words:.0f} shared ones lie closer to a token's embedding"
-        " than matched chance does. Yet of each sample's own first reads more than chance have one token first, "
-        "in {own read, beyond chance:.0f} of {own read, components:.0f} components of layers: {own read, attn 2, "
-        "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
+        " than matched chance does. Each sample's own first reads score higher than chance in "
+        "{own read, beyond chance:.0f} of {own read, components:.0f} components. m_K is {m_K, "
         "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
     ),
     (
@@ -523,9 +522,10 @@ TRAINED = (
     (
         "docs/modes.md",
         "smollm2_words",
-        "Of the samples' own first writes {own write, beyond chance:.0f} of {own write, components:.0f} components name"
-        " one token more often than chance, mostly the same ones. Of {read, with words:.0f} reads {read, beyond "
-        "chance:.0f} lie closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
+        "The samples' own first writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components, the attention of layer 0, where {own write, attn 0, times:.0f} of {own write, attn"
+        " 0, samples:.0f} name the same token first. Of {read, with words:.0f} reads {read, beyond chance:.0f} lie"
+        " closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
         "in the stream {read stream, beyond chance:.0f} to a token's average.",
     ),
     (
@@ -552,10 +552,10 @@ TRAINED = (
         "smollm2_through",
         "Behind all later blocks (`modes.through=depth`, at 32 of the samples) these words are gone: of the "
         "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
-        "largest score is {write, score over chance, median:.2f} times that of chance, and the samples' own first"
-        " writes name one token more often than chance in {own write, beyond chance:.0f} of {own write, "
-        "components:.0f} components, the MLPs of layers 24, 28 and 29 ({own write, mlp 29, times:.0f} of {own "
-        "write, mlp 29, samples:.0f} samples in the last, by chance {own write, mlp 29, chance:.0f}). What the "
+        "largest score is {write, score over chance, median:.2f} times that of chance. The samples' own first "
+        "writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components, all in layers 0 to 9, though hardly two samples name the same token (at most "
+        "{own write, mlp 7, times:.0f} of {own write, mlp 7, samples:.0f}). What the "
         "unembedding says of a write in the middle of the network is not what becomes of it.",
     ),
     (

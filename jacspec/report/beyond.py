@@ -71,7 +71,8 @@ def say_overlaps_beyond(found: "pandas.DataFrame", roles: Sequence[str]) -> Iter
         listed = f" ({'; '.join(by_role)})" if by_role else ""
         said.append(f"{words} in {len(sure) or 'none'} of the {len(own)} matrices with values there{listed}")
     if len(found):
-        yield f"O_k is higher beyond Marchenko–Pastur's edges than within, {', '.join(said)} (rank tests, q below {SURE})."
+        listed = ", ".join(said)
+        yield f"O_k is higher beyond Marchenko–Pastur's edges than within, {listed} (rank tests, q below {SURE})."
 
 
 def _count(own: "pandas.DataFrame", sure: "pandas.DataFrame", mine: np.ndarray) -> tuple[int, float]:

@@ -5,9 +5,10 @@ Of experiments that remove singular values before or after training, lines, band
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -126,6 +127,19 @@ def add_grid(axes: Axes) -> None:
     """Draw a light grid under all that is drawn; its lines lie over points otherwise."""
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def add_names(
+    figure: Figure,
+    handles: Sequence[Artist],
+    *,
+    place: Literal["outside right center", "outside right upper"] = "outside right center",
+    title: str | None = None,
+) -> None:
+    """Put a legend of names beside the panels, as they are written: a `$` in one is no formula."""
+    legend = figure.legend(handles=handles, loc=place, frameon=False, fontsize="small", title=title)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:
