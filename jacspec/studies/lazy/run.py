@@ -197,9 +197,9 @@ def _source(options: LazyOptions) -> str:
 def list_keys(options: LazyOptions, first: int) -> list[Key]:
     """List the experiments, those of one trained network together.
 
-    A classifier has no f₀ to remove from, and against the share removed it is drawn after training alone.
+    A classifier has no f₀ to remove from; against the share removed, what is removed before training is not drawn.
     """
-    orders = (AFTER, *(BOTH,) * (not options.layers), *(BEFORE,) * (not (options.layers and options.and_smaller)))
+    orders = (AFTER, *(BOTH,) * (not options.layers), *(BEFORE,) * (not options.and_smaller))
     return [
         Key(scale, order, group, seed)
         for scale in options.scales

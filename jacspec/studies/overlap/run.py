@@ -192,7 +192,8 @@ def _measure(
         null = null_overlap(len(covariance), eigenvalues.size)
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         norms = own_norms(np.asarray(weight), vectors, covariance)
-        metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null, norms)
+        variance, count = float(np.var(np.asarray(weight), dtype=np.float64)), float(moments[place].total)
+        metrics = summarise_profile(profile, shape, variance, count, eigenvalues, null, norms)
         metrics |= dict.fromkeys(OF_HEADS if heads else (), float("nan")) | dimensions.get(place, {})
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
         reason = missing_reason(profile.sigma, metrics)
@@ -219,7 +220,7 @@ def _measure_heads(block: Block, listed: Sequence[BlockMatrix], input_of: Direct
         found, factor = modes[product][key[2]], pairs[product][key[2]][side == "right"]
         profile = profile_along(found.sigma, getattr(found, side), vectors, covariance)
         norms = own_norms(factor, vectors, covariance)._replace(low=float("nan"), high=float("nan"))
-        metrics = summarise_profile(profile, None, tokens, eigenvalues, null, norms)
+        metrics = summarise_profile(profile, None, float("nan"), tokens, eigenvalues, null, norms)
         full = found.sigma[-1] > found.sigma[0] * len(covariance) * np.finfo(np.float64).eps
         metrics |= {
             "variance_last": float(profile.variance[-1]),
