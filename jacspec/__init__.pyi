@@ -585,6 +585,7 @@ def overlap(
     points: int = 0,
     fisher: int = 0,
     fisher_labels: Literal["data", "model"] = "data",
+    linear_model: bool = False,
     layers: int | Sequence[int] | None = None,
     samples: int | None = None,
     split: Literal["sentences", "lines"] = "sentences",
@@ -613,6 +614,8 @@ def overlap(
     - `fisher`: samples from whose gradients the Fisher spectrum of every matrix is measured, as 64; 0:
       it is not
     - `fisher_labels`: of the text (empirical Fisher), or model: drawn from the prediction
+    - `linear_model`: also beside a linear layer that has learnt: noise is left where the data vary
+      least
     - `layers`: which layers, -1 the last; None: all
     - `samples`: how many samples are drawn; None: as the text says (verse 200), all given texts
     - `split`: what a sample of a file is: sentences or lines

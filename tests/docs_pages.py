@@ -9,7 +9,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -400,6 +400,43 @@ def predicted_table() -> str:
     return _table(("", "middle, measured", "predicted", "smallest, measured", "predicted"), rows)
 
 
+def linear_model_table() -> str:
+    """Write what a linear model of learned noise gives for the matrices of each role, beside what removals cost."""
+
+    def cell(found: Sequence[float], style: str) -> str:
+        low = "" if found[1] is None else f" ({found[1]:{style}} to {found[2]:{style}})"
+        return f"{found[0]:{style}}{low}"
+
+    rows = []
+    for model, found in recorded_claims("model").items():
+        for role in ("q", "o", "up", "down"):
+            own, removed = found[role], recorded_claims("small")[model][role]
+            lost = removal_costs(removed)
+            rows.append(
+                (
+                    f"{role} of {model}",
+                    cell(own["energy_exponent"], "+.2f"),
+                    f"{own['distance_model'][0]:.3f} ({own['distance_plain'][0]:.3f})",
+                    cell(own["small_output"], ".2g"),
+                    f"{own['small_output_model'][0]:.2g}",
+                    f"{own['small_output_given'][0]:.2g}",
+                    f"{own['small_output_chance'][0]:.2g}",
+                    "the middle costs nothing" if lost is None else f"{lost:.2g}",
+                )
+            )
+    heads = (
+        ("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model", "given the strong", "chance")
+        + ("nats lost, smallest over middle",)
+    )  # fmt: skip
+    return _table(heads, rows)
+
+
+def removal_costs(removed: Mapping[str, Sequence[float]]) -> float | None:
+    """Return the nats a token lost without the smallest tenth over those without the fifth; None where that is chance."""
+    middle, smallest = removed["middle over whole"], removed["smallest over whole"]
+    return math.log(smallest[0]) / math.log(middle[0]) if middle[1] > 1 else None
+
+
 def claims_table() -> str:
     """Write what the claims of the paper on Jacobians are on models at hand."""
     models = recorded_claims("jacobian")
@@ -632,8 +669,27 @@ def gallery() -> str:
 
 
 def formatted(words: str, numbers: Mapping[str, float]) -> str:
-    """Put numbers into `{name:format}`, names being those of the record."""
-    return re.sub(r"\{([^{}]+):([^:{}]+)\}", lambda found: format(numbers[found[1]], found[2]), words)
+    """Put numbers into `{name:format}`, names being those of the record; exponents without leading zeros."""
+    return re.sub(r"\{([^{}]+):([^:{}]+)\}", lambda found: _written(numbers[found[1]], found[2]), words)
+
+
+def _written(number: float, form: str) -> str:
+    return re.sub(r"e([+-])0+(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", format(number, form))
+
+
+@functools.cache
+def recorded(benchmark: str) -> Mapping[str, float]:
+    """Read the numbers of a benchmark's record by their path, as `outer/inner/0`."""
+    file = Path(__file__).parent / "benchmarks" / f"{benchmark}.json"
+    return dict(_leaves(json.loads(file.read_text(encoding="utf-8"))))
+
+
+def _leaves(found: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+    if isinstance(found, (dict, list)):
+        for name, part in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from _leaves(part, (*above, str(name)))
+    elif isinstance(found, (int, float)) and not isinstance(found, bool):
+        yield "/".join(above), found
 
 
 @functools.cache
@@ -670,6 +726,51 @@ def linearity_table() -> str:
         for component, found in parts.items()
     ]
     return _table(("", *shown), rows)
+
+
+KERNELS = {
+    "jax.numpy.linalg.svd, Jacobi": "`jax.numpy.linalg.svd`, which is Jacobi's there",
+    "lax.linalg.svd, QR": "`jax.lax.linalg.svd`, QR",
+    "lax.linalg.svd, polar": "`jax.lax.linalg.svd`, polar",
+    "Gram matrix in float32, eigvalsh": "Gram matrix in float32, `eigvalsh`",
+    "Gram matrix in float64, eigvalsh": "Gram matrix in float64, `eigvalsh`: the kernel's",
+    "torch.linalg.svdvals, gesvdj (its default)": "`torch.linalg.svdvals`, its default",
+    "torch.linalg.svdvals, gesvd": "`torch.linalg.svdvals`, gesvd",
+    "torch.linalg.svdvals, gesvda": "`torch.linalg.svdvals`, gesvda",
+}
+BLOCKS = {
+    "J, `analytic`": ("analytic, {}", "J, ms a sample"),
+    "J, `jacfwd`": ("jacfwd, {}", "J, ms a sample"),
+    "J, PyTorch's `vmap(jacfwd)`": ("PyTorch, vmap(jacfwd), {}", "J, ms a sample"),
+    "J with spectra, `analytic`": ("analytic, {}", "J with spectra, ms a sample"),
+    "top two, `lanczos`, random weights": ("lanczos, {}", "top two, ms a sample"),
+}
+"""Of the records of an H100, the ways to singular values and the engines, and what tables call them."""
+
+
+def gpu_tables() -> dict[str, str]:
+    """Write what an H100 took, from the records of its benchmarks."""
+    kernels, engines = recorded("gpu_kernels"), recorded("gpu")
+
+    def both(way: str, what: str) -> str:
+        values = (kernels[f"ways/{way}/{what}/{place}"] for place in (0, 1))
+        return ", ".join(_written(value, "g" if value > 0.1 else ".1e") for value in values)
+
+    def took(case: str, what: str) -> str:
+        value = engines.get(f"engines/{case}/{what}")
+        return "" if value is None else f"{value:.2f}"
+
+    batches = ("32 samples", "128 samples")
+    return {
+        "ways": _table(
+            ("way", "ms", "error"),
+            ((words, both(way, "ms"), both(way, "error")) for way, words in KERNELS.items()),
+        ),
+        "engines": _table(
+            ("a GPT-2 block, 32 tokens, ms a sample (attention and MLP)", *batches),
+            ((words, *(took(case.format(batch), what) for batch in batches)) for words, (case, what) in BLOCKS.items()),
+        ),
+    }
 
 
 def ready_made_models() -> str:
@@ -718,6 +819,7 @@ def pages() -> dict[str, dict[str, str]]:
     found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
     found["sources/small_singular_values.md"] = {
         "claims": removal_claims_table(),
+        "linear model": linear_model_table(),
         "appendix": appendix_table(),
         "fisher": predicted_table(),
     }
@@ -726,6 +828,7 @@ def pages() -> dict[str, dict[str, str]]:
     found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
+    found["gpu.md"] = gpu_tables()
     found["reference.md"] = {"keys of studies": all_keys(), "all columns": all_columns()}
     return found | {"keys.md": {"ready-made models": ready_made_models(), "shared keys": shared_table()}}
 

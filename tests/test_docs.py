@@ -20,6 +20,7 @@ from docs_pages import (
     keys_table,
     marks,
     pages,
+    recorded,
     recorded_pages,
     recorded_trained,
 )
@@ -27,11 +28,14 @@ from families import FAMILIES
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from servers import run_here
+from test_explorer import SIZE
+from test_programs import MOST
 
 import jacspec
 from jacspec.api.options import options_of
 from jacspec.cli.arguments import read_arguments
 from jacspec.config import config_folder, register
+from jacspec.studies.overlap.activations import null_overlap
 
 ROOT = DOCS.parent
 WRITTEN = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md"))]
@@ -268,7 +272,7 @@ words around the number.
 def test_quoted_number_is_recorded(file: str, path: str, words: str) -> None:
     quoting = DOCS / {"modes": "modes.md", "quality": "compare.md", "cost": "plan.md"}.get(file, "performance.md")
     page = " ".join(quoting.read_text(encoding="utf-8").replace("−", "-").split())
-    assert words.format(_recorded(file, path)) in page
+    assert words.format(recorded(file)[path]) in page
 
 
 @pytest.mark.parametrize("shown", exhibits(), ids=lambda shown: shown.name)
@@ -306,7 +310,7 @@ SHOWN = (
         "docs/delta.md",
         "delta",
         "| ‖ΔW‖_F / ‖W‖_F | {relative, q:.3f} | {relative, k:.3f} | {relative, v:.3f} | {relative, o:.3f} | "
-        "{relative, up:.3f} |",
+        "{relative, up:.3f} | {relative, down:.3f} |",
     ),
     (
         "docs/delta.md",
@@ -456,6 +460,21 @@ def test_shown_number_is_recorded(page: str, name: str, words: str) -> None:
 TRAINED = (
     (
         "docs/modes.md",
+        "nano_check",
+        "of {write, directions:.0f} write directions {write, with words:.0f} are the same in halves of the samples,",
+    ),
+    (
+        "docs/modes.md",
+        "nano_check",
+        "0.1 ‖x‖ added along v₁ moves the next token's distribution {read, 0.1, attn 5, ratio:.1f} to {read, 0.1, mlp "
+        "0, ratio:.1f} times as much as along random directions, surely more in {read, 0.1, above:.0f} of {read, 0.1, "
+        "places:.0f} components that were checked; along u₁ in {write, 0.1, above:.0f}. Taken away, u₁ of the MLP of "
+        "layer 0 costs {write, remove, mlp 0, loss:.1f} nats [{write, remove, mlp 0, loss_low:.1f}, {write, remove, "
+        "mlp 0, loss_high:.1f}], {write, remove, mlp 0, ratio:.0f} times [{write, remove, mlp 0, ratio_low:.0f}, "
+        "{write, remove, mlp 0, ratio_high:.0f}] a random direction",
+    ),
+    (
+        "docs/modes.md",
         "stories260k_modes",
         "stories260K (five layers, d_model 64) shares less: the first read vectors of two samples have |cos| {mlp"
         " 0, read, cos:.2f} [{mlp 0, read, low:.2f}, {mlp 0, read, high:.2f}] in the MLP of layer 0, by chance of"
@@ -492,6 +511,41 @@ TRAINED = (
         "in {own read, beyond chance:.0f} of {own read, components:.0f} components of layers: {own read, attn 2, "
         "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
         "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_words",
+        "{write, with words:.0f} of {write, directions:.0f} shared write directions have words, and {write, beyond "
+        "chance:.0f} of them survive chance (q < 5 %): {write, mlp, beyond chance:.0f} of MLPs, one in every layer from"
+        " {write, mlp, first in a row:.0f} to {write, mlp, last in a row:.0f} among them, and {write, attn, beyond "
+        "chance:.0f} of attention.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_words",
+        "Of the samples' own first writes {own write, beyond chance:.0f} of {own write, components:.0f} components name"
+        " one token more often than chance, mostly the same ones. Of {read, with words:.0f} reads {read, beyond "
+        "chance:.0f} lie closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
+        "in the stream {read stream, beyond chance:.0f} to a token's average.",
+    ),
+    (
+        "docs/modes.md",
+        "smollm2_check",
+        "in {read, 0.1, above:.0f} of {read, 0.1, places:.0f} components of layers 0, 15 and 29: {read, 0.1, mlp 0, "
+        "ratio:.0f} times [{read, 0.1, mlp 0, ratio_low:.0f}, {read, 0.1, mlp 0, ratio_high:.0f}] as much in the MLP of"
+        " layer 0, where the Jacobians explain {read, 0.1, mlp 0, predicted:.0%} of the change of the logits, {read, "
+        "0.1, mlp 15, ratio:.1f} times [{read, 0.1, mlp 15, ratio_low:.1f}, {read, 0.1, mlp 15, ratio_high:.1f}] in "
+        "that of layer 15 ({read, 0.1, mlp 15, predicted:.0%}), {read, 0.1, attn 29, ratio:.1f} times [{read, 0.1, attn"
+        " 29, ratio_low:.1f}, {read, 0.1, attn 29, ratio_high:.1f}] in the last attention ({read, 0.1, attn 29, "
+        "predicted:.0%}). Along u₁ it moves it less in {write, 0.1, below:.0f} of the {write, 0.1, places:.0f}: {write,"
+        " 0.1, mlp 15, ratio:.2f} times [{write, 0.1, mlp 15, ratio_low:.2f}, {write, 0.1, mlp 15, ratio_high:.2f}] in "
+        "the MLP of layer 15, and the logit of the token that the write names moves by {write, 0.1, mlp 15, named:.1%} "
+        "of what its score says: what later layers make of a write is not what the unembedding says of it. In the last "
+        "MLP it is {write, 0.1, mlp 29, named:.1%}. Taken away, u₁ matters far more: in the MLP of layer 0 it costs "
+        "{write, remove, mlp 0, loss:.1f} nats and {write, remove, mlp 0, ratio:.0f} times [{write, remove, mlp 0, "
+        "ratio_low:.0f}, {write, remove, mlp 0, ratio_high:.0f}] the KL of a random direction, in that of layer 15 "
+        "{write, remove, mlp 15, ratio:.0f} times [{write, remove, mlp 15, ratio_low:.0f}, {write, remove, mlp 15, "
+        "ratio_high:.0f}]; there the linear prediction explains {write, remove, mlp 15, predicted:.0%} of the change",
     ),
     (
         "docs/modes.md",
@@ -533,6 +587,169 @@ def test_number_of_a_trained_model_is_recorded(page: str, name: str, words: str)
     assert formatted(words, recorded_trained()[name]["numbers"]) in text
 
 
+HELD = (
+    (
+        "docs/chance.md",
+        "chance",
+        "Beyond the edge itself {p-values/16 × 32/any above the edge:.0%} to {p-values/96 × 384/any above the "
+        "edge:.0%} of the matrices have a value.",
+    ),
+    (
+        "docs/chance.md",
+        "tails",
+        "Gaussian matrices, which have none, are told from a power law at 5 % in {tails/Gaussian matrix, 96 × 96/power "
+        "law/5%:.0%} and {tails/Gaussian matrix, 96 × 384/power law/5%:.0%} of the draws alone,",
+    ),
+    (
+        "docs/engines.md",
+        "clusters",
+        "1e-4 at the top, σ₁ or σ₂ was off by more than 1e-5 in {now, float32/five within 1e-4, then a line/off by more"
+        " than the tolerance:.1%} or fewer ({before, float32/five within 1e-4, then a line/off by more than the "
+        "tolerance:.0%} to {before, float64/five within 1e-4, then decay/off by more than the tolerance:.0%} without "
+        "that rule), with three in {now, float32/three within 1e-4, then decay/off by more than the tolerance:.0%}, "
+        "with five within 1e-3 in {now, float32/five within 1e-3, then decay/off by more than the tolerance:.0%};",
+    ),
+    (
+        "docs/engines.md",
+        "clusters",
+        "in float64 in {now, float64/two equal/off by more than the tolerance:.0%} of {matrices:.0f} matrices, in "
+        "float32, where rounding parts them, in {now, float32/two equal/off by more than the tolerance:.1%}",
+    ),
+    (
+        "docs/engines.md",
+        "paper",
+        "held {decaying weights, nothing compiled yet/hidden states, MB:.0f} MB of them and peaked at {decaying "
+        "weights, nothing compiled yet/peak of resident memory, MB:.0f} MB, a quarter of its samples {decaying weights,"
+        " a quarter of the samples/hidden states, MB:.0f} MB and {decaying weights, a quarter of the samples/peak of "
+        "resident memory, MB:.0f} MB",
+    ),
+    (
+        "docs/compilation.md",
+        "gpu_compile",
+        "each program of a GPT-2 block took more than 8 seconds to compile with them, its step "
+        "{GPT-2 small, xla_gpu_enable_triton_gemm=false/step:.1f} without",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu_kernels",
+        "`jax.numpy.linalg.eigvals` took {jax.numpy.linalg.eigvals of 768 x 768, ms a matrix:.0f} ms a matrix there.",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu_kernels",
+        "the measured speed of float32 products ({float32 products at precision highest, TFLOP/s:.0f} TFLOP/s)",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu",
+        "| `python -m jacspec` | {runs/default, nothing compiled yet/seconds:.1f} | {runs/default, compiled "
+        "before/seconds:.1f} | | the paper's, GPT-2's shapes, random weights, 600 sentences | {runs/paper, nothing "
+        "compiled yet/seconds:.1f} | {runs/paper, compiled before/seconds:.1f} | | all singular values of these 14,400 "
+        "Jacobians (`engine=analytic`) | | {full/full spectra of the paper's run/seconds:.1f} | | `task=weights` of "
+        "GPT-2's shapes, `task=heads` | {static/task=weights/seconds:.1f}, {static/task=heads/seconds:.1f} | | | "
+        "`metrics=full` of 16 sentences | {metrics/metrics=full of 16 sentences/seconds:.0f} | |",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu",
+        "spectra are {runs/paper, compiled before/seconds a stage/spectra:.1f} s; imports are {runs/paper, compiled "
+        "before/seconds a stage/imports:.1f}, opening the model, the device and the tokenizer {runs/paper, compiled "
+        "before/seconds a stage/open model:.1f}, reading compiled programs {runs/paper, compiled before/seconds a "
+        "stage/compiling:.1f}, drawing {runs/paper, compiled before/seconds a stage/draw:.1f}.",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu",
+        "What `metrics=full` waits for are eigenvalues, {kernel/eigenvalues/metrics on the host, ms a matrix:.0f} ms a "
+        "matrix,",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu",
+        "With PyTorch's `svdvals`, {engines/PyTorch with svdvals, driver=None/largest deviation from ours, over "
+        "sigma_1:.1e} σ₁ off, J with spectra takes {engines/PyTorch with svdvals, driver=None/J with spectra, ms a "
+        "sample:.1f} ms a sample.",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu",
+        "`lanczos` takes {engines/lanczos, 128 samples/steps/0:.0f} to {engines/lanczos, 128 samples/steps/1:.0f} "
+        "steps there. A Llama-3.1-8B block takes {large/top two, 32 samples/top two, ms a sample:.1f} ms a sample for "
+        "the top two of both branches with 32 samples, {large/top two, 256 samples/top two, ms a sample:.1f} with 256; "
+        "two layers of its shapes with 600 sentences took {large/2 layers, 600 sentences/seconds:.0f} s as a process, "
+        "{large/2 layers, 600 sentences/seconds a stage/open model:.0f} of them drawing random weights, from which 32 "
+        "layers would take about {large/projection, not a measurement/seconds of 32 layers, 600 sentences:.0f} s",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu",
+        "on nano and stories260K singular values differ by at most {deviations/nano lanczos singular_values/"
+        "largest:.1e} of their value, ρ by {deviations/nano lanczos spectral_radius/largest:.1e}, δ by "
+        "{deviations/nano analytic decay_ratio/largest:.1e}, steps of Lanczos and numerical ranks not at all, "
+        "condition numbers of σ by up to {deviations/stories260K analytic condition_number/largest:.1e} (they divide "
+        "by values near rounding), the radius of eigenvalues by {deviations/nano analytic eigenvalue_radius/"
+        "largest:.1e}. `residual_gain` differs by up to {deviations/nano analytic residual_gain/largest:.0%}:",
+    ),
+    (
+        "docs/gpu.md",
+        "gpu_compile",
+        "each candidate is compiled: {nano, default options/step:.0f} s for the step of nano's blocks, more than 8 s "
+        "for every program of a GPT-2 block that was tried, which cuBLAS alone brings to {GPT-2 small, "
+        "xla_gpu_enable_triton_gemm=false/analytic mlp:.1f} to {GPT-2 small, xla_gpu_enable_triton_gemm=false/jacfwd "
+        "attn:.1f} s",
+    ),
+    (
+        "docs/plan.md",
+        "gpu_kernels",
+        "The speed of products ({float32 products at precision highest, TFLOP/s:.0f} TFLOP/s in float32)",
+    ),
+    (
+        "docs/plan.md",
+        "cost",
+        "on a CPU `lanczos` reaches {share of the products' speed that engines reach/lanczos:.2f} and `analytic` "
+        "{share of the products' speed that engines reach/analytic:.2f} of the speed of plain products. - Hashing "
+        "({process/hash, GB/s:.0f} GB/s), reading ({process/load, GB/s of float16:.2f} GB/s of float16) and judging "
+        "bounds ({process/look, µs a sample:.0f} µs a sample)",
+    ),
+    (
+        "docs/plan.md",
+        "gpu",
+        "reading, carrying and spectra took {runs/paper, compiled before/seconds a stage/spectra:.1f} s, of the "
+        "{runs/paper, compiled before/seconds:.0f} to {runs/paper, nothing compiled yet/seconds:.0f} s of the "
+        "whole process",
+    ),
+    (
+        "docs/sources/jacobian_paper.md",
+        "sources",
+        "the stable rank of the tokens is {phases/SmolLM2-135M/medians by layer/token_stable_rank/15:.2f} in the layers"
+        " of the middle, and their distance from rank one {phases/SmolLM2-135M/medians by layer/rank_one_distance/"
+        "15:.2f} there",
+    ),
+)
+"""Further numbers: the page, the benchmark's file, the words with the path of each in it."""
+
+
+@pytest.mark.parametrize(("page", "benchmark", "words"), HELD)
+def test_number_of_a_benchmark_is_recorded(page: str, benchmark: str, words: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert formatted(words, recorded(benchmark)) in text
+
+
+def test_numbers_of_programs_are_those_that_are_tested() -> None:
+    page = " ".join((DOCS / "compilation.md").read_text(encoding="utf-8").split())
+    assert f"The default run has at most {MOST['default']}, the paper's" in page
+    assert "data=shakespeare`) {paper}, `task=coupling` {coupling}, `task=depth` {depth};".format(**MOST) in page
+
+
+def test_chance_of_an_overlap_is_as_computed() -> None:
+    page = " ".join((DOCS / "overlap.md").read_text(encoding="utf-8").split())
+    assert "at 768: {:.3f} on average, 1 % above {:.3f})".format(*null_overlap(768, 768)) in page
+
+
+def test_size_of_a_page_is_the_one_that_is_tested() -> None:
+    assert f"is below {SIZE / 1e6:.0f} MB" in (DOCS / "report.md").read_text(encoding="utf-8")
+
+
 def test_size_of_the_installation_is_recorded() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{recorded_pages()['installed, GB']:.1f} GB with all it depends on" in readme
@@ -544,16 +761,24 @@ def test_plan_is_as_printed(tmp_path: Path) -> None:
     table = done.out[done.out.index(" devices ") : done.out.index("plan: ")].strip().splitlines()
     assert len(table) == 13, "a row a stage"
     assert _squeezed("\n".join(table)) in page
+    shown = page[page.index("TFLOP carry") - 5 : page.index("devices 1")]
+    printed = " ".join(done.out.split())
+    assert len(shown.splitlines()) >= 6
+    for part in re.split("[\n…]", shown):
+        assert part.strip() in printed
+
+
+def test_plan_of_the_papers_run_is_as_said(tmp_path: Path) -> None:
+    page = " ".join((DOCS / "plan.md").read_text(encoding="utf-8").split())
+    line = ("task=plan", "model=gpt2", "data.samples=600", "plan.stored_bytes=4", "hydra.run.dir=out")
+    done = run_here(*line, cwd=tmp_path)
+    flops = sum(float(number) for number in re.findall(r"([\d.]+) TFLOP (?:carry|are)", done.out))
+    own = json.loads((tmp_path / "out" / "plan.json").read_text())["devices"][0]
+    words = (
+        "is {flops:.1f} TFLOP, and comes out at {together_low:.1f} to {together_high:.1f} s on one H100, {read_low:.1f}"
+    )
+    assert formatted(words, {"flops": flops, **own}) in page
 
 
 def _squeezed(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.splitlines())
-
-
-def _recorded(file: str, path: str) -> float:
-    found = json.loads((ROOT / "tests" / "benchmarks" / f"{file}.json").read_text(encoding="utf-8"))
-    while path:
-        # Names of entries may have slashes in them.
-        key = next(key for key in found if path == key or path.startswith(f"{key}/"))
-        found, path = found[key], path[len(key) + 1 :]
-    return float(found)

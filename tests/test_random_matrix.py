@@ -28,7 +28,7 @@ from jacspec.spectra.random_matrix import (
 )
 from jacspec.spectra.variance_profile import Profile, profile_edges, profile_of
 from jacspec.spectra.weight_metrics import SEARCHED, alpha_of_chance, compute_weight_metrics, gaussian_spectrum
-from jacspec.studies.weights import WEIGHT_METRICS
+from jacspec.studies.weights.columns import WEIGHT_METRICS
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from chance import before, bema, median, passemier_yao, planted

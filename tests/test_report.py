@@ -21,10 +21,10 @@ from jacspec.axes import LayerResult
 from jacspec.report import figures, write_report
 from jacspec.report import page as page_module
 from jacspec.report.console import print_files, print_summary
-from jacspec.report.drawing import list_figures
 from jacspec.report.figures import box_plots, component_styles, draw_boxes, uses_log_axis
 from jacspec.report.labels import metric_label, metric_title, number_format, printable, run_title
 from jacspec.report.lines import draw_spectra, visible_spectrum
+from jacspec.report.listing import list_figures
 from jacspec.report.page import write_page
 from jacspec.report.plotting import from_zero
 from jacspec.runs import Run, open_run, start_run

@@ -1,5 +1,6 @@
 """The SVD kernel against NumPy's in float64, spectra that were prescribed, and spectra known in closed form."""
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,9 @@ from threadpoolctl import threadpool_info
 
 from jacspec.backend import numerics
 from jacspec.spectra import svd
+from jacspec.spectra.cores import blas_on_one_thread, map_on_cores
 from jacspec.spectra.svd import (
     Way,
-    blas_on_one_thread,
     choose_way,
     leading_pairs,
     right_vectors,
@@ -238,6 +239,20 @@ def test_blas_is_single_threaded_inside_and_restored_after_an_error() -> None:
         fail()
     kernel(np.ones((1, 2, 2)), "float32")
     assert blas_threads() == before
+
+
+def test_work_on_the_cores_keeps_its_order_and_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    both = threading.Barrier(2, timeout=30)
+
+    def work(number: int, factor: int) -> tuple[int, set[int]]:
+        if number < 2:
+            both.wait()  # neither would pass alone
+        return number * factor, set(blas_threads())
+
+    assert map_on_cores(work, range(5), range(5)) == [(number**2, {1}) for number in range(5)]
+    with pytest.raises(ZeroDivisionError):
+        map_on_cores(lambda number: 1 // number, range(3))
 
 
 # Vectors

@@ -22,7 +22,7 @@ from jacspec.spectra.tails import (
     square_windows,
 )
 from jacspec.spectra.weight_metrics import shuffled_spectra
-from jacspec.studies.weights import EXTRAS
+from jacspec.studies.weights.columns import EXTRAS
 from jacspec.studies.weights.verdicts import complete_rows
 
 

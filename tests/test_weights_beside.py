@@ -1,5 +1,6 @@
 """`task=weights`: eigenvalues of square matrices against NumPy, thirds of the depth against other orders of layers."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,23 @@ def test_a_run_keeps_eigenvalues_and_draws_them(run: Run) -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "In thirds of the depth α is" in page
     assert "Of 6 square matrices the median has" in page
+
+
+def test_a_run_is_drawn_anew_of_another_matrix(run: Run, tmp_path: Path) -> None:
+    """What only figures show may change when a run is resumed, what numbers depend on may not."""
+    shutil.copytree(run.folder, tmp_path / "out")
+    before = (tmp_path / "out" / "metrics.csv").read_bytes()
+    words = ("task=weights", "weights.extra=[eigenvalues]", "weights.against=none", "resume=out")
+    done = run_here(
+        *words, "weights.include=[o,up]", "weights.show_role=up", "report.figures=[one_matrix]", cwd=tmp_path
+    )
+    assert done.code == 0, done.err
+    again = open_run(tmp_path / "out")
+    assert again.provenance["config"]["weights"]["show_role"] == "up"
+    assert (tmp_path / "out" / "metrics.csv").read_bytes() == before
+    assert "mlp.c_fc" in matrix_figures(again)["one_matrix"].draw().get_suptitle()
+    other = run_here(*words, "weights.include=[o]", cwd=tmp_path)
+    assert "weights.include was ['o', 'up'], now ['o']" in other.err
 
 
 def depths(alphas: np.ndarray, roles: str = "qk") -> pandas.DataFrame:

@@ -106,7 +106,7 @@ class Run(StoredRun):
     @property
     def figures(self) -> "Mapping[str, Callable[[], Figure]]":
         """The figures of the run's page by name: `run.figures[name]()` draws one."""
-        from jacspec.report.drawing import list_figures
+        from jacspec.report.listing import list_figures
 
         drawn = list_figures(self._stored)
         return Named("figure", lambda: list(drawn), lambda name: drawn[name].draw)

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from jacspec.cli.arguments import read_arguments
 from jacspec.cli.explain import check_keys, explain
-from jacspec.cli.folders import Refused, makes_folder, remove_empty
+from jacspec.cli.folders import makes_folder, remove_empty
 from jacspec.cli.keys import unread_keys
+from jacspec.cli.refusal import Refused
 from jacspec.cli.sweep import close_sweep, interrupt_sweep, resume_job
 from jacspec.cli.terminal import Terminal, end_without_reader
 from jacspec.config import Config, config_folder, register

@@ -2,27 +2,19 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from jacspec.cli.refusal import refusing
+from jacspec.cli.sweep import check_sweep, is_sweep
 from jacspec.config import Config
-from jacspec.errors import JacspecError
 from jacspec.studies import find_study
 
 CLOCK = "${now"
 """What stands in the name of a folder that Hydra names by the clock."""
-
-
-class Refused(BaseException):
-    """What is wrong with a folder. Hydra would turn any `Exception` of a callback into a warning and go on."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 class Folders(Callback):
@@ -42,8 +34,6 @@ class Folders(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Take the folder that was given for a sweep, if it is fit, or of the sweep to resume, or make a new one."""
-        from jacspec.cli.sweep import check_sweep, is_sweep
-
         _given.clear()
         with refusing():
             wanted = config.hydra.sweep.dir
@@ -110,12 +100,3 @@ def _named_by_clock(place: DictConfig) -> bool:
 def _set(config: DictConfig, key: str, value: Any) -> None:
     with read_write(config.hydra):
         OmegaConf.update(config, f"hydra.{key}", value, merge=False, force_add=True)
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """Refuse the command for whatever is wrong with a folder that is looked at or made inside."""
-    try:
-        yield
-    except (JacspecError, OSError) as error:
-        raise Refused(error) from error

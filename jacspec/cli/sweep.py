@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from jacspec.cli.folders import refusing
+from jacspec.cli.refusal import refusing
 from jacspec.config import Config
 from jacspec.errors import JacspecError, shortened
 from jacspec.studies import find_study

@@ -1,8 +1,6 @@
 """What is kept of a Jacobian's eigenvalues beside chance, and of the pseudospectra of a few blocks."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +8,9 @@ from jaxtyping import Array, Complex
 
 from jacspec.jacobians.solvers import BranchSpectra
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, Reasons
+from jacspec.spectra.cores import blas_on_one_thread, map_on_cores
 from jacspec.spectra.eigenvalues import draw_rotated, null_ring
 from jacspec.spectra.pseudospectra import kreiss_constant, pseudospectral_abscissa, pseudospectral_radius, resolvent
-from jacspec.spectra.svd import blas_on_one_thread
 
 EIGENVALUES, ROTATED = "eigenvalues", "rotated_eigenvalues"
 """Names of the arrays: eigenvalues of each Jacobian, and of one of its own singular values, randomly rotated."""
@@ -50,8 +48,7 @@ def beside_chance(
     sigma = np.asarray(spectra.singular_values)[: len(samples)]
     own = np.asarray(relative)[: len(samples)] * sigma[:, :1]
     rngs = [np.random.default_rng([*seed, sample]) for sample in samples]
-    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        rotated = np.array(list(pool.map(draw_rotated, sigma, rngs)))
+    rotated = np.array(map_on_cores(draw_rotated, sigma, rngs))
     ring, zero = null_ring(sigma), sigma[:, 0] == 0
     shares = (np.where(zero, np.nan, ring.shares(each)) for each in (own, rotated))
     columns = (ring.inner, ring.outer, *shares, np.abs(rotated).max(axis=1))

@@ -1,9 +1,9 @@
-"""Which figures a run has, which of them are drawn, and by whom: this process, and helpers that were started before."""
+"""Which figures of a run are drawn, and by whom: this process, and helpers that were started before."""
 
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from rich.console import Console
 
@@ -12,23 +12,14 @@ from jacspec.progress import figure_progress
 from jacspec.report import check_report
 from jacspec.report.figures import save_figure
 from jacspec.report.helpers import Drawing, hand_out, stop_helpers, take_back
+from jacspec.report.listing import Plots, list_figures
 from jacspec.runs import Run
-from jacspec.studies import study_of
-from jacspec.studies.study import Plot, load
-
-Plots = Mapping[str, Plot]
 
 PATIENCE_SECONDS = 60.0
 """No figure takes a tenth of that; a helper that is stopped or starved must not stop the run."""
 
 _one_at_a_time = threading.Lock()
 """Two threads that draw would take what the other one handed out."""
-
-
-def list_figures(run: Run) -> Plots:
-    """Name the figures of a run, each with what draws it and its caption."""
-    study = study_of(run.provenance)
-    return load(study.figures)(run) if study.figures and "metrics" in run.provenance else {}
 
 
 def draw_figures(

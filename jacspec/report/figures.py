@@ -55,11 +55,6 @@ STYLES = (
 FIXED_STYLES = {"attn": 0, "mlp": 1}
 
 
-def sample_figures(run: Run) -> dict[str, Plot]:
-    """Name the figures of a run over samples: a box plot a metric (named like it), then the spectra."""
-    return box_plots(run, run.metric_names) | spectra_plots(run)
-
-
 def box_plots(run: Run, metrics: Sequence[str]) -> dict[str, Plot]:
     """Make a box plot a metric, named like it."""
     of = f"of {list_words(run.components)} by layer;"

@@ -88,8 +88,8 @@ def take_back() -> Drawing | None:
 
 def serve() -> None:
     """Draw what is asked for on the standard input, until it ends: what a helper does."""
-    from jacspec.report.drawing import list_figures
     from jacspec.report.figures import save_figure
+    from jacspec.report.listing import list_figures
     from jacspec.runs import Run
 
     _get_ready(sys.argv[-1])

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jacspec.errors import JacspecError, as_typed
-from jacspec.report.drawing import list_figures
 from jacspec.report.explorer import explore, explorer_style, script_policy
 from jacspec.report.facts import what_was_run
 from jacspec.report.figures import DPI
 from jacspec.report.labels import lookup, metric_title, model_name, run_title, words_of
+from jacspec.report.listing import list_figures
 from jacspec.report.markup import STYLE, Markup, element, section, together
 from jacspec.report.tables import NUMBERS
 from jacspec.runs import RUN_FILE, Run, open_run, write_atomically

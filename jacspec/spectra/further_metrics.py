@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from jacspec.spectra.bulk import fit_bulk
+from jacspec.spectra.cores import blas_on_one_thread
 from jacspec.spectra.eigenvalues import Ring, draw_rotated, null_ring
 from jacspec.spectra.metrics import ROTATING
 from jacspec.spectra.porter_thomas import RARE, rare_participation, region_slices, vector_chance
@@ -18,7 +19,6 @@ from jacspec.spectra.power_law import fit_tails
 from jacspec.spectra.random_matrix import counting_edges
 from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.spectra.spacings import FEWEST_RATIOS, measure_spacings, spacing_ratios
-from jacspec.spectra.svd import blas_on_one_thread
 from jacspec.spectra.tails import (
     FEWEST_BEYOND,
     alpha_up_to_largest,

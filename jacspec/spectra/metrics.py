@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from jacspec.errors import JacspecError, suggest
+from jacspec.spectra.cores import blas_on_one_thread
 from jacspec.spectra.eigenvalues import relative_eigenvalues
-from jacspec.spectra.svd import blas_on_one_thread
 
 
 class Measurement(NamedTuple):

@@ -18,21 +18,19 @@ to follow Tracy and Widom's law with their own mean and standard deviation: docs
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from jacspec.spectra.cores import map_on_cores
 from jacspec.spectra.random_matrix import (
     TRACY_WIDOM_99,
     TRACY_WIDOM_MEAN,
     TRACY_WIDOM_VARIANCE,
     tracy_widom_sf,
 )
-from jacspec.spectra.svd import blas_on_one_thread
 from jacspec.spectra.variance_profile import profile_of
 
 COUNTED = 10
@@ -46,9 +44,6 @@ FEWEST_DRAWS = 19
 
 ALONE, GROWTH = 16, 1.2
 """The largest column norms, each by itself, and by how much the groups of the others grow."""
-
-
-Drawn = TypeVar("Drawn")
 
 
 class Norms(NamedTuple):
@@ -103,7 +98,7 @@ def plain_products(d_model: int, d_head: int, *, draws: int, seed: int) -> Float
             np.fill_diagonal(part, np.sqrt(rng.chisquare(d_model - np.arange(d_head))))
         return np.linalg.svd(left.T @ right, compute_uv=False)
 
-    return np.stack(over_draws(draw, draws)) / d_head**0.5
+    return np.stack(map_on_cores(draw, range(draws))) / d_head**0.5
 
 
 def norms_products(left: Norms, right: Norms, *, draws: int, seed: int, spectra: Callable[[np.ndarray], Ends]) -> Ends:
@@ -126,7 +121,7 @@ def norms_products(left: Norms, right: Norms, *, draws: int, seed: int, spectra:
         root = _root(grams[0])
         return spectra(_from_gram(np.swapaxes(root, 1, 2) @ np.repeat(grams[1], group, axis=0) @ root))
 
-    return Ends(*(np.stack(part) for part in zip(*over_draws(draw, draws), strict=True)))
+    return Ends(*(np.stack(part) for part in zip(*map_on_cores(draw, range(draws)), strict=True)))
 
 
 def turned_products(
@@ -145,13 +140,7 @@ def turned_products(
         core = left @ (q * np.sign(np.diagonal(r))) @ np.swapaxes(right, 1, 2)
         return spectra(_from_gram(core @ np.swapaxes(core, 1, 2)))
 
-    return Ends(*(np.stack(part) for part in zip(*over_draws(draw, draws), strict=True)))
-
-
-def over_draws(draw: Callable[[int], Drawn], draws: int) -> list[Drawn]:
-    """Take the draws by their numbers, on all cores."""
-    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(draw, range(draws)))
+    return Ends(*(np.stack(part) for part in zip(*map_on_cores(draw, range(draws)), strict=True)))
 
 
 def _from_gram(grams: Float[np.ndarray, "head k k"]) -> Float[np.ndarray, "head k"]:

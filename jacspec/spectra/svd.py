@@ -24,22 +24,21 @@ distance δ in σ mix by $u \sigma_1^2 / (2 \sigma \delta)$, less than in an SVD
 are orthogonal to rounding where A v / σ would not be.
 """
 
-import contextlib
 import enum
 import functools
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg  # noqa: F401 (loads the LAPACK that XLA calls, for `_blas` to find)
 from jax.lax.linalg import EighImplementation, SvdAlgorithm, eigh, svd
 from jaxtyping import Array, Bool, Float
-from threadpoolctl import ThreadpoolController
+
+from jacspec.spectra.cores import map_on_cores
 
 ROWS = 4096
 """Rows that go into a Gram matrix on a CPU at once: a part of the work for one core, and the copy that is in memory."""
@@ -93,8 +92,7 @@ def singular_values(
     arrays = np.asarray(matrices) if isinstance(matrices, jax.Array) else matrices
     rows, cols = arrays[0].shape
     if rows != cols and arrays[0].dtype == np.float32:
-        with blas_on_one_thread():
-            return jnp.asarray(_gram_spectra(arrays))
+        return jnp.asarray(_gram_spectra(arrays))
     return on_cores(_values_by_lapack, arrays)
 
 
@@ -248,8 +246,7 @@ def on_cores(function: Callable[..., Any], *batches: Array | np.ndarray | Sequen
         with jax.enable_x64(rows[0].dtype == np.float64):
             return jax.tree.map(np.asarray, _one_after_the_other(function, *jax.device_put(rows, host)))
 
-    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(call, range(0, length, size)))
+    found = map_on_cores(call, range(0, length, size))
     stacked = jax.tree.map(lambda *parts: np.concatenate(parts)[:length], *found)
     return jax.device_put(stacked, jax.local_devices()[0])
 
@@ -257,29 +254,6 @@ def on_cores(function: Callable[..., Any], *batches: Array | np.ndarray | Sequen
 @functools.partial(jax.jit, static_argnums=0)
 def _one_after_the_other(function: Callable[..., Any], *batches: Array) -> Any:
     return jax.lax.map(lambda rows: function(*rows), batches)
-
-
-@contextlib.contextmanager
-def lapack_threads() -> Iterator[None]:
-    """Give each call of LAPACK one thread where CPUs are the devices; on an accelerator's host nothing is limited."""
-    with blas_on_one_thread() if jax.default_backend() == "cpu" else contextlib.nullcontext():
-        yield
-
-
-@contextlib.contextmanager
-def blas_on_one_thread() -> Iterator[None]:
-    """Give each call of BLAS and LAPACK one thread, where a batch is spread over the cores.
-
-    OpenBLAS would start its own threads on top: measured 1.6 to 3 times slower on 2 cores.
-    """
-    with _loaded_blas().limit(limits=1, user_api="blas"):
-        yield
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded_blas() -> ThreadpoolController:
-    """Find the BLAS libraries that are loaded: 10 ms, as much as an SVD."""
-    return ThreadpoolController()
 
 
 def _values_by_lapack(matrix: Float[Array, "m n"]) -> Float[Array, " k"]:
@@ -312,9 +286,10 @@ def _gram_spectra(
     bits do not depend on the number of cores, nor on what else is in the batch.
     """
     tall = [matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T for matrix in matrices]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = [pool.map(_gram, np.split(matrix, range(ROWS, len(matrix), ROWS))) for matrix in tall]
-        return np.stack(list(pool.map(_roots, [functools.reduce(np.add, each) for each in parts])))
+    parts = [np.split(matrix, range(ROWS, len(matrix), ROWS)) for matrix in tall]
+    found = iter(map_on_cores(_gram, itertools.chain.from_iterable(parts)))
+    grams = [functools.reduce(np.add, itertools.islice(found, len(own))) for own in parts]
+    return np.stack(map_on_cores(_roots, grams))
 
 
 def _gram(rows: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "n n"]:

@@ -222,7 +222,7 @@ def _provenance(
         "corpus": describe_corpus(corpus, sample),
         "batches": [list(padded.batch.tokens.shape) for padded in batches],
     }
-    return describe_run(config, reads=find_study(config.task).reads, identity=identity) | {
+    return describe_run(config, study=find_study(config.task), identity=identity) | {
         "corpus": {
             "name": inputs.corpus_name,
             "source": corpus.source,

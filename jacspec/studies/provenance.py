@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jacspec.config import PACKAGE, Config
 from jacspec.models.checkpoint import Checkpoint
+from jacspec.studies.study import Study
 from jacspec.text.corpus import Corpus, Sample
 
 LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
@@ -32,20 +33,22 @@ def describe_device() -> dict[str, Any]:
     return {"platform": device.platform, "kind": device.device_kind, "machine": platform.machine()}
 
 
-def describe_run(config: Config, *, reads: Collection[str], identity: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(config: Config, *, study: Study, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Collect what `run.json` of every task holds; its `identity` must be the same for a run to be resumed.
 
-    **Arguments:** `reads`, the keys of the configuration that numbers of the study depend on; `identity`, what they
+    **Arguments:** `study`, which says what keys of the configuration its numbers depend on; `identity`, what they
     depend on besides: checkpoint, corpus.
     """
     whole = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
     assert isinstance(whole, dict)
-    comparable = {key: value for key, value in whole.items() if key == "task" or key in reads}
+    comparable = {key: value for key, value in whole.items() if key == "task" or key in study.reads}
     # Where files and texts lie does not matter: their hashes are compared.
     for group in comparable.keys() & {"model", "data"}:
         comparable[group] = {
             key: value for key, value in comparable[group].items() if key not in ("path", "base", "text")
         }
+    if study.draws and study.name in comparable:
+        comparable[study.name] = {key: own for key, own in comparable[study.name].items() if key not in study.draws}
     return {
         "task": config.task,
         "created": now(),

@@ -45,7 +45,7 @@ def run_rows(
         work = prepare()
     say_notes(work.identity, console)
     study, layout = find_study(config.task), work.layout
-    described = describe_run(config, reads=study.reads, identity=work.identity)
+    described = describe_run(config, study=study, identity=work.identity)
     if not (study.rows and study.rows.keys):
         described = {"key_columns": list(layout.keys), **described}
     described |= {"metrics": list(layout.columns), **work.facts}
@@ -67,6 +67,7 @@ def run_rows(
 
 def finish_run(config: Config, writer: Writer, console: Console, inputs: Inputs, watch: Stopwatch) -> None:
     """Print the summary of a run whose tables are there, draw it, and declare it finished."""
+    _show_as_asked(config, writer)
     run = Run(writer.folder)
     if inputs.page:
         (print_brief if inputs.brief else print_report)(run, console)
@@ -79,6 +80,15 @@ def finish_run(config: Config, writer: Writer, console: Console, inputs: Inputs,
         track(run, config.log.value)
     if inputs.page:
         print_files(run, console, brief=inputs.brief)
+
+
+def _show_as_asked(config: Config, writer: Writer) -> None:
+    """Let a run that is resumed say what its figures show now."""
+    study = find_study(config.task)
+    if study.draws and study.options is not None:
+        asked: Any = config.own(study.options)
+        own = {**writer.provenance["config"][study.name], **{name: getattr(asked, name) for name in study.draws}}
+        writer.record(config={**writer.provenance["config"], study.name: own})
 
 
 class Findings(NamedTuple):
@@ -113,7 +123,7 @@ def run_over_runs(
         "checkpoint": {"name": found.name},
         "runs": {each.label: hashlib.sha256((each.run.folder / RUN_FILE).read_bytes()).hexdigest() for each in runs},
     }
-    described = describe_run(config, reads=find_study(config.task).reads, identity=identity)
+    described = describe_run(config, study=find_study(config.task), identity=identity)
     facts = {
         "of": study_of(runs[0].run.provenance).name,
         "runs": [str(each.run.folder.resolve()) for each in runs],

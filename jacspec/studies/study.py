@@ -128,7 +128,8 @@ class Study:
     **What it is given:** `run` names the function `(config, folder, console, inputs)`, `options` the dataclass of its
     own group of the configuration, whose values and words are in `conf/task/`. `inputs` are what it is about,
     of `model`, `text` and `runs`; `reads` the groups and keys of the configuration that its numbers depend on, and no
-    others do: a run is resumed where these are the same. `takes` are the options that it shares with other studies.
+    others do: a run is resumed where these are the same. `draws` are options of its own that only say what figures
+    show: a run is drawn anew with others. `takes` are the options that it shares with other studies.
 
     **What it gives:** `rows`, what a row of `metrics.csv` is (None: it has no such table); `columns` say what is in its
     columns, beside rows of `METRICS`; `files`, words for further files; `console`,
@@ -144,6 +145,7 @@ class Study:
     options: type | None = None
     inputs: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
+    draws: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     rows: Rows | None = None
     columns: Mapping[str, Quantity] = dataclasses.field(default_factory=dict)

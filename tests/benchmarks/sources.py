@@ -1,7 +1,7 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small` or `appendix`
-behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small`, `model` or
+`appendix` behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
@@ -18,8 +18,8 @@ Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: par
 chance, gaps, powers of the elements' standard deviation, rank correlations.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
-smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks. Of
-its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
+smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks; and
+(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
 """
 
 import json
@@ -34,7 +34,7 @@ import numpy as np
 from scipy import stats
 
 from jacspec import open_run
-from jacspec.report.findings import ratio_interval
+from jacspec.report.findings import median_interval, ratio_interval
 from jacspec.spectra.significance import SURE
 from jacspec.studies.provenance import versions
 from jacspec.studies.removal.findings import perplexity_ratio
@@ -173,6 +173,28 @@ def of_removal(run: Any) -> dict[str, Any]:
     return found
 
 
+WITH_MODEL = ("task=overlap", "data=text", "data.path={text}", "data.samples=500", "data.min_tokens=5",
+              "overlap.linear_model=true")  # fmt: skip
+AT_MEDIAN = (
+    *("energy_exponent", "small_output", "small_output_model", "small_output_given", "small_output_chance"),
+    *("small_strong", "small_strong_model", "distance_plain", "distance_model", "distance_chance"),
+)
+
+
+def of_model(run: Any) -> dict[str, Any]:
+    """Take by role medians over layers, found and of the linear model, and sums of what is below the edge."""
+    known = run.metrics.dropna(subset=["distance_model"])
+    found: dict[str, Any] = {"tokens": float(run.metrics["tokens"].max()), "matrices": len(known)}
+    for role, rows in known.groupby("role", sort=False):
+        own: dict[str, Any] = {name: list(median_interval(rows[name].to_numpy(float))) for name in AT_MEDIAN}
+        own["exponents above 0"] = int((rows["energy_exponent_low"] > 0).sum())
+        own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
+        own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
+        own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
+        found[str(role)] = own | {"matrices": len(rows)}
+    return found
+
+
 def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
     """Run the command line, in the folder above `place`, and open what it wrote."""
     subprocess.run(
@@ -196,6 +218,7 @@ def main() -> None:
             "phases": (RUNS, (*sentences, *WITH_RANKS), of_depth),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
+            "model": (MODELS, WITH_MODEL, of_model),
             "appendix": (APPENDIX, (), of_appendix),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():

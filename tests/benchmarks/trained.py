@@ -3,11 +3,12 @@
     python tests/benchmarks/trained.py --text FILE [--smollm2 FOLDER] [--stories260k FOLDER] [--minilm FOLDER]
 
 Names of commands may follow, by default all of the models that are given; `--text` is Tiny Shakespeare, and the models
-are SmolLM2-135M-Instruct, stories260K and all-MiniLM-L6-v2 in Hugging Face layout. Numbers and processor seconds go to
-`trained.json` beside this file, which `tests/test_docs.py` compares with the pages.
+are SmolLM2-135M-Instruct, stories260K and all-MiniLM-L6-v2 in Hugging Face layout; `nano_check` runs the embedded one.
+Numbers and processor seconds go to `trained.json` beside this file, which `tests/test_docs.py` compares with the pages.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -40,12 +41,22 @@ def of_words(run: Run) -> Numbers:
             f"{side}, p below 5 %": (named["p"] < SURE).sum(),
         }
         found |= {f"{side}, score over chance, median": (named["strongest"] / named["chance"]).median()}
+        for component, sure in named[named["q"] < SURE].groupby("component"):
+            found |= {f"{side}, {component}, beyond chance": len(sure)}
+            found |= {f"{side}, {component}, {name}": at for name, at in _in_a_row(set(sure["layer"])).items()}
     for side, rows in own[own["mode"] == 1].groupby("side"):
         found |= {f"own {side}, components": len(rows), f"own {side}, beyond chance": (rows["q"] < SURE).sum()}
     for row in own[(own["mode"] == 1) & (own["q"] < SURE)].to_dict("records"):
         place = f"own {row['side']}, {row['component']} {row['layer']}"
         found |= {f"{place}, {name}": row[name] for name in ("times", "samples", "chance")}
     return found
+
+
+def _in_a_row(layers: set[int]) -> Numbers:
+    """Find the longest row of layers that are all there."""
+    rows = ([*itertools.takewhile(layers.__contains__, itertools.count(first))] for first in layers)
+    longest = max(rows, key=len)
+    return {"first in a row": longest[0], "last in a row": longest[-1]}
 
 
 def of_layers(run: Run) -> Numbers:
@@ -93,6 +104,12 @@ def of_pseudospectra(run: Run) -> Numbers:
 
 
 COMMANDS: Mapping[str, Shown] = {
+    "nano_check": Shown(
+        "task=modes data={text} data.samples=60 modes.check=true",
+        numbers=lambda run: {**of_words(run), **of_check(run)},
+    ),
+    "smollm2_words": Shown("task=modes model={smollm2} data={text} data.samples=60", numbers=of_words),
+    "smollm2_check": Shown("task=modes model={smollm2} data={text} data.samples=60 modes.check=true", numbers=of_check),
     "stories260k_modes": Shown(
         "task=modes model={stories260k} data={text} data.samples=60 modes.check=true",
         numbers=lambda run: {**of_modes(run), **of_layers(run), **of_words(run), **of_check(run)},

@@ -59,7 +59,7 @@ from jacspec.backend import numerics, use_compilation_cache
 from jacspec.runs.rows import matrix_layout, start_rows
 from jacspec.spectra import bulk
 from jacspec.spectra.weight_metrics import alpha_of_chance, gaussian_eigenvalues, gaussian_spectrum
-from jacspec.studies.weights import WEIGHT_METRICS
+from jacspec.studies.weights.columns import WEIGHT_METRICS
 from jacspec.studies.weights.run import spectral_metrics
 from jacspec.studies.weights.measure import measure_all
 from jacspec.models.matrices import Choice, Matrix, stream_model

@@ -36,7 +36,7 @@ from jacspec.models.block import Block, BlockSpec, ModelSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.models.experts import ExpertsSpec
 from jacspec.samples import PaddedBatch
-from jacspec.spectra.svd import lapack_threads
+from jacspec.spectra.cores import lapack_threads
 from jacspec.studies.coupling import WEIGHTS
 from jacspec.studies.coupling.factors import PATHS, Lead, branch_slopes, leading_weights
 from jacspec.studies.coupling.tables import READS, WRITES

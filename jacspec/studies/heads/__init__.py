@@ -151,6 +151,7 @@ STUDY = Study(
     rows=Rows("matrices", "matrices", ("role", "layer", "head")),
     columns=HEADS,
     console=("npr_lambda", "kappa_sigma", "norms_excess", "turned_excess", "copying_score"),
+    draws=("shown",),
     figures="jacspec.studies.heads.figures:head_figures",
     page=Page(
         title="attention heads",

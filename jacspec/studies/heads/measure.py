@@ -7,8 +7,6 @@ values are those of the stored weights.
 """
 
 import functools
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +17,7 @@ from scipy.special import ndtri
 
 from jacspec.backend import numerics
 from jacspec.models.block import Block
+from jacspec.spectra.cores import map_on_cores
 from jacspec.spectra.metrics import compute_metrics
 from jacspec.spectra.products import (
     Ends,
@@ -27,14 +26,12 @@ from jacspec.spectra.products import (
     ends_of,
     norms_of,
     norms_products,
-    over_draws,
     plain_products,
     product_edges,
     product_npr,
     stand,
     turned_products,
 )
-from jacspec.spectra.svd import blas_on_one_thread
 from jacspec.studies.head_factors import Pair, head_factors, modes_of
 from jacspec.studies.heads import NULLS
 
@@ -88,13 +85,12 @@ def measure_products(
     group = left.shape[1]
     first, second = (np.asarray(part).reshape(-1, *part.shape[-2:]) for part in (left, right))
     heads = list(zip(first, np.repeat(second, group, axis=0), strict=True))
-    with blas_on_one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        roots = [list(pool.map(_root, part)) for part in (first, second)]
-        cores = np.stack(roots[0]), np.repeat(np.stack(roots[1]), group, axis=0)
-        sigma = np.linalg.svd(cores[0] @ np.swapaxes(cores[1], 1, 2), compute_uv=False)
-        eigenvalues = np.stack(list(pool.map(_eigenvalues, heads)))
-        rounding = np.array([modes.rounding for modes in pool.map(modes_of, heads)])
-        beside = [np.stack(list(pool.map(factor_moments, part))) for part in (first, second)]
+    left_roots, right_roots = (np.stack(map_on_cores(_root, part)) for part in (first, second))
+    cores = left_roots, np.repeat(right_roots, group, axis=0)
+    sigma = np.stack(map_on_cores(_product_values, *cores))
+    eigenvalues = np.stack(map_on_cores(_eigenvalues, heads))
+    rounding = np.array([modes.rounding for modes in map_on_cores(modes_of, heads)])
+    beside = [np.stack(map_on_cores(factor_moments, part)) for part in (first, second)]
     norms = norms_of(list(first)), norms_of(list(second))
     right_beside = np.repeat(beside[1], group, axis=0)
     return HeadProducts(sigma, eigenvalues, moments, beside[0], right_beside, rounding, cores, norms, first.dtype)
@@ -102,6 +98,12 @@ def measure_products(
 
 def _root(factor: Float[np.ndarray, "d_head d_model"]) -> Float[np.ndarray, "d_head d_head"]:
     return np.asarray(np.linalg.qr(factor.astype(np.float64).T, mode="r"))
+
+
+def _product_values(
+    left: Float[np.ndarray, "d_head d_head"], right: Float[np.ndarray, "d_head d_head"]
+) -> Float[np.ndarray, " d_head"]:
+    return np.linalg.svd(left @ right.T, compute_uv=False)
 
 
 def _eigenvalues(pair: Pair) -> Complex[np.ndarray, " d_head"]:
@@ -284,4 +286,4 @@ def plain_eigenvalues(d_model: int, d_head: int, chance: Chance) -> Complex[np.n
         rng = np.random.default_rng([chance.seed, number, 1])
         return _eigenvalues((rng.standard_normal((d_head, d_model)), rng.standard_normal((d_head, d_model))))
 
-    return np.stack(over_draws(draw, chance.draws))
+    return np.stack(map_on_cores(draw, range(chance.draws)))

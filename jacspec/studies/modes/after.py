@@ -26,7 +26,8 @@ from jacspec.models.block import Block, BlockSpec
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.runs.layers import Stored
 from jacspec.samples import PaddedBatch, in_order
-from jacspec.studies.modes.directions import Modes
+from jacspec.spectra.cores import map_on_cores
+from jacspec.studies.modes.directions import Modes, Shared, shared_directions
 from jacspec.studies.modes.lexicon import Around, WordsPlan, draw_writes, make_lexicon, surround, word_programs
 from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES
 from jacspec.studies.modes.through import Deep, Way, go_back, go_direct
@@ -56,6 +57,12 @@ def leading_modes(result: LayerResult, stored: Stored, k: int) -> dict[str, Mode
         )
         for component, arrays in stored.items()
     }
+
+
+def share_directions(modes: Mapping[str, Modes], side: str) -> dict[str, Shared]:
+    """Find the directions that samples share, by component, of their `reads` or `writes`."""
+    found = map_on_cores(lambda own: shared_directions(own.sigma, own.group, getattr(own, side)), modes.values())
+    return dict(zip(modes, found, strict=True))
 
 
 def pass_again(
@@ -90,10 +97,10 @@ def pass_again(
     def read_writes(number: int, block: BlockSpec, ways: Callable[[str], Way], modes: Mapping[str, Modes]) -> None:
         assert lexicon is not None
         drawn = functools.cache(lambda own: draw_writes(lexicon, ways(own), around[number]))
+        shared, layer = share_directions(modes, "writes"), by_number[number].layer
         for full, own in components_of(block, list(modes)).items():
             null = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
-            layer = by_number[number].layer
-            writes[number, full] = write_component(lexicon, ways(own), null, layer, full, modes[full])
+            writes[number, full] = write_component(lexicon, ways(own), null, layer, full, modes[full], shared[full])
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in by_number:
@@ -113,10 +120,13 @@ def pass_again(
         for full, values in parts.items():
             coupled[result.layer, full] = in_order(batches, values)
         if lexicon is not None:
-            found = surround(lexicon, number, batches, streams, left)
+            found, shared = surround(lexicon, number, batches, streams, left), share_directions(modes, "reads")
             for full, own in modes.items():
-                reads[number, full] = read_component(lexicon, found, result.layer, full, own)
+                reads[number, full] = read_component(lexicon, found, result.layer, full, own, shared[full])
             around[number] = found._replace(streams=None, streams_null=None)
+            if deep is not None and found.drawn is not None:
+                # Further draws would need the streams of all blocks at once.
+                around[number] = around[number]._replace(drawn=found.drawn._replace(further=None))
             if direct is not None and lexicon.writes_to_tokens(block.spec.stack):
                 read_writes(number, block.spec, lambda own: direct, modes)
         return Visit(None, left)

@@ -5,9 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-STABLE, SPLITS = 0.9, 3
-"""|cos| of a shared direction between two halves of the samples, below which it has no words; ways to halve them."""
+STABLE = 0.9
+"""|cos| of a shared direction between two halves of the samples, below which it has no words."""
 
+QUARTERS = 4
+"""Parts of the samples whose sums are kept: there are three ways to make two halves of them."""
+
+RANK = 1e-12
+"""The share of the squares below which an eigenvalue is rounding."""
 
 GAP = 0.05
 """How much less the next shared direction has to hold, relative to this one, for both to have words."""
@@ -30,7 +35,7 @@ class Shared(NamedTuple):
     """Directions that samples share, the leading first: `holds` is what share of the samples' J lies along each.
 
     `gap` is how much less the next or the one before holds, relative to it; `stability` the least |cos| of the same
-    from two halves of the samples, over `SPLITS` of them, NaN where a half has none.
+    from two halves of the samples, over the three ways to halve `QUARTERS`, NaN where a half has none.
     """
 
     directions: Float[np.ndarray, "mode d_model"]
@@ -54,13 +59,17 @@ def shared_directions(
     norms = np.linalg.norm(weights, axis=1)
     kept = norms > 0
     rows = (weights[kept] / norms[kept, None])[:, :, None] * np.nan_to_num(vectors[kept].astype(np.float64))
-    count = vectors.shape[1]
-    directions, holds = leading_directions(rows, count + 1)  # one more, to know how far the last is from it
-    stability, numbers = np.full((SPLITS, count), np.nan), np.random.default_rng(0)
-    for split in range(SPLITS):
-        order = numbers.permutation(len(rows))
-        first, second = (leading_directions(rows[order[start::2]], count)[0] for start in (0, 1))
-        stability[split] = np.abs((first * second).sum(axis=1))
+    count, numbers = vectors.shape[1], np.random.default_rng(0)
+    quarter = numbers.permutation(len(rows)) % QUARTERS
+    sums = np.stack([sum_squares(rows[quarter == own]) for own in range(QUARTERS)])
+    # One more, to know how far the last is from it.
+    directions, holds = leading_directions(sums.sum(axis=0), count + 1)
+    stability = np.full((QUARTERS - 1, count), np.nan)
+    for other in range(1, QUARTERS):
+        half = np.isin(np.arange(QUARTERS), (0, other))
+        first, second = (leading_directions(sums[own].sum(axis=0), count)[0] for own in (half, ~half))
+        stability[other - 1] = np.abs((first * second).sum(axis=1))
+    holds /= max(len(rows), 1)
     steps = np.abs(np.diff(holds))
     holds = holds[:count]
     apart = np.minimum(np.append(np.inf, steps[:-1]), steps)
@@ -68,26 +77,28 @@ def shared_directions(
     return Shared(directions[:count], holds, gap, np.where(holds > 0, stability.min(axis=0), np.nan))
 
 
-def leading_directions(rows: Float[np.ndarray, "sample mode d_model"], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute right singular vectors of all rows, and the share of the squares along each; NaN where there is none."""
-    width = rows.shape[2]
-    directions, holds = np.full((count, width), np.nan), np.zeros(count)
-    if not len(rows):
-        return directions, holds
-    whole = rows.reshape(-1, width)
-    if min(whole.shape) <= 4 * count:
-        _, values, found = np.linalg.svd(whole, full_matrices=False)
-    else:
-        from scipy.sparse.linalg import svds
+def sum_squares(rows: Float[np.ndarray, "*axes d_model"]) -> Float[np.ndarray, "d_model d_model"]:
+    """Add up the squares r rᵀ of all rows, in float64."""
+    whole = np.asarray(rows, np.float64).reshape(-1, rows.shape[-1])
+    return whole.T @ whole
 
-        start = np.random.default_rng(0).standard_normal(min(whole.shape))
-        _, values, found = svds(whole, count, v0=start, return_singular_vectors="vh")
-        order = np.argsort(-values)
-        values, found = values[order], found[order]
-    there = min(count, len(values))
-    directions[:there], holds[:there] = found[:there], values[:there] ** 2 / len(rows)
-    directions[holds <= 1e-12] = np.nan
-    return directions, holds
+
+def leading_directions(
+    squares: Float[np.ndarray, "d_model d_model"], count: int
+) -> tuple[Float[np.ndarray, "direction d_model"], Float[np.ndarray, " direction"]]:
+    """Compute the leading eigenvectors of a sum of squares, and its eigenvalues; NaN and 0 beyond its rank."""
+    width = len(squares)
+    directions, values = np.full((count, width), np.nan), np.zeros(count)
+    if width <= 8 * count or not squares.any():
+        found, vectors = np.linalg.eigh(squares)
+    else:
+        from scipy.sparse.linalg import eigsh
+
+        found, vectors = eigsh(squares, count, v0=np.random.default_rng(0).standard_normal(width))
+    order = np.argsort(-found)[:count]
+    order = order[found[order] > RANK * squares.trace()]
+    directions[: len(order)], values[: len(order)] = vectors.T[order], found[order]
+    return directions, values
 
 
 def unnamed(holds: float, gap: float, stability: float) -> str:

@@ -10,6 +10,7 @@ Chance is twofold: `random`, uniformly random directions, and `stream`, those wi
 samples. Of pairs at one sample it is `other`: the same with the second taken from another sample.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from jacspec.axes import LayerResult
 from jacspec.jacobians.branches import Site, downstream
 from jacspec.jacobians.triples import UNKNOWN, alone
 from jacspec.runs.layers import Stored
+from jacspec.spectra.cores import map_on_cores
 from jacspec.spectra.subspaces import random_alignment
-from jacspec.studies.modes.directions import leading_directions
+from jacspec.studies.modes.directions import leading_directions, sum_squares
 from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES, directions, share_in
 
 DRAWS = 192
@@ -85,16 +87,23 @@ def compare_modes(
     outputs: dict[Site, Float[np.ndarray, "sample d_model"]] = {}
     for result in results:
         here = sorted(read_known(result, read(result.number), sites, k), key=lambda known: known.site.step)
-        for known in here:
-            draw = np.random.default_rng([seed, known.site.step])
-            null = draw_subspaces(known.stream, k, draw)
-            found.modes.extend(_mode_rows(known, null))
-            found.shared.extend(_shared_rows(known, null))
-            found.input.extend(_input_rows(known, outputs))
-            outputs[known.site] = known.output
+        outputs |= {known.site: known.output for known in here}
+        for modes, shared, own in map_on_cores(functools.partial(_rows_of, outputs=outputs, seed=seed), here):
+            found.modes.extend(modes)
+            found.shared.extend(shared)
+            found.input.extend(own)
         found.between.extend(_between_rows(before, here, coupled))
         before = here
     return found
+
+
+def _rows_of(
+    known: Known, *, outputs: Mapping[Site, Float[np.ndarray, "sample d_model"]], seed: int
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Make the rows of one component, beside what it and those before it wrote."""
+    k = known.group.shape[1]
+    null = draw_subspaces(known.stream, k, np.random.default_rng([seed, known.site.step]))
+    return [*_mode_rows(known, null)], [*_shared_rows(known, null)], [*_input_rows(known, outputs)]
 
 
 # Samples with each other
@@ -158,44 +167,57 @@ def vectors_alike(vectors: Float[np.ndarray, "sample d_model"]) -> Estimate:
     return mean_pairs(cosines.sum(axis=1))
 
 
-def subspaces_alike(bases: Vectors) -> Estimate:
+def half_projectors(bases: Vectors) -> Float[np.ndarray, "half d_model d_model"]:
+    """Add up the projectors of every other sample's subspace, each scaled to the length 1, and of the others."""
+    unit = _scaled(bases)
+    return np.stack([sum_squares(unit[half::2]) for half in (0, 1)])
+
+
+def subspaces_alike(bases: Vectors, projectors: Float[np.ndarray, "half d_model d_model"]) -> Estimate:
     """Compute the mean likeness of subspaces over pairs of samples; those of no dimension are left out.
 
-    By the sum of all projectors: O(sample · mode · d_model²), whatever the number of pairs.
+    By the sum of all projectors (`half_projectors`): O(sample · mode · d_model²), whatever the number of pairs.
     """
     unit = _scaled(bases)
+    unit = unit[unit.any(axis=(1, 2))]
     rows = unit.reshape(-1, unit.shape[-1])
     # One product: one a sample takes several times as long.
-    sums = ((rows @ (rows.T @ rows)) * rows).reshape(unit.shape).sum(axis=(1, 2))
+    sums = np.einsum("rd,rd->r", rows @ projectors.sum(axis=0), rows).reshape(unit.shape[:2]).sum(axis=1)
     # Less each sample's likeness with itself, which is 1.
     return mean_pairs(sums - 1)
 
 
 def _scaled(bases: Vectors) -> Vectors:
-    """Leave out samples of no dimension, and scale bases so that their projectors have the length 1."""
-    ranks = np.square(np.asarray(bases, np.float64)).sum(axis=(1, 2))
+    """Scale bases so that their projectors have the length 1; those of no dimension are zero."""
+    wide = np.asarray(bases, np.float64)
+    ranks = np.square(wide).sum(axis=(1, 2))
     kept = ranks > 0.5
-    return np.asarray(bases, np.float64)[kept] / ranks[kept, None, None] ** 0.25
+    return np.where(kept, 1 / np.where(kept, ranks, 1) ** 0.25, 0)[:, None, None] * wide
 
 
-def held_by_mean(bases: Vectors, weights: Float[np.ndarray, "sample mode"], k: int) -> Float[np.ndarray, " sample"]:
+def held_by_mean(
+    bases: Vectors,
+    weights: Float[np.ndarray, "sample mode"],
+    projectors: Float[np.ndarray, "half d_model d_model"],
+    k: int,
+) -> Float[np.ndarray, " sample"]:
     """Compute what share of each sample's known modes the mean subspace of the *other half* of the samples holds.
 
-    The mean subspace are the `k` leading eigenvectors Q of the mean projector; the share is Σ σᵢ² ‖Q v_i‖² / Σ σᵢ²,
-    with J of the rank of what is known ‖J Q‖² / ‖J‖². Halves are every other sample: a subspace would hold more of
-    what it was made of.
+    The mean subspace are the `k` leading eigenvectors Q of a half's sum of projectors; the share is
+    Σ σᵢ² ‖Q v_i‖² / Σ σᵢ², with J of the rank of what is known ‖J Q‖² / ‖J‖². A subspace would hold more of what it
+    was made of.
 
     **Returns:** NaN for samples of no dimension, and where a half has none.
     """
     wide = np.asarray(bases, np.float64)
     known = np.square(wide).sum(axis=-1) > 0.5
     share = np.full(len(wide), np.nan)
-    for half in (0, 1):
-        own = np.arange(len(wide)) % 2 == half
-        fitted = _scaled(wide[~own])
-        if not len(fitted):
+    for half, others in ((0, 1), (1, 0)):
+        if not projectors[others].any():
             continue
-        inside = np.square(wide[own] @ np.nan_to_num(leading_directions(fitted, k)[0]).T).sum(axis=-1)
+        own = slice(half, None, 2)
+        mean = np.nan_to_num(leading_directions(projectors[others], k)[0])
+        inside = np.square(wide[own] @ mean.T).sum(axis=-1)
         energy = np.where(known, np.square(np.asarray(weights, np.float64)), 0)[own]
         whole = energy.sum(axis=1)
         share[own] = np.where(whole > 0, (energy * inside).sum(axis=1) / np.where(whole > 0, whole, 1), np.nan)
@@ -227,14 +249,17 @@ def _mode_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
 def _shared_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
     """Compare the subspaces of all samples with each other, and with the mean subspace of the corpus."""
     d_model, k = known.reads.shape[2], known.group.shape[1]
-    drawn = bool(null.any())
-    level = subspaces_alike(null).value if drawn else np.nan
-    even = held_by_mean(null, np.ones(null.shape[:2]), k).mean() if drawn else np.nan
+    level, even = np.nan, np.nan
+    if null.any():
+        projectors = half_projectors(null)
+        level = subspaces_alike(null, projectors).value
+        even = held_by_mean(null, np.ones(null.shape[:2]), projectors, k).mean()
     ranks = known.ranks[known.ranks > 0]
     random = float(np.sqrt(ranks).mean() ** 2) / d_model if ranks.size else np.nan
     for side, bases in (("read", known.reads), ("write", known.writes)):
-        alike = subspaces_alike(bases)
-        held = mean_samples(held_by_mean(bases, known.sigma, k))
+        projectors = half_projectors(bases)
+        alike = subspaces_alike(bases, projectors)
+        held = mean_samples(held_by_mean(bases, known.sigma, projectors, k))
         yield (
             *(known.site.layer, known.site.component, side, alike.n, float(known.ranks.mean())),
             *(alike.value, alike.error, random, level, held.value, held.error, min(k / d_model, 1), float(even)),

@@ -15,6 +15,10 @@ of trained models lie along few directions, and so do directions that mean nothi
 directions of the covariance of the stream that it goes to, taken the same way, a read with directions of the
 covariance of what it is scored with, all of length 1, by the largest |score|: p = (1 + draws that reach it) / (1 +
 draws) (Davison & Hinkley 1997, 4.2.3).
+
+The own vectors of samples are as alike as they are, so that many naming one token says no more than that. What is
+tested of them is the same as of a shared one, by twice the median of the samples' p-values: that is a p-value whatever
+depends on what (Rüschendorf 1982, doi:10.2307/1426670).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +31,7 @@ from jaxtyping import Array, Bool, Float
 from jacspec.jacobians.triples import alone
 from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
-from jacspec.studies.modes.directions import Modes, Shared, shared_directions, unnamed
+from jacspec.studies.modes.directions import Modes, Shared, unnamed
 from jacspec.studies.modes.lexicon import Around, Lexicon
 from jacspec.studies.modes.through import Way
 from jacspec.studies.modes.vocabulary import (
@@ -52,14 +56,13 @@ class Words(NamedTuple):
     own: list[tuple[Any, ...]]
 
 
-def read_component(lexicon: Lexicon, around: Around, layer: int, component: str, modes: Modes) -> Words:
+def read_component(lexicon: Lexicon, around: Around, layer: int, component: str, modes: Modes, found: Shared) -> Words:
     """Find the words of what one component reads: of directions that samples share, and of each sample's first modes.
 
     A direction has words where it is one: not inside a subspace of equal singular values, and, shared, where two
-    halves of the samples find the same.
+    halves of the samples find the same. `found` are the shared ones of the reads.
     """
     key = (layer, component)
-    found = shared_directions(modes.sigma, modes.group, modes.reads)
     rows = _shared_rows(lexicon, (*key, READ), found, lexicon.embedding, lexicon.embedding_null, jnp.asarray)
     if around.streams is not None:
         further = _shared_rows(lexicon, (*key, READ_STREAM), found, around.streams, around.streams_null, jnp.asarray)
@@ -72,14 +75,15 @@ def read_component(lexicon: Lexicon, around: Around, layer: int, component: str,
     return Words([*rows], own)
 
 
-def write_component(lexicon: Lexicon, way: Way, null: Null | None, layer: int, component: str, modes: Modes) -> Words:
+def write_component(
+    lexicon: Lexicon, way: Way, null: Null | None, layer: int, component: str, modes: Modes, found: Shared
+) -> Words:
     """Find the words of what one component writes, as `read_component` does of its reads.
 
     **Arguments:** `way`, what becomes of what it writes; `null`, directions of chance taken the same way.
     """
     assert lexicon.unembedding is not None
     key, table = (layer, component, WRITE), lexicon.unembedding
-    found = shared_directions(modes.sigma, modes.group, modes.writes)
     rows = _shared_rows(lexicon, key, found, table, null, lambda directions: _through(way.mean, directions))
     own = []
     for mode in _own_modes(lexicon, modes):
@@ -120,7 +124,7 @@ def _shared_rows(
             yield (*head, *[float("nan")] * 4, "", "", reason)
             continue
         strongest = float(scores.top[place, 0])
-        chance, p = judge(strongest, None if null is None else null.strongest)
+        chance, p = judge(strongest, null)
         ends = (
             say_tokens(lexicon.tokenizer, ids[place], values[place])
             for ids, values in ((scores.top_ids, scores.top), (scores.bottom_ids, scores.bottom))
@@ -144,30 +148,29 @@ def _own_row(
     table: Table,
     null: Null | None,
 ) -> tuple[Any, ...]:
-    """Count which token comes first for the samples' own vectors.
+    """Count which token comes first for the samples' own vectors, and hold their largest |score| against chance.
 
-    Chance draws, for every sample, one of the directions of chance, all through the derivative averaged over samples.
+    Directions of chance go through the derivative averaged over samples.
     """
     plan, count = lexicon.plan, int(keep.sum())
     head = (*key, count, int((~keep).sum()))
     if not count:
-        return (*head, "", *[float("nan")] * 4, "")
-    firsts = score(table, directions, 1, plan.memory_bytes).top_ids[keep, 0]
-    ids, counts = np.unique(firsts, return_counts=True)
+        return (*head, "", *[float("nan")] * 5, "")
+    scores = score(table, directions, 1, plan.memory_bytes)
+    ids, counts = np.unique(scores.top_ids[keep, 0], return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    times = int(counts[order[0]])
-    drawn = None
-    if null is not None:
-        numbers = np.random.default_rng([plan.seed, 14])
-        picks = null.first[numbers.integers(0, len(null.first), (plan.draws, count))]
-        drawn = np.array([np.unique(row, return_counts=True)[1].max() for row in picks])
+    # Of an even number the lower one: at least half of the samples' p-values are as small as its own.
+    strongest = float(np.sort(scores.top[keep, 0])[(count - 1) // 2])
+    chance, p = judge(strongest, null)
     shown = order[: plan.shown]
     tokens = say_tokens(lexicon.tokenizer, ids[shown], counts[shown])
     return (
         *head,
         token_text(lexicon.tokenizer, int(ids[order[0]])),
-        times,
-        *judge(float(times), drawn),
+        int(counts[order[0]]),
+        strongest,
+        chance,
+        min(1.0, 2 * p) if count > 1 else p,
         float("nan"),
         tokens,
     )

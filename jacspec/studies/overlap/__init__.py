@@ -17,12 +17,16 @@ class FisherLabels(enum.Enum):
 
 @dataclasses.dataclass
 class OverlapOptions:
-    """Whether heads, the dimension of what enters, and Fisher spectra are measured too; see conf/task/overlap.yaml."""
+    """Whether heads, the dimension of what enters, Fisher spectra and the linear model are taken too.
+
+    See conf/task/overlap.yaml.
+    """
 
     heads: bool = MISSING
     points: int = MISSING
     fisher: int = MISSING
     fisher_labels: FisherLabels = MISSING
+    linear_model: bool = MISSING
 
 
 SMALL = "Small Singular Values Matter"
@@ -133,6 +137,63 @@ OF_POINTS: Mapping[str, Quantity] = {
 }
 """Columns beside these where dimensions are estimated (overlap.points)."""
 
+SILVERSTEIN = "Silverstein & Bai 1995; Ledoit & Péché 2011"
+
+OF_MODEL: Mapping[str, Quantity] = {
+    "model_tokens": Quantity(
+        "tokens of a half", "tokens that directions come from, or variances along them, whichever are fewer", PROJECT
+    ),
+    "energy_exponent": Quantity(
+        r"$\beta$",
+        "energies |W p|² along directions p of the data are like the variance along p to the power −β: 0 by chance, 1 "
+        "the noise of least squares, below 0 where the matrix amplifies what varies most",
+        PROJECT,
+        words="exponent β of energies",
+    ),
+    "energy_exponent_low": Quantity(r"lower end of $\beta$", "of its interval of 95 %", PROJECT),
+    "energy_exponent_high": Quantity(r"upper end of $\beta$", "its upper end", PROJECT),
+    "energy_strong": Quantity(
+        "energy, strongest tenth", "mean |W p|² over the tenth of the strongest directions, over that of all", PROJECT
+    ),
+    "distance_plain": Quantity(
+        "distance from Marchenko–Pastur", "Kolmogorov–Smirnov distance of σ from its law, at the same median", SMALL
+    ),
+    "distance_model": Quantity("distance from the model", "the same from the law that β gives", SILVERSTEIN),
+    "distance_chance": Quantity(
+        "distance by chance", "what 5 % of matrices of independent entries exceed from Marchenko–Pastur", PROJECT
+    ),
+    "below_found": Quantity(
+        "values below the edge", "values below the lower edge of Marchenko–Pastur of the same median", SMALL
+    ),
+    "below_model": Quantity("below the edge, model", "how many the model has there", SILVERSTEIN),
+    "below_given": Quantity(
+        "below the edge, given the strong",
+        "how many it has there with the matrix on the tenth of the strongest directions as it is, all else random",
+        SILVERSTEIN,
+    ),
+    "small_strong": Quantity(
+        "small σ in strong directions",
+        "share of right singular vectors that lies in the tenth of the strongest directions of the data, mean over the "
+        "tenth of the smallest σ",
+        PROJECT,
+    ),
+    "small_strong_model": Quantity("small σ in strong directions, model", "what the model has there", SILVERSTEIN),
+    "small_strong_chance": Quantity("small σ in strong directions, chance", "what random vectors have", PROJECT),
+    "small_output": Quantity(
+        "output of small σ over the middle",
+        "mean σ² vᵀSv over the tenth of the smallest σ, over that of the fifth tenth",
+        PROJECT,
+    ),
+    "small_output_model": Quantity("output of small σ, model", "what the model has there", SILVERSTEIN),
+    "small_output_given": Quantity(
+        "output of small σ, given the strong",
+        "the same with the matrix on the tenth of the strongest directions as it is, all else random",
+        SILVERSTEIN,
+    ),
+    "small_output_chance": Quantity("output of small σ, chance", "what independent entries have", PROJECT),
+}
+"""Columns beside these where energies are compared with a linear model (overlap.linear_model)."""
+
 HEAD_ROLES: Mapping[str, tuple[str, str]] = {
     "qk.query": ("qk", "left"),
     "qk.key": ("qk", "right"),
@@ -149,7 +210,7 @@ STUDY = Study(
     reads=frozenset({"model", "data", "engine", "overlap", "layers", "precision", "seed"}),
     takes=("layers", *TEXT_OPTIONS, "memory_gib", "precision", "seed"),
     rows=MATRICES,
-    columns={**OVERLAP, **OF_HEADS, **OF_POINTS, **OF_FISHER},
+    columns={**OVERLAP, **OF_HEADS, **OF_POINTS, **OF_FISHER, **OF_MODEL},
     files={
         "spectra.nc": "singular values, overlaps and relative variances by index, with overlap.fisher the relative "
         "sensitivity and F's eigenvalues too (netCDF)"
@@ -180,6 +241,11 @@ STUDY = Study(
             "sensitive it is to σ_k: the mean of (u_kᵀ g v_k)² over that along all pairs of directions, 1 by chance. "
             "The Fisher spectrum, of F = mean g gᵀ, has no more than N values; beside it stands that of gradients of "
             "the same norms in independent directions.",
+            "With overlap.linear_model=true each matrix stands beside a linear layer that has learnt: noise is left in "
+            "it along a direction of variance ℓ like ℓ^(−β), so that a direction in which the data vary most can have "
+            "a small singular value. β is fitted to the energies |W p|², directions from half of the samples and "
+            "variances from the others; what it gives for the spectrum, and for the vectors of small σ, stands beside "
+            "what was found and beside independent entries. It describes noise, and knows no signal but energies.",
         ),
         sentences="jacspec.studies.overlap.findings:overlap_findings",
         caution="Matrices of one model and tokens of one text; those that share an input are no independent repeats.",

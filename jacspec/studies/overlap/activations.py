@@ -20,9 +20,10 @@ from jacspec.jacobians.streaming import Stream
 from jacspec.models.block import Block
 from jacspec.samples import Memory, Packing, PaddedBatch
 from jacspec.spectra.bulk import FEWEST, fit_bulk
+from jacspec.spectra.cores import lapack_threads
 from jacspec.spectra.intrinsic_dimension import two_nn
 from jacspec.spectra.random_matrix import beyond_edge
-from jacspec.spectra.svd import Way, choose_way, lapack_threads, right_vectors
+from jacspec.spectra.svd import Way, choose_way, right_vectors
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.studies.overlap import OF_POINTS
 
@@ -53,18 +54,31 @@ class Profile(NamedTuple):
     variance: Float[np.ndarray, " k"]
 
 
-def input_moments(block: Block, streams: Sequence[Stream], batches: Sequence[PaddedBatch]) -> dict[str, Moments]:
+def input_moments(
+    block: Block, streams: Sequence[Stream], batches: Sequence[PaddedBatch], *, half: bool = False
+) -> dict[str, Moments]:
     """Accumulate the moments of what enters the matrices of a block over all tokens that count, by place.
 
     Batch by batch in float64 (Chan, Golub & LeVeque 1983): n² numbers a distinct input, d_ff² the largest. Matrices
     that read the same (q, k, v; up, gate; cross k, v) share their moments.
+
+    **Arguments:** `half`, whether only samples with even numbers count.
     """
     found: dict[str, Moments] = {}
     for place, values, read, samples in _entering(block, streams, batches):
         with numerics("float64"):
             before = found.get(place, _nothing(values.shape[-1]))
-            found[place] = _accumulate(before, values, read.holding(len(samples)))
+            counted = read.holding(len(samples))
+            found[place] = _accumulate(before, values, counted & _of_even(read, samples) if half else counted)
     return found
+
+
+def _of_even(read: Packing, samples: Int[np.ndarray, " sample"]) -> Bool[np.ndarray, "pack place"]:
+    """Say of each token, and of what is padding, whether its sample has an even number."""
+    packs, slots, tokens = read.places.shape
+    which = (np.arange(packs)[:, None] * slots + np.asarray(read.rows) // tokens).clip(0, len(samples) - 1)
+    even: np.ndarray = samples[which] % 2 == 0
+    return even
 
 
 def _entering(

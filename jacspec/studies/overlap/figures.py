@@ -21,6 +21,7 @@ from jacspec.report.plotting import (
 )
 from jacspec.runs import Run
 from jacspec.studies.overlap.fisher_figures import fisher_figures
+from jacspec.studies.overlap.model_figures import model_figures
 from jacspec.studies.study import Plot
 
 CAPTIONS = {
@@ -42,6 +43,7 @@ def overlap_figures(run: Run) -> dict[str, Plot]:
         "overlap": Plot(lambda: _draw_overlap(run), CAPTIONS["overlap"]),
         "variance": Plot(lambda: _draw_variance(run), CAPTIONS["variance"]),
         **fisher_figures(run),
+        **model_figures(run),
     }
 
 

@@ -9,6 +9,7 @@ from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
 from jacspec.studies.overlap import HEAD_ROLES
 from jacspec.studies.overlap.fisher_findings import fisher_findings
+from jacspec.studies.overlap.model_findings import model_findings
 
 BEYOND = 0.01
 """The share of random directions that a level leaves beyond it."""
@@ -55,6 +56,7 @@ def overlap_findings(run: Run) -> Iterator[str]:
     yield from _of_heads(run)
     yield from _dimensions(run)
     yield from fisher_findings(run)
+    yield from model_findings(run)
     by_role = {
         str(role): rows.set_index("layer")["overlap_top"] for role, rows in run.metrics.groupby("role", sort=False)
     }

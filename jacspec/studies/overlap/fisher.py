@@ -23,7 +23,8 @@ from jacspec.axes import Row
 from jacspec.errors import JacspecError
 from jacspec.interrupts import raise_interrupt
 from jacspec.models.checkpoint import Checkpoint
-from jacspec.spectra.svd import lapack_threads, leading_pairs
+from jacspec.spectra.cores import lapack_threads
+from jacspec.spectra.svd import leading_pairs
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
 from jacspec.studies.overlap.gradients import Factors, Scored, linear_at, score_samples, stream_gradients
 

@@ -25,10 +25,11 @@ from jacspec.samples import PaddedBatch
 from jacspec.spectra.intrinsic_dimension import FEWEST
 from jacspec.studies.head_factors import head_pairs, modes_of
 from jacspec.studies.inputs import Inputs
-from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OF_POINTS, OVERLAP, FisherLabels, OverlapOptions
+from jacspec.studies.overlap import HEAD_ROLES, OF_HEADS, OF_MODEL, OF_POINTS, OVERLAP, FisherLabels, OverlapOptions
 from jacspec.studies.overlap.activations import (
     ENOUGH,
     SAME_INPUT,
+    Moments,
     compute_profile,
     input_dimensions,
     input_moments,
@@ -41,6 +42,7 @@ from jacspec.studies.overlap.activations import (
 )
 from jacspec.studies.overlap.fisher import FisherOfBlock, FisherOfBlocks, prepare_fisher, without_fisher
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
+from jacspec.studies.overlap.linear_model import PROFILES, DataDirections, data_directions, hold_against_model
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
@@ -103,9 +105,11 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
         heads=options.heads,
         points=options.points,
         fisher=fisher,
+        linear_model=options.linear_model,
     )
     columns = (*OVERLAP, *(OF_HEADS if options.heads else ()), *(OF_POINTS if options.points else ()))
     columns += tuple(OF_FISHER) if options.fisher else ()
+    columns += tuple(OF_MODEL) if options.linear_model else ()
     return RowWork(matrix_layout(columns), identity, facts, stream, "matrices", learnt={"left_out": {}})
 
 
@@ -119,6 +123,7 @@ def _stream(
     heads: bool = False,
     points: int = 0,
     fisher: FisherOfBlocks | None = None,
+    linear_model: bool = False,
 ) -> Iterator[Sequence[Row]]:
     """Yield the matrices of each block in turn; a block that is done is carried through.
 
@@ -147,8 +152,12 @@ def _stream(
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in wanted:
             return Visit(None)
-        own = spectra.get(number, {})
-        return Visit(list(_measure(block, listed[number], streams, batches, own, heads=heads, points=points)))
+        own, moments = spectra.get(number, {}), input_moments(block, streams, batches)
+        rows = list(_measure(block, listed[number], streams, batches, moments, own, heads=heads, points=points))
+        if linear_model:
+            half = input_moments(block, streams, batches, half=True)
+            rows = list(_add_model(block, listed[number], rows, moments, half))
+        return Visit(rows)
 
     yield from walk(checkpoint, batches, visit, last=len(spec.blocks) - 1, decoder_input=decoder_input)
 
@@ -158,13 +167,13 @@ def _measure(
     listed: Sequence[BlockMatrix],
     streams: Sequence[Stream],
     batches: Sequence[PaddedBatch],
+    moments: Mapping[str, Moments],
     fisher: FisherOfBlock,
     *,
     heads: bool,
     points: int,
 ) -> Iterator[Row]:
     """Measure every matrix of a block against the covariance of its inputs, computed once for those that share it."""
-    moments = input_moments(block, streams, batches)
     dimensions = input_dimensions(block, streams, batches, moments, points) if points else {}
     leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
     directions = {place: principal_directions(own) for place, own in moments.items()}
@@ -216,3 +225,31 @@ def _measure_heads(block: Block, listed: Sequence[BlockMatrix], input_of: Direct
         reason = missing_reason(profile.sigma, metrics, of_product=True)
         shape = (len(covariance), len(covariance))
         yield matrix_row(number, key, shape, profile.sigma, metrics, reason, profiles)
+
+
+def _add_model(
+    block: Block,
+    listed: Sequence[BlockMatrix],
+    rows: Sequence[Row],
+    whole: Mapping[str, Moments],
+    half: Mapping[str, Moments],
+) -> Iterator[Row]:
+    """Add to the rows of a block what a linear layer that has learnt would have; those of heads have none of it."""
+    leaves: dict[str, Any] = dict(zip(leaf_names(block), jax.tree.leaves(block), strict=True))
+    known: dict[tuple[str, bool], DataDirections] = {}
+    for (_, leaf, _), row in zip(listed, rows, strict=True):
+        if leaf in HEAD_ROLES:
+            nothing = dict.fromkeys(OF_MODEL, float("nan"))
+            empty = {name: np.zeros(0) for name in PROFILES}
+            yield row._replace(values={**row.values, **nothing}, arrays={**row.arrays, **empty})
+            continue
+        place = leaf.removesuffix(".weight")
+        centred, place = f"{place}.bias" in leaves, SAME_INPUT.get(place, place)
+        if (place, centred) not in known:
+            known[place, centred] = data_directions(whole[place], half[place], centred=centred)
+        found = hold_against_model(leaves[leaf], known[place, centred])
+        yield row._replace(
+            values={**row.values, **found.metrics},
+            arrays={**row.arrays, **found.profiles},
+            reason="; ".join(filter(None, (row.reason, found.reason))),
+        )

@@ -76,7 +76,7 @@ def run_plan(config: Config, folder: Path, console: Console, inputs: Inputs) -> 
     options = config.own(PlanOptions)
     checkpoint, sizes, work = _amounts(config, inputs)
     name = checkpoint.name.removesuffix(" (random)")
-    described = describe_run(config, reads=find_study("plan").reads, identity={"checkpoint": {"name": name}})
+    described = describe_run(config, study=find_study("plan"), identity={"checkpoint": {"name": name}})
     writer = Writer(folder, make_folder(folder, described))
     amounts = {"model": name, "parameters": sizes.whole, "engine": work.engine, "device": options.device}
     write_json(folder / PLAN_FILE, {**amounts, "samples": work.samples, "devices": plan_rows(config, inputs)})

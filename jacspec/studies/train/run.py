@@ -89,7 +89,7 @@ def run_train(config: Config, folder: Path, console: Console, inputs: Inputs) ->
     layout = experiment_layout(("revision", "step"), tuple(TRAIN))
     name = f"{options.layers}-layer model of width {options.d_model}, trained on {inputs.corpus_name}"
     identity = {"checkpoint": {"name": name}, "corpus": {"sha256": prepared.sha256}}
-    described = describe_run(config, reads=find_study("train").reads, identity=identity) | {
+    described = describe_run(config, study=find_study("train"), identity=identity) | {
         "key_columns": list(layout.keys),
         "metrics": list(layout.columns),
         "corpus": {"name": inputs.corpus_name, "source": prepared.source},

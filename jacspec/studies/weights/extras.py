@@ -22,7 +22,7 @@ from jacspec.spectra.svd import leading_pairs, singular_values
 from jacspec.spectra.tails import square_windows
 from jacspec.spectra.variance_profile import Profile
 from jacspec.spectra.weight_metrics import above_rounding, shuffled_spectra
-from jacspec.studies.weights import EXTRAS
+from jacspec.studies.weights.columns import EXTRAS
 
 FEWEST_DRAWS = 99
 

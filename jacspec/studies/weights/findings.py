@@ -8,7 +8,7 @@ from jacspec.axes import BASE, UPDATE
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
-from jacspec.studies.weights import LEADING
+from jacspec.studies.weights.columns import LEADING
 from jacspec.studies.weights.depth import FUSED, check_depth
 from jacspec.studies.weights.verdicts import HEAVIER, RANGES, REJECTED, THIRDS
 

@@ -22,7 +22,7 @@ from jacspec.spectra.weight_metrics import (
     rescale,
     shuffled_spectra,
 )
-from jacspec.studies.weights import OVER_MATRICES
+from jacspec.studies.weights.columns import OVER_MATRICES
 from jacspec.studies.weights.extras import NOTHING, Extra, measure_extras
 
 UNSCALED = 32

@@ -24,15 +24,8 @@ from jacspec.spectra.subspaces import decompose, match_leading
 from jacspec.studies.inputs import Inputs
 from jacspec.studies.provenance import describe_checkpoint
 from jacspec.studies.run import run_rows
-from jacspec.studies.weights import (
-    INTRUDERS,
-    LEADING,
-    OVER_MATRICES,
-    THRESHOLD,
-    WEIGHT_METRICS,
-    WORDS,
-    WeightsOptions,
-)
+from jacspec.studies.weights import WeightsOptions
+from jacspec.studies.weights.columns import INTRUDERS, LEADING, OVER_MATRICES, THRESHOLD, WEIGHT_METRICS, WORDS
 from jacspec.studies.weights.extras import choose_extra
 from jacspec.studies.weights.measure import measure_all, within_range
 from jacspec.studies.weights.verdicts import complete_rows

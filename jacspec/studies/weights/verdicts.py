@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from jacspec.axes import Row
 from jacspec.spectra.significance import SURE
 from jacspec.spectra.spacings import GOE_RATIO
-from jacspec.studies.weights import OVER_MATRICES
+from jacspec.studies.weights.columns import OVER_MATRICES
 from jacspec.studies.work import adjust_rows
 
 RANGES = ((2.0, "below 2"), (4.0, "2 to 4"), (6.0, "4 to 6"), (math.inf, "above 6"))
