@@ -460,8 +460,8 @@ def predicted_removal() -> str:
     return "\n".join(
         (
             f"Of {found['removals']} tenths removed from single matrices of SmolLM2 (`up`, `down` and `q` of four "
-            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these `removal_*` is, with "
-            "drawn labels,",
+            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these "
+            "`removal_*` is, with drawn labels,",
             f"{said.format(**model)};",
             f"with labels of the text {said.format(**data)}.",
             f"Over all of them the rank correlation is {model['rank correlation']:.2f} and "
