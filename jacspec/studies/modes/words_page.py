@@ -132,9 +132,7 @@ def words_findings(run: Run) -> Iterator[str]:
         if own.empty:
             continue
         beyond = own[own["q"] < SURE].sort_values("layer")
-        what = (
-            f"Of the {len(own)} {side} directions that samples share and that have words{through * (side == 'write')}"
-        )
+        what = _directions_with_words(len(own), side, through * (side == "write"))
         if beyond.empty:
             yield (
                 f"{what}, none {verb} beyond directions of the same covariance (q < 5 %): at this power their words "
@@ -157,6 +155,12 @@ def words_findings(run: Run) -> Iterator[str]:
             f"{component_words(top['component'])} of layer {top['layer']}, |score| {top['strongest']:.2g} beside "
             f"{top['chance']:.2g}, “{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples."
         )
+
+
+def _directions_with_words(count: int, side: str, through: str) -> str:
+    if count == 1:
+        return f"Of the one {side} direction that samples share and that has words{through}"
+    return f"Of the {count} {side} directions that samples share and that have words{through}"
 
 
 def _examples(rows: pandas.DataFrame) -> str:
