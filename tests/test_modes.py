@@ -468,7 +468,8 @@ def test_what_the_last_block_writes_is_read_in_the_same_words_either_way(finishe
     done = run_here("task=modes", *model, *said, "report.figures=none", "hydra.run.dir=deep", cwd=finished.parent)
     assert done.code == 0, done.err
     direct, deep = (open_run(folder).table("own_words.csv") for folder in (finished, finished.parent / "deep"))
-    same = direct.eq(deep) | (direct.isna() & deep.isna())
     close = (direct["layer"] == 1) & (direct["component"] == "mlp") | (direct["side"] == "read")
-    assert same[close].all(axis=None)
-    assert not same.loc[~close, "tokens"].all()
+    names = ["first", "times", "tokens"]
+    pandas.testing.assert_frame_equal(direct.loc[close, names], deep.loc[close, names])
+    np.testing.assert_allclose(direct.loc[close, "strongest"], deep.loc[close, "strongest"], rtol=1e-5)
+    assert not direct.loc[~close, "tokens"].eq(deep.loc[~close, "tokens"]).all()

@@ -1,8 +1,9 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small`, `model` or
-`appendix` behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
-sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small`, `spectra`,
+`overlaps`, `steps`, `model`, `appendix` or `control` behind the text writes that part alone. Of "Analyzing Spectral
+Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and
+at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -18,8 +19,12 @@ Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: par
 chance, gaps, powers of the elements' standard deviation, rank correlations.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
-smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks; and
-(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
+smallest decile of each role, each over the whole model's, and the smallest over the middle, paired over 12 chunks;
+(`spectra`, its Figures 1 and 2) how far queries, values and attention output lie beyond Marchenko–Pastur; (`overlaps`,
+Figures 3 and 4) whether O_k is higher beyond its edges than within, on 300 sentences; (`steps`, Figure 5) O_k through
+the training of the embedded model, on its verse; and (`model`), on 500 sentences, what a linear model of learned noise
+gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated
+points, by what is removed, and (`control`) of the small network of `source=small_figure_8`.
 """
 
 import json
@@ -34,6 +39,7 @@ import numpy as np
 from scipy import stats
 
 from jacspec import open_run
+from jacspec.report.beyond import overlaps_beyond
 from jacspec.report.findings import median_interval, ratio_interval
 from jacspec.spectra.significance import SURE
 from jacspec.studies.provenance import versions
@@ -150,10 +156,24 @@ def of_appendix(run: Any) -> dict[str, Any]:
     return found
 
 
+CONTROL: dict[str, tuple[str, ...]] = {"figure 8": ("source=small_figure_8",)}
+
+
+def of_control(run: Any) -> dict[str, Any]:
+    """Take the same of the small network, by when it is removed too."""
+    by_order = run.metrics.groupby("order", sort=False)["seed"].nunique()
+    found: dict[str, Any] = {"seeds": int(by_order.min())}
+    for (order, scale, group), rows in run.metrics.groupby(["order", "scale", "group"], sort=False):
+        values = rows["test_accuracy"]
+        own = found.setdefault(order, {}).setdefault(f"{scale:g}", {})
+        own[str(group)] = [float(values.mean()), float(values.std(ddof=1))]
+    return found
+
+
 DECILES = ("largest", "middle", "smallest")
 REMOVED = (
     *("task=removal", "data=text", "data.path={text}", "removal.tokens=768", "removal.window=128", "removal.stride=64"),
-    *("removal.roles=[q,o,up,down]", "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]"),
+    "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]",
 )
 
 
@@ -191,8 +211,76 @@ def of_model(run: Any) -> dict[str, Any]:
         own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
         own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
         own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
+        own["rank correlation, found and given"] = list(
+            map(float, stats.spearmanr(rows["small_output"], rows["small_output_given"]))
+        )
         found[str(role)] = own | {"matrices": len(rows)}
     return found
+
+
+SPECTRA: dict[str, tuple[str, ...]] = {"nano, step 256": ("model.revision=step256",), **MODELS}
+WITH_SPECTRA = ("task=weights", "weights.include=[q,v,o]", "weights.against=none")
+
+
+def of_spectra(run: Any) -> dict[str, Any]:
+    """Take by role the median σ₁ over the edge and the values beyond own norms, with its trend, and compare roles."""
+    table = run.metrics.assign(ratio=run.metrics["spectral_radius"] / run.metrics["mp_high"])
+    found: dict[str, Any] = {}
+    by_role = {role: rows.set_index("layer") for role, rows in table.groupby("role", sort=False)}
+    for role, rows in by_role.items():
+        trend = stats.kendalltau(rows.index, rows["norms_above"])
+        found[role] = {
+            "largest over the edge": list(median_interval(rows["ratio"].to_numpy(float))),
+            "values beyond own norms": list(median_interval(rows["norms_above"].to_numpy(float))),
+            "trend of these with the layer": [float(trend.statistic), float(trend.pvalue)],
+        }
+    for one, other in (("q", "o"), ("v", "o")):
+        larger = {name: by_role[one][column] > by_role[other][column] for name, column in
+                  (("larger over the edge", "ratio"), ("more beyond own norms", "norms_above"))}  # fmt: skip
+        found[f"{one} than {other}"] = {name: int(each.sum()) for name, each in larger.items()}
+    return found | {"layers": int(table["layer"].nunique())}
+
+
+OVERLAPS: dict[str, tuple[str, ...]] = {
+    "nano": (),
+    "SmolLM2-135M": (*MODELS["SmolLM2-135M"], "layers=[5,10,15]"),
+}
+HALF = 0.5
+"""The overlap that the paper calls substantial."""
+
+
+def of_overlaps(run: Any) -> dict[str, Any]:
+    """Count by role the matrices in which O_k is higher beyond the edges than within, and O_k above one half."""
+    table, sigma, overlap = run.metrics, *(run.dataset[name].values for name in ("singular_values", "overlap"))
+    low, high = (table[name].to_numpy(float) for name in ("mp_low", "mp_high"))
+    beyond = overlaps_beyond(sigma, overlap, low, high)
+    regimes = {"above": sigma > high[:, None], "below": sigma < low[:, None]}
+    regimes["within"] = np.isfinite(sigma) & ~regimes["above"] & ~regimes["below"]
+    found: dict[str, Any] = {"tokens": float(table["tokens"].max())}
+    for role in dict.fromkeys(table["role"]):
+        mine = np.flatnonzero(table["role"] == role)
+        own = beyond[beyond["matrix"].isin(mine)]
+        found[role] = {"matrices": len(mine)}
+        for side, regime in regimes.items():
+            rows, values = own[own["side"] == side], overlap[mine][regime[mine]]
+            found[role][side] = {"values": values.size, "over one half": int((values > HALF).sum())}
+            found[role][side]["mean"] = float(values.mean()) if values.size else None
+            found[role][side] |= {"matrices": len(rows), "higher": int((rows["q_value"] < SURE).sum())}
+    return found
+
+
+STEPS: dict[str, tuple[str, ...]] = {
+    **{step: (f"model.revision={step}",) for step in ("step0", "step16", "step64", "step256", "step1024")},
+    "step4096": (),
+}
+THROUGH_TRAINING = ("task=overlap", "layers=[1,5]", "data.samples=400")
+
+
+def of_step(run: Any) -> dict[str, Any]:
+    """Take by role the mean O_k of both ends and what chance has, means over layers."""
+    names = ["overlap_top", "overlap_bottom", "overlap_null"]
+    rows = run.metrics.groupby("role", sort=False)[names].mean()
+    return {str(role): {str(name): float(value) for name, value in own.items()} for role, own in rows.iterrows()}
 
 
 def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
@@ -218,8 +306,12 @@ def main() -> None:
             "phases": (RUNS, (*sentences, *WITH_RANKS), of_depth),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
+            "spectra": (SPECTRA, WITH_SPECTRA, of_spectra),
+            "overlaps": (OVERLAPS, ("task=overlap", *sentences), of_overlaps),
+            "steps": (STEPS, THROUGH_TRAINING, of_step),
             "model": (MODELS, WITH_MODEL, of_model),
             "appendix": (APPENDIX, (), of_appendix),
+            "control": (CONTROL, (), of_control),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
                 place = Path(folder) / part / name.replace(" ", "")

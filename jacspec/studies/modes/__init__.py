@@ -111,7 +111,8 @@ WORD_COLUMNS = (
 """Words of the directions that samples share. `top` and `bottom` are JSON, [token, score] each; see docs/modes.md."""
 
 OWN_COLUMNS = (
-    "layer", "component", "side", "mode", "samples", "unnamed", "first", "times", "chance", "p", "q", "tokens",
+    "layer", "component", "side", "mode", "samples", "unnamed", "first", "times", "strongest", "chance", "p", "q",
+    "tokens",
 )  # fmt: skip
 """Which token comes first how often, of each sample's own modes."""
 

@@ -276,7 +276,7 @@ def _check_plan(config: Config, options: ModesOptions, count: int, measured: Seq
         raise JacspecError(f"modes.check_layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
     plan = CheckPlan(
         tuple(sorted({layer % count for layer in chosen})),
-        tuple(options.check_epsilons),
+        tuple(dict.fromkeys(options.check_epsilons)),
         options.check_random,
         seed=config.seed,
         memory_bytes=memory_budget(config.engine.memory_gib),

@@ -81,11 +81,12 @@ def _own(run: Run) -> Iterator[Markup]:
     rows = run.table(OWN_FILE)
     yield element(
         "p",
-        "Which token comes first for how many samples, each read with its own derivative; by chance, where every "
-        "sample draws a direction of chance, the commonest token comes first as often as said. A sample whose leading "
-        "value is not alone has no such token.",
+        "Which token comes first for how many samples, each read with its own derivative. Vectors of samples that are "
+        "alike name one token often, whatever it is; whether they say more than chance is judged by the median of "
+        "their largest |score|, beside that of directions of chance, p being twice the median of the samples' own. A "
+        "sample whose leading value is not alone has no such token.",
     )
-    head = ("layer", "component", "side", "samples", "first tokens", "times", "by chance", "q")
+    head = ("layer", "component", "side", "samples", "first tokens", "times", "largest |score|", "by chance", "q")
     body = [
         (
             row["layer"],
@@ -94,7 +95,8 @@ def _own(run: Run) -> Iterator[Markup]:
             row["samples"],
             _counts(row["tokens"], strong=row["q"] < SURE),
             write_number(row["times"], ".0f"),
-            write_number(row["chance"], ".0f"),
+            write_number(row["strongest"], ".3g"),
+            write_number(row["chance"], ".3g"),
             write_number(row["q"], ".3f"),
         )
         for row in rows[rows["mode"] == 1].to_dict("records")
@@ -133,12 +135,12 @@ def words_findings(run: Run) -> Iterator[str]:
     own = own[(own["mode"] == 1) & (own["side"] == "write") & (own["samples"] > 0)]
     sure = own[own["q"] < SURE]
     if not sure.empty:
-        top = sure.loc[(sure["times"] / sure["samples"]).idxmax()]
+        top = sure.loc[(sure["strongest"] / sure["chance"]).idxmax()]
         yield (
-            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token{through} "
-            f"more often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
-            f"“{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples, by chance "
-            f"{top['chance']:.0f}."
+            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes make a token likelier"
+            f"{through} than directions of the same covariance do (q < 5 %); most in the "
+            f"{component_words(top['component'])} of layer {top['layer']}, |score| {top['strongest']:.2g} beside "
+            f"{top['chance']:.2g}, “{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples."
         )
 
 
