@@ -334,9 +334,9 @@ def test_trailing_modes_hold_the_stream_behind_a_norm(finished: Path) -> None:
             assert own[[-2, -1]].sum() == pytest.approx(inside[:, 3:].sum(axis=1).mean(), rel=1e-6)
             assert own[[-2, -1]].sum() > 0.99
             assert own[[1, 2]].sum() == pytest.approx(shared[layer, component, "stream"], abs=1e-9)
-    last = modes[modes["mode"] == -1]
-    assert (last["known"] > 0).all()
-    assert (last["input"] > 3 * last["input_random"]).all()
+    before_last = modes[modes["mode"] == -2]  # the last is the constant direction, which is exactly lost
+    assert (before_last["known"] > 0).all()
+    assert (before_last["input"] > 0.8).all()
 
 
 def test_what_is_read_by_kind_of_token(finished: Path) -> None:
@@ -373,7 +373,7 @@ def test_lines_end_at_layers_that_were_not_measured() -> None:
     _line(axes, line, line / 10, "black", "")
     assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, False, True, False]
     _level(axes, line, ":", "black")
-    assert axes.lines[2].get_xdata().tolist() == [3]
+    assert np.asarray(axes.lines[2].get_xdata()).tolist() == [3]
 
 
 @pytest.mark.parametrize(
