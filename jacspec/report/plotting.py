@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -176,7 +175,7 @@ def add_grid(axes: Axes) -> None:
 
 def add_names(
     figure: Figure,
-    handles: Sequence[Artist],
+    handles: Sequence[Any],
     *,
     place: Literal["outside right center", "outside right upper"] = "outside right center",
     title: str | None = None,
