@@ -556,8 +556,7 @@ TRAINED = (
         "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
         "largest score is {write, score over chance, median:.2f} times that of chance. The samples' own first "
         "writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
-        "components:.0f} components, all in layers 0 to 9, though hardly two samples name the same token (at most "
-        "{own write, mlp 7, times:.0f} of {own write, mlp 7, samples:.0f}). What the "
+        "components:.0f} components. What the "
         "unembedding says of a write in the middle of the network is not what becomes of it.",
     ),
     (

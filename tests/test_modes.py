@@ -371,7 +371,7 @@ def test_lines_end_at_layers_that_were_not_measured() -> None:
     line = pandas.Series([1.0, 2.0, 4.0], index=[0, 1, 3])
     axes = Figure().add_subplot()
     _line(axes, line, line / 10, "black", "")
-    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, False, True, False]
+    assert np.isnan(np.asarray(axes.lines[0].get_ydata())).tolist() == [False, False, True, False]
     _level(axes, line, ":", "black")
     assert np.asarray(axes.lines[2].get_xdata()).tolist() == [3]
 

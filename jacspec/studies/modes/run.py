@@ -288,7 +288,7 @@ def _check_plan(config: Config, options: ModesOptions, count: int, measured: Seq
 
 def _by_kind(result: LayerResult, reads: ReadShares, kinds: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
     values = {
-        component: {**{name: own[name] for name in BY_KIND if name in own}, **reads[result.layer, component]}
+        component: {name: own[name] for name in BY_KIND if name in own} | dict(reads[result.layer, component])
         for component, own in result.metrics.items()
     }
     return kind_rows(result.layer, values, kinds)
