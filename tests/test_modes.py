@@ -405,7 +405,7 @@ def test_what_has_no_value_is_told_from_chance(finished: Path) -> None:
     """Cells of what is written later are grey, where white is as much as random directions have."""
     axes = draw_sources(open_run(finished)).axes[0]
     image = axes.images[0]
-    missing = image.to_rgba(image.get_array())[..., 3] == 0
+    missing = image.to_rgba(np.ma.asarray(image.get_array()))[..., 3] == 0
     assert np.array_equal(missing, np.tril(np.ones((4, 4), dtype=bool)))
     assert axes.get_facecolor()[:3] == (0.85, 0.85, 0.85)
 

@@ -31,10 +31,10 @@ CAPTIONS = {
     "holds. Means, bands of 95 %; grey, directions with the covariance of the stream (dashed) and uniformly random "
     "ones (dotted). Lines end where a layer was not measured; a dash is chance at a single one.",
     "between": "From each component to what follows, at one sample. Above: how alike the subspaces are that it writes "
-    "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted, the "
-    "same with the second taken from another sample: what all samples share. Below: m_K of consecutive Jacobians, 0 "
-    "where the modes of the next layer are those of this one, and about 1 where they have nothing to do with each "
-    "other; of samples in which all modes of the next layer stand alone.",
+    "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted "
+    "(a dash at a single layer), the same with the second taken from another sample: what all samples share. Below: "
+    "m_K of consecutive Jacobians, 0 where the modes of the next layer are those of this one, and about 1 where they "
+    "have nothing to do with each other; of samples in which all modes of the next layer stand alone.",
     "input": "What share of the stream, of another sample's and of the mean over samples lies in the subspace that is "
     "read; dotted, what uniformly random directions have. A norm on a component's input does not see the stream's own "
     "direction.",
