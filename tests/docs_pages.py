@@ -460,8 +460,8 @@ def predicted_removal() -> str:
     return "\n".join(
         (
             f"Of {found['removals']} tenths removed from single matrices of SmolLM2 (`up`, `down` and `q` of four "
-            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these `removal_*` is, with "
-            "drawn labels,",
+            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these "
+            "`removal_*` is, with drawn labels,",
             f"{said.format(**model)};",
             f"with labels of the text {said.format(**data)}.",
             f"Over all of them the rank correlation is {model['rank correlation']:.2f} and "
@@ -511,14 +511,14 @@ def linear_model_table() -> str:
                 )
             )
     heads = (
-        ("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model", "given the strong", "chance")
-        + ("nats lost, smallest over middle",)
-    )  # fmt: skip
+        *("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model"),
+        *("given the strong", "chance", "nats lost, smallest over middle"),
+    )
     return _table(heads, rows)
 
 
 def removal_costs(removed: Mapping[str, Sequence[float]]) -> float | None:
-    """Return the nats a token lost without the smallest tenth over those without the fifth; None where that is chance."""
+    """Return the nats lost without the smallest tenth over those without the fifth; None where the fifth costs none."""
     middle, smallest = removed["middle over whole"], removed["smallest over whole"]
     return math.log(smallest[0]) / math.log(middle[0]) if middle[1] > 1 else None
 

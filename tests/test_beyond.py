@@ -46,9 +46,9 @@ def test_overlaps_beyond_the_edges_are_found_and_none_by_chance() -> None:
     assert (found[found["side"] == "below"]["q_value"] > 0.05).all()
     (said,) = say_overlaps_beyond(found, ROLES)
     assert (
-        "above the upper edge in 6 of the 6 matrices with values there (q 3 of 3, by 0.3; up 3 of 3, by 0.32)" in said
+        "above the upper edge in 6 of 6 matrices with values there (q 3 of 3, by 0.3; up 3 of 3, by 0.32)" in said
     )
-    assert "below the lower edge in none of the 6" in said
+    assert "below the lower edge in none of 6" in said
     # Twins: nothing planted, and high overlaps that are not where the values lie beyond.
     for twin in (profiles(planted=False), profiles(planted=True, shift=2 * ABOVE)):
         assert (overlaps_beyond(*twin)["q_value"] > 0.05).all()
@@ -94,8 +94,8 @@ def test_upright_lines_stand_where_sigma_crosses_the_edges() -> None:
     spectra = Spectra(sigma, low, high)
     panel = Figure().add_subplot()
     inset = frame_overlap(panel, "q", overlap, {"overlap_null": 0.1}, spectra)
-    ends = [np.asarray(line.get_xdata(), np.float64) for line in panel.lines]
-    upright = [float(own[0]) for own in ends if own[0] == own[-1]]
+    across = [np.asarray(line.get_xdata()) for line in panel.lines]
+    upright = [x[0] for x in across if len(set(x)) == 1]
     assert upright == [ABOVE + 0.5, ROWS - BELOW + 0.5]
     # The law of the matrix's own sides: its mass is one, and its ends are s(√N ∓ √M) over s√N.
     x, density = np.asarray(inset.lines[0].get_xydata()).T
@@ -103,8 +103,7 @@ def test_upright_lines_stand_where_sigma_crosses_the_edges() -> None:
     np.testing.assert_allclose(x[[0, -1]], [1 - (ROWS / COLS) ** 0.5, 1 + (ROWS / COLS) ** 0.5])
     add_spectra(inset, spectra, "blue")
     (bars,) = inset.patches
-    drawn = np.asarray(bars.get_path().vertices)[:, 0]
-    assert drawn.max() > x[-1]  # what lies beyond is not cut off
+    assert np.asarray(bars.get_path().vertices)[:, 0].max() > x[-1]  # what lies beyond is in the last bar
     # Twins: within the edges there is no line, nor where none is known.
     inside = Spectra(np.clip(sigma, LOW, HIGH), low, high)
     for other in (inside, Spectra(sigma, np.nan * low, np.nan * high)):

@@ -21,8 +21,10 @@ from docs_pages import (
     marks,
     pages,
     recorded,
+    recorded_claims,
     recorded_pages,
     recorded_trained,
+    removal_costs,
 )
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
@@ -554,8 +556,7 @@ TRAINED = (
         "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
         "largest score is {write, score over chance, median:.2f} times that of chance. The samples' own first "
         "writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
-        "components:.0f} components, all in layers 0 to 9, though hardly two samples name the same token (at most "
-        "{own write, mlp 7, times:.0f} of {own write, mlp 7, samples:.0f}). What the "
+        "components:.0f} components. What the "
         "unembedding says of a write in the middle of the network is not what becomes of it.",
     ),
     (
@@ -748,6 +749,43 @@ def test_chance_of_an_overlap_is_as_computed() -> None:
 
 def test_size_of_a_page_is_the_one_that_is_tested() -> None:
     assert f"is below {SIZE / 1e6:.0f} MB" in (DOCS / "report.md").read_text(encoding="utf-8")
+
+
+def test_conclusions_on_the_linear_model_hold() -> None:
+    """What the page of “Small Singular Values Matter” says of exponents, laws, the small end and its order."""
+    record, removed = recorded_claims("model"), recorded_claims("small")
+    nano, smollm2 = record["nano"], record["SmolLM2-135M"]
+    roles = ("q", "o", "up", "down")
+    for role in roles:
+        assert nano[role]["energy_exponent"][2] < -0.1
+        assert abs(smollm2[role]["energy_exponent"][0]) < 0.1
+        for found in (nano[role], smollm2[role]):
+            assert found["small_output"][0] < found["small_output_chance"][0] or found is smollm2[role]
+        own = smollm2[role]
+        assert own["distance_model"][0] > 0.9 * own["distance_plain"][0] > 5 * own["distance_chance"][0]
+        assert 0.25 < nano[role]["small_output"][0] / nano[role]["small_output_model"][0] < 2 or role == "q"
+    up, down = smollm2["up"], smollm2["down"]
+    assert up["small_output_given"][0] > 2 * up["small_output_chance"][0]
+    assert up["small_output_given"][1] < up["small_output"][2]
+    assert down["small_output_given"][0] == pytest.approx(down["small_output_chance"][0], rel=0.15)
+    rank, p_value = up["rank correlation, found and given"]
+    assert rank > 0.7
+    assert p_value < 1e-3
+    costs = {
+        (model, role): (removal_costs(removed[model][role]), record[model][role]) for model in record for role in roles
+    }
+    known = {key: each for key, each in costs.items() if each[0] is not None}
+    assert len(known) == 6
+
+    def order(column: str) -> list[tuple[str, str]]:
+        return sorted(known, key=lambda key: -known[key][1][column][0])[:4]
+
+    by_cost = sorted(known, key=lambda key: -(known[key][0] or 0.0))
+    assert order("small_output_given") == order("small_output_model") == order("small_output") == by_cost[:4]
+    assert by_cost[:2] == [("SmolLM2-135M", "up"), ("SmolLM2-135M", "down")]
+    assert order("small_output_chance")[:2] == [("nano", "up"), ("nano", "down")]
+    assert {role for _, role in by_cost[4:]} == {"q", "o"}
+    assert up["small_output"][0] < 1 < 4.5 < (known["SmolLM2-135M", "up"][0] or 0.0) < 5.5
 
 
 def test_size_of_the_installation_is_recorded() -> None:

@@ -24,7 +24,7 @@ from jacspec.runs import Run
 from jacspec.studies.modes import CHECK_COLUMNS, CHECK_FILE, OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE
 from jacspec.studies.modes.check_page import check_findings, check_section
 from jacspec.studies.modes.directions import Modes, Shared, shared_directions
-from jacspec.studies.modes.lexicon import Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
+from jacspec.studies.modes.lexicon import DEPTH, Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
 from jacspec.studies.modes.through import Way, go_direct, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
     Drawn,
@@ -303,13 +303,14 @@ def test_a_model_without_unembedding_has_words_of_reads_alone(tmp_path: Path) ->
     checkpoint = dataclasses.replace(open_checkpoint(tmp_path), has_head=False)
     checkpoint.__dict__["tokenizer"] = Numbers()
     width = checkpoint.spec.d_model
-    lexicon = make_lexicon(checkpoint, WordsPlan(draws=20))
+    lexicon = make_lexicon(checkpoint, WordsPlan(draws=20, through=DEPTH))
     assert not lexicon.writes_to_tokens("")
     vectors = np.tile(np.eye(1, width, dtype=np.float32), (4, 1))
     modes = _modes(vectors, vectors)
     words = read_component(lexicon, NOWHERE, 0, "attn", modes, _shared(modes, "reads"))
     assert {_named(row)["side"] for row in words.shared} == {_own_named(row)["side"] for row in words.own} == {READ}
     assert "no unembedding" in lexicon.facts["writes"]
+    assert lexicon.facts["through"] is None
 
 
 def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_stream(tmp_path: Path) -> None:
@@ -397,11 +398,22 @@ def test_page_and_sentences_say_which_words_are_beyond_chance(beyond: bool, tmp_
     assert "<strong>a␣b" not in page
     assert "2 of 3 have words" in page
     said = " ".join([*words_findings(run), *check_findings(run)])
-    assert ("1 make a token likelier" in said) == ("attention 0 (␣the · \\n; 2 beside 0.5)" in said) == beyond
+    assert ("1 makes a token likelier" in said) == ("attention 0 (␣the · \\n; 2 beside 0.5)" in said) == beyond
     assert ("none make a token likelier" in said) == (not beyond)
     assert ("|score| 2 beside 0.5, “nan” in 9 of 20 samples" in said) == beyond
     assert f"in {int(beyond)} of 1 places" in said
     assert ("4 [3.5, 5] times as much" in said) == beyond
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_one_direction_is_spoken_of_in_the_singular(beyond: bool, tmp_path: Path) -> None:
+    run = planted_run(tmp_path, beyond=beyond)
+    run.table(WORDS_FILE).head(1).to_csv(tmp_path / WORDS_FILE, index=False)
+    run = Run(tmp_path)
+    vars(run).update(provenance={"task": "modes"})
+    said = next(iter(words_findings(run)))
+    ends = "makes a token likelier more than" if beyond else "does not make a token likelier beyond"
+    assert said.startswith(f"The one write direction that samples share and that has words {ends} directions")
 
 
 def test_text_of_tokens() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -131,7 +130,7 @@ def add_grid(axes: Axes) -> None:
 
 def add_names(
     figure: Figure,
-    handles: Sequence[Artist],
+    handles: Sequence[Any],
     *,
     place: Literal["outside right center", "outside right upper"] = "outside right center",
     title: str | None = None,

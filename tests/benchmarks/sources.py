@@ -23,8 +23,8 @@ smallest decile of each role, each over the whole model's, and the smallest over
 (`spectra`, its Figures 1 and 2) how far queries, values and attention output lie beyond Marchenko–Pastur; (`overlaps`,
 Figures 3 and 4) whether O_k is higher beyond its edges than within, on 300 sentences; (`steps`, Figure 5) O_k through
 the training of the embedded model, on its verse; and (`model`), on 500 sentences, what a linear model of learned noise
-gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated points,
-by what is removed, and (`control`) of the small network of `source=small_figure_8`.
+gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated
+points, by what is removed, and (`control`) of the small network of `source=small_figure_8`.
 """
 
 import json
@@ -211,6 +211,9 @@ def of_model(run: Any) -> dict[str, Any]:
         own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
         own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
         own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
+        own["rank correlation, found and given"] = list(
+            map(float, stats.spearmanr(rows["small_output"], rows["small_output_given"]))
+        )
         found[str(role)] = own | {"matrices": len(rows)}
     return found
 

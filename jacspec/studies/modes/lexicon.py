@@ -90,7 +90,7 @@ def make_lexicon(checkpoint: Checkpoint, plan: WordsPlan) -> Lexicon:
             said += "; encoder: no unembedding, reads alone"
     facts = {
         "writes": said,
-        "through": plan.through,
+        "through": plan.through if checkpoint.has_head else None,
         "draws": plan.draws,
         "reads": "token embeddings less their mean",
         "stable": STABLE,

@@ -127,25 +127,10 @@ def words_findings(run: Run) -> Iterator[str]:
     rows = run.table(WORDS_FILE)
     named = rows[rows["strongest"].notna()]
     through = _through(run)
-    for side, verb in (("write", "make a token likelier"), ("read", "lie along a token's embedding")):
+    for side, verb, what in (("write", "make", "a token likelier"), ("read", "lie", "along a token's embedding")):
         own = named[named["side"] == side]
-        if own.empty:
-            continue
-        beyond = own[own["q"] < SURE].sort_values("layer")
-        what = (
-            f"Of the {len(own)} {side} directions that samples share and that have words{through * (side == 'write')}"
-        )
-        if beyond.empty:
-            yield (
-                f"{what}, none {verb} beyond directions of the same covariance (q < 5 %): at this power their words "
-                "are no more than those of any direction."
-            )
-            continue
-        best = beyond.loc[(beyond["strongest"] / beyond["chance"]).nlargest(3).index]
-        yield (
-            f"{what}, {len(beyond)} {verb} more than directions of the same covariance do (q < 5 %); most "
-            f"{_examples(best)}."
-        )
+        if not own.empty:
+            yield _beyond_chance(own, side, verb, what, through * (side == "write"))
     own = run.table(OWN_FILE)
     own = own[(own["mode"] == 1) & (own["side"] == "write") & (own["samples"] > 0)]
     sure = own[own["q"] < SURE]
@@ -157,6 +142,30 @@ def words_findings(run: Run) -> Iterator[str]:
             f"{component_words(top['component'])} of layer {top['layer']}, |score| {top['strongest']:.2g} beside "
             f"{top['chance']:.2g}, “{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples."
         )
+
+
+def _beyond_chance(rows: pandas.DataFrame, side: str, verb: str, what: str, through: str) -> str:
+    """Say how many shared directions with words have them beyond chance, and which most."""
+    beyond = rows[rows["q"] < SURE].sort_values("layer")
+    best = beyond.loc[(beyond["strongest"] / beyond["chance"]).nlargest(3).index]
+    if len(rows) == 1:
+        one = f"The one {side} direction that samples share and that has words{through}"
+        if beyond.empty:
+            return (
+                f"{one} does not {verb} {what} beyond directions of the same covariance (q < 5 %): at this power its "
+                "words are no more than those of any direction."
+            )
+        return f"{one} {verb}s {what} more than directions of the same covariance do (q < 5 %): {_examples(best)}."
+    many = f"Of the {len(rows)} {side} directions that samples share and that have words{through}"
+    if beyond.empty:
+        return (
+            f"{many}, none {verb} {what} beyond directions of the same covariance (q < 5 %): at this power their words "
+            "are no more than those of any direction."
+        )
+    return (
+        f"{many}, {len(beyond)} {verb}{'s' * (len(beyond) == 1)} {what} more than directions of the same covariance do "
+        f"(q < 5 %); most {_examples(best)}."
+    )
 
 
 def _examples(rows: pandas.DataFrame) -> str:
