@@ -736,6 +736,13 @@ def test_number_of_a_benchmark_is_recorded(page: str, benchmark: str, words: str
     assert formatted(words, recorded(benchmark)) in text
 
 
+def test_every_preset_of_small_singular_values_is_on_its_page() -> None:
+    page = (DOCS / "sources" / "small_singular_values.md").read_text(encoding="utf-8")
+    presets = {file.stem for file in (ROOT / "conf" / "source").glob("small_*.yaml")}
+    assert {"small_figure_9", "small_figure_10"} < presets
+    assert sorted(presets - set(re.findall(r"\w+", page))) == []
+
+
 def test_numbers_of_programs_are_those_that_are_tested() -> None:
     page = " ".join((DOCS / "compilation.md").read_text(encoding="utf-8").split())
     assert f"The default run has at most {MOST['default']}, the paper's" in page
