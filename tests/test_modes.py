@@ -24,7 +24,7 @@ from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, gr
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.studies.modes.after import pass_again
 from jacspec.studies.modes.angles import as_many_dimensions, draw_pairs, mean_angles
-from jacspec.studies.modes.figures import _level, _line
+from jacspec.studies.modes.figures import _level, _line, draw_between, draw_sources
 from jacspec.studies.modes.measure import BOUND, GROUP, OUTPUT, READS, STREAM, WRITES, ModesPlan, share_in, stream_modes
 from jacspec.studies.modes.tables import (
     draw_subspaces,
@@ -334,9 +334,9 @@ def test_trailing_modes_hold_the_stream_behind_a_norm(finished: Path) -> None:
             assert own[[-2, -1]].sum() == pytest.approx(inside[:, 3:].sum(axis=1).mean(), rel=1e-6)
             assert own[[-2, -1]].sum() > 0.99
             assert own[[1, 2]].sum() == pytest.approx(shared[layer, component, "stream"], abs=1e-9)
-    last = modes[modes["mode"] == -1]
-    assert (last["known"] > 0).all()
-    assert (last["input"] > 3 * last["input_random"]).all()
+    before_last = modes[modes["mode"] == -2]  # the last is the constant direction, which is exactly lost
+    assert (before_last["known"] > 0).all()
+    assert (before_last["input"] > 0.8).all()
 
 
 def test_what_is_read_by_kind_of_token(finished: Path) -> None:
@@ -392,6 +392,22 @@ def test_one_component_of_one_layer_has_nothing_that_follows(components: str, la
         "Nothing is measured that follows a component in its layer or the next."
         in (run.folder / "report.html").read_text()
     )
+    figure = draw_between(run)
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert words == [
+        "no component that is measured\nfollows in this layer or the next",
+        "no two layers that are measured\nfollow each other",
+    ]
+    assert figure.axes[0].get_xlim()[0] > int(layers) - 1  # not a layer that the run has not
+
+
+def test_what_has_no_value_is_told_from_chance(finished: Path) -> None:
+    """Cells of what is written later are grey, where white is as much as random directions have."""
+    axes = draw_sources(open_run(finished)).axes[0]
+    image = axes.images[0]
+    missing = image.to_rgba(image.get_array())[..., 3] == 0
+    assert np.array_equal(missing, np.tril(np.ones((4, 4), dtype=bool)))
+    assert axes.get_facecolor()[:3] == (0.85, 0.85, 0.85)
 
 
 @pytest.mark.parametrize(

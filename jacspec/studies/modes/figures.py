@@ -29,7 +29,7 @@ CAPTIONS = {
     "shared": "Shared or specific? Above: |cos| of the leading read and write vectors between samples, where they "
     "stand alone. Below: what share of a sample's leading modes the mean subspace of the other half of the samples "
     "holds. Means, bands of 95 %; grey, directions with the covariance of the stream (dashed) and uniformly random "
-    "ones (dotted). Lines end where a layer was not measured.",
+    "ones (dotted). Lines end where a layer was not measured; a dash is chance at a single one.",
     "between": "From each component to what follows, at one sample. Above: how alike the subspaces are that it writes "
     "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted, the "
     "same with the second taken from another sample: what all samples share. Below: m_K of consecutive Jacobians, 0 "
@@ -105,13 +105,17 @@ def draw_between(run: Run) -> Figure:
         if rows["mean"].notna().any():
             _line(below, rows["mean"], rows["standard_error"], "black", "m_K")
         if not above.lines[:-1]:
-            _say(above, "no component that is measured follows in this layer or the next")
+            _say(above, "no component that is measured\nfollows in this layer or the next")
         if not below.lines:
             of_two = "in no sample do all modes\nof the next layer stand alone"
             _say(below, of_two if len(rows) else "no two layers that are measured\nfollow each other")
         below.axhline(1, color=GREY, linewidth=1.1, linestyle=RANDOM)
     for axes in (grid[0][0], grid[1][0]):  # what was drawn in any panel sets the limits of all
         axes.set_ylim(bottom=0)
+    grid[1][0].set_ylim(top=max(1.1, grid[1][0].get_ylim()[1]))
+    layers = run.metrics["layer"]
+    margin = max(0.05 * (layers.max() - layers.min()), 0.2)
+    grid[0][0].set_xlim(layers.min() - margin, layers.max() + margin)
     _legend(figure, grid[0][0])
     return figure
 

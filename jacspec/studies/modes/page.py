@@ -143,7 +143,9 @@ def _by(run: Run, file: str, by: str) -> Iterator[Markup]:
         "there. The mean stream is that of all samples. Of earlier writes, of what each component that is measured "
         "before wrote at the sample, it is the mean share.",
     )
-    for (component, metric, column), own in rows[seen].groupby(["component", "metric", "column"], sort=False):
+    # By component first: a metric may begin at a later layer than others.
+    rows = rows[seen].sort_values("component", key=lambda own: own.map(run.components.index), kind="stable")
+    for (component, metric, column), own in rows.groupby(["component", "metric", "column"], sort=False):
         of = f" by {column}" if column else ""
         title = READ_SHARES.get(str(metric)) or metric_title(run, str(metric))
         yield element("h3", f"{component_words(str(component))}: {title}{of}")
