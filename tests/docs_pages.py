@@ -211,6 +211,11 @@ def heads_claims_table() -> str:
     pairs = {
         "npr_lambda, spectral_entropy": "NPR and entropy",
         "element_std, spectral_entropy": "the elements' σ and entropy",
+        "element_std, npr_lambda": "the elements' σ and NPR",
+        "element_std, kappa_lambda": "the elements' σ and κ_λ",
+        "element_kurtosis, npr_lambda": "the elements' kurtosis and NPR",
+        "kurtosis_beyond, npr_lambda": "the elements' kurtosis over 6/PR and NPR",
+        "element_kurtosis, lambda_0": "the elements' kurtosis and λ₀",
     }
 
     def column(own: Mapping[str, Any]) -> dict[str, str]:
@@ -221,20 +226,51 @@ def heads_claims_table() -> str:
         for key in ("heads with npr within 3 sd of chance", "heads whose gap is closed"):
             words = key.replace("npr", "NPR").replace(" sd ", " standard deviations ")
             found[words] = f"{own[key]} of {own['heads']}"
+        found["σ above what one Gaussian head in 100 has, in the median head"] = (
+            f"{own['median of sigma above gaussian factors']:.0f}"
+        )
+        found["median of the elements' σ"] = f"{own['median of element_std']:.3g}"
         for name, words in powers.items():
             slope, share = own["power of element_std"][name]
             found[f"power of the elements' σ that {words} goes with (R²)"] = f"{slope:.2f} ({share:.3f})"
         for key, words in pairs.items():
-            found[f"rank correlation of {words}"] = f"{own['rank correlation'][key]:.2f}"
-        by_layer = own["lambda_0 of layers"]
+            found[f"rank correlation of {words}"] = "{:.2f} ({:.2f} to {:.2f})".format(*own["rank correlation"][key])
+        kurtosis = own["kurtosis"]
+        found["median of the excess kurtosis of W_Q, W_K, W_QK"] = "{left:.2f}, {right:.2f}, {product:.2f}".format(
+            **kurtosis["median"]
+        )
+        found["the same of W_QK, of independent elements"] = f"{kurtosis['median']['independent']:.2f}"
+        found["the same of W_QK, of Gaussian singular vectors, 6/PR"] = f"{kurtosis['median']['Gaussian vectors']:.2f}"
+        for name in ("both factors", "independent elements", "Gaussian vectors"):
+            found[f"heads whose W_QK has a larger one than {name}"] = (
+                f"{kurtosis[f'heads above {name}']} of {own['heads']}"
+            )
+        by_layer, layers = own["lambda_0 of layers"], own["layers"]
         found["mean λ₀ of the first layer over the median layer"] = f"{by_layer['first over median']:.3g}"
+        found["largest λ of the first layer"] = f"{by_layer['largest of the first layer']:.3g}"
+        found["layers whose mean λ₀ is above the one before"] = f"{by_layer['rises']} of {layers['number'] - 1}"
         for part in ("first", "second"):
-            correlation, _ = by_layer[f"rank correlation with the layer, {part} half"]
-            found[f"rank correlation of λ₀ with the layer, {part} half"] = f"{correlation:.2f}"
+            found[f"rank correlation of λ₀ with the layer, {part} half"] = _with_p(
+                by_layer[f"rank correlation with the layer, {part} half"]
+            )
+        for name, words in (("entropy", "entropy"), ("npr", "NPR"), ("kappa", "κ_λ")):
+            found[f"rank correlation of {words} with the layer"] = _with_p(layers[f"rank correlation of {name}"])
+        ends = (layers[f"layer of the {end} entropy"] for end in ("lowest", "highest"))
+        found["layer of the lowest, of the highest entropy"] = ", ".join(map(str, ends))
+        first, as_many = layers["heads of the first among as many with the lowest npr"], layers["heads of one"]
+        found["of as many heads with the lowest NPR as a layer has, in the first (by chance)"] = (
+            f"{first} of {as_many} ({as_many / layers['number']:.1g})"
+        )
         return found
 
     columns = [column(own) for own in models.values()]
     return _table(("", *models), [(words, *(each[words] for each in columns)) for words in columns[0]])
+
+
+def _with_p(found: Sequence[float]) -> str:
+    """Write a correlation and its p-value."""
+    value, p_value = found
+    return f"{value:.2f}, p = {p_value:.2g}"
 
 
 def _digits(value: float | None) -> str:

@@ -45,10 +45,8 @@ def test_overlaps_beyond_the_edges_are_found_and_none_by_chance() -> None:
     np.testing.assert_allclose(above["difference"], expected)
     assert (found[found["side"] == "below"]["q_value"] > 0.05).all()
     (said,) = say_overlaps_beyond(found, ROLES)
-    assert (
-        "above the upper edge in 6 of the 6 matrices with values there (q 3 of 3, by 0.3; up 3 of 3, by 0.32)" in said
-    )
-    assert "below the lower edge in none of the 6" in said
+    assert "above the upper edge in 6 of 6 matrices with values there (q 3 of 3, by 0.3; up 3 of 3, by 0.32)" in said
+    assert "below the lower edge in none of 6" in said
     # Twins: nothing planted, and high overlaps that are not where the values lie beyond.
     for twin in (profiles(planted=False), profiles(planted=True, shift=2 * ABOVE)):
         assert (overlaps_beyond(*twin)["q_value"] > 0.05).all()

@@ -99,6 +99,33 @@ def test_commands_compose() -> None:
             compose("config", overrides=overrides_of(["-m", "task=heads", "heads.draw=1,2"]))
 
 
+def test_commands_in_sentences_and_tables_compose() -> None:
+    """So does every command in a code span, and every span of keys of one study."""
+    register()
+    spans = [command for page in WRITTEN for command in spans_of(page.read_text(encoding="utf-8"))]
+    assert ["source=w_qk_figure_2", "model=gpt2", "heads.shown=[L7H6,L1H0]"] in spans
+    assert ["task=merge", "merge.method=spectral", "merge.alpha=0.5", "merge.strength=0.5"] in spans
+    assert any(command[:2] == ["-m", "source=small_frozen"] for command in spans)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for overrides in {tuple(overrides_of(read_arguments(words))) for words in spans}:
+            compose("config", overrides=list(overrides))
+        for wrong in (
+            "jacspec source=w_qk_figure_99 model=gpt2",
+            "jacspec -m task=heads heads.draw=1,2",
+            "merge.bas=0.5",
+        ):
+            (words,) = spans_of(f"| Figure 1 | `{wrong}` | yes |")
+            with pytest.raises(HydraException):
+                compose("config", overrides=overrides_of(read_arguments(words)))
+
+
+def test_every_figure_of_a_source_has_its_command_on_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("sources/*.md"))
+    named = {word for command in spans_of(text) for word in command}
+    missing = {file.stem for file in (config_folder() / "source").glob("*.yaml") if f"source={file.stem}" not in named}
+    assert missing == {"small_figure_9", "small_figure_10"}, "these two are Figure 4 in other blocks, and in its row"
+
+
 def test_commands_are_found() -> None:
     found = [command for page in WRITTEN for command in commands(page)]
     assert ["-m", "model.init=pretrained,random", "seed=0,1,2", "hydra.sweep.dir=controls"] in found
@@ -112,6 +139,15 @@ def commands(page: Path) -> Iterator[list[str]]:
         r"^ {4}(?:srun .*?|pip install -e \. && )?(?:python -m )?jacspec\b(?! --)(.*)$", text, flags=re.M
     ):
         yield [PLACEHOLDER.sub(r"\1./", word) for word in shlex.split(line)]
+
+
+def spans_of(text: str) -> Iterator[list[str]]:
+    """Find the arguments of commands in code spans of a line, and the study in front of keys of its own alone."""
+    for command in re.findall(r"`(?:python -m )?jacspec ((?:-m )?\w+=[^`\n]*)`", text):
+        yield [PLACEHOLDER.sub(r"\1./", word) for word in shlex.split(command)]
+    for keys, study in re.findall(rf"`(({'|'.join(DESCRIBED)})\.\w+=[^`\n]*)`", text):
+        if not re.search(r"=(?:[A-Z]+|…)(?: |$)", keys):  # V and N stand for numbers
+            yield [f"task={study}", *shlex.split(keys)]
 
 
 PLACEHOLDER = re.compile(r"((?:^model=|,))(?=[A-Z]{4,}(?:,|$))")
@@ -734,6 +770,13 @@ HELD = (
 def test_number_of_a_benchmark_is_recorded(page: str, benchmark: str, words: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert formatted(words, recorded(benchmark)) in text
+
+
+def test_every_preset_of_small_singular_values_is_on_its_page() -> None:
+    page = (DOCS / "sources" / "small_singular_values.md").read_text(encoding="utf-8")
+    presets = {file.stem for file in (ROOT / "conf" / "source").glob("small_*.yaml")}
+    assert {"small_figure_9", "small_figure_10"} < presets
+    assert sorted(presets - set(re.findall(r"\w+", page))) == []
 
 
 def test_numbers_of_programs_are_those_that_are_tested() -> None:

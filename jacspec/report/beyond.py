@@ -69,7 +69,8 @@ def say_overlaps_beyond(found: "pandas.DataFrame", roles: Sequence[str]) -> Iter
             if mine
         ]
         listed = f" ({'; '.join(by_role)})" if by_role else ""
-        said.append(f"{words} in {len(sure) or 'none'} of the {len(own)} matrices with values there{listed}")
+        those = f"{len(own)} {'matrix' if len(own) == 1 else 'matrices'} with values there"
+        said.append(f"{words} in {len(sure) or 'none'} of {those}{listed}")
     if len(found):
         listed = ", ".join(said)
         yield f"O_k is higher beyond Marchenko–Pastur's edges than within, {listed} (rank tests, q below {SURE})."

@@ -16,7 +16,8 @@ Of the same paper (`phases`), on 40 sentences: the tables over depth that a run 
 levels of chance, attention beside the MLP by layer), and how near tokens and attention are to rank one, by layer.
 
 Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
-chance, gaps, powers of the elements' standard deviation, rank correlations.
+chance, gaps, powers of the elements' standard deviation, the elements' kurtosis beside that of both factors, and rank
+correlations, over heads with intervals of 95 % that draw whole layers, over layers with p-values.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
 smallest decile of each role, each over the whole model's, and the smallest over the middle, paired over 12 chunks;
@@ -120,23 +121,92 @@ def of_heads(run: Any) -> dict[str, Any]:
         for place, name in enumerate(("lambda_0", "lambda_sum", "lambda_square_sum"), 1)
     }
     found["power of element_std"] = {name: [float(line.slope), float(line.rvalue**2)] for name, line in lines.items()}
-    found["rank correlation"] = {
-        f"{one}, {other}": float(stats.spearmanr(table[one], table[other]).statistic)
-        for one, other in (("npr_lambda", "spectral_entropy"), ("element_std", "spectral_entropy"))
-    }
-    means = table.groupby("layer")[["lambda_0", "npr_lambda"]].mean()
+    head_dim = run.dataset.sizes["k"]
+    table = table.assign(kurtosis_beyond=table["element_kurtosis"] * table["npr_lambda"] * head_dim / 6)
+    found["rank correlation"] = {f"{one}, {other}": _correlate(table, one, other) for one, other in PAIRS}
+    found["kurtosis"] = _kurtosis(table, head_dim)
+    means = table.groupby("layer")[["lambda_0", "npr_lambda", "spectral_entropy", "kappa_lambda"]].mean()
     half = len(means) // 2
     found["lambda_0 of layers"] = {
         "first over median": float(means["lambda_0"].iloc[0] / means["lambda_0"].median()),
+        "largest of the first layer": float(table["lambda_0"][table["layer"] == 0].max()),
+        "rises": int((means["lambda_0"].diff() > 0).sum()),
         "rank correlation with the layer, first half": _trend(means["lambda_0"][:half]),
         "rank correlation with the layer, second half": _trend(means["lambda_0"][half:]),
     }
+    of_one = int((table["layer"] == 0).sum())
+    least = table.nsmallest(of_one, "npr_lambda")["layer"]
+    found["layers"] = {
+        "number": len(means),
+        "heads of one": of_one,
+        "heads of the first among as many with the lowest npr": int((least == 0).sum()),
+        "layer of the lowest entropy": int(means["spectral_entropy"].idxmin()),
+        "layer of the highest entropy": int(means["spectral_entropy"].idxmax()),
+        "rank correlation of entropy": _trend(means["spectral_entropy"]),
+        "rank correlation of npr": _trend(means["npr_lambda"]),
+        "rank correlation of kappa": _trend(means["kappa_lambda"]),
+    }
+    found["median of sigma above gaussian factors"] = float(table["plain_above"].median())
+    found["median of element_std"] = float(table["element_std"].median())
     return found
 
 
+def _kurtosis(table: Any, head_dim: int) -> dict[str, Any]:
+    """Take the excess kurtosis of the products' elements, of both factors, and of independent ones as heavy as these.
+
+    An element of the product is a sum of `head_dim` products: of independent elements these have an excess of
+    (3 + k)(3 + k') − 3, and their sum that over `head_dim`. With the head's own spectrum and Gaussian singular vectors
+    an element is normal given one of both sides, of variance Σ λ u², so that its excess is 6 Σλ² / (Σλ)².
+    """
+    product, left, right = (table[f"{name}_kurtosis"].to_numpy(float) for name in ("element", "left", "right"))
+    turned = 6 / (table["npr_lambda"].to_numpy(float) * head_dim)
+    independent = ((3 + left) * (3 + right) - 3) / head_dim
+    return {
+        "median": {
+            "product": float(np.median(product)),
+            "left": float(np.median(left)),
+            "right": float(np.median(right)),
+            "independent": float(np.median(independent)),
+            "Gaussian vectors": float(np.median(turned)),
+        },
+        "heads above both factors": int((product > np.maximum(left, right)).sum()),
+        "heads above independent elements": int((product > independent).sum()),
+        "heads above Gaussian vectors": int((product > turned).sum()),
+    }
+
+
+PAIRS = (
+    ("npr_lambda", "spectral_entropy"),
+    ("element_std", "spectral_entropy"),
+    ("element_std", "npr_lambda"),
+    ("element_std", "kappa_lambda"),
+    ("element_kurtosis", "npr_lambda"),
+    ("element_kurtosis", "lambda_0"),
+    ("kurtosis_beyond", "npr_lambda"),
+)
+
+
+def _correlate(table: Any, one: str, other: str, draws: int = 999) -> list[float]:
+    """Correlate the ranks of two columns over heads; with the interval of 95 % of layers drawn with replacement."""
+    layers = [own[[one, other]].to_numpy(float) for _, own in table.groupby("layer")]
+    rng = np.random.default_rng(0)
+    drawn = [
+        stats.spearmanr(np.concatenate([layers[place] for place in rng.integers(len(layers), size=len(layers))]))
+        for _ in range(draws)
+    ]
+    low, high = np.quantile([each.statistic for each in drawn], (0.025, 0.975))
+    return [float(stats.spearmanr(table[one], table[other]).statistic), float(low), float(high)]
+
+
 def _trend(values: Any) -> list[float]:
-    """Correlate the ranks of values with their places; returns the correlation and its p-value."""
-    found = stats.spearmanr(np.arange(len(values)), values)
+    """Correlate the ranks of values with their places; returns the correlation and its p-value over their orders."""
+    places = np.arange(len(values))
+    found = stats.permutation_test(
+        (np.asarray(values, float),),
+        lambda order: stats.spearmanr(places, order).statistic,
+        permutation_type="pairings",
+        rng=0,
+    )
     return [float(found.statistic), float(found.pvalue)]
 
 
