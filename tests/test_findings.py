@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from jacspec.axes import LayerResult, Row
-from jacspec.report.findings import friedman_p_value, median_interval, ratio_interval, sample_findings
+from jacspec.report.findings import count_once, friedman_p_value, median_interval, ratio_interval, sample_findings
 from jacspec.runs import Run, open_run, start_run, write_csv
 from jacspec.runs.rows import matrix_layout, start_rows
 from jacspec.spectra.significance import adjust_for_many
@@ -146,6 +147,17 @@ def write_matrices(folder: Path, values: Sequence[Mapping[str, float]]) -> Run:
     writer.write_tables()
     writer.finish()
     return open_run(folder)
+
+
+def test_fused_matrices_count_by_their_parts() -> None:
+    """Where the parts are there too, in each stack by itself; a fused matrix alone counts."""
+    roles = ["q", "k", "v", "qkv", "o", "up", "gate", "gate_up", "down", "decoder.qkv", "decoder.q", "q_proj"]
+    kept, words = count_once(pd.DataFrame({"role": roles}))
+    assert list(kept["role"]) == [role for role in roles if role not in ("qkv", "gate_up")]
+    assert words == ", fused ones by their parts"
+    whole = pd.DataFrame({"role": ["qkv", "o", "down", "gate_up", "gate"]})
+    assert count_once(whole)[0].equals(whole)
+    assert count_once(whole)[1] == ""
 
 
 def test_matrices_beyond_their_nulls_are_counted(tmp_path: Path) -> None:

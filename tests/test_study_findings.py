@@ -14,6 +14,7 @@ from scipy import stats
 from jacspec.runs import Run
 from jacspec.studies import STUDIES
 from jacspec.studies.delta.findings import noise_p_value
+from jacspec.studies.merge.findings import merge_findings
 from jacspec.studies.removal.findings import perplexity_ratio
 from jacspec.studies.study import load
 
@@ -192,6 +193,19 @@ def merge(folder: Path, rng: Rng, planted: bool) -> Run:
                      "condition_second": 90.0 if layer else 500.0 if planted else 200.0, "condition_chance": 300.0,
                      "share_second": 0.8 if apart else 0.55})  # fmt: skip
     return put(folder, "merge", rows)
+
+
+def test_fused_matrices_of_merges_count_by_their_parts(tmp_path: Path) -> None:
+    """Of q, k and v the same number of each, and none of what is whole."""
+    rows = [
+        {"layer": layer, "role": role, "compared": "weights", "first": "A", "second": "B", "confidence": 0.4,
+         "left_overlap": 0.5, "right_overlap": 0.5, "left_chance": 0.1, "right_chance": 0.1, "cosine": 0.5,
+         "condition_second": 500.0, "condition_chance": 100.0, "share_second": 0.6}
+        for layer in range(LAYERS) for role in ("q", "k", "v", "qkv")
+    ]  # fmt: skip
+    said = " ".join(merge_findings(put(tmp_path, "merge", rows)))
+    assert f"(medians over {3 * LAYERS} matrices, fused ones by their parts)" in said
+    assert f"{3 * LAYERS} of {3 * LAYERS} matrices of A and B, fused ones by their parts, differ" in said
 
 
 def lazy(folder: Path, rng: Rng, planted: bool) -> Run:

@@ -26,6 +26,9 @@ FEWEST_LAYERS = 6
 FEWEST_SEEDS = 3
 """Repeats below which Student's interval of a mean is too wide to say anything."""
 
+FUSED_WORDS = ", fused ones by their parts"
+"""What is said behind a number of matrices where `count_once` left some out."""
+
 GAIN, RATIO = "spectral_radius", "decay_ratio"
 
 
@@ -276,3 +279,21 @@ def _depth(found: list[Place]) -> Iterator[str]:
                 f"Over depth the gain of {component_words(component)} differs between thirds of the layers: "
                 f"{' and '.join(said)} that of the middle third."
             )
+
+
+def count_once(table: "pandas.DataFrame") -> tuple["pandas.DataFrame", str]:
+    """Leave out of a table of matrices the fused ones whose parts are rows too, as `qkv` beside `q`, `k` and `v`.
+
+    They hold the same numbers, so that a count or a test would take these twice. Returns what is left, and the words
+    that say so, none where nothing is left out.
+    """
+    roles = set(table["role"])
+    fused = {role for role in roles if role and _parts_of(role) <= roles - {role}}
+    kept = table[~table["role"].isin(fused)]
+    return kept, FUSED_WORDS if fused else ""
+
+
+def _parts_of(role: str) -> set[str]:
+    """Take a role that names several apart: `decoder.qkv` is decoder.q, decoder.k and decoder.v."""
+    stack, dot, own = role.rpartition(".")
+    return {f"{stack}{dot}{part}" for part in (own.split("_") if "_" in own else own)}

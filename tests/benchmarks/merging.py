@@ -86,8 +86,11 @@ def of_training(run: Any) -> dict[str, Any]:
 
 
 def of_merge(run: Any) -> dict[str, Any]:
-    """Count what ModelCypher's rules flag of two models' matrices, and how many of these chance explains."""
-    table = run.metrics[run.metrics["compared"] == "weights"]
+    """Count what ModelCypher's rules flag of two models' matrices, and how many of these chance explains.
+
+    Fused matrices count by their parts.
+    """
+    table = run.metrics[(run.metrics["compared"] == "weights") & ~run.metrics["role"].isin(FUSED)]
     ill = table["condition_second"] > 100
     return {
         "matrices": len(table),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jacspec.report.findings import say_trend
+from jacspec.report.findings import count_once, say_trend
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.spectra.random_matrix import largest_p_value
@@ -14,10 +14,10 @@ from jacspec.spectra.significance import SURE, adjust_for_many
 
 def delta_findings(run: Run) -> Iterator[str]:
     """Say how large the change is and where, in how many matrices it is no noise, and where leading vectors are new."""
-    table = run.metrics
+    table, words = count_once(run.metrics)
     changed = table[table["norm_delta"] > 0]
     if changed.empty:
-        yield f"Nothing was changed: all of {len(table)} matrices are those of the base."
+        yield f"Nothing was changed: all of {len(table)} matrices{words and words + ','} are those of the base."
         return
     relative = changed["relative"].dropna()
     if relative.size:
@@ -25,8 +25,8 @@ def delta_findings(run: Run) -> Iterator[str]:
         write = number_format([*relative.quantile([0, 0.5, 1])], digits=(3, 2))
         low, high = (f"{write(row['relative'])} ({row['role']}, layer {row['layer']})" for row in ends)
         yield (
-            f"{len(changed)} of {len(table)} matrices were changed, the median one by {write(relative.median())} of "
-            f"its norm, from {low} to {high}."
+            f"{len(changed)} of {len(table)} matrices{words and words + ','} were changed, the median one by "
+            f"{write(relative.median())} of its norm, from {low} to {high}."
         )
     sure = adjust_for_many(np.array([noise_p_value(row) for row in changed.to_dict("records")])) < SURE
     if not sure.any():

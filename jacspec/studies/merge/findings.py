@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jacspec.report.findings import median_interval
+from jacspec.report.findings import count_once, median_interval
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.studies.merge import BASE, ILL_CONDITIONED, MISMATCH, TASKS, WEIGHTS
@@ -20,7 +20,8 @@ MOST = 4
 
 def merge_findings(run: Run) -> Iterator[str]:
     """Say of each pair whether leading subspaces overlap beyond chance, and which sign their cosines have."""
-    pairs = list(run.metrics.groupby(["compared", "first", "second"], sort=False))
+    table, words = count_once(run.metrics)
+    pairs = list(table.groupby(["compared", "first", "second"], sort=False))
     shown = sorted(pairs, key=lambda pair: (TASKS, WEIGHTS, BASE).index(pair[0][0]))[:MOST]
     for (compared, first, second), rows in shown:
         overlap, chance = (rows[[f"left_{name}", f"right_{name}"]].mean(axis=1) for name in ("overlap", "chance"))
@@ -33,14 +34,14 @@ def merge_findings(run: Run) -> Iterator[str]:
         yield (
             f"The leading subspaces of {WORDS[compared].format(first, second)} overlap {overlap.median():.3f}, "
             f"{beyond}; their cosine is {cosine}: {signs[(cosine.low > 0) - (cosine.high < 0)]} (medians over "
-            f"{int(overlap.notna().sum())} matrices)."
+            f"{int(overlap.notna().sum())} matrices{words})."
         )
     if len(pairs) > MOST:
         yield f"{len(pairs) - MOST} more pairs are in the table."
     if "confidence" in run.metrics:
-        judged = judged_pairs(run).groupby(["first", "second"], sort=False)
+        judged = count_once(judged_pairs(run))[0].groupby(["first", "second"], sort=False)
         for (first, second), rows in list(judged)[:MOST]:
-            yield _judge(first, second, rows)
+            yield _judge(first, second, rows, words)
 
 
 def judged_pairs(run: Run) -> "pandas.DataFrame":
@@ -50,7 +51,7 @@ def judged_pairs(run: Run) -> "pandas.DataFrame":
     return others if len(others) else rows
 
 
-def _judge(first: str, second: str, rows: "pandas.DataFrame") -> str:
+def _judge(first: str, second: str, rows: "pandas.DataFrame", words: str) -> str:
     """Say which matrices of two models ModelCypher's rules flag, and how many of these are as chance has them."""
     apart = rows[rows["confidence"] < MISMATCH]
     ill = rows[rows["condition_second"] > ILL_CONDITIONED]
@@ -58,9 +59,9 @@ def _judge(first: str, second: str, rows: "pandas.DataFrame") -> str:
     which = ", ".join(f"{row.role} of layer {row.layer}" for row in apart[:MOST].itertuples())
     write = number_format([float(end) for end in (rows["share_second"].min(), rows["share_second"].max())], digits=(3,))
     return (
-        f"By ModelCypher's rules {len(apart)} of {len(rows)} matrices of {first} and {second} differ too much in σ₁ to "
-        f"be merged as equals (confidence below {MISMATCH}{f': {which}' if which else ''}), and {len(ill)} of {second} "
-        f"are ill-conditioned (κ above {ILL_CONDITIONED:g}), {chance} of these no more than random matrices of their "
-        f"shape; α′, the share of {second}, is {write(rows['share_second'].min())} to "
+        f"By ModelCypher's rules {len(apart)} of {len(rows)} matrices of {first} and {second}{words and words + ','} "
+        f"differ too much in σ₁ to be merged as equals (confidence below {MISMATCH}{f': {which}' if which else ''}), "
+        f"and {len(ill)} of {second} are ill-conditioned (κ above {ILL_CONDITIONED:g}), {chance} of these no more "
+        f"than random matrices of their shape; α′, the share of {second}, is {write(rows['share_second'].min())} to "
         f"{write(rows['share_second'].max())}."
     )

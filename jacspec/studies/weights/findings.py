@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jacspec.axes import BASE, UPDATE
+from jacspec.report.findings import count_once
 from jacspec.report.labels import number_format
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
@@ -22,15 +23,18 @@ COUNTED = 0.01
 def matrix_findings(run: Run) -> Iterator[str]:
     """Say which matrix is strongest, how many are beyond the nulls, and which tails are heavier than chance's.
 
-    A p-value counts where its q-value over all matrices (Benjamini & Hochberg) is below `SURE`.
+    A p-value counts where its q-value over all matrices (Benjamini & Hochberg) is below `SURE`. A fused matrix counts
+    by its parts.
     """
     table = run.metrics[~run.metrics["role"].str.endswith((BASE, UPDATE))]  # an adapter's sums stand for themselves
+    table, parts = count_once(table)
     columns = set(run.metric_names)
     if "spectral_radius" in columns and table["spectral_radius"].notna().any():
         ends = [table.loc[find()] for find in (table["spectral_radius"].idxmax, table["spectral_radius"].idxmin)]
         write = number_format([float(end["spectral_radius"]) for end in ends], digits=(3,))
         words = [f"{write(float(end['spectral_radius']))} ({end['role']}, {end['name']})" for end in ends]
-        yield f"The largest singular value σ₁ of {len(table)} matrices runs from {words[1]} to {words[0]}."
+        matrices = f"{len(table)} matrices{parts and parts + ','}"
+        yield f"The largest singular value σ₁ of {matrices} runs from {words[1]} to {words[0]}."
     for column, null in (
         ("largest_p", "independent entries of one variance give"),
         ("norms_largest_p", "independent entries with the matrix's own row and column norms give"),
