@@ -496,6 +496,54 @@ def phases_table() -> str:
     return _table(("", *models), rows)
 
 
+def conditioning_table() -> str:
+    """Write how Jacobians are conditioned, with and without what their norms do not see, on models at hand."""
+    models = recorded_claims("ranks")
+
+    def power(value: float) -> str:
+        return f"{value:.3g}" if value < 1000 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+
+    def span(ends: Sequence[float], write: Callable[[float], str]) -> str:
+        return " to ".join(dict.fromkeys(map(write, ends)))
+
+    rows: list[tuple[str, ...]] = []
+    for component, words in (("attn", "attention"), ("mlp", "MLP")):
+        own = [found[component] for found in models.values()]
+        ranks = (
+            f"{span(each['rank'], '{:.0f}'.format)} of {found['d_model']}"
+            for each, found in zip(own, models.values(), strict=True)
+        )
+        rows.append((f"r of {words}", *ranks))
+        rows.append((f"κ of {words}", *(span(each["condition number"], power) for each in own)))
+        without = (span(each["condition number without the last value"], power) for each in own)
+        rows.append((f"κ of {words} without the last value, σ₁/σ_{{r−1}}", *without))
+        cosines = (span(each["cosine of the last direction with the stream"], "{:.2f}".format) for each in own)
+        rows.append((f"{words}: cosine of v_r with the stream", *cosines))
+        for name in ("amplified", "deleted"):
+            shares = (span(each[f"share {name}"], "{:.1%}".format) for each in own)
+            rows.append((f"share of directions {name} by {words}", *shares))
+    return _table(("", *models), rows)
+
+
+def walk_table() -> str:
+    """Write what ten components of weight matrices hold, and how many hold nine tenths, on models at hand."""
+    models = {name: found for name, found in recorded_claims("walk").items() if "matrices" in found}
+    held = [found["ten components hold, medians by role"].values() for found in models.values()]
+    spread = [found["share of components for 90 %, least and most"] for found in models.values()]
+    few = (f"{found['matrices with 90 % in a tenth']} of {found['matrices']}" for found in models.values())
+    return _table(
+        ("", *models),
+        [
+            ("variance in ten components, medians by role", *(f"{min(own):.1%} to {max(own):.1%}" for own in held)),
+            (
+                "share of the components that hold 90 %, by matrix",
+                *(f"{low:.0%} to {high:.0%}" for low, high in spread),
+            ),
+            ("matrices with 90 % in a tenth of them", *few),
+        ],
+    )
+
+
 def appendix_table() -> str:
     """Write what the networks of an appendix lose without their smallest singular values, the mean over seeds."""
     recorded = recorded_claims("appendix")
@@ -816,7 +864,11 @@ def pages() -> dict[str, dict[str, str]]:
             found[f"{study}.md"]["cost"] = cost_line(study)
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
-    found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
+    found["sources/jacobian_paper.md"] = {
+        "claims": claims_table(),
+        "phases": phases_table(),
+        "conditioning": conditioning_table(),
+    }
     found["sources/small_singular_values.md"] = {
         "claims": removal_claims_table(),
         "linear model": linear_model_table(),
@@ -825,7 +877,7 @@ def pages() -> dict[str, dict[str, str]]:
     }
     found["overlap.md"] |= {"sensitivity": sensitivity_table(), "predicted": predicted_removal()}
     found["sources/merging.md"] = merging_tables()
-    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table()}
+    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table(), "concentration": walk_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["gpu.md"] = gpu_tables()

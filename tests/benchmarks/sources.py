@@ -1,8 +1,9 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small`, `model` or
-`appendix` behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
-sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `ranks`, `w_qk`, `small`,
+`model`, `appendix` or `walk` behind the text writes that part alone. Of "Analyzing Spectral Information of
+Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and
+SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -13,13 +14,20 @@ A ratio is a geometric mean over samples with Student's interval of 95 %.
 
 Of the same paper (`phases`), on 40 sentences: the tables over depth that a run writes itself (U, phases with their
 levels of chance, attention beside the MLP by layer), and how near tokens and attention are to rank one, by layer.
+Of the same paper (`ranks`), on a few sentences in float64: condition numbers with and without the last value, how far
+that value's direction is the stream's, ranks beside those that the tokens allow, and shares of directions amplified and
+deleted.
 
 Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
 chance, gaps, powers of the elements' standard deviation, rank correlations.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
 smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks; and
-(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
+(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix
+(`appendix`), the test accuracy of its networks on generated points, by what is removed.
+
+Of the walk-through (`walk`), what ten components of each weight matrix hold, and how many hold nine tenths; its metrics
+of a Gaussian matrix of the shape of GPT-2's c_attn.
 """
 
 import json
@@ -33,7 +41,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from jacspec import open_run
+from jacspec import jacobian, load_model, open_run
 from jacspec.report.findings import median_interval, ratio_interval
 from jacspec.spectra.significance import SURE
 from jacspec.studies.provenance import versions
@@ -93,6 +101,72 @@ def of_depth(run: Any) -> dict[str, Any]:
     own = run.metrics[run.metrics["component"] == "attn"].groupby("layer")[[*COLLAPSE]].median()
     found["medians by layer"] = {name: own[name].tolist() for name in COLLAPSE}
     return found
+
+
+RANKS = (
+    *("precision=float64", "jacobian.linearity=[]"),
+    "metrics.names=[condition_number,numerical_rank,share_amplified,share_deleted]",
+)
+FEW = {
+    "nano": ("data.samples=12",),
+    "nano, random": ("data.samples=12",),
+    "SmolLM2-135M": ("data.samples=8", "layers=[0,1,10,20,28,29]"),
+}
+
+
+def of_ranks(run: Any) -> dict[str, Any]:
+    """Take by component medians over samples, the least and the most over layers."""
+    found: dict[str, Any] = {"samples": len(run.samples), "layers": run.dataset["layer"].values.tolist()}
+    for component in ("attn", "mlp"):
+        own = run.dataset.sel(component=component)
+        sigma, rank = own["singular_values"].values, own["numerical_rank"].values.astype(int)[..., None]
+        before = np.take_along_axis(sigma, rank - 2, -1)[..., 0]
+        by_sample = {
+            "condition number": own["condition_number"].values,
+            "condition number without the last value": sigma[..., 0] / before,
+            "rank": rank[..., 0],
+            "share amplified": own["share_amplified"].values,
+            "share deleted": own["share_deleted"].values,
+        }
+        at = own["singular_values"].dims.index("sample")
+        medians = {name: np.median(values, axis=at) for name, values in by_sample.items()}
+        found[component] = {name: [float(each.min()), float(each.max())] for name, each in medians.items()}
+        cosines = np.median(last_cosines(run, component), axis=0)
+        found[component]["cosine of the last direction with the stream"] = [float(cosines.min()), float(cosines.max())]
+        if component == "attn":
+            ranks = own["numerical_rank"].transpose("layer", "sample").values
+            found[component]["share at the rank that the tokens allow"] = float((ranks == rank_allowed(run)).mean())
+    found["d_model"] = int(sigma.shape[-1])
+    return found
+
+
+def rank_allowed(run: Any) -> np.ndarray:
+    """Compute the rank of attention that n tokens allow, a sample each.
+
+    The values of a key head have d_head dimensions, n − 1 of them the differences of its tokens: the first of its
+    queries moves in all, each further one differs from it in these alone.
+    """
+    given = run.provenance["config"]["model"]
+    model = load_model(given["path"] or "nano", init=given["init"])
+    own, norm = model.spec.blocks[0].attention, model.spec.blocks[0].norm
+    differences = np.minimum(run.samples["n_tokens"].to_numpy() - 1, own.d_head)
+    by_head = own.d_head + (own.heads // own.kv_heads - 1) * differences
+    return np.minimum(model.spec.d_model - (norm.kind == "layernorm"), own.kv_heads * by_head)
+
+
+def last_cosines(run: Any, component: str, samples: int = 5) -> np.ndarray:
+    """Take |cos| of the right vector of σ_r with what of the stream is in the row space, a row a sample."""
+    given = run.provenance["config"]["model"]
+    model = load_model(given["path"] or "nano", init=given["init"], precision="float64")
+
+    def cosine(text: str, layer: int) -> float:
+        operator = jacobian(model, text, layer=layer, component=component)
+        _, sigma, rows = np.linalg.svd(operator.dense())
+        coordinates = rows[sigma > sigma[0] * sigma.size * np.finfo(float).eps] @ operator.x
+        return float(abs(coordinates[-1]) / np.linalg.norm(coordinates))
+
+    layers = run.dataset["layer"].values.tolist()
+    return np.array([[cosine(text, layer) for layer in layers] for text in run.samples["text"][:samples]])
 
 
 def of_heads(run: Any) -> dict[str, Any]:
@@ -195,6 +269,35 @@ def of_model(run: Any) -> dict[str, Any]:
     return found
 
 
+WALK = ("variance_top_k", "components_for_90", "sigma_participation_ratio", "condition_number")
+C_ATTN = (768, 2304)
+
+
+def of_walk(run: Any) -> dict[str, Any]:
+    """Take what the ten largest components hold, by role, and how many matrices need a tenth of theirs for 90 %."""
+    table = run.metrics
+    share = table["components_for_90"] / table[["rows", "cols"]].min(axis=1)
+    medians = table.groupby("role")["variance_top_k"].median()
+    return {
+        "matrices": len(table),
+        "ten components hold, medians by role": {str(role): float(value) for role, value in medians.items()},
+        "share of components for 90 %, least and most": [float(share.min()), float(share.max())],
+        "matrices with 90 % in a tenth": int((share <= 0.1).sum()),
+    }
+
+
+def gaussian_walk() -> dict[str, float]:
+    """Measure the walk-through's numbers of a Gaussian matrix of the shape of GPT-2's c_attn."""
+    sigma = np.linalg.svd(np.random.default_rng(0).normal(size=C_ATTN), compute_uv=False)
+    held = np.cumsum(sigma**2) / np.sum(sigma**2)
+    return {
+        "participation": float(sigma.sum() ** 2 / np.sum(sigma**2)),
+        "condition number": float(sigma[0] / sigma[-1]),
+        "ten components hold, %": float(100 * held[9]),
+        "components for 90 %": float(1 + (held < 0.9).sum()),
+    }
+
+
 def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
     """Run the command line, in the folder above `place`, and open what it wrote."""
     subprocess.run(
@@ -216,17 +319,22 @@ def main() -> None:
         for part, (runs, added, measure) in {
             "jacobian": (RUNS, sentences, claims),
             "phases": (RUNS, (*sentences, *WITH_RANKS), of_depth),
+            "ranks": ({name: (*words, *FEW[name]) for name, words in RUNS.items()}, (*sentences, *RANKS), of_ranks),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
             "model": (MODELS, WITH_MODEL, of_model),
             "appendix": (APPENDIX, (), of_appendix),
+            "walk": (MODELS, ("task=weights", "weights.against=none", f"metrics.names=[{','.join(WALK)}]"), of_walk),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
                 place = Path(folder) / part / name.replace(" ", "")
                 place.parent.mkdir(exist_ok=True)
-                found = run_jacspec(place, (*words, *added), model=model, text=text)
+                found = run_jacspec(place, (*added, *words), model=model, text=text)
                 written.setdefault(part, {})[name] = measure(found)
                 file.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+    if "walk" in (parts or ("walk",)):
+        written["walk"]["Gaussian of c_attn's shape"] = gaussian_walk()
+        file.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
