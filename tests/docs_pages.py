@@ -211,6 +211,11 @@ def heads_claims_table() -> str:
     pairs = {
         "npr_lambda, spectral_entropy": "NPR and entropy",
         "element_std, spectral_entropy": "the elements' σ and entropy",
+        "element_std, npr_lambda": "the elements' σ and NPR",
+        "element_std, kappa_lambda": "the elements' σ and κ_λ",
+        "element_kurtosis, npr_lambda": "the elements' kurtosis and NPR",
+        "kurtosis_beyond, npr_lambda": "the elements' kurtosis over 6/PR and NPR",
+        "element_kurtosis, lambda_0": "the elements' kurtosis and λ₀",
     }
 
     def column(own: Mapping[str, Any]) -> dict[str, str]:
@@ -221,20 +226,51 @@ def heads_claims_table() -> str:
         for key in ("heads with npr within 3 sd of chance", "heads whose gap is closed"):
             words = key.replace("npr", "NPR").replace(" sd ", " standard deviations ")
             found[words] = f"{own[key]} of {own['heads']}"
+        found["σ above what one Gaussian head in 100 has, in the median head"] = (
+            f"{own['median of sigma above gaussian factors']:.0f}"
+        )
+        found["median of the elements' σ"] = f"{own['median of element_std']:.3g}"
         for name, words in powers.items():
             slope, share = own["power of element_std"][name]
             found[f"power of the elements' σ that {words} goes with (R²)"] = f"{slope:.2f} ({share:.3f})"
         for key, words in pairs.items():
-            found[f"rank correlation of {words}"] = f"{own['rank correlation'][key]:.2f}"
-        by_layer = own["lambda_0 of layers"]
+            found[f"rank correlation of {words}"] = "{:.2f} ({:.2f} to {:.2f})".format(*own["rank correlation"][key])
+        kurtosis = own["kurtosis"]
+        found["median of the excess kurtosis of W_Q, W_K, W_QK"] = "{left:.2f}, {right:.2f}, {product:.2f}".format(
+            **kurtosis["median"]
+        )
+        found["the same of W_QK, of independent elements"] = f"{kurtosis['median']['independent']:.2f}"
+        found["the same of W_QK, of Gaussian singular vectors, 6/PR"] = f"{kurtosis['median']['Gaussian vectors']:.2f}"
+        for name in ("both factors", "independent elements", "Gaussian vectors"):
+            found[f"heads whose W_QK has a larger one than {name}"] = (
+                f"{kurtosis[f'heads above {name}']} of {own['heads']}"
+            )
+        by_layer, layers = own["lambda_0 of layers"], own["layers"]
         found["mean λ₀ of the first layer over the median layer"] = f"{by_layer['first over median']:.3g}"
+        found["largest λ of the first layer"] = f"{by_layer['largest of the first layer']:.3g}"
+        found["layers whose mean λ₀ is above the one before"] = f"{by_layer['rises']} of {layers['number'] - 1}"
         for part in ("first", "second"):
-            correlation, _ = by_layer[f"rank correlation with the layer, {part} half"]
-            found[f"rank correlation of λ₀ with the layer, {part} half"] = f"{correlation:.2f}"
+            found[f"rank correlation of λ₀ with the layer, {part} half"] = _with_p(
+                by_layer[f"rank correlation with the layer, {part} half"]
+            )
+        for name, words in (("entropy", "entropy"), ("npr", "NPR"), ("kappa", "κ_λ")):
+            found[f"rank correlation of {words} with the layer"] = _with_p(layers[f"rank correlation of {name}"])
+        ends = (layers[f"layer of the {end} entropy"] for end in ("lowest", "highest"))
+        found["layer of the lowest, of the highest entropy"] = ", ".join(map(str, ends))
+        first, as_many = layers["heads of the first among as many with the lowest npr"], layers["heads of one"]
+        found["of as many heads with the lowest NPR as a layer has, in the first (by chance)"] = (
+            f"{first} of {as_many} ({as_many / layers['number']:.1g})"
+        )
         return found
 
     columns = [column(own) for own in models.values()]
     return _table(("", *models), [(words, *(each[words] for each in columns)) for words in columns[0]])
+
+
+def _with_p(found: Sequence[float]) -> str:
+    """Write a correlation and its p-value."""
+    value, p_value = found
+    return f"{value:.2f}, p = {p_value:.2g}"
 
 
 def _digits(value: float | None) -> str:
@@ -338,9 +374,95 @@ def removal_claims_table() -> str:
     rows = [
         (f"{role} of {model}", *(cell(found[role][name]) for name in shown))
         for model, found in recorded_claims("small").items()
-        for role in ("q", "o", "up", "down")
+        for role in (name for name, own in found.items() if isinstance(own, dict))
     ]
     return _table(("", *shown), rows)
+
+
+def spectra_claims_table() -> str:
+    """Write how far queries, values and attention output of models at hand lie beyond Marchenko and Pastur's law."""
+    rows = [
+        (
+            f"{role} of {model}",
+            "{:.3g} ({:.3g} to {:.3g})".format(*found[role]["largest over the edge"]),
+            "{:.3g} ({:.3g} to {:.3g})".format(*found[role]["values beyond own norms"]),
+            "{:+.2f} (p = {:.1g})".format(*found[role]["trend of these with the layer"]),
+        )
+        for model, found in recorded_claims("spectra").items()
+        for role in ("q", "v", "o")
+    ]
+    return _table(
+        ("medians over layers", "σ₁ over the edge", "values beyond own norms", "their trend with the layer, τ"), rows
+    )
+
+
+def spectra_pairs() -> str:
+    """Write in how many layers one role lies further beyond Marchenko and Pastur's law than another."""
+    rows = [
+        (
+            f"{pair}, {model}",
+            *(
+                f"{found[pair][name]} of {found['layers']}"
+                for name in ("larger over the edge", "more beyond own norms")
+            ),
+        )
+        for model, found in recorded_claims("spectra").items()
+        for pair in ("q than o", "v than o")
+    ]
+    return _table(("layers with more of it in", "σ₁ over the edge", "values beyond own norms"), rows)
+
+
+def control_table() -> str:
+    """Write what the small network loses without its smallest singular values, the mean over seeds, by when."""
+    found = recorded_claims("control")["figure 8"]
+    heads = [(order, scale) for order in ("after", "both") for scale in ("1", "15")]
+    rows = [("nothing", *("{:.2f} ± {:.2f}".format(*found["none"][scale]["0"]) for _, scale in heads))]
+    rows += [
+        (
+            f"{10 * (11 - group)} %",
+            *("{:.2f} ± {:.2f}".format(*found[order][scale][str(group)]) for order, scale in heads),
+        )
+        for group in range(10, 1, -1)
+    ]
+    words = {"after": "removed", "both": "from f₀ too"}
+    return _table(("removed, the smallest first", *(f"{words[order]}, α = {scale}" for order, scale in heads)), rows)
+
+
+def overlaps_claims_table() -> str:
+    """Write in how many matrices of models at hand O_k is higher beyond Marchenko and Pastur's edges than within."""
+
+    def cells(own: Mapping[str, Any]) -> Iterator[str]:
+        for side in ("above", "below"):
+            beyond = own[side]
+            yield f"{beyond['mean']:.3f}" if beyond["mean"] is not None else "–"
+            yield f"{beyond['higher']} of {beyond['matrices']}" if beyond["matrices"] else "–"
+        yield f"{own['within']['mean']:.3f}"
+        yield ", ".join(
+            f"{own[side]['over one half']} of {own[side]['values']}" for side in ("above", "below", "within")
+        )
+
+    rows = [
+        (f"{role} of {model}", *cells(own))
+        for model, found in recorded_claims("overlaps").items()
+        for role, own in found.items()
+        if isinstance(own, dict)
+    ]
+    heads = ("mean O_k", "above", "higher in", "below", "higher in", "within", "O_k > 0.5: above, below, within")
+    return _table(heads, rows)
+
+
+def steps_claims_table() -> str:
+    """Write O_k of both ends of the spectrum through the training of the embedded model."""
+    steps = recorded_claims("steps")
+    rows = [
+        (
+            f"{role}, {words}",
+            *(f"{own[role][name]:.2f} ({own[role]['overlap_null']:.2f})" for own in steps.values()),
+        )
+        for role in steps["step0"]
+        for words, name in (("largest tenth", "overlap_top"), ("smallest", "overlap_bottom"))
+    ]
+    return _table(("O_k (by chance)", *(step.removeprefix("step") for step in steps)), rows)
 
 
 def recorded_fisher() -> Any:
@@ -374,8 +496,8 @@ def predicted_removal() -> str:
     return "\n".join(
         (
             f"Of {found['removals']} tenths removed from single matrices of SmolLM2 (`up`, `down` and `q` of four "
-            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these `removal_*` is, with "
-            "drawn labels,",
+            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these "
+            "`removal_*` is, with drawn labels,",
             f"{said.format(**model)};",
             f"with labels of the text {said.format(**data)}.",
             f"Over all of them the rank correlation is {model['rank correlation']:.2f} and "
@@ -425,14 +547,14 @@ def linear_model_table() -> str:
                 )
             )
     heads = (
-        ("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model", "given the strong", "chance")
-        + ("nats lost, smallest over middle",)
-    )  # fmt: skip
+        *("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model"),
+        *("given the strong", "chance", "nats lost, smallest over middle"),
+    )
     return _table(heads, rows)
 
 
 def removal_costs(removed: Mapping[str, Sequence[float]]) -> float | None:
-    """Return the nats a token lost without the smallest tenth over those without the fifth; None where that is chance."""
+    """Return the nats lost without the smallest tenth over those without the fifth; None where the fifth costs none."""
     middle, smallest = removed["middle over whole"], removed["smallest over whole"]
     return math.log(smallest[0]) / math.log(middle[0]) if middle[1] > 1 else None
 
@@ -871,6 +993,11 @@ def pages() -> dict[str, dict[str, str]]:
     }
     found["sources/small_singular_values.md"] = {
         "claims": removal_claims_table(),
+        "control": control_table(),
+        "spectra": spectra_claims_table(),
+        "pairs": spectra_pairs(),
+        "overlaps": overlaps_claims_table(),
+        "steps": steps_claims_table(),
         "linear model": linear_model_table(),
         "appendix": appendix_table(),
         "fisher": predicted_table(),

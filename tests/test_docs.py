@@ -21,8 +21,10 @@ from docs_pages import (
     marks,
     pages,
     recorded,
+    recorded_claims,
     recorded_pages,
     recorded_trained,
+    removal_costs,
 )
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
@@ -97,6 +99,33 @@ def test_commands_compose() -> None:
             compose("config", overrides=overrides_of(["-m", "task=heads", "heads.draw=1,2"]))
 
 
+def test_commands_in_sentences_and_tables_compose() -> None:
+    """So does every command in a code span, and every span of keys of one study."""
+    register()
+    spans = [command for page in WRITTEN for command in spans_of(page.read_text(encoding="utf-8"))]
+    assert ["source=w_qk_figure_2", "model=gpt2", "heads.shown=[L7H6,L1H0]"] in spans
+    assert ["task=merge", "merge.method=spectral", "merge.alpha=0.5", "merge.strength=0.5"] in spans
+    assert any(command[:2] == ["-m", "source=small_frozen"] for command in spans)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for overrides in {tuple(overrides_of(read_arguments(words))) for words in spans}:
+            compose("config", overrides=list(overrides))
+        for wrong in (
+            "jacspec source=w_qk_figure_99 model=gpt2",
+            "jacspec -m task=heads heads.draw=1,2",
+            "merge.bas=0.5",
+        ):
+            (words,) = spans_of(f"| Figure 1 | `{wrong}` | yes |")
+            with pytest.raises(HydraException):
+                compose("config", overrides=overrides_of(read_arguments(words)))
+
+
+def test_every_figure_of_a_source_has_its_command_on_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("sources/*.md"))
+    named = {word for command in spans_of(text) for word in command}
+    missing = {file.stem for file in (config_folder() / "source").glob("*.yaml") if f"source={file.stem}" not in named}
+    assert missing == {"small_figure_9", "small_figure_10"}, "these two are Figure 4 in other blocks, and in its row"
+
+
 def test_commands_are_found() -> None:
     found = [command for page in WRITTEN for command in commands(page)]
     assert ["-m", "model.init=pretrained,random", "seed=0,1,2", "hydra.sweep.dir=controls"] in found
@@ -110,6 +139,15 @@ def commands(page: Path) -> Iterator[list[str]]:
         r"^ {4}(?:srun .*?|pip install -e \. && )?(?:python -m )?jacspec\b(?! --)(.*)$", text, flags=re.M
     ):
         yield [PLACEHOLDER.sub(r"\1./", word) for word in shlex.split(line)]
+
+
+def spans_of(text: str) -> Iterator[list[str]]:
+    """Find the arguments of commands in code spans of a line, and the study in front of keys of its own alone."""
+    for command in re.findall(r"`(?:python -m )?jacspec ((?:-m )?\w+=[^`\n]*)`", text):
+        yield [PLACEHOLDER.sub(r"\1./", word) for word in shlex.split(command)]
+    for keys, study in re.findall(rf"`(({'|'.join(DESCRIBED)})\.\w+=[^`\n]*)`", text):
+        if not re.search(r"=(?:[A-Z]+|…)(?: |$)", keys):  # V and N stand for numbers
+            yield [f"task={study}", *shlex.split(keys)]
 
 
 PLACEHOLDER = re.compile(r"((?:^model=|,))(?=[A-Z]{4,}(?:,|$))")
@@ -507,9 +545,8 @@ TRAINED = (
         " write, largest cos:.2f}). The mean subspace of the other half of the samples holds {mlp 5, write, "
         "held:.0%} of the four leading writes of the last MLP. It has no unembedding, so that only reads have "
         "words: {read, beyond chance:.0f} of {read, with words:.0f} shared ones lie closer to a token's embedding"
-        " than matched chance does. Yet of each sample's own first reads more than chance have one token first, "
-        "in {own read, beyond chance:.0f} of {own read, components:.0f} components of layers: {own read, attn 2, "
-        "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
+        " than matched chance does. Each sample's own first reads score higher than chance in "
+        "{own read, beyond chance:.0f} of {own read, components:.0f} components. m_K is {m_K, "
         "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
     ),
     (
@@ -523,9 +560,10 @@ TRAINED = (
     (
         "docs/modes.md",
         "smollm2_words",
-        "Of the samples' own first writes {own write, beyond chance:.0f} of {own write, components:.0f} components name"
-        " one token more often than chance, mostly the same ones. Of {read, with words:.0f} reads {read, beyond "
-        "chance:.0f} lie closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
+        "The samples' own first writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components, the attention of layer 0, where {own write, attn 0, times:.0f} of {own write, attn"
+        " 0, samples:.0f} name the same token first. Of {read, with words:.0f} reads {read, beyond chance:.0f} lie"
+        " closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
         "in the stream {read stream, beyond chance:.0f} to a token's average.",
     ),
     (
@@ -552,10 +590,9 @@ TRAINED = (
         "smollm2_through",
         "Behind all later blocks (`modes.through=depth`, at 32 of the samples) these words are gone: of the "
         "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
-        "largest score is {write, score over chance, median:.2f} times that of chance, and the samples' own first"
-        " writes name one token more often than chance in {own write, beyond chance:.0f} of {own write, "
-        "components:.0f} components, the MLPs of layers 24, 28 and 29 ({own write, mlp 29, times:.0f} of {own "
-        "write, mlp 29, samples:.0f} samples in the last, by chance {own write, mlp 29, chance:.0f}). What the "
+        "largest score is {write, score over chance, median:.2f} times that of chance. The samples' own first "
+        "writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components. What the "
         "unembedding says of a write in the middle of the network is not what becomes of it.",
     ),
     (
@@ -742,6 +779,13 @@ def test_number_of_a_benchmark_is_recorded(page: str, benchmark: str, words: str
     assert formatted(words, recorded(benchmark)) in text
 
 
+def test_every_preset_of_small_singular_values_is_on_its_page() -> None:
+    page = (DOCS / "sources" / "small_singular_values.md").read_text(encoding="utf-8")
+    presets = {file.stem for file in (ROOT / "conf" / "source").glob("small_*.yaml")}
+    assert {"small_figure_9", "small_figure_10"} < presets
+    assert sorted(presets - set(re.findall(r"\w+", page))) == []
+
+
 def test_numbers_of_programs_are_those_that_are_tested() -> None:
     page = " ".join((DOCS / "compilation.md").read_text(encoding="utf-8").split())
     assert f"The default run has at most {MOST['default']}, the paper's" in page
@@ -755,6 +799,43 @@ def test_chance_of_an_overlap_is_as_computed() -> None:
 
 def test_size_of_a_page_is_the_one_that_is_tested() -> None:
     assert f"is below {SIZE / 1e6:.0f} MB" in (DOCS / "report.md").read_text(encoding="utf-8")
+
+
+def test_conclusions_on_the_linear_model_hold() -> None:
+    """What the page of “Small Singular Values Matter” says of exponents, laws, the small end and its order."""
+    record, removed = recorded_claims("model"), recorded_claims("small")
+    nano, smollm2 = record["nano"], record["SmolLM2-135M"]
+    roles = ("q", "o", "up", "down")
+    for role in roles:
+        assert nano[role]["energy_exponent"][2] < -0.1
+        assert abs(smollm2[role]["energy_exponent"][0]) < 0.1
+        for found in (nano[role], smollm2[role]):
+            assert found["small_output"][0] < found["small_output_chance"][0] or found is smollm2[role]
+        own = smollm2[role]
+        assert own["distance_model"][0] > 0.9 * own["distance_plain"][0] > 5 * own["distance_chance"][0]
+        assert 0.25 < nano[role]["small_output"][0] / nano[role]["small_output_model"][0] < 2 or role == "q"
+    up, down = smollm2["up"], smollm2["down"]
+    assert up["small_output_given"][0] > 2 * up["small_output_chance"][0]
+    assert up["small_output_given"][1] < up["small_output"][2]
+    assert down["small_output_given"][0] == pytest.approx(down["small_output_chance"][0], rel=0.15)
+    rank, p_value = up["rank correlation, found and given"]
+    assert rank > 0.7
+    assert p_value < 1e-3
+    costs = {
+        (model, role): (removal_costs(removed[model][role]), record[model][role]) for model in record for role in roles
+    }
+    known = {key: each for key, each in costs.items() if each[0] is not None}
+    assert len(known) == 6
+
+    def order(column: str) -> list[tuple[str, str]]:
+        return sorted(known, key=lambda key: -known[key][1][column][0])[:4]
+
+    by_cost = sorted(known, key=lambda key: -(known[key][0] or 0.0))
+    assert order("small_output_given") == order("small_output_model") == order("small_output") == by_cost[:4]
+    assert by_cost[:2] == [("SmolLM2-135M", "up"), ("SmolLM2-135M", "down")]
+    assert order("small_output_chance")[:2] == [("nano", "up"), ("nano", "down")]
+    assert {role for _, role in by_cost[4:]} == {"q", "o"}
+    assert up["small_output"][0] < 1 < 4.5 < (known["SmolLM2-135M", "up"][0] or 0.0) < 5.5
 
 
 def test_size_of_the_installation_is_recorded() -> None:

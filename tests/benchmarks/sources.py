@@ -1,9 +1,9 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `ranks`, `w_qk`, `small`,
-`model`, `appendix` or `walk` behind the text writes that part alone. Of "Analyzing Spectral Information of
-Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and
-SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `ranks`, `w_qk`, `small`, `spectra`,
+`overlaps`, `steps`, `model`, `appendix`, `control` or `walk` behind the text writes that part alone. Of "Analyzing Spectral
+Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and
+at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -15,16 +15,20 @@ A ratio is a geometric mean over samples with Student's interval of 95 %.
 Of the same paper (`phases`), on 40 sentences: the tables over depth that a run writes itself (U, phases with their
 levels of chance, attention beside the MLP by layer), and how near tokens and attention are to rank one, by layer.
 Of the same paper (`ranks`), on a few sentences in float64: condition numbers with and without the last value, how far
-that value's direction is the stream's, ranks beside those that the tokens allow, and shares of directions amplified and
+that value's direction is the stream's, ranks, and shares of directions amplified and
 deleted.
 
 Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
-chance, gaps, powers of the elements' standard deviation, rank correlations.
+chance, gaps, powers of the elements' standard deviation, the elements' kurtosis beside that of both factors, and rank
+correlations, over heads with intervals of 95 % that draw whole layers, over layers with p-values.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
-smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks; and
-(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix
-(`appendix`), the test accuracy of its networks on generated points, by what is removed.
+smallest decile of each role, each over the whole model's, and the smallest over the middle, paired over 12 chunks;
+(`spectra`, its Figures 1 and 2) how far queries, values and attention output lie beyond Marchenko–Pastur; (`overlaps`,
+Figures 3 and 4) whether O_k is higher beyond its edges than within, on 300 sentences; (`steps`, Figure 5) O_k through
+the training of the embedded model, on its verse; and (`model`), on 500 sentences, what a linear model of learned noise
+gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated
+points, by what is removed, and (`control`) of the small network of `source=small_figure_8`.
 
 Of the walk-through (`walk`), what ten components of each weight matrix hold, and how many hold nine tenths; its metrics
 of a Gaussian matrix of the shape of GPT-2's c_attn.
@@ -42,6 +46,7 @@ import numpy as np
 from scipy import stats
 
 from jacspec import jacobian, load_model, open_run
+from jacspec.report.beyond import overlaps_beyond
 from jacspec.report.findings import median_interval, ratio_interval
 from jacspec.spectra.significance import SURE
 from jacspec.studies.provenance import versions
@@ -133,25 +138,8 @@ def of_ranks(run: Any) -> dict[str, Any]:
         found[component] = {name: [float(each.min()), float(each.max())] for name, each in medians.items()}
         cosines = np.median(last_cosines(run, component), axis=0)
         found[component]["cosine of the last direction with the stream"] = [float(cosines.min()), float(cosines.max())]
-        if component == "attn":
-            ranks = own["numerical_rank"].transpose("layer", "sample").values
-            found[component]["share at the rank that the tokens allow"] = float((ranks == rank_allowed(run)).mean())
     found["d_model"] = int(sigma.shape[-1])
     return found
-
-
-def rank_allowed(run: Any) -> np.ndarray:
-    """Compute the rank of attention that n tokens allow, a sample each.
-
-    The values of a key head have d_head dimensions, n − 1 of them the differences of its tokens: the first of its
-    queries moves in all, each further one differs from it in these alone.
-    """
-    given = run.provenance["config"]["model"]
-    model = load_model(given["path"] or "nano", init=given["init"])
-    own, norm = model.spec.blocks[0].attention, model.spec.blocks[0].norm
-    differences = np.minimum(run.samples["n_tokens"].to_numpy() - 1, own.d_head)
-    by_head = own.d_head + (own.heads // own.kv_heads - 1) * differences
-    return np.minimum(model.spec.d_model - (norm.kind == "layernorm"), own.kv_heads * by_head)
 
 
 def last_cosines(run: Any, component: str, samples: int = 5) -> np.ndarray:
@@ -188,23 +176,92 @@ def of_heads(run: Any) -> dict[str, Any]:
         for place, name in enumerate(("lambda_0", "lambda_sum", "lambda_square_sum"), 1)
     }
     found["power of element_std"] = {name: [float(line.slope), float(line.rvalue**2)] for name, line in lines.items()}
-    found["rank correlation"] = {
-        f"{one}, {other}": float(stats.spearmanr(table[one], table[other]).statistic)
-        for one, other in (("npr_lambda", "spectral_entropy"), ("element_std", "spectral_entropy"))
-    }
-    means = table.groupby("layer")[["lambda_0", "npr_lambda"]].mean()
+    head_dim = run.dataset.sizes["k"]
+    table = table.assign(kurtosis_beyond=table["element_kurtosis"] * table["npr_lambda"] * head_dim / 6)
+    found["rank correlation"] = {f"{one}, {other}": _correlate(table, one, other) for one, other in PAIRS}
+    found["kurtosis"] = _kurtosis(table, head_dim)
+    means = table.groupby("layer")[["lambda_0", "npr_lambda", "spectral_entropy", "kappa_lambda"]].mean()
     half = len(means) // 2
     found["lambda_0 of layers"] = {
         "first over median": float(means["lambda_0"].iloc[0] / means["lambda_0"].median()),
+        "largest of the first layer": float(table["lambda_0"][table["layer"] == 0].max()),
+        "rises": int((means["lambda_0"].diff() > 0).sum()),
         "rank correlation with the layer, first half": _trend(means["lambda_0"][:half]),
         "rank correlation with the layer, second half": _trend(means["lambda_0"][half:]),
     }
+    of_one = int((table["layer"] == 0).sum())
+    least = table.nsmallest(of_one, "npr_lambda")["layer"]
+    found["layers"] = {
+        "number": len(means),
+        "heads of one": of_one,
+        "heads of the first among as many with the lowest npr": int((least == 0).sum()),
+        "layer of the lowest entropy": int(means["spectral_entropy"].idxmin()),
+        "layer of the highest entropy": int(means["spectral_entropy"].idxmax()),
+        "rank correlation of entropy": _trend(means["spectral_entropy"]),
+        "rank correlation of npr": _trend(means["npr_lambda"]),
+        "rank correlation of kappa": _trend(means["kappa_lambda"]),
+    }
+    found["median of sigma above gaussian factors"] = float(table["plain_above"].median())
+    found["median of element_std"] = float(table["element_std"].median())
     return found
 
 
+def _kurtosis(table: Any, head_dim: int) -> dict[str, Any]:
+    """Take the excess kurtosis of the products' elements, of both factors, and of independent ones as heavy as these.
+
+    An element of the product is a sum of `head_dim` products: of independent elements these have an excess of
+    (3 + k)(3 + k') − 3, and their sum that over `head_dim`. With the head's own spectrum and Gaussian singular vectors
+    an element is normal given one of both sides, of variance Σ λ u², so that its excess is 6 Σλ² / (Σλ)².
+    """
+    product, left, right = (table[f"{name}_kurtosis"].to_numpy(float) for name in ("element", "left", "right"))
+    turned = 6 / (table["npr_lambda"].to_numpy(float) * head_dim)
+    independent = ((3 + left) * (3 + right) - 3) / head_dim
+    return {
+        "median": {
+            "product": float(np.median(product)),
+            "left": float(np.median(left)),
+            "right": float(np.median(right)),
+            "independent": float(np.median(independent)),
+            "Gaussian vectors": float(np.median(turned)),
+        },
+        "heads above both factors": int((product > np.maximum(left, right)).sum()),
+        "heads above independent elements": int((product > independent).sum()),
+        "heads above Gaussian vectors": int((product > turned).sum()),
+    }
+
+
+PAIRS = (
+    ("npr_lambda", "spectral_entropy"),
+    ("element_std", "spectral_entropy"),
+    ("element_std", "npr_lambda"),
+    ("element_std", "kappa_lambda"),
+    ("element_kurtosis", "npr_lambda"),
+    ("element_kurtosis", "lambda_0"),
+    ("kurtosis_beyond", "npr_lambda"),
+)
+
+
+def _correlate(table: Any, one: str, other: str, draws: int = 999) -> list[float]:
+    """Correlate the ranks of two columns over heads; with the interval of 95 % of layers drawn with replacement."""
+    layers = [own[[one, other]].to_numpy(float) for _, own in table.groupby("layer")]
+    rng = np.random.default_rng(0)
+    drawn = [
+        stats.spearmanr(np.concatenate([layers[place] for place in rng.integers(len(layers), size=len(layers))]))
+        for _ in range(draws)
+    ]
+    low, high = np.quantile([each.statistic for each in drawn], (0.025, 0.975))
+    return [float(stats.spearmanr(table[one], table[other]).statistic), float(low), float(high)]
+
+
 def _trend(values: Any) -> list[float]:
-    """Correlate the ranks of values with their places; returns the correlation and its p-value."""
-    found = stats.spearmanr(np.arange(len(values)), values)
+    """Correlate the ranks of values with their places; returns the correlation and its p-value over their orders."""
+    places = np.arange(len(values))
+    found = stats.permutation_test(
+        (np.asarray(values, float),),
+        lambda order: stats.spearmanr(places, order).statistic,
+        permutation_type="pairings",
+        rng=0,
+    )
     return [float(found.statistic), float(found.pvalue)]
 
 
@@ -224,10 +281,24 @@ def of_appendix(run: Any) -> dict[str, Any]:
     return found
 
 
+CONTROL: dict[str, tuple[str, ...]] = {"figure 8": ("source=small_figure_8",)}
+
+
+def of_control(run: Any) -> dict[str, Any]:
+    """Take the same of the small network, by when it is removed too."""
+    by_order = run.metrics.groupby("order", sort=False)["seed"].nunique()
+    found: dict[str, Any] = {"seeds": int(by_order.min())}
+    for (order, scale, group), rows in run.metrics.groupby(["order", "scale", "group"], sort=False):
+        values = rows["test_accuracy"]
+        own = found.setdefault(order, {}).setdefault(f"{scale:g}", {})
+        own[str(group)] = [float(values.mean()), float(values.std(ddof=1))]
+    return found
+
+
 DECILES = ("largest", "middle", "smallest")
 REMOVED = (
     *("task=removal", "data=text", "data.path={text}", "removal.tokens=768", "removal.window=128", "removal.stride=64"),
-    *("removal.roles=[q,o,up,down]", "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]"),
+    "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]",
 )
 
 
@@ -265,6 +336,9 @@ def of_model(run: Any) -> dict[str, Any]:
         own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
         own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
         own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
+        own["rank correlation, found and given"] = list(
+            map(float, stats.spearmanr(rows["small_output"], rows["small_output_given"]))
+        )
         found[str(role)] = own | {"matrices": len(rows)}
     return found
 
@@ -298,6 +372,71 @@ def gaussian_walk() -> dict[str, float]:
     }
 
 
+SPECTRA: dict[str, tuple[str, ...]] = {"nano, step 256": ("model.revision=step256",), **MODELS}
+WITH_SPECTRA = ("task=weights", "weights.include=[q,v,o]", "weights.against=none")
+
+
+def of_spectra(run: Any) -> dict[str, Any]:
+    """Take by role the median σ₁ over the edge and the values beyond own norms, with its trend, and compare roles."""
+    table = run.metrics.assign(ratio=run.metrics["spectral_radius"] / run.metrics["mp_high"])
+    found: dict[str, Any] = {}
+    by_role = {role: rows.set_index("layer") for role, rows in table.groupby("role", sort=False)}
+    for role, rows in by_role.items():
+        trend = stats.kendalltau(rows.index, rows["norms_above"])
+        found[role] = {
+            "largest over the edge": list(median_interval(rows["ratio"].to_numpy(float))),
+            "values beyond own norms": list(median_interval(rows["norms_above"].to_numpy(float))),
+            "trend of these with the layer": [float(trend.statistic), float(trend.pvalue)],
+        }
+    for one, other in (("q", "o"), ("v", "o")):
+        larger = {name: by_role[one][column] > by_role[other][column] for name, column in
+                  (("larger over the edge", "ratio"), ("more beyond own norms", "norms_above"))}  # fmt: skip
+        found[f"{one} than {other}"] = {name: int(each.sum()) for name, each in larger.items()}
+    return found | {"layers": int(table["layer"].nunique())}
+
+
+OVERLAPS: dict[str, tuple[str, ...]] = {
+    "nano": (),
+    "SmolLM2-135M": (*MODELS["SmolLM2-135M"], "layers=[5,10,15]"),
+}
+HALF = 0.5
+"""The overlap that the paper calls substantial."""
+
+
+def of_overlaps(run: Any) -> dict[str, Any]:
+    """Count by role the matrices in which O_k is higher beyond the edges than within, and O_k above one half."""
+    table, sigma, overlap = run.metrics, *(run.dataset[name].values for name in ("singular_values", "overlap"))
+    low, high = (table[name].to_numpy(float) for name in ("mp_low", "mp_high"))
+    beyond = overlaps_beyond(sigma, overlap, low, high)
+    regimes = {"above": sigma > high[:, None], "below": sigma < low[:, None]}
+    regimes["within"] = np.isfinite(sigma) & ~regimes["above"] & ~regimes["below"]
+    found: dict[str, Any] = {"tokens": float(table["tokens"].max())}
+    for role in dict.fromkeys(table["role"]):
+        mine = np.flatnonzero(table["role"] == role)
+        own = beyond[beyond["matrix"].isin(mine)]
+        found[role] = {"matrices": len(mine)}
+        for side, regime in regimes.items():
+            rows, values = own[own["side"] == side], overlap[mine][regime[mine]]
+            found[role][side] = {"values": values.size, "over one half": int((values > HALF).sum())}
+            found[role][side]["mean"] = float(values.mean()) if values.size else None
+            found[role][side] |= {"matrices": len(rows), "higher": int((rows["q_value"] < SURE).sum())}
+    return found
+
+
+STEPS: dict[str, tuple[str, ...]] = {
+    **{step: (f"model.revision={step}",) for step in ("step0", "step16", "step64", "step256", "step1024")},
+    "step4096": (),
+}
+THROUGH_TRAINING = ("task=overlap", "layers=[1,5]", "data.samples=400")
+
+
+def of_step(run: Any) -> dict[str, Any]:
+    """Take by role the mean O_k of both ends and what chance has, means over layers."""
+    names = ["overlap_top", "overlap_bottom", "overlap_null"]
+    rows = run.metrics.groupby("role", sort=False)[names].mean()
+    return {str(role): {str(name): float(value) for name, value in own.items()} for role, own in rows.iterrows()}
+
+
 def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
     """Run the command line, in the folder above `place`, and open what it wrote."""
     subprocess.run(
@@ -322,8 +461,12 @@ def main() -> None:
             "ranks": ({name: (*words, *FEW[name]) for name, words in RUNS.items()}, (*sentences, *RANKS), of_ranks),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
+            "spectra": (SPECTRA, WITH_SPECTRA, of_spectra),
+            "overlaps": (OVERLAPS, ("task=overlap", *sentences), of_overlaps),
+            "steps": (STEPS, THROUGH_TRAINING, of_step),
             "model": (MODELS, WITH_MODEL, of_model),
             "appendix": (APPENDIX, (), of_appendix),
+            "control": (CONTROL, (), of_control),
             "walk": (MODELS, ("task=weights", "weights.against=none", f"metrics.names=[{','.join(WALK)}]"), of_walk),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
