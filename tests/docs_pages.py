@@ -621,29 +621,27 @@ def phases_table() -> str:
 def conditioning_table() -> str:
     """Write how Jacobians are conditioned, with and without what their norms do not see, on models at hand."""
     models = recorded_claims("ranks")
-
-    def power(value: float) -> str:
-        return f"{value:.3g}" if value < 1000 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
-
-    def span(ends: Sequence[float], write: Callable[[float], str]) -> str:
-        return " to ".join(dict.fromkeys(map(write, ends)))
-
     rows: list[tuple[str, ...]] = []
-    for component, words in (("attn", "attention"), ("mlp", "MLP")):
-        own = [found[component] for found in models.values()]
-        ranks = (
-            f"{span(each['rank'], '{:.0f}'.format)} of {found['d_model']}"
-            for each, found in zip(own, models.values(), strict=True)
+
+    def add(words: str, component: str, name: str, form: str, behind: str = "") -> None:
+        own = (
+            dict.fromkeys(_written(value, form).replace("e+", "e") for value in each[component][name])
+            for each in models.values()
         )
-        rows.append((f"r of {words}", *ranks))
-        rows.append((f"κ of {words}", *(span(each["condition number"], power) for each in own)))
-        without = (span(each["condition number without the last value"], power) for each in own)
-        rows.append((f"κ of {words} without the last value, σ₁/σ_{{r−1}}", *without))
-        cosines = (span(each["cosine of the last direction with the stream"], "{:.2f}".format) for each in own)
-        rows.append((f"{words}: cosine of v_r with the stream", *cosines))
+        rows.append(
+            (
+                words,
+                *(" to ".join(ends) + behind.format(**each) for ends, each in zip(own, models.values(), strict=True)),
+            )
+        )
+
+    for component, words in (("attn", "attention"), ("mlp", "MLP")):
+        add(f"r of {words}", component, "rank", ".0f", " of {d_model}")
+        add(f"κ of {words}", component, "condition number", ".1e")
+        add(f"κ of {words} without its last value", component, "condition number without the last value", ".1e")
+        add(f"{words}: cosine of v_r with the stream", component, "cosine of the last direction with the stream", ".2f")
         for name in ("amplified", "deleted"):
-            shares = (span(each[f"share {name}"], "{:.1%}".format) for each in own)
-            rows.append((f"share of directions {name} by {words}", *shares))
+            add(f"share of directions {name} by {words}", component, f"share {name}", ".1%")
     return _table(("", *models), rows)
 
 

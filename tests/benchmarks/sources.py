@@ -1,9 +1,9 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `ranks`, `w_qk`, `small`, `spectra`,
-`overlaps`, `steps`, `model`, `appendix`, `control` or `walk` behind the text writes that part alone. Of "Analyzing Spectral
-Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded model, trained and
-at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `ranks`, `w_qk`, `small`,
+`spectra`, `overlaps`, `steps`, `model`, `appendix`, `control` or `walk` behind the text writes that part alone. Of
+"Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded
+model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
