@@ -618,6 +618,52 @@ def phases_table() -> str:
     return _table(("", *models), rows)
 
 
+def conditioning_table() -> str:
+    """Write how Jacobians are conditioned, with and without what their norms do not see, on models at hand."""
+    models = recorded_claims("ranks")
+    rows: list[tuple[str, ...]] = []
+
+    def add(words: str, component: str, name: str, form: str, behind: str = "") -> None:
+        own = (
+            dict.fromkeys(_written(value, form).replace("e+", "e") for value in each[component][name])
+            for each in models.values()
+        )
+        rows.append(
+            (
+                words,
+                *(" to ".join(ends) + behind.format(**each) for ends, each in zip(own, models.values(), strict=True)),
+            )
+        )
+
+    for component, words in (("attn", "attention"), ("mlp", "MLP")):
+        add(f"r of {words}", component, "rank", ".0f", " of {d_model}")
+        add(f"κ of {words}", component, "condition number", ".1e")
+        add(f"κ of {words} without its last value", component, "condition number without the last value", ".1e")
+        add(f"{words}: cosine of v_r with the stream", component, "cosine of the last direction with the stream", ".2f")
+        for name in ("amplified", "deleted"):
+            add(f"share of directions {name} by {words}", component, f"share {name}", ".1%")
+    return _table(("", *models), rows)
+
+
+def walk_table() -> str:
+    """Write what ten components of weight matrices hold, and how many hold nine tenths, on models at hand."""
+    models = {name: found for name, found in recorded_claims("walk").items() if "matrices" in found}
+    held = [found["ten components hold, medians by role"].values() for found in models.values()]
+    spread = [found["share of components for 90 %, least and most"] for found in models.values()]
+    few = (f"{found['matrices with 90 % in a tenth']} of {found['matrices']}" for found in models.values())
+    return _table(
+        ("", *models),
+        [
+            ("variance in ten components, medians by role", *(f"{min(own):.1%} to {max(own):.1%}" for own in held)),
+            (
+                "share of the components that hold 90 %, by matrix",
+                *(f"{low:.0%} to {high:.0%}" for low, high in spread),
+            ),
+            ("matrices with 90 % in a tenth of them", *few),
+        ],
+    )
+
+
 def appendix_table() -> str:
     """Write what the networks of an appendix lose without their smallest singular values, the mean over seeds."""
     recorded = recorded_claims("appendix")
@@ -938,7 +984,11 @@ def pages() -> dict[str, dict[str, str]]:
             found[f"{study}.md"]["cost"] = cost_line(study)
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
-    found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
+    found["sources/jacobian_paper.md"] = {
+        "claims": claims_table(),
+        "phases": phases_table(),
+        "conditioning": conditioning_table(),
+    }
     found["sources/small_singular_values.md"] = {
         "claims": removal_claims_table(),
         "control": control_table(),
@@ -952,7 +1002,7 @@ def pages() -> dict[str, dict[str, str]]:
     }
     found["overlap.md"] |= {"sensitivity": sensitivity_table(), "predicted": predicted_removal()}
     found["sources/merging.md"] = merging_tables()
-    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table()}
+    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table(), "concentration": walk_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["gpu.md"] = gpu_tables()
