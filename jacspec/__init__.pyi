@@ -496,7 +496,7 @@ def modes(
     check: bool = False,
     check_layers: int | Sequence[int] | None = None,
     check_epsilons: float | Sequence[float] = (0.1,),
-    check_random: int = 4,
+    check_random: int = 5,
     labelled: str | None = None,
     text: str = "text",
     labels: str | Sequence[str] = ("label",),

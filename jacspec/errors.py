@@ -31,6 +31,13 @@ def suggest(given: str, known: Iterable[str]) -> str:
     return f"{meant}Accepted: {shortened(names, MOST_NAMES)}."
 
 
+def check_least(key: str, value: int, least: int) -> None:
+    """Refuse a number below the least that a key takes, 0 or 1; raises `JacspecError`."""
+    if value < least:
+        few = "less than 1" if least else "negative"
+        raise JacspecError(f"{key}={value} is {few}. Type {key}=N with N of {least} or more.")
+
+
 def as_typed(key: str, value: object) -> str:
     """Write KEY=VALUE as it is copied into a shell: quoted where the shell needs it."""
     return shlex.quote(f"{key}={value}")

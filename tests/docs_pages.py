@@ -374,9 +374,95 @@ def removal_claims_table() -> str:
     rows = [
         (f"{role} of {model}", *(cell(found[role][name]) for name in shown))
         for model, found in recorded_claims("small").items()
-        for role in ("q", "o", "up", "down")
+        for role in (name for name, own in found.items() if isinstance(own, dict))
     ]
     return _table(("", *shown), rows)
+
+
+def spectra_claims_table() -> str:
+    """Write how far queries, values and attention output of models at hand lie beyond Marchenko and Pastur's law."""
+    rows = [
+        (
+            f"{role} of {model}",
+            "{:.3g} ({:.3g} to {:.3g})".format(*found[role]["largest over the edge"]),
+            "{:.3g} ({:.3g} to {:.3g})".format(*found[role]["values beyond own norms"]),
+            "{:+.2f} (p = {:.1g})".format(*found[role]["trend of these with the layer"]),
+        )
+        for model, found in recorded_claims("spectra").items()
+        for role in ("q", "v", "o")
+    ]
+    return _table(
+        ("medians over layers", "σ₁ over the edge", "values beyond own norms", "their trend with the layer, τ"), rows
+    )
+
+
+def spectra_pairs() -> str:
+    """Write in how many layers one role lies further beyond Marchenko and Pastur's law than another."""
+    rows = [
+        (
+            f"{pair}, {model}",
+            *(
+                f"{found[pair][name]} of {found['layers']}"
+                for name in ("larger over the edge", "more beyond own norms")
+            ),
+        )
+        for model, found in recorded_claims("spectra").items()
+        for pair in ("q than o", "v than o")
+    ]
+    return _table(("layers with more of it in", "σ₁ over the edge", "values beyond own norms"), rows)
+
+
+def control_table() -> str:
+    """Write what the small network loses without its smallest singular values, the mean over seeds, by when."""
+    found = recorded_claims("control")["figure 8"]
+    heads = [(order, scale) for order in ("after", "both") for scale in ("1", "15")]
+    rows = [("nothing", *("{:.2f} ± {:.2f}".format(*found["none"][scale]["0"]) for _, scale in heads))]
+    rows += [
+        (
+            f"{10 * (11 - group)} %",
+            *("{:.2f} ± {:.2f}".format(*found[order][scale][str(group)]) for order, scale in heads),
+        )
+        for group in range(10, 1, -1)
+    ]
+    words = {"after": "removed", "both": "from f₀ too"}
+    return _table(("removed, the smallest first", *(f"{words[order]}, α = {scale}" for order, scale in heads)), rows)
+
+
+def overlaps_claims_table() -> str:
+    """Write in how many matrices of models at hand O_k is higher beyond Marchenko and Pastur's edges than within."""
+
+    def cells(own: Mapping[str, Any]) -> Iterator[str]:
+        for side in ("above", "below"):
+            beyond = own[side]
+            yield f"{beyond['mean']:.3f}" if beyond["mean"] is not None else "–"
+            yield f"{beyond['higher']} of {beyond['matrices']}" if beyond["matrices"] else "–"
+        yield f"{own['within']['mean']:.3f}"
+        yield ", ".join(
+            f"{own[side]['over one half']} of {own[side]['values']}" for side in ("above", "below", "within")
+        )
+
+    rows = [
+        (f"{role} of {model}", *cells(own))
+        for model, found in recorded_claims("overlaps").items()
+        for role, own in found.items()
+        if isinstance(own, dict)
+    ]
+    heads = ("mean O_k", "above", "higher in", "below", "higher in", "within", "O_k > 0.5: above, below, within")
+    return _table(heads, rows)
+
+
+def steps_claims_table() -> str:
+    """Write O_k of both ends of the spectrum through the training of the embedded model."""
+    steps = recorded_claims("steps")
+    rows = [
+        (
+            f"{role}, {words}",
+            *(f"{own[role][name]:.2f} ({own[role]['overlap_null']:.2f})" for own in steps.values()),
+        )
+        for role in steps["step0"]
+        for words, name in (("largest tenth", "overlap_top"), ("smallest", "overlap_bottom"))
+    ]
+    return _table(("O_k (by chance)", *(step.removeprefix("step") for step in steps)), rows)
 
 
 def recorded_fisher() -> Any:
@@ -410,8 +496,8 @@ def predicted_removal() -> str:
     return "\n".join(
         (
             f"Of {found['removals']} tenths removed from single matrices of SmolLM2 (`up`, `down` and `q` of four "
-            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these `removal_*` is, with "
-            "drawn labels,",
+            f"blocks) {found['above 0.02 nats']} raise the loss by\nmore than 0.02 nats. For these "
+            "`removal_*` is, with drawn labels,",
             f"{said.format(**model)};",
             f"with labels of the text {said.format(**data)}.",
             f"Over all of them the rank correlation is {model['rank correlation']:.2f} and "
@@ -461,14 +547,14 @@ def linear_model_table() -> str:
                 )
             )
     heads = (
-        ("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model", "given the strong", "chance")
-        + ("nats lost, smallest over middle",)
-    )  # fmt: skip
+        *("", "β", "distance of the law (Marchenko–Pastur)", "output, smallest over middle", "model"),
+        *("given the strong", "chance", "nats lost, smallest over middle"),
+    )
     return _table(heads, rows)
 
 
 def removal_costs(removed: Mapping[str, Sequence[float]]) -> float | None:
-    """Return the nats a token lost without the smallest tenth over those without the fifth; None where that is chance."""
+    """Return the nats lost without the smallest tenth over those without the fifth; None where the fifth costs none."""
     middle, smallest = removed["middle over whole"], removed["smallest over whole"]
     return math.log(smallest[0]) / math.log(middle[0]) if middle[1] > 1 else None
 
@@ -530,6 +616,52 @@ def phases_table() -> str:
         medians = (f"{own[0]:.2f}, {own[len(own) // 2]:.2f}, {own[-1]:.2f}" for own in by_layer)
         rows.append((f"{words}: first, middle, last layer", *medians))
     return _table(("", *models), rows)
+
+
+def conditioning_table() -> str:
+    """Write how Jacobians are conditioned, with and without what their norms do not see, on models at hand."""
+    models = recorded_claims("ranks")
+    rows: list[tuple[str, ...]] = []
+
+    def add(words: str, component: str, name: str, form: str, behind: str = "") -> None:
+        own = (
+            dict.fromkeys(_written(value, form).replace("e+", "e") for value in each[component][name])
+            for each in models.values()
+        )
+        rows.append(
+            (
+                words,
+                *(" to ".join(ends) + behind.format(**each) for ends, each in zip(own, models.values(), strict=True)),
+            )
+        )
+
+    for component, words in (("attn", "attention"), ("mlp", "MLP")):
+        add(f"r of {words}", component, "rank", ".0f", " of {d_model}")
+        add(f"κ of {words}", component, "condition number", ".1e")
+        add(f"κ of {words} without its last value", component, "condition number without the last value", ".1e")
+        add(f"{words}: cosine of v_r with the stream", component, "cosine of the last direction with the stream", ".2f")
+        for name in ("amplified", "deleted"):
+            add(f"share of directions {name} by {words}", component, f"share {name}", ".1%")
+    return _table(("", *models), rows)
+
+
+def walk_table() -> str:
+    """Write what ten components of weight matrices hold, and how many hold nine tenths, on models at hand."""
+    models = {name: found for name, found in recorded_claims("walk").items() if "matrices" in found}
+    held = [found["ten components hold, medians by role"].values() for found in models.values()]
+    spread = [found["share of components for 90 %, least and most"] for found in models.values()]
+    few = (f"{found['matrices with 90 % in a tenth']} of {found['matrices']}" for found in models.values())
+    return _table(
+        ("", *models),
+        [
+            ("variance in ten components, medians by role", *(f"{min(own):.1%} to {max(own):.1%}" for own in held)),
+            (
+                "share of the components that hold 90 %, by matrix",
+                *(f"{low:.0%} to {high:.0%}" for low, high in spread),
+            ),
+            ("matrices with 90 % in a tenth of them", *few),
+        ],
+    )
 
 
 def appendix_table() -> str:
@@ -852,16 +984,25 @@ def pages() -> dict[str, dict[str, str]]:
             found[f"{study}.md"]["cost"] = cost_line(study)
     found["jacobian.md"]["linearity"] = linearity_table()
     found["chance.md"] = chance_tables() | beyond_tables()
-    found["sources/jacobian_paper.md"] = {"claims": claims_table(), "phases": phases_table()}
+    found["sources/jacobian_paper.md"] = {
+        "claims": claims_table(),
+        "phases": phases_table(),
+        "conditioning": conditioning_table(),
+    }
     found["sources/small_singular_values.md"] = {
         "claims": removal_claims_table(),
+        "control": control_table(),
+        "spectra": spectra_claims_table(),
+        "pairs": spectra_pairs(),
+        "overlaps": overlaps_claims_table(),
+        "steps": steps_claims_table(),
         "linear model": linear_model_table(),
         "appendix": appendix_table(),
         "fisher": predicted_table(),
     }
     found["overlap.md"] |= {"sensitivity": sensitivity_table(), "predicted": predicted_removal()}
     found["sources/merging.md"] = merging_tables()
-    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table()}
+    found["sources/walk_through.md"] = {"eigenvalues": eigenvalues_table(), "concentration": walk_table()}
     found["sources/w_qk.md"] = {"claims": heads_claims_table()}
     found["../README.md"] = {"gallery": gallery()}
     found["gpu.md"] = gpu_tables()

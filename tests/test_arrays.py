@@ -47,14 +47,24 @@ def test_arrays_by_name_in_files_of_any_name(tmp_path: Path) -> None:
     assert list(run.provenance["identity"]["checkpoint"]["files"]) == ["own.npy"]
 
 
+HALF = np.sqrt(27**2 / 4 - 102) * np.array([1, -1])
+"""λ² − 27 λ + 102 = 0, of the Gram matrix whose third row is the mean of two others."""
+
+
 def test_teaching_matrices_of_the_walk_through() -> None:
-    """docs/sources/walk_through.md: (5, 1) by hand, a diagonal, and rows that depend on one another."""
+    """docs/sources/walk_through.md: (5, 1) by hand, a diagonal, rows that depend on one another, a power law."""
+    turned, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))
     given: dict[str, tuple[np.ndarray, list[float]]] = {
         "symmetric": (np.array([[3.0, 2.0], [2.0, 3.0]]), [5, 1]),
         "diagonal": (np.eye(3, 4) * [[3.0], [2.0], [1.0]], [3, 2, 1]),
         "counting": (np.arange(1.0, 13.0).reshape(3, 4), [25.4368356, 1.72261225, 0]),
+        "multiples": (np.outer([1.0, 2, 3], [1.0, 2, 3, 4]), [np.sqrt(14 * 30), 0, 0]),
+        "hidden": (np.array([[1.0, 0, 2, 1], [3, 2, 0, 1], [2, 1, 1, 1]]), [*np.sqrt(13.5 + HALF), 0]),
+        "power law": (turned @ np.diag(8 / np.arange(1.0, 9)), (8 / np.arange(1.0, 9)).tolist()),
     }
-    run = weights({name: matrix for name, (matrix, _) in given.items()} | {"h.0.q": MATRIX}, show_role="q")
+    run = weights({name: matrix for name, (matrix, _) in given.items()} | {"h.0.q": MATRIX}, metrics=["full"])
+    ranks = run.metrics.set_index("name")["numerical_rank"]
+    assert ranks[list(given)].tolist() == [2, 3, 2, 1, 2, 8]
     found = dict(zip(run.dataset["name"].values.tolist(), run.dataset["singular_values"].values, strict=True))
     for name, (_, expected) in given.items():
         np.testing.assert_allclose(found[name][: len(expected)], expected, atol=1e-7)

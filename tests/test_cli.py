@@ -190,6 +190,18 @@ def test_choice_composes_into_the_schema(choice: str) -> None:
         assert choose_metrics(config.metrics.names)
 
 
+@pytest.mark.parametrize(("figure", "samples", "drawn"), [(2, 600, "spectral_radius"), (3, 300, "decay_ratio")])
+def test_figures_of_the_paper_are_a_command_each(figure: int, samples: int, drawn: str) -> None:
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides=[f"source=jacobian_figure_{figure}"])
+    assert (config.task, config.data.name, config.data.samples) == ("jacobian", "shakespeare", samples)
+    assert config.report.figures == [drawn]
+    assert drawn in config.metrics.names
+    assert config.components == ["attn", "mlp"]
+    assert f"Figure {figure} of Analyzing Spectral Information" in help_text(["source"])
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("help",), ("help", "metrics"), ("task=weights", "--help")])
 def test_help_is_cheap(arguments: tuple[str, ...], tmp_path: Path) -> None:
     started = os.times().children_user

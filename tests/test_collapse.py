@@ -73,9 +73,16 @@ def test_ranks_are_those_of_hf(family: str, tmp_path: Path) -> None:
                 np.testing.assert_allclose(
                     found[:3], expected_of(rows.reshape(-1, rows.shape[-1])), rtol=1e-9, atol=1e-12
                 )
+                # A twin that sees one token fewer is told apart.
+                if len(rows.reshape(-1, rows.shape[-1])) > 2:
+                    fewer = expected_of(rows.reshape(-1, rows.shape[-1])[:-1])
+                    assert np.abs(np.subtract(found[:3], fewer)).min() > 1e-6
                 if component == "attn":
                     heads = attended[stack][result.layer][0].numpy()
-                    np.testing.assert_allclose(found[3], np.mean([stable_rank(each) for each in heads]), rtol=1e-9)
+                    ranks = [stable_rank(each) for each in heads]
+                    np.testing.assert_allclose(found[3], np.mean(ranks), rtol=1e-9)
+                    if len(heads[0]) > 2:  # of the mean over heads it would be another
+                        assert abs(found[3] - stable_rank(heads.mean(axis=0))) > 1e-6
                 else:
                     assert np.isnan(found[3])
                     assert NO_ATTENTION in str(result.reasons[full][sample])

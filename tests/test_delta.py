@@ -340,7 +340,7 @@ def test_merge_takes_adapters_as_task_vectors(method: str, two_adapters: Any, qu
 
 REFUSED = {
     "no base": ((), "delta.base=NAME"),
-    "no leading vector": (("delta.base=nano@step0", "delta.top_k=0"), "delta.top_k=10"),
+    "no leading vector": (("delta.base=nano@step0", "delta.top_k=0"), "delta.top_k=N with N of 1 or more"),
     "a threshold of 1": (("delta.base=nano@step0", "delta.threshold=1"), "delta.threshold=0.5"),
     "random weights": (("delta.base=nano@step0", "model.init=random"), "model.init=random has no base"),
     "another architecture": (("delta.base=no/where",), "no/where"),

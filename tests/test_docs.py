@@ -21,8 +21,10 @@ from docs_pages import (
     marks,
     pages,
     recorded,
+    recorded_claims,
     recorded_pages,
     recorded_trained,
+    removal_costs,
 )
 from families import FAMILIES
 from hydra import compose, initialize_config_dir
@@ -543,9 +545,8 @@ TRAINED = (
         " write, largest cos:.2f}). The mean subspace of the other half of the samples holds {mlp 5, write, "
         "held:.0%} of the four leading writes of the last MLP. It has no unembedding, so that only reads have "
         "words: {read, beyond chance:.0f} of {read, with words:.0f} shared ones lie closer to a token's embedding"
-        " than matched chance does. Yet of each sample's own first reads more than chance have one token first, "
-        "in {own read, beyond chance:.0f} of {own read, components:.0f} components of layers: {own read, attn 2, "
-        "times:.0f} of 60 in the attention of layer 2, by chance {own read, attn 2, chance:.0f}. m_K is {m_K, "
+        " than matched chance does. Each sample's own first reads score higher than chance in "
+        "{own read, beyond chance:.0f} of {own read, components:.0f} components. m_K is {m_K, "
         "least:.2f} to {m_K, largest:.2f}. It predicts no token, so that `modes.check` has nothing to measure.",
     ),
     (
@@ -559,9 +560,10 @@ TRAINED = (
     (
         "docs/modes.md",
         "smollm2_words",
-        "Of the samples' own first writes {own write, beyond chance:.0f} of {own write, components:.0f} components name"
-        " one token more often than chance, mostly the same ones. Of {read, with words:.0f} reads {read, beyond "
-        "chance:.0f} lie closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
+        "The samples' own first writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components, the attention of layer 0, where {own write, attn 0, times:.0f} of {own write, attn"
+        " 0, samples:.0f} name the same token first. Of {read, with words:.0f} reads {read, beyond chance:.0f} lie"
+        " closer to a token's embedding than their matched chance, and of {read stream, with words:.0f} "
         "in the stream {read stream, beyond chance:.0f} to a token's average.",
     ),
     (
@@ -588,10 +590,9 @@ TRAINED = (
         "smollm2_through",
         "Behind all later blocks (`modes.through=depth`, at 32 of the samples) these words are gone: of the "
         "{write, with words:.0f} directions {write, beyond chance:.0f} survive chance, the median of their "
-        "largest score is {write, score over chance, median:.2f} times that of chance, and the samples' own first"
-        " writes name one token more often than chance in {own write, beyond chance:.0f} of {own write, "
-        "components:.0f} components, the MLPs of layers 24, 28 and 29 ({own write, mlp 29, times:.0f} of {own "
-        "write, mlp 29, samples:.0f} samples in the last, by chance {own write, mlp 29, chance:.0f}). What the "
+        "largest score is {write, score over chance, median:.2f} times that of chance. The samples' own first "
+        "writes score higher than chance in {own write, beyond chance:.0f} of {own write, "
+        "components:.0f} components. What the "
         "unembedding says of a write in the middle of the network is not what becomes of it.",
     ),
     (
@@ -761,6 +762,13 @@ HELD = (
         " of the middle, and their distance from rank one {phases/SmolLM2-135M/medians by layer/rank_one_distance/"
         "15:.2f} there",
     ),
+    (
+        "docs/sources/walk_through.md",
+        "sources",
+        "has a participation of {walk/Gaussian of c_attn's shape/participation:.0f}, κ = {walk/Gaussian of c_attn's "
+        "shape/condition number:.2f}, {walk/Gaussian of c_attn's shape/ten components hold, %:.1f} % of its variance in "
+        "ten components and 90 % in {walk/Gaussian of c_attn's shape/components for 90 %:.0f}.",
+    ),
 )
 """Further numbers: the page, the benchmark's file, the words with the path of each in it."""
 
@@ -769,6 +777,13 @@ HELD = (
 def test_number_of_a_benchmark_is_recorded(page: str, benchmark: str, words: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert formatted(words, recorded(benchmark)) in text
+
+
+def test_every_preset_of_small_singular_values_is_on_its_page() -> None:
+    page = (DOCS / "sources" / "small_singular_values.md").read_text(encoding="utf-8")
+    presets = {file.stem for file in (ROOT / "conf" / "source").glob("small_*.yaml")}
+    assert {"small_figure_9", "small_figure_10"} < presets
+    assert sorted(presets - set(re.findall(r"\w+", page))) == []
 
 
 def test_numbers_of_programs_are_those_that_are_tested() -> None:
@@ -784,6 +799,43 @@ def test_chance_of_an_overlap_is_as_computed() -> None:
 
 def test_size_of_a_page_is_the_one_that_is_tested() -> None:
     assert f"is below {SIZE / 1e6:.0f} MB" in (DOCS / "report.md").read_text(encoding="utf-8")
+
+
+def test_conclusions_on_the_linear_model_hold() -> None:
+    """What the page of “Small Singular Values Matter” says of exponents, laws, the small end and its order."""
+    record, removed = recorded_claims("model"), recorded_claims("small")
+    nano, smollm2 = record["nano"], record["SmolLM2-135M"]
+    roles = ("q", "o", "up", "down")
+    for role in roles:
+        assert nano[role]["energy_exponent"][2] < -0.1
+        assert abs(smollm2[role]["energy_exponent"][0]) < 0.1
+        for found in (nano[role], smollm2[role]):
+            assert found["small_output"][0] < found["small_output_chance"][0] or found is smollm2[role]
+        own = smollm2[role]
+        assert own["distance_model"][0] > 0.9 * own["distance_plain"][0] > 5 * own["distance_chance"][0]
+        assert 0.25 < nano[role]["small_output"][0] / nano[role]["small_output_model"][0] < 2 or role == "q"
+    up, down = smollm2["up"], smollm2["down"]
+    assert up["small_output_given"][0] > 2 * up["small_output_chance"][0]
+    assert up["small_output_given"][1] < up["small_output"][2]
+    assert down["small_output_given"][0] == pytest.approx(down["small_output_chance"][0], rel=0.15)
+    rank, p_value = up["rank correlation, found and given"]
+    assert rank > 0.7
+    assert p_value < 1e-3
+    costs = {
+        (model, role): (removal_costs(removed[model][role]), record[model][role]) for model in record for role in roles
+    }
+    known = {key: each for key, each in costs.items() if each[0] is not None}
+    assert len(known) == 6
+
+    def order(column: str) -> list[tuple[str, str]]:
+        return sorted(known, key=lambda key: -known[key][1][column][0])[:4]
+
+    by_cost = sorted(known, key=lambda key: -(known[key][0] or 0.0))
+    assert order("small_output_given") == order("small_output_model") == order("small_output") == by_cost[:4]
+    assert by_cost[:2] == [("SmolLM2-135M", "up"), ("SmolLM2-135M", "down")]
+    assert order("small_output_chance")[:2] == [("nano", "up"), ("nano", "down")]
+    assert {role for _, role in by_cost[4:]} == {"q", "o"}
+    assert up["small_output"][0] < 1 < 4.5 < (known["SmolLM2-135M", "up"][0] or 0.0) < 5.5
 
 
 def test_size_of_the_installation_is_recorded() -> None:

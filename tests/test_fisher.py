@@ -1,7 +1,7 @@
 """Fisher spectra: every sample's gradient by torch's autograd of HF's models, their products and sums by NumPy."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -187,7 +187,9 @@ def test_drawn_labels_are_those_of_hf_logits(tmp_path: Path, monkeypatch: pytest
     assert max(off for _, off in _deviations(found["mlp.up"], expected)) < 1e-7
     assert max(off for _, off in _deviations(few["mlp.up"], expected)) < 1e-7
     logits, lots = np.log([0.2, 0.0001, 0.5, 0.2999]), (np.arange(4000) + 0.5) / 4000
-    counts = np.bincount(gradients._draw(jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (4000, 4)), lots))
+    counts = np.bincount(
+        gradients._draw(jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (4000, 4)), jnp.asarray(lots, jnp.float32))
+    )
     np.testing.assert_allclose(counts / 4000, np.exp(logits), atol=1e-3)
 
 
@@ -368,8 +370,8 @@ def test_blocks_that_are_done_are_left_alone(tmp_path: Path) -> None:
         scored = score_samples(model, _tokens(), count=9, seed=0)
         batches = make_batches(_tokens(), size=4)
 
-        def fisher(wanted: list[int]) -> Mapping[int, Any]:
-            asked.append(wanted)
+        def fisher(wanted: Collection[int]) -> Mapping[int, Any]:
+            asked.append(list(wanted))
             return fisher_of_blocks(model, wanted, scored=scored, drawn_labels=False, memory_gib=1.0)
 
         first, second = _stream(model, batches, "shifted", {}, fisher=fisher)

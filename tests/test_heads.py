@@ -328,10 +328,12 @@ def test_run_over_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     drawn = {file.stem for file in (tmp_path / "out" / "figures").glob("*.png")}
     of_qk = {f"{name}_qk" for name in ("standing", "factors", "lambda", "density", "by_head", "elements", "grid")}
     assert drawn == of_qk | {name.replace("_qk", "_ov") for name in of_qk - {"grid_qk"}} | {"entropy_npr"}
-    for option in ("heads.draws=1", "heads.shown=[L7]"):
-        refused = run_here("task=heads", option, "hydra.run.dir=no", cwd=tmp_path)
+    for option in ("heads.draws=1", "heads.shown=[L7]", "heads.shown=[L99H0,L0H0]", "heads.shown=[L1H2]"):
+        refused = run_here("task=heads", *small[:2], option, "hydra.run.dir=no", cwd=tmp_path)
         assert refused.code == 1
         assert "Type heads." in refused.err
+        assert not (tmp_path / "no").exists()  # before anything is measured
+    assert "its heads are L0H0 to L1H1" in refused.err
     figures = run.figures
     named = [OmegaConf.load(file) for file in (config_folder() / "source").glob("w_qk_*.yaml")]
     named = [each.report.figures[0] for each in named if each.defaults[0]["override /task"] == "heads"]

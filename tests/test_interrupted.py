@@ -47,6 +47,7 @@ QUICK = {
 FILES = (
     *("metrics.csv", "summary.csv", "samples.csv", "spectra.nc", "coupling.csv", "kinds.csv", "curve.csv"),
     *("modes.csv", "shared.csv", "between.csv", "input.csv", "words.csv", "vectors.npz"),
+    *("input_modes.csv", "input_groups.csv"),
     "model/model.safetensors",
 )
 

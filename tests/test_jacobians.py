@@ -11,7 +11,7 @@ from families import FAMILIES, GPT2
 from jax.tree_util import Partial
 from oracles import branch_jacobian, deviation, save_random, watch
 
-from jacspec import JacspecError, compute_spectra, load_model
+from jacspec import JacspecError, compute_spectra, jacobian, load_model
 from jacspec.axes import LayerResult
 from jacspec.backend import numerics
 from jacspec.jacobians.branches import Branch, Point, bind_samples, choose_components
@@ -45,6 +45,26 @@ def test_jacobian_equals_central_differences(tmp_path: Path, component: str) -> 
         expected = ((f(centre + step) - f(centre - step)) / 2e-6).T
         found = jacobians(branch)[0]
         assert deviation(found, expected) < 1e-7
+
+
+@pytest.mark.parametrize("component", ["attn", "mlp"])
+def test_condition_is_that_of_what_the_norm_does_not_see(component: str) -> None:
+    """Behind a LayerNorm the last value that is not zero is the gain along the stream itself, less its mean."""
+    model = load_model("nano", precision="float64")
+    texts = ["Speak, speak.", "What is the city but the people?"]
+    own, other = (jacobian(model, text, layer=3, component=component) for text in texts)
+    _, sigma, rows = np.linalg.svd(own.dense())
+    seen, other_stream = ((each.x - each.x.mean()) / np.linalg.norm(each.x - each.x.mean()) for each in (own, other))
+    np.testing.assert_allclose(np.abs(rows[-1]), 1 / np.sqrt(96), atol=1e-4)
+    assert sigma[-1] < 1e-13 * sigma[0]
+    assert abs(rows[-2] @ seen) > 0.99999
+    assert abs(rows[-2] @ other_stream) < 0.99, "the oracle sees another stream"
+    names = ["condition_number", "numerical_rank"]
+    found = compute_spectra(model, texts[:1], components=[component], metrics=names, layers=[3])
+    row = found.sel(component=component, sample=0, layer=3)
+    assert float(row["numerical_rank"]) == 95
+    assert float(row["condition_number"]) == pytest.approx(sigma[0] / sigma[-2], rel=1e-3)
+    assert float(row["condition_number"]) > 300 * sigma[0] / sigma[-3]
 
 
 def test_rows_are_outputs_and_columns_inputs() -> None:

@@ -71,6 +71,12 @@ def test_quoted_fields_span_lines(tmp_path: Path) -> None:
     assert "one\ntwo" in {example.text for example in (*found.train, *found.held_out)}
 
 
+def test_a_record_of_several_lines_is_named_by_all_of_them(tmp_path: Path) -> None:
+    table = _write(tmp_path / "a.csv", "text,label", '"one\n\ntwo",x', "", "three,y", '"four\nfive",', "six,y")
+    with pytest.raises(JacspecError, match="lines 7 to 8: the label is empty"):
+        _read(table)
+
+
 BAD = {
     "not json": (["{", '{"text": "a", "label": 1}'], "line 1 is not readable JSON"),
     "a list": ([{"text": "a", "label": 1}, "[1]"], "line 2 is a list"),
@@ -79,6 +85,7 @@ BAD = {
     "number as text": ([{"text": 3, "label": 1}] * 2, "line 1: a text is empty or not a string"),
     "null label": ([{"text": "a", "label": None}] * 2, "line 1: the label None"),
     "real label": ([{"text": "a", "label": 0.5}] * 2, "line 1: the label 0.5"),
+    "empty label": ([{"text": "a", "label": " "}] * 2, "line 1: the label is empty"),
     "one label": ([{"text": "a", "label": 1}] * 8, "have the label '1'"),
     "one row": ([{"text": "a", "label": 1}], "holds 1 examples"),
 }

@@ -19,6 +19,7 @@ from jacspec.studies.lazy.run import (
     Points,
     draw_network,
     draw_points,
+    list_keys,
     measure_output,
     relative_movement,
     remove_from,
@@ -165,6 +166,20 @@ def test_run_over_scales(tmp_path: Path) -> None:
     }
     page = (tmp_path / "out" / "report.html").read_text()
     assert "MLP 8–12–12–1: singular values in the lazy and the rich regime" in page
+
+
+@pytest.mark.parametrize("layers", [[], [12, 9, 4]])
+def test_every_training_of_a_run_is_drawn(layers: list[int]) -> None:
+    """Against the share removed figures have nothing removed before training, so that nothing is trained for it."""
+    options = dataclasses.replace(compose("lazy").own(LazyOptions), layers=layers, removed=[2, 3], seeds=2)
+    assert {key.order for key in list_keys(options, 0)} == {
+        "none",
+        "after",
+        "before",
+        *(["both"] if not layers else []),
+    }
+    against_share = list_keys(dataclasses.replace(options, and_smaller=True), 0)
+    assert {key.order for key in against_share} == {"none", "after", *(["both"] if not layers else [])}
 
 
 WRONG = {

@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from jacspec import open_run
 from jacspec.api.options import compose
 from jacspec.backend import numerics
 from jacspec.errors import JacspecError
+from jacspec.runs.rows import RowWriter
 from jacspec.spectra.subspaces import factorise
 from jacspec.studies.lazy import LazyOptions
 from jacspec.studies.lazy.classifier import (
@@ -28,6 +31,7 @@ from jacspec.studies.lazy.classifier import (
     train_perceptron,
 )
 from jacspec.studies.lazy.deep import cut, ranks_of
+from jacspec.studies.lazy.figures import lazy_figures
 
 LAYERS = (12, 9, 8, 7, 4)
 SMALL = (
@@ -162,9 +166,37 @@ def test_cifar_is_read_record_by_record(tmp_path: Path) -> None:
 
 
 def test_run_is_resumed_and_drawn(tmp_path: Path) -> None:
-    done = run_here("task=lazy", *SMALL, "lazy.and_smaller=true", "hydra.run.dir=run", cwd=tmp_path)
+    """Stopped after its first row and resumed: the table of a run left alone, byte for byte, and its curves drawn."""
+    words = ("task=lazy", *SMALL, "lazy.and_smaller=true")
+    done = run_here(*words, "hydra.run.dir=run", cwd=tmp_path)
     assert done.code == 0, done.err
-    run = open_run(tmp_path / "run")
+    real, written = RowWriter.add, 0
+
+    def stop_after_one(*given: Any) -> None:
+        nonlocal written
+        if written:
+            raise KeyboardInterrupt
+        written += 1
+        real(*given)
+
+    with mock.patch.object(RowWriter, "add", stop_after_one):
+        assert run_here(*words, "hydra.run.dir=stopped", cwd=tmp_path).code == 130
+    assert json.loads((tmp_path / "stopped" / "run.json").read_text())["status"] != "finished"
+    done = run_here(*words, "resume=stopped", cwd=tmp_path)
+    assert done.code == 0, done.err
+    tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("run", "stopped")]
+    assert tables[0] == tables[1]
+    other = run_here(*words, "seed=1", "hydra.run.dir=other", "report.figures=none", cwd=tmp_path)
+    assert other.code == 0, other.err
+    assert (tmp_path / "other" / "metrics.csv").read_bytes() != tables[0]
+    run = open_run(tmp_path / "stopped")
+    (panel,) = lazy_figures(run._stored)["test_accuracy"].draw().axes
+    table = run.metrics[run.metrics["scale"] == 15]
+    drawn = {label: np.asarray(line[0].get_xydata()) for line, label in
+             ((each, each.get_label()) for each in panel.containers)}  # fmt: skip
+    expected = [(0.0, "none", 0), (25.0, "after", 4), (75.0, "after", 2)]
+    rows = [(share, table[(table["order"] == order) & (table["group"] == group)]) for share, order, group in expected]
+    np.testing.assert_allclose(drawn[r"$\alpha = 15$"], [(share, own["test_accuracy"].mean()) for share, own in rows])
     assert set(run.metrics["order"]) == {"none", "after"}
     assert run._stored.provenance["chance"] == 0.25
     frozen = run_here("task=lazy", *SMALL, "lazy.frozen=2", "lazy.removed=[4]", "hydra.run.dir=frozen", cwd=tmp_path)

@@ -12,8 +12,9 @@ from families import FAMILIES, config_of, layout_of
 from jax.tree_util import Partial
 from oracles import Call, branch_jacobian, float64_throughout, save_random, watch
 from scipy.optimize import brentq
+from servers import TINY, run_here
 
-from jacspec import JacspecError, compute_spectra, load_model
+from jacspec import JacspecError, compute_spectra, load_model, open_run
 from jacspec.axes import ARRAY_AXES, SIGNED_STEPS, STEPS
 from jacspec.backend import numerics
 from jacspec.jacobians.branches import Branch, Point
@@ -23,6 +24,7 @@ from jacspec.jacobians.solvers import ENGINES
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, ZERO_STREAM
 from jacspec.models.checkpoint import open_checkpoint
 from jacspec.studies.jacobian import LINEARITY
+from jacspec.studies.jacobian.figures import draw_errors
 from jacspec.text.corpus import make_batches
 
 D = 12
@@ -232,3 +234,14 @@ def test_names_are_the_study_s() -> None:
     assert dict.fromkeys(ERROR.values(), ("epsilon", SIGNED_STEPS)).items() <= ARRAY_AXES.items()
     with pytest.raises(JacspecError, match=r"jacobian\.linearity has 'topp'"):
         compute_spectra(load_model("nano"), ["Speak."], linearity=["topp"])
+
+
+def test_an_empty_panel_says_why(tmp_path: Path) -> None:
+    """Behind a norm f does not change along x̂ but by rounding."""
+    said = ("jacobian.linearity=[top,input]", "report.figures=[linearity]")
+    done = run_here("task=jacobian", "layers=[0]", *TINY, *said, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    figure = draw_errors(open_run(tmp_path / "run"))
+    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert words[:2] == [[], []]
+    assert all(own and own[0].startswith("no value in any sample") for own in words[2:4])

@@ -19,6 +19,7 @@ from jacspec import JacspecError
 from jacspec.backend import numerics
 from jacspec.jacobians.engine import prepare_batches
 from jacspec.models.checkpoint import Checkpoint, build_module, open_checkpoint
+from jacspec.report.findings import median_interval
 from jacspec.studies.modes import CHECK_COLUMNS
 from jacspec.studies.modes.carried import ENTER, LEAVE, MIDDLE, see
 from jacspec.studies.modes.check import (
@@ -235,6 +236,29 @@ def test_rows_sum_up_over_samples_and_compare_with_chance() -> None:
     assert np.isnan(rows[2]["ratio"])
 
 
+def test_one_more_random_direction_is_chance() -> None:
+    """KL has a long tail: over the median of five others one more is 1, over their mean it is surely below it."""
+    samples, plan, trials = 60, CheckPlan(layers=(2,), epsilons=(0.1,)), 60
+    numbers = np.random.default_rng(1)
+
+    def effect(kind: str) -> Effect:
+        # The removal's tail is the longest.
+        kl = np.exp(numbers.standard_normal((samples, 3)) * [1, 1, 2])
+        return Effect(2, LEAVE, kind, "", np.zeros((samples, 4)), kl, kl, kl, kl, kl)
+
+    outside, by_mean = [], []
+    for _ in range(trials):
+        effects = [effect("write"), *(effect("random") for _ in range(plan.random))]
+        rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in check_rows(effects, plan.changes)][:2]
+        outside += [(row["ratio_high"] < 1, row["ratio_low"] > 1) for row in rows]
+        mean = np.mean([each.kl[:, 2] for each in effects[1:]], axis=0)
+        by_mean.append(median_interval(effects[0].kl[:, 2] / mean).high < 1)
+    below, above = np.mean(outside, axis=0)
+    assert below < 0.08
+    assert above < 0.08
+    assert np.mean(by_mean) > 0.7
+
+
 def test_samples_are_cut_so_that_a_token_follows() -> None:
     sample = Sample(["a", "b"], [list(range(10)), [4, 5, 6]], [0, 1])
     ends = set()
@@ -256,6 +280,7 @@ def test_samples_are_cut_so_that_a_token_follows() -> None:
         ({"epsilons": ()}, "check_epsilons"),
         ({"epsilons": (0.1, -1.0)}, "check_epsilons"),
         ({"random": 0}, "check_random"),
+        ({"layers": ()}, "check_layers is empty"),
         ({"layers": (0, 3)}, r"check_layers has 3.*check_layers=\[0\]"),
     ],
 )

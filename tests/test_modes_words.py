@@ -24,19 +24,29 @@ from jacspec.runs import Run
 from jacspec.studies.modes import CHECK_COLUMNS, CHECK_FILE, OWN_COLUMNS, OWN_FILE, WORD_COLUMNS, WORDS_FILE
 from jacspec.studies.modes.check_page import check_findings, check_section
 from jacspec.studies.modes.directions import Modes, Shared, shared_directions
-from jacspec.studies.modes.lexicon import Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
+from jacspec.studies.modes.lexicon import DEPTH, Around, Lexicon, WordsPlan, draw_writes, make_lexicon, surround
 from jacspec.studies.modes.through import Way, go_direct, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
+    Drawn,
     Table,
     cosine_table,
-    draw_like,
+    draw_chance,
     draw_null,
     judge,
     later_tokens,
     score,
     token_text,
 )
-from jacspec.studies.modes.words import READ, READ_STREAM, WRITE, Words, finish_words, read_component, write_component
+from jacspec.studies.modes.words import (
+    READ,
+    READ_STREAM,
+    WRITE,
+    Words,
+    _own_row,
+    finish_words,
+    read_component,
+    write_component,
+)
 from jacspec.studies.modes.words_page import words_findings, words_section
 
 FIRST_CASES = {family: name for name, (family, _) in reversed(CASES.items())}
@@ -84,12 +94,83 @@ def test_p_values_are_uniform_under_matched_chance_alone(sharing: str) -> None:
         strongest = float(score(table, direction, 1, plan.memory_bytes).top[0, 0])
         chances = {"matched": sources, "isotropic": np.concatenate([np.eye(width), -np.eye(width)])}
         for name, rows_of_chance in chances.items():
-            null = draw_null(table, draw_like(rows_of_chance, draws, [trial]), plan.memory_bytes)
+            null = draw_null(table, draw_chance(rows_of_chance, draws, [trial]), plan.memory_bytes)
             assert null is not None
-            found[name].append(judge(strongest, null.strongest)[1])
+            found[name].append(judge(strongest, null)[1])
     spread = {name: np.array(p) - numbers.random(trials) / (draws + 1) for name, p in found.items()}
     assert scipy.stats.kstest(spread["matched"], "uniform").pvalue > 0.01
     assert scipy.stats.kstest(spread["isotropic"], "uniform").pvalue < 1e-6
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.95])
+def test_own_vectors_that_are_alike_and_mean_nothing_are_chance(alike: float) -> None:
+    """However alike vectors are, p is small no more often than it says; one token may come first for nearly all."""
+    width, samples, trials = 12, 40, 120
+    rows = draw_anisotropic(60, width, 1)
+    table = cosine_table(jnp.asarray(rows, jnp.float32), np.arange(60))
+    lexicon = Lexicon(None, Numbers(), WordsPlan(draws=99), table, None, None, {})  # type: ignore[arg-type]
+    root, numbers = np.linalg.cholesky(np.cov(rows.T)), np.random.default_rng(3)
+    named, shares = [], []
+    for trial in range(trials):
+        null = draw_null(table, draw_chance(rows, 99, [trial]), lexicon.plan.memory_bytes)
+        shared, own = numbers.standard_normal((1, width)), numbers.standard_normal((samples, width))
+        vectors = (alike**0.5 * shared + (1 - alike) ** 0.5 * own) @ root.T
+        directions = jnp.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), jnp.float32)
+        key = (0, "mlp", READ, 1)
+        row = _own_named(_own_row(lexicon, key, directions, np.ones(samples, bool), table, null))
+        named.append(row["p"])
+        shares.append(row["times"] / samples)
+    assert np.mean(np.array(named) <= 0.1) < 0.1 + 2.5 * (0.1 * 0.9 / trials) ** 0.5
+    assert (np.mean(shares) > 0.6) == (alike > 0.9)
+
+
+def test_own_writes_have_chance_at_their_own_samples() -> None:
+    """Where each sample's map is another their mean passes less on: chance through that finds words everywhere."""
+    width, samples, trials = 12, 30, 40
+    rows, numbers = draw_anisotropic(60, width, 1), np.random.default_rng(4)
+    plain = jnp.asarray(rows, jnp.float32)
+    table = Table(plain, plain.mean(axis=0), jnp.ones(60, jnp.float32), np.arange(60))
+    lexicon = Lexicon(None, Numbers(), WordsPlan(draws=99), table, None, table, {})  # type: ignore[arg-type]
+    root = np.linalg.cholesky(np.cov(draw_anisotropic(300, width, 2).T))
+    found: dict[str, list[float]] = {"own": [], "shared": []}
+    for _ in range(trials):
+        maps = jnp.asarray(numbers.standard_normal((samples, width, width)), jnp.float32)
+
+        def push(writes: np.ndarray, maps: Any = maps) -> Any:
+            return jnp.einsum("swd,sd->sw", maps, jnp.asarray(writes, jnp.float32))
+
+        way = Way(maps.mean(axis=0), push, np.arange(samples))
+        drawn, writes = (_unit(numbers.standard_normal((count, width)) @ root.T) for count in (99, samples))
+        nulls = draw_writes(lexicon, way, Around(Drawn(drawn), None, None))
+        for name, null in nulls._asdict().items():
+            row = _own_row(lexicon, (0, "mlp", WRITE, 1), push(writes), np.ones(samples, bool), table, null)
+            found[name].append(_own_named(row)["p"])
+    assert np.mean(np.array(found["own"]) <= 0.1) < 0.1
+    assert np.mean(np.array(found["shared"]) <= 0.1) > 0.9
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_further_directions_are_drawn_where_none_of_the_first_is_as_large() -> None:
+    """p reaches one in ten times as many draws, and is uniform all the same; what is reached draws none."""
+    rows = draw_anisotropic(60, 12, 1)
+    table = cosine_table(jnp.asarray(rows, jnp.float32), np.arange(60))
+    null = draw_null(table, draw_chance(rows, 99, [0]), 2.0**30)
+    assert null is not None
+    assert null.further is not None
+    assert judge(2.0, null)[1] == pytest.approx(1 / 991)
+    largest = float(null.strongest.max())
+    beyond = judge(np.nextafter(largest, 2), null)[1]
+    assert beyond == pytest.approx((1 + (null.further() > largest).sum()) / 991)
+    counted = null._replace(further=lambda: pytest.fail("drawn for nothing"))
+    assert judge(largest, counted)[1] == pytest.approx(2 / 100)
+    assert judge(2.0, null._replace(further=None))[1] == pytest.approx(1 / 100)
+    again = draw_null(table, draw_chance(rows, 99, [0]), 2.0**30)
+    assert again is not None
+    assert again.further is not None
+    np.testing.assert_array_equal(again.further(), null.further())
 
 
 def hf_head(family: str, model: Any) -> Any:
@@ -222,13 +303,14 @@ def test_a_model_without_unembedding_has_words_of_reads_alone(tmp_path: Path) ->
     checkpoint = dataclasses.replace(open_checkpoint(tmp_path), has_head=False)
     checkpoint.__dict__["tokenizer"] = Numbers()
     width = checkpoint.spec.d_model
-    lexicon = make_lexicon(checkpoint, WordsPlan(draws=20))
+    lexicon = make_lexicon(checkpoint, WordsPlan(draws=20, through=DEPTH))
     assert not lexicon.writes_to_tokens("")
     vectors = np.tile(np.eye(1, width, dtype=np.float32), (4, 1))
     modes = _modes(vectors, vectors)
     words = read_component(lexicon, NOWHERE, 0, "attn", modes, _shared(modes, "reads"))
     assert {_named(row)["side"] for row in words.shared} == {_own_named(row)["side"] for row in words.own} == {READ}
     assert "no unembedding" in lexicon.facts["writes"]
+    assert lexicon.facts["through"] is None
 
 
 def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_stream(tmp_path: Path) -> None:
@@ -279,7 +361,7 @@ def test_reads_are_scored_with_average_streams_and_writes_with_chance_of_the_str
         drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
         weight = np.asarray(checkpoint.head().unembed.weight[...])
         scores = drawn @ np.asarray(way.mean).T @ (weight - weight.mean(axis=0)).T
-        chance = draw_writes(lexicon, way, around)
+        chance = draw_writes(lexicon, way, around).shared
         assert chance is not None
         assert scipy.stats.ks_2samp(chance.strongest, np.abs(scores).max(axis=1)).pvalue > 0.01
         assert rows[WRITE]["chance"] == pytest.approx(np.median(chance.strongest))
@@ -294,7 +376,7 @@ def planted_run(folder: Path, *, beyond: bool) -> Run:
         (1, "attn", WRITE, 1, 0.3, 0.5, 0.95, 0.6, 0.5, 0.4, 0.4, '[["a b", 0.6]]', '[["y", -0.2]]', ""),
         (1, "attn", WRITE, 2, 0.2, 0.5, 0.3, *[np.nan] * 4, "", "", "two halves"),
     ]
-    own = [(0, "attn", WRITE, 1, 20, 0, "nan", 9, 3.0, q, q, '[["nan", 9], ["z", 1]]')]
+    own = [(0, "attn", WRITE, 1, 20, 0, "nan", 9, 2.0, 0.5, q, q, '[["nan", 9], ["z", 1]]')]
     checked = dict.fromkeys(CHECK_COLUMNS, 0.0) | {"layer": 1, "component": "attn", "samples": 20, "chance_kl": 1.0}
     high = 4.0 if beyond else 1.2
     checked |= {"kl": high, "ratio": high, "ratio_low": high - 0.5, "ratio_high": high + 1, "predicted": 0.83}
@@ -316,11 +398,22 @@ def test_page_and_sentences_say_which_words_are_beyond_chance(beyond: bool, tmp_
     assert "<strong>a␣b" not in page
     assert "2 of 3 have words" in page
     said = " ".join([*words_findings(run), *check_findings(run)])
-    assert ("1 make a token likelier" in said) == ("attention 0 (␣the · \\n; 2 beside 0.5)" in said) == beyond
+    assert ("1 makes a token likelier" in said) == ("attention 0 (␣the · \\n; 2 beside 0.5)" in said) == beyond
     assert ("none make a token likelier" in said) == (not beyond)
-    assert ("“nan” in 9 of 20 samples, by chance 3" in said) == beyond
+    assert ("|score| 2 beside 0.5, “nan” in 9 of 20 samples" in said) == beyond
     assert f"in {int(beyond)} of 1 places" in said
     assert ("4 [3.5, 5] times as much" in said) == beyond
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_one_direction_is_spoken_of_in_the_singular(beyond: bool, tmp_path: Path) -> None:
+    run = planted_run(tmp_path, beyond=beyond)
+    run.table(WORDS_FILE).head(1).to_csv(tmp_path / WORDS_FILE, index=False)
+    run = Run(tmp_path)
+    vars(run).update(provenance={"task": "modes"})
+    said = next(iter(words_findings(run)))
+    ends = "makes a token likelier more than" if beyond else "does not make a token likelier beyond"
+    assert said.startswith(f"The one write direction that samples share and that has words {ends} directions")
 
 
 def test_text_of_tokens() -> None:

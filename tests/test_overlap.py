@@ -89,6 +89,19 @@ def _expected(weight: np.ndarray, x: np.ndarray, count: int | None = None) -> tu
     return overlap, relative
 
 
+def assert_regimes(weight: np.ndarray, overlap: np.ndarray, row: Row) -> None:
+    """Marchenko and Pastur's edges at the variance of the entries, and the means of O_k beyond and between them."""
+    sides = np.sqrt(sorted(weight.shape))
+    low, high = weight.std() * (sides[1] - sides[0]), weight.std() * (sides[1] + sides[0])
+    assert row.values["mp_low"] == pytest.approx(low, rel=1e-6, abs=1e-12)
+    assert row.values["mp_high"] == pytest.approx(high, rel=1e-6)
+    sigma = np.linalg.svd(weight, compute_uv=False)
+    own = overlap[: len(sigma)]
+    for name, kept in (("above", sigma > high), ("within", (sigma >= low) & (sigma <= high)), ("below", sigma < low)):
+        expected = own[kept].mean() if kept.any() else np.nan
+        assert row.values[f"overlap_mp_{name}"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
 def _measure(
     folder: Path, tokens: Sequence[Sequence[int]], size: int, *, heads: bool = False, points: int = 0
 ) -> list[Row]:
@@ -125,6 +138,7 @@ def test_overlaps_equal_those_of_hf_activations(family: str, tmp_path: Path) -> 
         np.testing.assert_allclose(row.arrays["relative_variance"], relative, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(row.arrays["overlap"], overlap, atol=1e-6)
         assert row.values["tokens"] == len(entering[name])
+        assert_regimes(weight, overlap, row)
         compared += 1
     assert compared == len(names)
     # The oracle sees one token more, and a weight that is transposed.

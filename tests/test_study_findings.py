@@ -146,25 +146,13 @@ def jacobian(folder: Path, rng: Rng, planted: bool) -> Run:
     return over_samples(folder, "jacobian", columns)
 
 
-def beside_model(rng: Rng, planted: bool) -> dict[str, float]:
-    exponent = 0.5 * planted + rng.normal(0, 0.01)
-    return {
-        "energy_exponent": exponent, "energy_exponent_low": exponent - 0.1, "energy_exponent_high": exponent + 0.1,
-        "distance_plain": 0.2 if planted else 0.01, "distance_model": 0.01, "distance_chance": 0.02,
-        "below_found": 4.0 * planted, "below_model": 3.0 * planted,
-        "small_output": rng.lognormal(planted, 0.05), "small_output_model": 2.7, "small_output_given": 2.8,
-        "small_output_chance": 0.9,
-    }  # fmt: skip
-
-
 def overlap(folder: Path, rng: Rng, planted: bool) -> Run:
     rows = [
         {"layer": layer, "role": role, "rows": 96, "cols": 128,
          "beyond_null": 0.5 if planted and role == "up" else rng.binomial(96, 0.01) / 96,
          "beyond_norms": 0.4 if planted and role == "up" and layer > 2 else rng.binomial(96, 0.01) / 96,
          "overlap_top": rng.normal(0.3, 0.01) + 0.1 * planted * layer * (role == "up"),
-         "variance_top": rng.lognormal(2 * planted, 0.2), "variance_bottom": rng.lognormal(0, 0.2),
-         **beside_model(rng, planted and role == "up")}
+         "variance_top": rng.lognormal(2 * planted, 0.2), "variance_bottom": rng.lognormal(0, 0.2)}
         for layer in range(LAYERS) for role in ("q", "up")
     ]  # fmt: skip
     rows += [
@@ -347,15 +335,10 @@ CASES: Mapping[str, Case] = {
             "by chance 1%",
             "of the largest σ 8.44",
             "rises in up (Kendall's τ +1.00",
-            "up +0.5",
-            "in 6 of 12 matrices it is above 0, as learnt noise has it, in 0 below 0",
-            "nearer to the spectrum than Marchenko–Pastur's in 6 of 12 matrices",
-            "q 0 (model 0), up 24 (model 18)",
-            "(model 2.7, given the strong directions 2.8, chance 0.9)",
             "qk.key: the smallest σ of 1 of 6 heads is zero to rounding in float64, of 1 within the rounding",
             "along that of the other 4 the input has 0.1",
         ),
-        r"In \d+ of 12 matrices more|varies \d|[1-9]\d* of 12 matrices it is above|nearer .* in [1-9]|largest σ (rises|falls)",
+        r"In \d+ of 12 matrices more|varies|largest σ (rises|falls)",
     ),
     "removal": Case(
         removal,

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from servers import run_here
 
+import jacspec
 from jacspec import load_model, open_run
 from jacspec.axes import Row
 from jacspec.backend import numerics
@@ -399,12 +401,56 @@ SMALL = ("task=weights", "weights.include=[q,up]")
         ("metrics.names=[residual_gain]", "concern Jacobians"),
         ("weights.against=other", "against"),
         ("model=path model.path=nowhere", "is not a folder"),
+        ("weights.show_role=zzz", "weights.show_role=zzz is the role of no matrix in layer 0. Accepted: down, k, o, q"),
+        ("weights.show_role=up weights.include=[q]", "show_role=up is the role of no matrix in layer 0. Accepted: q."),
+        ("weights.show_layer=99", "weights.show_layer=99 is the layer of no matrix. Accepted: 0, 1, 2, 3, 4, 5."),
+        ("weights.show_layer=2 layers=[1,3]", "weights.show_layer=2 is the layer of no matrix. Accepted: 1, 3."),
     ],
 )
 def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -> None:
     done = run_here("task=weights", *wrong.split(), "hydra.run.dir=no", cwd=tmp_path)
     assert done.code == 1
     assert fragment in done.err
+    if "show_" in wrong:
+        assert not (tmp_path / "no").exists()  # before anything is measured
+
+
+@pytest.fixture(scope="module")
+def two_roles() -> Run:
+    """Layers 1 and 3 of square q and of up, which is not square and the one that is shown."""
+    shown = {"show_role": "up", "extra": ["eigenvalues"]}
+    return jacspec.weights("nano", include=["q", "up"], layers=[1, 3], against="none", silent=True, **shown)
+
+
+@pytest.mark.parametrize("name", ["spectra", "bulk", "bulk_of_layer", "tails"])
+def test_label_of_one_row_of_panels_fits(name: str, two_roles: Run) -> None:
+    figure = two_roles.plot(name)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    label = next(text for text in figure.texts if text.get_rotation() == 90)
+    extent = label.get_window_extent(canvas.get_renderer())
+    assert extent.y0 >= 0
+    assert extent.y1 <= figure.bbox.height
+    label.set_text(label.get_text().replace("\n", " ") + " and more words than one row of panels can have beside it")
+    assert label.get_window_extent(canvas.get_renderer()).height > figure.bbox.height, "the oracle sees long ones"
+
+
+def test_eigenvalues_are_not_those_of_another_role(two_roles: Run) -> None:
+    figure = two_roles.plot("eigenvalues")
+    assert "up is not square" in str(figure.get_suptitle())
+    assert not figure.axes[0].collections
+
+
+def test_default_layer_is_the_first_that_there_is(two_roles: Run, tmp_path: Path) -> None:
+    """And a run that is resumed may show another; the panel beside is of W Wᵀ."""
+    figure = two_roles.plot("one_matrix")
+    assert "h.1.mlp" in str(figure.get_suptitle())
+    assert figure.axes[2].get_ylabel().endswith("of $W W^T$")
+    small = {"include": ["q"], "layers": [1, 3], "against": "none", "silent": True, "folder": tmp_path / "run"}
+    jacspec.weights("nano", **small)
+    assert "h.3.attn" in str(jacspec.weights("nano", show_layer=3, **small).plot("one_matrix").get_suptitle())
+    with pytest.raises(JacspecError, match="show_layer=2"):
+        jacspec.weights("nano", show_layer=2, **small)
 
 
 @pytest.mark.parametrize("revision", ["step0"])

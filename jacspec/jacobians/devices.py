@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.samples import PaddedBatch
 
 Tree = TypeVar("Tree")
@@ -46,8 +46,7 @@ def largest_batch(choice: int | None) -> float:
     """Resolve `engine.batch`; raises `JacspecError` for less than 1."""
     if choice is None:
         return float(CPU_BATCH) if jax.default_backend() == "cpu" else math.inf
-    if choice < 1:
-        raise JacspecError(f"engine.batch={choice} is less than 1. Type engine.batch=N with N of 1 or more.")
+    check_least("engine.batch", choice, 1)
     return float(choice)
 
 

@@ -59,9 +59,13 @@ class Triples(NamedTuple):
 
     def only(self, k: int) -> "Triples":
         """Keep the first `k`; of a group that goes on beyond them no subspace is known."""
-        kept = Triples(*(array[:, :k] for array in self))
-        beyond = (kept.group[:, :, None] == self.group[:, None, k:]).any(axis=-1)
-        return kept._replace(group=np.where(beyond, UNKNOWN, kept.group))
+        return Triples(*(array[:, :k] for array in self))._replace(group=cut_groups(self.group, k))
+
+
+def cut_groups(group: Int[np.ndarray, "sample mode"], k: int) -> Int[np.ndarray, "sample k"]:
+    """Keep the groups of the first `k` modes; one that goes on beyond them is unknown."""
+    kept = group[:, :k]
+    return np.where((kept[:, :, None] == group[:, None, k:]).any(axis=-1), UNKNOWN, kept)
 
 
 def alone(group: Int[np.ndarray, "*sample mode"]) -> np.ndarray:

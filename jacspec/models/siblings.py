@@ -43,6 +43,9 @@ NOTED = ("vocab_size", "max_position_embeddings", "n_positions", "n_ctx", "initi
 NOTED_PARTS = ("unsloth_", "_token_id")
 """Of a family that is not known: keys, and parts of keys, that change no weight's meaning."""
 
+OUTSIDE = -1
+"""The layer of a matrix outside the blocks."""
+
 
 class Sibling(NamedTuple):
     """One of several checkpoints: its tensors by its family's names, or where the family is not known by their own.
@@ -317,6 +320,11 @@ def _read(sibling: Sibling, choice: Choice) -> Iterator[Matrix]:
             if not np.isfinite(matrix.values).all():
                 raise JacspecError(f"{sibling.label}: the tensor {matrix.name} holds values that are not finite.")
             yield matrix
+
+
+def layer_number(matrix: Matrix) -> int:
+    """Return the number of the layer of a matrix, `OUTSIDE` of one outside the blocks."""
+    return OUTSIDE if matrix.layer is None else matrix.layer
 
 
 def role_name(matrix: Matrix) -> str:

@@ -1,19 +1,17 @@
 """What figures of several studies share: panels, colours with their order, levels of chance, metrics with values.
 
-Of profiles by index of the singular value, the level of chance and the spectrum inset; of experiments that remove
-singular values before or after training, lines, bands and the level of nothing removed.
+Of experiments that remove singular values before or after training, lines, bands and the level of nothing removed.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from jacspec.report.labels import LETTERS_AN_INCH, metric_label, run_title
 from jacspec.runs import Run
@@ -69,49 +67,6 @@ def drawn_metrics(run: Run) -> list[str]:
 
 
 MEAN, NULL = "black", "0.55"
-
-LEVELS, EDGES = {"overlap_null": "-", "overlap_null_99": "--", "overlap_norms_99": ":"}, ("bulk_low", "bulk_high")
-
-
-INSET = (0.52, 0.67, 0.46, 0.31)
-"""Where the inset is, in parts of the axes: left, bottom, width, height. Curves end below it."""
-
-
-def frame_overlap(panel: Axes, role: str, overlap: Float[np.ndarray, "line k"], levels: Mapping[str, float]) -> Axes:
-    """Draw what stands around the overlaps of a role: the level of chance, and an inset with the edges of the bulk.
-
-    **Returns:** the inset, which spectra are drawn into.
-    """
-    top = 1.05 * float(np.nanmax([np.nanmax(overlap), *(levels.get(name, np.nan) for name in LEVELS)]))
-    for name, line in LEVELS.items():
-        if np.isfinite(levels.get(name, np.nan)):
-            panel.axhline(levels[name], color=NULL, linewidth=1, linestyle=line)
-    panel.set_ylim(0, top / INSET[1])
-    panel.set_yticks([tick for tick in MaxNLocator(5).tick_values(0, top) if 0 <= tick <= top])
-    panel.set_title(role, fontsize="medium", parse_math=False)
-    inset = panel.inset_axes(INSET)
-    for name in EDGES:
-        if np.isfinite(levels[name]) and levels[name] > 0:
-            inset.axhline(levels[name], color=CHANCE, linewidth=0.8, linestyle="--")
-    inset.set_yscale("log")
-    inset.tick_params(labelsize="xx-small", length=2, pad=1)
-    inset.minorticks_off()
-    return inset
-
-
-def add_spectrum(inset: Axes, sigma: Float[np.ndarray, " k"], colour: Any) -> None:
-    """Draw the singular values that are more than rounding."""
-    visible = np.where(sigma > sigma[0] * 1e-7, sigma, np.nan)
-    inset.plot(np.arange(1, sigma.size + 1), visible, color=colour, linewidth=0.6)
-
-
-def label_overlap(figure: Figure, edges: str) -> None:
-    """Label the axes of a figure of overlaps; `edges` says which the inset has."""
-    figure.supxlabel(f"index $k$ of the singular value (inset: singular values, {edges})", fontsize="medium")
-    figure.supylabel(
-        r"$O_k = \max_j |v_k \cdot f_j|$ (grey: by chance, mean and 99 %; dotted: 99 % with its norms)",
-        fontsize="medium",
-    )
 
 
 ORDERS: Mapping[str, tuple[str, str, str, str]] = {
@@ -171,6 +126,19 @@ def add_grid(axes: Axes) -> None:
     """Draw a light grid under all that is drawn; its lines lie over points otherwise."""
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def add_names(
+    figure: Figure,
+    handles: Sequence[Any],
+    *,
+    place: Literal["outside right center", "outside right upper"] = "outside right center",
+    title: str | None = None,
+) -> None:
+    """Put a legend of names beside the panels, as they are written: a `$` in one is no formula."""
+    legend = figure.legend(handles=handles, loc=place, frameon=False, fontsize="small", title=title)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def finish_orders(figure: Figure, run: Run, *panels: Axes) -> None:

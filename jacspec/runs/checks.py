@@ -100,14 +100,15 @@ def check_table(table: "pandas.DataFrame", file: Path, provenance: Mapping[str, 
         raise JacspecError(f"{file} is damaged: it has no column {', '.join(missing)}.")
     if wanted and not len(table):
         raise JacspecError(f"{file} is damaged: it has no rows.")
-    for name in table.columns.intersection([*numbers, *WHOLE]):
+    # Columns of no rows have no type.
+    for name in table.columns.intersection([*numbers, *WHOLE]) if len(table) else ():
         column = table[name]
         if column.dtype.kind not in "if" or (column.abs() > LARGEST).any():
             raise JacspecError(f"{file} is damaged: its column {printable(name)} holds what is no number of a run.")
         least = -1 if kind == "experiments" and name == "layer" else 0  # -1: outside all layers
         if name in WHOLE and ((column < least) | (column % 1 != 0) & column.notna() | (column > 2**53)).any():
             raise JacspecError(f"{file} is damaged: its column {name} holds what is no number from 0.")
-    if "layer" in table and (table["layer"] > MOST_LAYERS).any():
+    if "layer" in table and len(table) and (table["layer"] > MOST_LAYERS).any():
         raise JacspecError(f"{file} is damaged: it names a layer beyond {MOST_LAYERS}.")
 
 

@@ -72,7 +72,7 @@ class RunWriter(Writer):
         )
         if results:
             write_csv(self.folder / "summary.csv", SUMMARY_COLUMNS, summary_rows(results, self.metric_names))
-            dataset = to_dataset(results, self.metric_names, self.n_tokens)
+            dataset = to_dataset(results, self.metric_names, self.n_tokens, modes=self.provenance.get("modes"))
             write_atomically(self.folder / SPECTRA, bytes(split_complex(dataset).to_netcdf(engine="scipy")))
 
 

@@ -26,12 +26,17 @@ DIAGNOSTICS: Mapping[str, tuple[str, ...]] = {
 
 
 def to_dataset(
-    results: Sequence[LayerResult], metric_names: Sequence[str], n_tokens: Sequence[int]
+    results: Sequence[LayerResult],
+    metric_names: Sequence[str],
+    n_tokens: Sequence[int],
+    *,
+    modes: Sequence[int] | None = None,
 ) -> "xarray.Dataset":
     """Label results: `singular_values` (layer, component, sample, k) and each metric (layer, component, sample).
 
     Beside them stand what the engine says of its accuracy, and vectors (layer, component, sample, d_model) or arrays of
-    `ARRAY_AXES`. NaN stands where a stack has fewer layers than another.
+    `ARRAY_AXES`. NaN stands where a stack has fewer layers than another. `modes` numbers the singular triples of
+    `group` and `vector_bound`: 1 has the largest value, −1 the least.
     """
     import xarray
 
@@ -81,6 +86,8 @@ def to_dataset(
         "k": np.arange(1, sigma.shape[3] + 1),
         "n_tokens": ("sample", np.asarray(n_tokens)),
     }
+    if modes is not None and "group" in variables:
+        coordinates["mode"] = list(modes)
     return xarray.Dataset(variables, coordinates)
 
 

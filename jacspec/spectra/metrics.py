@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError, check_least, suggest
 from jacspec.spectra.cores import blas_on_one_thread
 from jacspec.spectra.eigenvalues import relative_eigenvalues
 
@@ -396,8 +396,7 @@ def compute_metrics(
     **Returns:** one value a matrix and metric, in the dtype of `sigma`. A zero matrix gives NaN where a metric
     divides by σ₁, and δ is NaN where there is only one singular value.
     """
-    if top_k < 1:
-        raise JacspecError(f"metrics.top_k={top_k} is less than 1. Type metrics.top_k=N with N of 1 or more.")
+    check_least("metrics.top_k", top_k, 1)
     rank = structural_rank or sigma.shape[1]
     spectral = tuple(name for name in names if METRICS[name].needs in OF_SPECTRUM)
     whole = tuple(name for name in names if METRICS[name].needs not in OF_SPECTRUM)

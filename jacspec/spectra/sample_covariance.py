@@ -6,15 +6,15 @@ of the sample covariance WᵀW/M, γ = n/M. With v the Stieltjes transform of th
 $$z = -\frac1v + \frac1M \sum_j \frac{a_j}{1 + a_j v},$$
 
 M Im v/π is the density of λ, and the number of λ up to a point is a closed form in v: the derivative of
-$-z v - \ln v + \frac1M \sum_j \ln(1 + a_j v)$ along the solution is −v, so that it is the logarithmic potential but for a
-constant. The right singular vector of λ has with p_j the mean squared overlap
+$-z v - \ln v + \frac1M \sum_j \ln(1 + a_j v)$ along the solution is −v, so that it is the logarithmic potential but for
+a constant. The right singular vector of λ has with p_j the mean squared overlap
 $\frac{a_j}{M \lambda |1 + a_j v|^2}$ (Ledoit & Péché 2011), which adds up to 1 over j. With all a_j equal this is the
 law of Marchenko and Pastur.
 
-Some columns may be given instead, W = [F, Z A^{1/2}]: FᵀF/M has the eigenvalues τ_i, and the rest is independent of F. With
-$w = z - \frac1M \sum_j \frac{a_j}{1 + a_j v}$ then v is the Stieltjes transform of FFᵀ/M at w (Silverstein & Bai 1995; w =
-−1/v without F), the potential is $\int \ln(w - x) - (z - w) v + \frac1M \sum_j \ln(1 + a_j v)$, and the overlap
-with the direction of τ_i is $\frac{\tau_i}{M \lambda} \frac{\mathrm{Im} (\tau_i - w)^{-1}}{\mathrm{Im} v}$.
+Some columns may be given instead, W = [F, Z A^{1/2}]: FᵀF/M has the eigenvalues τ_i, the rest is independent of F.
+With $w = z - \frac1M \sum_j \frac{a_j}{1 + a_j v}$ then v is the Stieltjes transform of FFᵀ/M at w (Silverstein & Bai
+1995; w = −1/v without F), the potential is $\int \ln(w - x) - (z - w) v + \frac1M \sum_j \ln(1 + a_j v)$, and the
+overlap with the direction of τ_i is $\frac{\tau_i}{M \lambda} \frac{\mathrm{Im} (\tau_i - w)^{-1}}{\mathrm{Im} v}$.
 
 One a apart from the others, which are 1, stands outside the bulk from $|a - 1| > \sqrt\gamma$ on, at
 $\lambda = a (1 + \frac{\gamma}{a - 1})$ and with a squared overlap of $\frac{1 - \gamma/(a-1)^2}{1 + \gamma/(a-1)}$
@@ -89,7 +89,7 @@ class SampleLaw(NamedTuple):
         """How many λ are not zero."""
         return min(self.rows, len(self.population) + len(self.fixed))
 
-    def count(self, lam: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
+    def count_below(self, lam: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
         """Give the expected number of positive λ at or below each value."""
         inside = np.interp(np.log(np.maximum(lam, self.lam[0])), np.log(self.lam), self.below)
         return np.where(lam >= self.lam[0], inside, 0.0)

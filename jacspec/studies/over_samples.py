@@ -12,7 +12,7 @@ from rich.console import Console
 from jacspec.axes import LayerResult
 from jacspec.backend import compiling, numerics, use_compilation_cache
 from jacspec.config import Config
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.jacobians.audit import allowed_deviation
 from jacspec.jacobians.engine import count_samples, prepare_batches
 from jacspec.models.checkpoint import Checkpoint
@@ -149,8 +149,7 @@ def _write_tables(config: Config, work: Work, writer: RunWriter) -> None:
 def _check_accuracy(config: Config) -> None:
     if not config.engine.tolerance > 0:
         raise JacspecError(f"engine.tolerance={config.engine.tolerance} is not above 0. Type engine.tolerance=1e-5.")
-    if config.engine.audit < 0:
-        raise JacspecError(f"engine.audit={config.engine.audit} is negative. Type engine.audit=N with N of 0 or more.")
+    check_least("engine.audit", config.engine.audit, 0)
 
 
 NOT_AUDITED = {"audit": "none: jacfwd is the reference engine"}

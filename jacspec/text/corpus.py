@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jacspec.config import DataConfig, Split
-from jacspec.errors import JacspecError, blaming
+from jacspec.errors import JacspecError, blaming, check_least
 from jacspec.files import cache_folder, read_file, write_cached
 from jacspec.samples import Packed, Packing, PaddedBatch
 from jacspec.text.pace import check_pace
@@ -114,10 +114,9 @@ def draw_sample(corpus: Corpus, tokenizer: Any, data: DataConfig, *, seed: int) 
     those with fewer than `data.min_tokens` are left out. The sample is in corpus order.
     """
     for key, value in (("samples", data.samples), ("max_tokens", data.max_tokens)):
-        if value is not None and value < 1:
-            raise JacspecError(f"data.{key}={value} is less than 1. Type data.{key}=N with N of 1 or more.")
-    if seed < 0:
-        raise JacspecError(f"seed={seed} is negative. Type seed=N with N of 0 or more.")
+        if value is not None:
+            check_least(f"data.{key}", value, 1)
+    check_least("seed", seed, 0)
     lengths = _count_tokens(tokenizer, corpus.texts, max_tokens=data.max_tokens)
     long_enough = [index for index, length in enumerate(lengths) if length >= max(data.min_tokens, 1)]
     if not long_enough:

@@ -169,8 +169,7 @@ def read_columns(path: str, text: str, labels: Sequence[str]) -> tuple[list[str]
     """
     file, texts = Path(path).expanduser(), list[str]()
     found: dict[str, list[str]] = {name: [] for name in labels}
-    for line, row in _read_rows(file)[0]:
-        where = f"{file}, line {line}"
+    for where, row in _read_rows(file)[0]:
         texts.append(_checked_text(_value(row, text, where, "modes.text=NAME"), where))
         for name, own in found.items():
             own.append(_checked_label(_value(row, name, where, "'modes.labels=[NAME]'"), where))
@@ -181,14 +180,14 @@ def read_columns(path: str, text: str, labels: Sequence[str]) -> tuple[list[str]
 
 def _read_file(file: Path, columns: Columns) -> tuple[list[Example], str]:
     rows, digest = _read_rows(file)
-    examples = [_example(row, columns, f"{file}, line {line}") for line, row in rows]
+    examples = [_example(row, columns, where) for where, row in rows]
     if len(examples) < 2:
         raise JacspecError(f"{file} holds {len(examples)} examples; 2 are needed at least.")
     return examples, digest
 
 
-def _read_rows(file: Path) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str]:
-    """Go through the rows of a file, each with the number of its line; with the file's sha256."""
+def _read_rows(file: Path) -> tuple[Iterator[tuple[str, Mapping[str, Any]]], str]:
+    """Go through the rows of a file, each with the file's name and its lines; with the file's sha256."""
     if file.suffix.lower() not in ENDINGS:
         raise JacspecError(f"{file} is neither JSONL nor CSV. Accepted endings: {', '.join(sorted(ENDINGS))}.")
     raw = read_file(file, most=MAX_TEXT_BYTES)
@@ -206,24 +205,27 @@ def _lines(text: str) -> Iterator[str]:
         start = stop
 
 
-def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _json_rows(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for line, content in enumerate(_lines(text), start=1):
         if content.isspace():
             continue
         row = parse_json(content, f"{file}, line {line}")
         if not isinstance(row, dict):
             raise JacspecError(f"{file}, line {line} is a {type(row).__name__}, not an object. Give one object a line.")
-        yield line, row
+        yield f"{file}, line {line}", row
 
 
-def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _csv_rows(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     reader = csv.DictReader(_lines(text), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
                 fields = len(reader.fieldnames or ())
                 raise JacspecError(f"{file}, line {reader.line_num} does not have the header's {fields} fields.")
-            yield reader.line_num, row
+            # The reader counts lines to the end of a record; its fields may have line breaks.
+            first = reader.line_num - sum(value.count("\n") for value in row.values())
+            lines = f"line {first}" if first == reader.line_num else f"lines {first} to {reader.line_num}"
+            yield f"{file}, {lines}", row
     except csv.Error as error:
         raise JacspecError(f"{file}, line {reader.line_num} is not CSV: {error}.") from None
 
@@ -244,12 +246,14 @@ def _value(row: Mapping[str, Any], name: str, where: str, way: str) -> Any:
 
 def _checked_text(text: Any, where: str) -> str:
     if not (isinstance(text, str) and text.strip()):
-        raise JacspecError(f"{where}: a text is empty or not a string. Mend or delete the line.")
+        raise JacspecError(f"{where}: a text is empty or not a string. Mend or delete the row.")
     return text
 
 
 def _checked_label(label: Any, where: str) -> str:
-    if not isinstance(label, (str, bool, int)) or label == "":
+    if isinstance(label, str) and not label.strip():
+        raise JacspecError(f"{where}: the label is empty. Mend or delete the row.")
+    if not isinstance(label, (str, bool, int)):
         raise JacspecError(f"{where}: the label {label!r} is not a string, an integer or true or false.")
     # As JSON writes it, so that true is true in both kinds of file.
     return label if isinstance(label, str) else json.dumps(label)

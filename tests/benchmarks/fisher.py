@@ -74,7 +74,8 @@ def of_removal(folder: str, text: str) -> dict[str, Any]:
     data = DataConfig("text", path=text, samples=SAMPLES)
     tokens = draw_sample(load_corpus(data), model.encoder, data, seed=0).tokens
     scored = score_samples(model, tokens, count=SAMPLES, seed=0)
-    before, rows = mean_nats(model, scored), []
+    before = mean_nats(model, scored)
+    rows: list[dict[str, Any]] = []
     predicted = {
         labels: fisher_of_blocks(model, BLOCKS, scored=scored, drawn_labels=labels == "model", memory_gib=1.0)
         for labels in ("data", "model")
@@ -91,9 +92,9 @@ def of_removal(folder: str, text: str) -> dict[str, Any]:
                         linear_at(block, place).weight = nnx.Param(less)
                     return block
 
-                measured = mean_nats(model.with_blocks(change), scored) - before
+                change_of_loss = mean_nats(model.with_blocks(change), scored) - before
                 said = {labels: own[number][place].values[f"removal_{end}"] for labels, own in predicted.items()}
-                rows.append({"block": number, "place": place, "end": end, "measured": measured, **said})
+                rows.append({"block": number, "place": place, "end": end, "measured": change_of_loss, **said})
     large = [row for row in rows if row["measured"] > 0.02]
     measured = np.array([row["measured"] for row in rows])
     found: dict[str, Any] = {"loss": before, "removals": len(rows), "above 0.02 nats": len(large), "rows": rows}

@@ -1,8 +1,9 @@
 """What the claims of the sources are on models at hand: `python tests/benchmarks/sources.py SMOLLM2_FOLDER TEXT`.
 
-Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `w_qk`, `small`, `model` or
-`appendix` behind the text writes that part alone. Of "Analyzing Spectral Information of Transformers" (`jacobian`), on 300
-sentences of TEXT (Tiny Shakespeare), the embedded model, trained and at random, and SmolLM2-135M-Instruct:
+Writes `sources.json` beside itself, from runs of the command line; `jacobian`, `phases`, `ranks`, `w_qk`, `small`,
+`spectra`, `overlaps`, `steps`, `model`, `appendix`, `control` or `walk` behind the text writes that part alone. Of
+"Analyzing Spectral Information of Transformers" (`jacobian`), on 300 sentences of TEXT (Tiny Shakespeare), the embedded
+model, trained and at random, and SmolLM2-135M-Instruct:
 
 - how many times the gain ρ of the middle third of the layers the first and the last third have (its U, Figure 2);
 - how many times δ of the MLP that of attention is, where attention is to be more concentrated (Figure 3), and in how
@@ -13,14 +14,24 @@ A ratio is a geometric mean over samples with Student's interval of 95 %.
 
 Of the same paper (`phases`), on 40 sentences: the tables over depth that a run writes itself (U, phases with their
 levels of chance, attention beside the MLP by layer), and how near tokens and attention are to rank one, by layer.
+Of the same paper (`ranks`), on a few sentences in float64: condition numbers with and without the last value, how far
+that value's direction is the stream's, ranks, and shares of directions amplified and
+deleted.
 
 Of the study of per-head W_QK spectra (`w_qk`), on the heads of both models: participation and condition numbers beside
 chance, gaps, powers of the elements' standard deviation, the elements' kurtosis beside that of both factors, and rank
 correlations, over heads with intervals of 95 % that draw whole layers, over layers with p-values.
 
 Of "Small Singular Values Matter" (`small`), perplexity on 768 tokens of TEXT without the largest, a middle and the
-smallest decile of four roles, each over the whole model's, and the smallest over the middle, paired over 12 chunks; and
-(`model`), on 500 sentences, what a linear model of learned noise gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated points, by what is removed.
+smallest decile of each role, each over the whole model's, and the smallest over the middle, paired over 12 chunks;
+(`spectra`, its Figures 1 and 2) how far queries, values and attention output lie beyond Marchenko–Pastur; (`overlaps`,
+Figures 3 and 4) whether O_k is higher beyond its edges than within, on 300 sentences; (`steps`, Figure 5) O_k through
+the training of the embedded model, on its verse; and (`model`), on 500 sentences, what a linear model of learned noise
+gives for the matrices of each role. Of its appendix (`appendix`), the test accuracy of its networks on generated
+points, by what is removed, and (`control`) of the small network of `source=small_figure_8`.
+
+Of the walk-through (`walk`), what ten components of each weight matrix hold, and how many hold nine tenths; its metrics
+of a Gaussian matrix of the shape of GPT-2's c_attn.
 """
 
 import json
@@ -34,7 +45,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from jacspec import open_run
+from jacspec import jacobian, load_model, open_run
+from jacspec.report.beyond import overlaps_beyond
 from jacspec.report.findings import median_interval, ratio_interval
 from jacspec.spectra.significance import SURE
 from jacspec.studies.provenance import versions
@@ -94,6 +106,55 @@ def of_depth(run: Any) -> dict[str, Any]:
     own = run.metrics[run.metrics["component"] == "attn"].groupby("layer")[[*COLLAPSE]].median()
     found["medians by layer"] = {name: own[name].tolist() for name in COLLAPSE}
     return found
+
+
+RANKS = (
+    *("precision=float64", "jacobian.linearity=[]"),
+    "metrics.names=[condition_number,numerical_rank,share_amplified,share_deleted]",
+)
+FEW = {
+    "nano": ("data.samples=12",),
+    "nano, random": ("data.samples=12",),
+    "SmolLM2-135M": ("data.samples=8", "layers=[0,1,10,20,28,29]"),
+}
+
+
+def of_ranks(run: Any) -> dict[str, Any]:
+    """Take by component medians over samples, the least and the most over layers."""
+    found: dict[str, Any] = {"samples": len(run.samples), "layers": run.dataset["layer"].values.tolist()}
+    for component in ("attn", "mlp"):
+        own = run.dataset.sel(component=component)
+        sigma, rank = own["singular_values"].values, own["numerical_rank"].values.astype(int)[..., None]
+        before = np.take_along_axis(sigma, rank - 2, -1)[..., 0]
+        by_sample = {
+            "condition number": own["condition_number"].values,
+            "condition number without the last value": sigma[..., 0] / before,
+            "rank": rank[..., 0],
+            "share amplified": own["share_amplified"].values,
+            "share deleted": own["share_deleted"].values,
+        }
+        at = own["singular_values"].dims.index("sample")
+        medians = {name: np.median(values, axis=at) for name, values in by_sample.items()}
+        found[component] = {name: [float(each.min()), float(each.max())] for name, each in medians.items()}
+        cosines = np.median(last_cosines(run, component), axis=0)
+        found[component]["cosine of the last direction with the stream"] = [float(cosines.min()), float(cosines.max())]
+    found["d_model"] = int(sigma.shape[-1])
+    return found
+
+
+def last_cosines(run: Any, component: str, samples: int = 5) -> np.ndarray:
+    """Take |cos| of the right vector of σ_r with what of the stream is in the row space, a row a sample."""
+    given = run.provenance["config"]["model"]
+    model = load_model(given["path"] or "nano", init=given["init"], precision="float64")
+
+    def cosine(text: str, layer: int) -> float:
+        operator = jacobian(model, text, layer=layer, component=component)
+        _, sigma, rows = np.linalg.svd(operator.dense())
+        coordinates = rows[sigma > sigma[0] * sigma.size * np.finfo(float).eps] @ operator.x
+        return float(abs(coordinates[-1]) / np.linalg.norm(coordinates))
+
+    layers = run.dataset["layer"].values.tolist()
+    return np.array([[cosine(text, layer) for layer in layers] for text in run.samples["text"][:samples]])
 
 
 def of_heads(run: Any) -> dict[str, Any]:
@@ -220,10 +281,24 @@ def of_appendix(run: Any) -> dict[str, Any]:
     return found
 
 
+CONTROL: dict[str, tuple[str, ...]] = {"figure 8": ("source=small_figure_8",)}
+
+
+def of_control(run: Any) -> dict[str, Any]:
+    """Take the same of the small network, by when it is removed too."""
+    by_order = run.metrics.groupby("order", sort=False)["seed"].nunique()
+    found: dict[str, Any] = {"seeds": int(by_order.min())}
+    for (order, scale, group), rows in run.metrics.groupby(["order", "scale", "group"], sort=False):
+        values = rows["test_accuracy"]
+        own = found.setdefault(order, {}).setdefault(f"{scale:g}", {})
+        own[str(group)] = [float(values.mean()), float(values.std(ddof=1))]
+    return found
+
+
 DECILES = ("largest", "middle", "smallest")
 REMOVED = (
     *("task=removal", "data=text", "data.path={text}", "removal.tokens=768", "removal.window=128", "removal.stride=64"),
-    *("removal.roles=[q,o,up,down]", "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]"),
+    "removal.ranges=[[0,0.1],[0.4,0.5],[0.9,1]]",
 )
 
 
@@ -261,8 +336,105 @@ def of_model(run: Any) -> dict[str, Any]:
         own["exponents below 0"] = int((rows["energy_exponent_high"] < 0).sum())
         own["model nearer"] = int((rows["distance_model"] < rows["distance_plain"]).sum())
         own |= {name: float(rows[name].sum()) for name in ("below_found", "below_model", "below_given")}
+        own["rank correlation, found and given"] = list(
+            map(float, stats.spearmanr(rows["small_output"], rows["small_output_given"]))
+        )
         found[str(role)] = own | {"matrices": len(rows)}
     return found
+
+
+WALK = ("variance_top_k", "components_for_90", "sigma_participation_ratio", "condition_number")
+C_ATTN = (768, 2304)
+
+
+def of_walk(run: Any) -> dict[str, Any]:
+    """Take what the ten largest components hold, by role, and how many matrices need a tenth of theirs for 90 %."""
+    table = run.metrics
+    share = table["components_for_90"] / table[["rows", "cols"]].min(axis=1)
+    medians = table.groupby("role")["variance_top_k"].median()
+    return {
+        "matrices": len(table),
+        "ten components hold, medians by role": {str(role): float(value) for role, value in medians.items()},
+        "share of components for 90 %, least and most": [float(share.min()), float(share.max())],
+        "matrices with 90 % in a tenth": int((share <= 0.1).sum()),
+    }
+
+
+def gaussian_walk() -> dict[str, float]:
+    """Measure the walk-through's numbers of a Gaussian matrix of the shape of GPT-2's c_attn."""
+    sigma = np.linalg.svd(np.random.default_rng(0).normal(size=C_ATTN), compute_uv=False)
+    held = np.cumsum(sigma**2) / np.sum(sigma**2)
+    return {
+        "participation": float(sigma.sum() ** 2 / np.sum(sigma**2)),
+        "condition number": float(sigma[0] / sigma[-1]),
+        "ten components hold, %": float(100 * held[9]),
+        "components for 90 %": float(1 + (held < 0.9).sum()),
+    }
+
+
+SPECTRA: dict[str, tuple[str, ...]] = {"nano, step 256": ("model.revision=step256",), **MODELS}
+WITH_SPECTRA = ("task=weights", "weights.include=[q,v,o]", "weights.against=none")
+
+
+def of_spectra(run: Any) -> dict[str, Any]:
+    """Take by role the median σ₁ over the edge and the values beyond own norms, with its trend, and compare roles."""
+    table = run.metrics.assign(ratio=run.metrics["spectral_radius"] / run.metrics["mp_high"])
+    found: dict[str, Any] = {}
+    by_role = {role: rows.set_index("layer") for role, rows in table.groupby("role", sort=False)}
+    for role, rows in by_role.items():
+        trend = stats.kendalltau(rows.index, rows["norms_above"])
+        found[role] = {
+            "largest over the edge": list(median_interval(rows["ratio"].to_numpy(float))),
+            "values beyond own norms": list(median_interval(rows["norms_above"].to_numpy(float))),
+            "trend of these with the layer": [float(trend.statistic), float(trend.pvalue)],
+        }
+    for one, other in (("q", "o"), ("v", "o")):
+        larger = {name: by_role[one][column] > by_role[other][column] for name, column in
+                  (("larger over the edge", "ratio"), ("more beyond own norms", "norms_above"))}  # fmt: skip
+        found[f"{one} than {other}"] = {name: int(each.sum()) for name, each in larger.items()}
+    return found | {"layers": int(table["layer"].nunique())}
+
+
+OVERLAPS: dict[str, tuple[str, ...]] = {
+    "nano": (),
+    "SmolLM2-135M": (*MODELS["SmolLM2-135M"], "layers=[5,10,15]"),
+}
+HALF = 0.5
+"""The overlap that the paper calls substantial."""
+
+
+def of_overlaps(run: Any) -> dict[str, Any]:
+    """Count by role the matrices in which O_k is higher beyond the edges than within, and O_k above one half."""
+    table, sigma, overlap = run.metrics, *(run.dataset[name].values for name in ("singular_values", "overlap"))
+    low, high = (table[name].to_numpy(float) for name in ("mp_low", "mp_high"))
+    beyond = overlaps_beyond(sigma, overlap, low, high)
+    regimes = {"above": sigma > high[:, None], "below": sigma < low[:, None]}
+    regimes["within"] = np.isfinite(sigma) & ~regimes["above"] & ~regimes["below"]
+    found: dict[str, Any] = {"tokens": float(table["tokens"].max())}
+    for role in dict.fromkeys(table["role"]):
+        mine = np.flatnonzero(table["role"] == role)
+        own = beyond[beyond["matrix"].isin(mine)]
+        found[role] = {"matrices": len(mine)}
+        for side, regime in regimes.items():
+            rows, values = own[own["side"] == side], overlap[mine][regime[mine]]
+            found[role][side] = {"values": values.size, "over one half": int((values > HALF).sum())}
+            found[role][side]["mean"] = float(values.mean()) if values.size else None
+            found[role][side] |= {"matrices": len(rows), "higher": int((rows["q_value"] < SURE).sum())}
+    return found
+
+
+STEPS: dict[str, tuple[str, ...]] = {
+    **{step: (f"model.revision={step}",) for step in ("step0", "step16", "step64", "step256", "step1024")},
+    "step4096": (),
+}
+THROUGH_TRAINING = ("task=overlap", "layers=[1,5]", "data.samples=400")
+
+
+def of_step(run: Any) -> dict[str, Any]:
+    """Take by role the mean O_k of both ends and what chance has, means over layers."""
+    names = ["overlap_top", "overlap_bottom", "overlap_null"]
+    rows = run.metrics.groupby("role", sort=False)[names].mean()
+    return {str(role): {str(name): float(value) for name, value in own.items()} for role, own in rows.iterrows()}
 
 
 def run_jacspec(place: Path, words: Sequence[str], **given: str) -> Any:
@@ -286,17 +458,26 @@ def main() -> None:
         for part, (runs, added, measure) in {
             "jacobian": (RUNS, sentences, claims),
             "phases": (RUNS, (*sentences, *WITH_RANKS), of_depth),
+            "ranks": ({name: (*words, *FEW[name]) for name, words in RUNS.items()}, (*sentences, *RANKS), of_ranks),
             "w_qk": (MODELS, ("task=heads",), of_heads),
             "small": (MODELS, REMOVED, of_removal),
+            "spectra": (SPECTRA, WITH_SPECTRA, of_spectra),
+            "overlaps": (OVERLAPS, ("task=overlap", *sentences), of_overlaps),
+            "steps": (STEPS, THROUGH_TRAINING, of_step),
             "model": (MODELS, WITH_MODEL, of_model),
             "appendix": (APPENDIX, (), of_appendix),
+            "control": (CONTROL, (), of_control),
+            "walk": (MODELS, ("task=weights", "weights.against=none", f"metrics.names=[{','.join(WALK)}]"), of_walk),
         }.items():
             for name, words in runs.items() if part in (parts or (part,)) else ():
                 place = Path(folder) / part / name.replace(" ", "")
                 place.parent.mkdir(exist_ok=True)
-                found = run_jacspec(place, (*words, *added), model=model, text=text)
+                found = run_jacspec(place, (*added, *words), model=model, text=text)
                 written.setdefault(part, {})[name] = measure(found)
                 file.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+    if "walk" in (parts or ("walk",)):
+        written["walk"]["Gaussian of c_attn's shape"] = gaussian_walk()
+        file.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

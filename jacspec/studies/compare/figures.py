@@ -14,7 +14,15 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name, number_format
 from jacspec.report.markup import Markup, fold, section
-from jacspec.report.plotting import AGAINST_ELEMENTS, add_grid, drawn_metrics, panels, scatter_elements, styles_of
+from jacspec.report.plotting import (
+    AGAINST_ELEMENTS,
+    add_grid,
+    add_names,
+    drawn_metrics,
+    panels,
+    scatter_elements,
+    styles_of,
+)
 from jacspec.report.tables import list_runs, table
 from jacspec.runs import Run
 from jacspec.studies.compare import DIFFERENCES_FILE, HEADS_FILE, RUNS_FILE
@@ -174,10 +182,9 @@ def draw_elements(run: Run, role: str) -> Figure:
 
 def _add_legend(figure: Figure, panel: Axes) -> None:
     handles, labels = panel.get_legend_handles_labels()
-    labels = [textwrap.fill(label, LONGEST_LABEL) for label in labels]
-    legend = figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    for handle, label in zip(handles, labels, strict=True):
+        handle.set_label(textwrap.fill(label, LONGEST_LABEL))
+    add_names(figure, handles)
 
 
 def compare_sections(run: Run) -> Iterator[Markup]:

@@ -9,6 +9,7 @@ from jacspec.runs import Run
 from jacspec.spectra.significance import SURE
 from jacspec.studies.compare import DIFFERENCES_FILE, RUNS_FILE
 from jacspec.studies.compare.quality_figures import quality_findings
+from jacspec.studies.compare.side_by_side import side_by_side_findings
 
 if TYPE_CHECKING:
     import pandas
@@ -21,10 +22,11 @@ def compare_findings(run: Run) -> Iterator[str]:
     """Count the differences that are more than noise, then say which metrics of which components differ in most layers.
 
     A difference counts where it is beyond the noise floor and its q-value over all tests is below `SURE`. Where quality
-    is given, what goes with it comes first.
+    is given, what goes with it comes first; of runs of matrices, what lies beyond Marchenko and Pastur's law.
     """
     if "quality" in run.provenance:
         yield from quality_findings(run)
+    yield from side_by_side_findings(run)
     differences = run.table(DIFFERENCES_FILE)
     tested = differences[differences["q_value"].notna()]
     if tested.empty:

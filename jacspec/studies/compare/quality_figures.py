@@ -21,7 +21,7 @@ from jacspec.report.labels import (
     upper_first,
 )
 from jacspec.report.markup import Markup, fold, section
-from jacspec.report.plotting import COLOURS, add_grid, label_log
+from jacspec.report.plotting import COLOURS, add_grid, add_names, label_log
 from jacspec.report.tables import table
 from jacspec.runs import Run
 from jacspec.runs.rows import WHOLE_MODEL
@@ -100,10 +100,7 @@ def draw_quality(run: Run) -> Figure:
         axes[1, 0].set_ylabel(f"{quality_words(run)}, given size", fontsize="medium")
     figure.suptitle(f"{model_name(run)}: quality by {run.provenance['quality']['source']}", fontsize="medium")
     if len(quality) <= LEGEND_LINES:
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        legend = figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        add_names(figure, axes[0, 0].get_legend_handles_labels()[0])
     return figure
 
 

@@ -9,22 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jacspec.report.beyond import overlaps_beyond, say_overlaps_beyond, say_spectra_beyond
 from jacspec.report.labels import component_words, model_name
-from jacspec.report.plotting import (
-    EDGES,
-    LEVELS,
-    MEAN,
-    add_grid,
-    add_spectrum,
-    frame_overlap,
-    label_overlap,
-    panels,
-    styles_of,
-)
+from jacspec.report.overlaps import EDGES, LEVELS, WORDS, Spectra, add_spectra, frame_overlap, label_overlap
+from jacspec.report.plotting import MEAN, add_grid, panels, styles_of
 from jacspec.runs import Run
 from jacspec.runs.files import SPECTRA
 from jacspec.runs.several import LabelledRun
@@ -37,17 +29,17 @@ if TYPE_CHECKING:
 
 PROFILED = {"weights": ("singular_values",), "overlap": ("singular_values", "overlap")}
 """Of runs of which study what profiles by index are kept."""
-LEVELS_KEPT = ("rows", "cols", "mp_high", *EDGES, *LEVELS)
-MOST_LAYERS, MOST_ROLES, BINS, BEYOND = 3, 3, 60, 1.6
-"""Layers a run beyond which all are drawn together; roles that share a panel of histograms; most bars, and how far the
-axis goes in units of the law's upper edge."""
+LEVELS_KEPT = ("rows", "cols", *EDGES, "norms_high", *LEVELS)
+MOST_LAYERS, MOST_ROLES, MOST_SAID, BINS, BEYOND = 3, 3, 4, 60, 1.6
+"""Layers a run beyond which all are drawn together; roles that share a panel of histograms; runs of which sentences are
+said; most bars, and how far the axis goes in units of the law's upper edge."""
 CAPTIONS = {
     "bulks": "Singular values over s√N, s the standard deviation of the elements and N the longer side: a panel a run "
     "and layer (all layers together where there are many), the roles laid over one another; dashed, Marchenko and "
     "Pastur's law of one variance. What lies beyond the axis is counted in its last bar.",
     "overlaps": "O_k = max_j |v_k · f_j| by index: a row a role, a column a run and layer (all layers together where "
     "there are many, a line each, black their mean); grey, what random directions have (mean and 99 %; dotted, 99 % of "
-    "those with the column norms). Inset: the singular values, with the edges of the Marchenko–Pastur bulk, dashed.",
+    f"those with the column norms). {WORDS}",
 }
 
 
@@ -100,6 +92,34 @@ def side_by_side(run: Run) -> dict[str, Plot]:
     return {name: Plot(functools.partial(draw, run), CAPTIONS[name], on_request=True) for name, draw in drawn.items()}
 
 
+def side_by_side_findings(run: Run) -> Iterator[str]:
+    """Say of each run what lies beyond Marchenko and Pastur's law: how far by role, or with which overlap."""
+    if not (run.folder / SPECTRA).is_file() or "mp_high" not in run.dataset:
+        return
+    labels = run.table(RUNS_FILE).set_index("run")["label"].astype(str)
+    for number in list(dict.fromkeys(run.dataset["run"].values.tolist()))[:MOST_SAID]:
+        own = run.dataset.isel(row=np.flatnonzero((run.dataset["run"].values == number) & _inside(run.dataset)))
+        said = _of_overlaps(own) if "overlap" in own else _of_spectra(own)
+        yield from (f"{labels[number]}: {sentence}" for sentence in said)
+
+
+def _of_overlaps(rows: "xarray.Dataset") -> Iterator[str]:
+    profiles = (rows[name].values for name in ("singular_values", "overlap"))
+    found = overlaps_beyond(*profiles, *(rows[name].values for name in EDGES))
+    yield from say_overlaps_beyond(found, rows["role"].values.tolist())
+
+
+def _of_spectra(rows: "xarray.Dataset") -> Iterator[str]:
+    import pandas
+
+    sigma, high = rows["singular_values"].values, rows["mp_high"].values
+    norms = rows["norms_high"].values if "norms_high" in rows else np.full(len(high), np.nan)
+    beyond = np.where(norms > 0, (sigma > norms[:, None]).sum(axis=1), np.nan)
+    keys = {name: rows[name].values for name in ("role", "layer")}
+    table = pandas.DataFrame({**keys, "ratio": sigma[:, 0] / high, "beyond": beyond})
+    yield from say_spectra_beyond(table[high > 0])
+
+
 def draw_bulks(run: Run) -> Figure:
     """Draw histograms of σ over s√N beside Marchenko and Pastur's law, a panel a run and layer."""
     columns = list(_columns(run))
@@ -128,23 +148,24 @@ def draw_overlaps(run: Run) -> Figure:
         whole = _known(run.dataset["overlap"].values[run.dataset["role"].values == role])
         for panel, column in zip(axes, columns, strict=True):
             own = column.rows.isel(row=np.flatnonzero(column.rows["role"].values == role))
-            lines, spectra = (_known(own[name].values) for name in ("overlap", "singular_values"))
+            lines = _known(own["overlap"].values)
             if not lines.size:
                 panel.annotate(f"no {role}", (0.5, 0.5), xycoords="axes fraction", ha="center")
                 panel.set_axis_off()
                 continue
-            levels = {name: _mean_level(own, name) for name in (*LEVELS, *EDGES)}
-            inset = frame_overlap(panel, role, whole, levels)  # one scale a role: side by side they are compared
+            levels = {name: _mean_level(own, name) for name in LEVELS}
+            spectra = _spectra(own)
+            # One scale a role: side by side they are compared.
+            add_spectra(frame_overlap(panel, role, whole, levels, spectra), spectra, "#0072B2")
             index = np.arange(1, lines.shape[1] + 1)
-            for line, sigma in zip(lines, spectra, strict=True):
+            for line in lines:
                 panel.plot(index, line, color="#0072B2", linewidth=0.6, alpha=0.7)
-                add_spectrum(inset, sigma, "#0072B2")
             if len(lines) > 1:
                 panel.plot(index, np.nanmean(lines, axis=0), color=MEAN, linewidth=1.2)
             panel.set_title(f"{component_words(role)}\n{column.title}", fontsize="small", parse_math=False)
             panel.grid(color="0.92", linewidth=0.6)
     figure.suptitle(f"{model_name(run)}: overlap with principal directions", fontsize="medium", parse_math=False)
-    label_overlap(figure, "edges of the bulk")
+    label_overlap(figure)
     return figure
 
 
@@ -162,10 +183,14 @@ def _columns(run: Run) -> Iterator[Column]:
             yield Column(f"{labels[number]}, layer {layer:g}", own.isel(row=chosen))
 
 
+def _inside(rows: "xarray.Dataset") -> Bool[np.ndarray, " row"]:
+    """Say of each matrix whether it is of a layer, and no embedding."""
+    inside: np.ndarray = rows["layer"].values >= 0
+    return inside
+
+
 def _roles(run: Run) -> list[str]:
-    dataset = run.dataset
-    inside = np.flatnonzero(dataset["layer"].values >= 0)
-    return list(dict.fromkeys(dataset["role"].values[inside].tolist()))
+    return list(dict.fromkeys(run.dataset["role"].values[_inside(run.dataset)].tolist()))
 
 
 def _scaled(rows: "xarray.Dataset", role: str) -> tuple[Float[np.ndarray, " value"], float]:
@@ -202,6 +227,13 @@ def singular_value_law(sigma: Float[np.ndarray, " point"], ratio: float) -> Floa
     high, low = 1 + ratio**0.5, 1 - ratio**0.5
     inside = np.clip((high**2 - sigma**2) * (sigma**2 - low**2), 0, None)
     return np.sqrt(inside) / (np.pi * sigma * ratio)
+
+
+def _spectra(rows: "xarray.Dataset") -> Spectra:
+    """Collect the singular values of matrices with their edges, none of runs from before these columns."""
+    sigma = rows["singular_values"].values.astype(np.float64)
+    low, high = (rows[name].values if name in rows else np.full(len(sigma), np.nan) for name in EDGES)
+    return Spectra(sigma[:, np.isfinite(sigma).any(axis=0)], low, high)
 
 
 def _mean_level(own: "xarray.Dataset", name: str) -> float:

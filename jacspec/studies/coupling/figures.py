@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from jacspec.report.figures import (
     BOX_INCHES,
     MARGIN_INCHES,
+    STYLES,
     WIDEST_BOX,
-    Style,
     add_boxes,
     draw_boxes,
     label_layers,
@@ -30,8 +30,6 @@ from jacspec.studies.study import Plot
 
 FEWEST = 5
 """Samples of a kind below which its distribution is not drawn."""
-
-"""Kinds are compared within a layer: one layer's scale must not flatten another's boxes."""
 
 BLACK, CHANCE = "black", "0.55"
 # Okabe & Ito's colours; a weight and its slope share one, the slope dashed.
@@ -58,19 +56,7 @@ ALIGNMENTS: Mapping[str, tuple[str, str]] = {
     "read_alignment_q": ("#E69F00", "^"),
     "read_alignment_k": ("#56B4E9", "v"),
 }
-KIND_STYLES = dict(
-    zip(
-        KINDS,
-        (
-            Style("#0072B2", ""),
-            Style("#E69F00", "////"),
-            Style("#009E73", "...."),
-            Style("#CC79A7", "\\\\\\\\"),
-            Style("#56B4E9", "xxxx"),
-        ),
-        strict=True,
-    )
-)
+KIND_STYLES = dict(zip(KINDS, STYLES, strict=True))
 PANEL_COLUMNS, LABELLED_PLACES, LABELLED_LAYERS = 3, 32, 16
 
 

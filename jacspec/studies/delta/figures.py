@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.labels import metric_label, model_name
-from jacspec.report.plotting import CHANCE, from_zero, panels, styles_of
+from jacspec.report.plotting import CHANCE, add_names, from_zero, panels, styles_of
 from jacspec.runs import Run
 from jacspec.studies.study import Plot
 
@@ -50,10 +50,7 @@ def _draw_changes(run: Run) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("layer", fontsize="medium")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small", title="role")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    add_names(figure, axes[0].get_legend_handles_labels()[0], title="role")
     return figure
 
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init, ModelConfig
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.models.adapters import AdaptedTensor, has_adapter
 from jacspec.models.hub import REVISION, base_name
 from jacspec.models.matrices import Choice, Listed, Matrix
-from jacspec.models.siblings import Sibling, list_matrices, open_siblings, role_name, stream_same_matrices
+from jacspec.models.siblings import Sibling, layer_number, list_matrices, open_siblings, role_name, stream_same_matrices
 from jacspec.runs.rows import experiment_layout
 from jacspec.studies.delta import DELTA, DeltaOptions
 from jacspec.studies.delta.measure import measure, missing_reason
@@ -25,8 +25,6 @@ from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
 
 KEYS = ("layer", "role")
-OUTSIDE = -1
-"""The layer of a matrix outside the blocks."""
 
 
 class Pair(NamedTuple):
@@ -58,8 +56,7 @@ class Pair(NamedTuple):
 def run_delta(config: Config, folder: Path, console: Console, inputs: Inputs) -> None:
     """Compare a model with its base into `folder`, or resume what `config.resume` holds."""
     options = config.own(DeltaOptions)
-    if options.top_k < 1:
-        raise JacspecError(f"delta.top_k={options.top_k} is less than 1. Type delta.top_k=10.")
+    check_least("delta.top_k", options.top_k, 1)
     if not 0 < options.threshold < 1:
         raise JacspecError(f"delta.threshold={options.threshold} is not between 0 and 1. Type delta.threshold=0.5.")
     # float64 tensors would be read as float32 outside; what is computed has the run's precision by its own types.
@@ -147,8 +144,7 @@ def _stream(pair: Pair, done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
             top_k=pair.options.top_k,
             threshold=pair.options.threshold,
         )
-        layer = OUTSIDE if model.layer is None else model.layer
-        yield [Row(number, (layer, role_name(model)), *found, missing_reason(found[0]))]
+        yield [Row(number, (layer_number(model), role_name(model)), *found, missing_reason(found[0]))]
 
 
 def _inputs(sibling: Sibling, matrix: Matrix) -> Float[np.ndarray, "n r"] | None:

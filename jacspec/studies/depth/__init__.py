@@ -70,9 +70,10 @@ class _Exponents(Mapping[str, Quantity]):
         if part is not None:
             return Quantity(
                 rf"part of {PARTS[part]} in $\mu_{{{number}}}$",
-                f"what {PARTS[part]} adds to lyapunov_{number}, the mean over layers: QR follows every sublayer, "
-                "identity and a norm after the sum included, so that the parts add up to the exponent; none in models "
-                "whose attention and MLP act at once",
+                f"what {PARTS[part]} adds to lyapunov_{number}, the mean over the t layers so far: QR follows every "
+                "sublayer, identity and a norm after the sum included, so that the parts add up to the exponent. What "
+                "one block's adds is t times it less t − 1 times that of the layer before, drawn as `lyapunov_parts`. "
+                "None in models whose attention and MLP act at once",
                 "Benettin et al. 1980, Meccanica 15, 9; the split: this project",
                 "nats a layer",
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jacspec.config import Config
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.metrics import METRICS, choose_metrics
 from jacspec.studies.depth import DepthOptions
@@ -38,8 +38,7 @@ def _check(config: Config) -> None:
             f"task=depth computes the largest singular values only, and {', '.join(beyond)} need more. "
             "Type metrics=paper."
         )
-    if (dense := config.own(DepthOptions).dense) < 0:
-        raise JacspecError(f"depth.dense={dense} is negative. Type depth.dense=N with N of 0 or more.")
+    check_least("depth.dense", config.own(DepthOptions).dense, 0)
     if config.engine.name not in ("auto", ENGINE):
         raise JacspecError(f"task=depth has one engine, {ENGINE}; {config.engine.name} was given. Type engine=auto.")
 

@@ -15,7 +15,8 @@ from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import component_words, metric_label, metric_title, model_name
 from jacspec.report.lines import add_layer_key
 from jacspec.report.markup import Markup, element, fold, section, together
-from jacspec.report.plotting import EDGES, add_spectrum, drawn_metrics, frame_overlap, label_overlap, panels
+from jacspec.report.overlaps import EDGES, WORDS, Spectra, add_spectra, frame_overlap, label_overlap
+from jacspec.report.plotting import drawn_metrics, panels
 from jacspec.report.tables import list_runs
 from jacspec.runs import Run
 from jacspec.studies.dynamics import ONSETS_FILE
@@ -24,6 +25,7 @@ from jacspec.studies.study import Plot
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
 ONSETS, OVERLAP = "onsets", "overlap_by_step"
 LISTED_STEPS = 12
@@ -35,7 +37,7 @@ CAPTIONS = {
     "onsets": "The step by which half of the change from first to last step is there for good, by metric and layer; "
     "white where the change is too small or within noise.",
     "overlap_by_step": "O_k = max_j |v_k · f_j| by index, the mean over layers, a line a step; grey, what random "
-    "directions have (mean and 99 %). Inset: the singular values, with the edges of the last step's bulk.",
+    f"directions have (mean and 99 %). {WORDS} The lines are of the last step.",
 }
 
 
@@ -144,20 +146,27 @@ def draw_overlap(run: Run) -> Figure:
     figure, axes = panels(len(roles), title, size=(3.6, 2.9))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(steps)))
     for panel, role in zip(axes, roles, strict=True):
-        last = table[(table["component"] == role) & (table["step"] == steps[-1])].groupby("metric")["mean"]
         own = dataset.isel(place=np.flatnonzero(dataset["component"].values == role))
-        overlaps, spectra = (
-            np.stack([_mean_over_layers(rows) for rows in own[name].values]) for name in ("overlap", "singular_values")
-        )
-        levels = last.mean().to_dict() | {name: last.median()[name] for name in EDGES}
-        inset = frame_overlap(panel, role, overlaps, levels)
-        for step, colour, overlap, sigma in zip(steps, colours, overlaps, spectra, strict=True):
+        mine = table[table["component"] == role]
+        overlaps = np.stack([_mean_over_layers(rows) for rows in own["overlap"].values])
+        spectra = [_spectra_at(own, mine, step) for step in steps]
+        levels = mine[mine["step"] == steps[-1]].groupby("metric")["mean"].mean().to_dict()
+        inset = frame_overlap(panel, role, overlaps, levels, spectra[-1])
+        for step, colour, overlap, each in zip(steps, colours, overlaps, spectra, strict=True):
             panel.plot(np.arange(1, overlap.size + 1), overlap, color=colour, linewidth=1, label=f"step {step}")
-            add_spectrum(inset, sigma, colour)
+            add_spectra(inset, each, colour)
         panel.grid(color="0.92", linewidth=0.6)
-    label_overlap(figure, "edges of the last step's bulk")
+    label_overlap(figure, " of the last step")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize="small")
     return figure
+
+
+def _spectra_at(places: "xarray.Dataset", table: "pandas.DataFrame", step: int) -> Spectra:
+    """Collect the singular values of a role at a step, a row a layer, with the edges that the table has of them."""
+    sigma = places["singular_values"].sel(step=step).values.astype(np.float64)
+    rows = table[table["step"] == step].pivot(index="layer", columns="metric", values="mean")
+    rows = rows.reindex(index=places["layer"].values, columns=[*EDGES])  # none, of runs from before these columns
+    return Spectra(sigma[:, np.isfinite(sigma).any(axis=0)], *rows.to_numpy(np.float64).T)
 
 
 def _mean_over_layers(rows: np.ndarray) -> np.ndarray:

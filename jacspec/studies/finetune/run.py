@@ -11,7 +11,7 @@ from rich.console import Console
 from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
-from jacspec.errors import JacspecError, suggest
+from jacspec.errors import JacspecError, check_least, suggest
 from jacspec.models.checkpoint import Checkpoint, open_checkpoint
 from jacspec.models.classifier import Classifier, make_classifier, read_classifier, write_classifier
 from jacspec.runs.files import MODELS, TEMPORARY, put_in_place
@@ -183,10 +183,8 @@ def _read_text(config: Config, inputs: Inputs) -> LabelledText:
 
 def _check(options: FinetuneOptions, seed: int) -> None:
     for name in ("max_tokens", "steps", "batch", "groups", "seeds"):
-        if (value := getattr(options, name)) < 1:
-            raise JacspecError(f"finetune.{name}={value} is less than 1. Type finetune.{name}=N with N of 1 or more.")
-    if seed < 0:
-        raise JacspecError(f"seed={seed} is negative. Type seed=N with N of 0 or more.")
+        check_least(f"finetune.{name}", getattr(options, name), 1)
+    check_least("seed", seed, 0)
     if not 0 <= options.warmup < 1:
         raise JacspecError(f"finetune.warmup={options.warmup} is no share of the steps. Accepted: 0 to below 1.")
     if not options.learning_rate > 0:

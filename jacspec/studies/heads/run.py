@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ def _prepare(config: Config, inputs: Inputs) -> RowWork:
             f"The heads are wider ({own.d_head}) than the model ({checkpoint.spec.d_model}): their products have full "
             "rank, for which there is no baseline here. Type task=weights for q, k, v and o themselves."
         )
+    _check_shown(options.shown, checkpoint, chosen)
     chance = Chance(options.draws, config.seed)
 
     def stream(done: Mapping[int, Row]) -> Iterator[Sequence[Row]]:
@@ -60,6 +61,22 @@ def _prepare(config: Config, inputs: Inputs) -> RowWork:
     layout = dataclasses.replace(matrix_layout(tuple(HEADS)), complete=complete)
     facts = {"baseline": baseline(checkpoint.spec.d_model, own.d_head, chance)}
     return RowWork(layout, identity, facts, stream, "matrices", learnt={"left_out": {}})
+
+
+def _check_shown(shown: Sequence[str], checkpoint: Checkpoint, chosen: Collection[int] | None) -> None:
+    """Refuse a head of the figure of two that a stack of the model has not, before anything is measured."""
+    by_stack: dict[str, dict[int, int]] = {}
+    for place, spec in enumerate(checkpoint.spec.blocks):
+        if chosen is None or checkpoint.spec.layer(place) in chosen:
+            by_stack.setdefault(spec.stack, {})[checkpoint.spec.layer(place)] = spec.attention.heads
+    for layer, head in shown_heads(shown):
+        for heads in by_stack.values():
+            if head >= heads.get(layer, 0):
+                most = "L{}H{}".format(*max((layer, count - 1) for layer, count in heads.items()))
+                raise JacspecError(
+                    f"heads.shown has L{layer}H{head}, which the run has not: its heads are "
+                    f"L{min(heads)}H0 to {most}. Type heads.shown=[L{min(heads)}H0,{most}]."
+                )
 
 
 def _results(checkpoint: Checkpoint, place: int, numbers: Sequence[int], chance: Chance) -> Iterator[Row]:

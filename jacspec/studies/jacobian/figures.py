@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -62,6 +63,8 @@ def draw_errors(run: Run) -> Figure:
             table = dataset[f"linearity_error{ending}"].sel(component=component)
             epsilon, errors = worse_sign(table.values, table["epsilon"].values)
             groups = list(layer_groups(errors, dataset["layer"].values.tolist()))
+            if not groups:
+                _say_missing(axes, "no value in any sample:\nthe derivative here is zero,\nor rounding hides the error")
             for (words, own), colour in zip(groups, _colours(len(groups)), strict=True):
                 low, middle, high = np.maximum(_quartiles(own), LEAST)
                 axes.fill_between(epsilon, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -82,6 +85,10 @@ def draw_errors(run: Run) -> Figure:
     handles = panels[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right center", frameon=False, fontsize="small")
     return figure
+
+
+def _say_missing(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.7, words, transform=axes.transAxes, ha="center", va="center", fontsize="small", color="0.45")
 
 
 def worse_sign(

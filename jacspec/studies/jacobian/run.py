@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jacspec.config import Config
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.jacobians.branches import check_components, choose_components, components_of
 from jacspec.jacobians.engine import Plan, list_programs, stream_layers, working_blocks
 from jacspec.jacobians.linearity import check_directions
@@ -42,11 +42,7 @@ def _check(config: Config) -> None:
             f"jacobian.eigenvalues and jacobian.pseudospectra need the Jacobians themselves, which engine={engine} "
             "does not form. Type engine=auto."
         )
-    if options.pseudospectra < 0:
-        raise JacspecError(
-            f"jacobian.pseudospectra={options.pseudospectra} is negative. Type jacobian.pseudospectra=N with N of 0 or "
-            "more."
-        )
+    check_least("jacobian.pseudospectra", options.pseudospectra, 0)
     if options.pseudospectra and not any(name.endswith(("block", "all")) for name in config.components):
         raise JacspecError(
             "jacobian.pseudospectra is of whole blocks, and components has none. Type components=[attn,mlp,block]."

@@ -19,7 +19,7 @@ from rich.console import Console
 from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.runs.rows import experiment_layout
 from jacspec.spectra.subspaces import equal_ranges, factorise, remove_group
 from jacspec.studies.inputs import Inputs
@@ -197,9 +197,9 @@ def _source(options: LazyOptions) -> str:
 def list_keys(options: LazyOptions, first: int) -> list[Key]:
     """List the experiments, those of one trained network together.
 
-    A classifier has no f₀ to remove from, and against the share removed it is drawn after training alone.
+    A classifier has no f₀ to remove from; against the share removed, what is removed before training is not drawn.
     """
-    orders = (AFTER, *(BOTH,) * (not options.layers), *(BEFORE,) * (not (options.layers and options.and_smaller)))
+    orders = (AFTER, *(BOTH,) * (not options.layers), *(BEFORE,) * (not options.and_smaller))
     return [
         Key(scale, order, group, seed)
         for scale in options.scales
@@ -251,10 +251,8 @@ def measure_deep(options: LazyOptions, key: Key, whole: TrainedDeep) -> dict[str
 
 def _check(options: LazyOptions, seed: int) -> None:
     for name in ("inputs", "width", "samples", "steps", "groups", "seeds"):
-        if (value := getattr(options, name)) < 1:
-            raise JacspecError(f"lazy.{name}={value} is less than 1. Type lazy.{name}=N with N of 1 or more.")
-    if seed < 0:
-        raise JacspecError(f"seed={seed} is negative. Type seed=N with N of 0 or more.")
+        check_least(f"lazy.{name}", getattr(options, name), 1)
+    check_least("seed", seed, 0)
     if not options.scales or min(options.scales) <= 0 or len({*options.scales}) < len(options.scales):
         raise JacspecError(f"lazy.scales={options.scales} are not scales. Give different ones above 0, as [0.1,1,10].")
     if not options.learning_rate > 0:
@@ -280,8 +278,7 @@ def _check_layers(options: LazyOptions) -> None:
         )
     if options.path is not None and (options.layers[0], options.layers[-1]) != (PIXELS, CLASSES):
         raise JacspecError(f"lazy.layers={options.layers}, but lazy.path has {PIXELS} inputs and {CLASSES} classes.")
-    if options.batch < 1:
-        raise JacspecError(f"lazy.batch={options.batch} is less than 1. Type lazy.batch=N with N of 1 or more.")
+    check_least("lazy.batch", options.batch, 1)
     for name in ("frozen", "cut"):
         if not 0 <= (value := getattr(options, name)) <= hidden:
             raise JacspecError(f"lazy.{name}={value}, but there are {hidden} hidden layers. Accepted: 0 to {hidden}.")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from jacspec.report.labels import COMPARED, metric_label, model_name
-from jacspec.report.plotting import CHANCE, from_zero, styles_of
+from jacspec.report.plotting import CHANCE, add_names, from_zero, styles_of
 from jacspec.runs import Run
 from jacspec.studies.merge import BASE, ILL_CONDITIONED, MISMATCH, TASKS, WEIGHTS
 from jacspec.studies.merge.findings import judged_pairs
@@ -93,10 +93,7 @@ def draw_compatibility(run: Run) -> Figure:
 
 
 def _add_roles(figure: Figure, panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="small", title="role")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    add_names(figure, panel.get_legend_handles_labels()[0], place="outside right upper", title="role")
 
 
 def _draw_layers(panel: Axes, rows: "pandas.DataFrame", name: str, label: str, *, log: bool = False) -> None:

@@ -14,13 +14,14 @@ from rich.console import Console
 from jacspec.axes import Row
 from jacspec.backend import numerics
 from jacspec.config import Config
-from jacspec.errors import JacspecError
+from jacspec.errors import JacspecError, check_least
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.export import plan_shards
 from jacspec.models.gguf_files import is_gguf
 from jacspec.models.matrices import Choice, LeftOut, Listed, Matrix
 from jacspec.models.siblings import (
     Sibling,
+    layer_number,
     list_matrices,
     open_siblings,
     role_name,
@@ -46,8 +47,6 @@ from jacspec.studies.run import run_rows
 from jacspec.studies.work import RowWork
 
 KEYS = ("layer", "role", "compared", "first", "second")
-OUTSIDE = -1
-"""The layer of a matrix outside the blocks."""
 
 
 class Merge(NamedTuple):
@@ -94,8 +93,7 @@ def _check(options: MergeOptions) -> None:
         raise JacspecError("merge.models=[] names no model. Type 'merge.models=[FOLDER,FOLDER]'.")
     if options.base is None and len(options.models) == 1:
         raise JacspecError("merge.models names one model: nothing to compare it with. Name another, or merge.base.")
-    if options.top_k < 1:
-        raise JacspecError(f"merge.top_k={options.top_k} is less than 1. Type merge.top_k=8.")
+    check_least("merge.top_k", options.top_k, 1)
     for name in ("alpha", "strength"):
         if not 0 <= (value := getattr(options, name)) <= 1:
             raise JacspecError(f"merge.{name}={value} is no share. Accepted: 0 to 1.")
@@ -249,11 +247,10 @@ def _compare(
         dtype=family.precision,
         memory_bytes=family.memory_bytes,
     )
-    layer = OUTSIDE if own[0].layer is None else own[0].layer
     for number, comparison in numbered:
         if number not in done:
             first, second = comparison.first, comparison.second
-            key = (layer, role_name(own[0]), comparison.compared, labels[first], labels[second])
+            key = (layer_number(own[0]), role_name(own[0]), comparison.compared, labels[first], labels[second])
             found = compare(
                 subjects[first],
                 subjects[second],

@@ -46,22 +46,44 @@ class ModesOptions:
 
 
 MODES_FILE, SHARED_FILE, BETWEEN_FILE, INPUT_FILE = "modes.csv", "shared.csv", "between.csv", "input.csv"
+ALONG_FILE, GROUPS_FILE = "input_modes.csv", "input_groups.csv"
 BY_KIND = ("spectral_radius", "residual_gain", "named_modes", "read_input")
 """What is summed up by the kind of the last token, and by label."""
+
+READ_SHARES: Mapping[str, str] = {
+    "read_mean_stream": "share of the mean stream in the reads",
+    "read_writes": "share of earlier writes in the reads",
+}
+"""What is summed up beside it and needs all samples, or other layers: no columns of `metrics.csv`."""
 
 LABELS_FILE = "labels.csv"
 
 MODE_COLUMNS = (
-    *("layer", "component", "mode", "samples", "n", "sigma", "read_cos", "read_error", "write_cos", "write_error"),
+    *(
+        "layer",
+        "component",
+        "mode",
+        "samples",
+        "n",
+        "known",
+        "sigma",
+        "read_cos",
+        "read_error",
+        "write_cos",
+        "write_error",
+    ),
     *("random", "stream", "input", "input_error", "mean_input", "mean_input_error", "input_random"),
 )
 SHARED_COLUMNS = (
     *("layer", "component", "side", "n", "rank", "alike", "alike_error", "random", "stream"),
-    *("held", "held_error", "held_random", "held_stream"),
+    *("held", "held_error", "held_random", "held_stream", "pairs"),
+    *(f"{end}_angle{what}" for end in ("smallest", "largest") for what in ("", "_error", "_random", "_stream")),
 )
 ESTIMATE = ("n", "mean", "standard_error")
 BETWEEN_COLUMNS = ("layer", "component", "next_layer", "next_component", "what", *ESTIMATE, "random", "other")
 INPUT_COLUMNS = ("layer", "component", "source_layer", "source", *ESTIMATE, "random", "other")
+ALONG_COLUMNS = ("layer", "component", "mode", "source_layer", "source", *ESTIMATE, "random", "other")
+GROUPS_COLUMNS = ("layer", "component", "source_layer", "source", "column", "group", *ESTIMATE)
 
 WEDIN = "Wedin 1972, BIT 12, 99"
 
@@ -89,7 +111,8 @@ WORD_COLUMNS = (
 """Words of the directions that samples share. `top` and `bottom` are JSON, [token, score] each; see docs/modes.md."""
 
 OWN_COLUMNS = (
-    "layer", "component", "side", "mode", "samples", "unnamed", "first", "times", "chance", "p", "q", "tokens",
+    "layer", "component", "side", "mode", "samples", "unnamed", "first", "times", "strongest", "chance", "p", "q",
+    "tokens",
 )  # fmt: skip
 """Which token comes first how often, of each sample's own modes."""
 
@@ -116,6 +139,8 @@ STUDY = Study(
         SHARED_FILE: "the subspace of the leading modes between samples, and the mean subspace of the corpus",
         BETWEEN_FILE: "the subspaces of one component beside those of the next",
         INPUT_FILE: "what of the stream, and of each earlier component's write, lies in the subspace that is read",
+        ALONG_FILE: "the same along each mode, the trailing ones too: where in the spectrum the input lies",
+        GROUPS_FILE: "the same by kind of the last token, and by the labels of a labelled text",
         "kinds.csv": "by kind of the last token",
         LABELS_FILE: "by the labels of a labelled text (modes.labelled)",
         "words.csv": "tokens that each layer's shared directions name, beside chance",

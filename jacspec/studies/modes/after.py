@@ -99,8 +99,8 @@ def pass_again(
         drawn = functools.cache(lambda own: draw_writes(lexicon, ways(own), around[number]))
         shared, layer = share_directions(modes, "writes"), by_number[number].layer
         for full, own in components_of(block, list(modes)).items():
-            null = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
-            writes[number, full] = write_component(lexicon, ways(own), null, layer, full, modes[full], shared[full])
+            nulls = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
+            writes[number, full] = write_component(lexicon, ways(own), nulls, layer, full, modes[full], shared[full])
 
     def visit(number: int, block: Block, streams: list[Stream]) -> Visit:
         if number not in by_number:
@@ -124,6 +124,9 @@ def pass_again(
             for full, own in modes.items():
                 reads[number, full] = read_component(lexicon, found, result.layer, full, own, shared[full])
             around[number] = found._replace(streams=None, streams_null=None)
+            if deep is not None and found.drawn is not None:
+                # Further draws would need the streams of all blocks at once.
+                around[number] = around[number]._replace(drawn=found.drawn._replace(further=None))
             if direct is not None and lexicon.writes_to_tokens(block.spec.stack):
                 read_writes(number, block.spec, lambda own: direct, modes)
         return Visit(None, left)

@@ -1,10 +1,11 @@
 """Along which directions a stream is changed at one layer, and how far."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jacspec.errors import JacspecError
 from jacspec.jacobians.branches import components_of
@@ -44,13 +45,13 @@ def draw_stocks(
     samples: int,
     seed: int,
 ) -> Stocks:
-    """Draw directions with the covariance of the streams that enter (for the middle: leave) each of the blocks."""
+    """Draw directions with the covariance of the streams at each place of each of the blocks."""
     found: dict[int, Mapping[str, Stock]] = {}
 
     def draw(number: int, place: str, streams: Sequence[Stream]) -> Stock:
         rows, _ = later_tokens(batches, streams)
         count = random + k
-        drawn = draw_like(rows, samples * count, [seed, 21, number, place == LEAVE])
+        drawn = draw_like(rows, samples * count, [seed, 21, number, (ENTER, LEAVE, MIDDLE).index(place)])
         if drawn is None:
             raise JacspecError(
                 "modes.check draws directions with the covariance of the streams, and these samples have too few "
@@ -64,13 +65,23 @@ def draw_stocks(
         if number not in layers:
             return Visit(None)
         left = [step(block, stream) for stream in streams]
-        leave = draw(number, LEAVE, left)
-        found[number] = {ENTER: draw(number, ENTER, streams), MIDDLE: leave, LEAVE: leave}
+        there = {ENTER: streams, LEAVE: left}
+        if not block.spec.parallel:
+            between = [_after_attention(block, stream.hidden, stream.batch.packing) for stream in streams]
+            there[MIDDLE] = [stream._replace(hidden=own) for stream, own in zip(streams, between, strict=True)]
+        found[number] = {place: draw(number, place, own) for place, own in there.items()}
         return Visit(None, left)
 
     for _ in walk(checkpoint, batches, visit, last=max(layers), decoder_input="shifted"):
         pass
     return found
+
+
+@jax.jit
+def _after_attention(
+    block: Block, hidden: Float[Array, "pack place d_model"], packing: Any
+) -> Float[Array, "pack place d_model"]:
+    return jax.vmap(lambda h, own: block.attn_norms.add(h, block.attn_branches(h, own)))(hidden, packing)
 
 
 def modes_of(block: BlockSpec, number: int, modes: Mapping[tuple[int, str], Modes]) -> dict[str, Modes]:

@@ -49,7 +49,7 @@ class CheckPlan(NamedTuple):
 
     layers: Sequence[int]
     epsilons: Sequence[float] = (0.1,)
-    random: int = 4
+    random: int = 5
     seed: int = 0
     memory_bytes: float = 2.0**30
 
@@ -94,6 +94,8 @@ def check_possible(checkpoint: Checkpoint) -> None:
 
 def check_numbers(plan: CheckPlan, measured: Collection[int]) -> None:
     """Refuse numbers that make no change, and layers that are not `measured`; raises `JacspecError`."""
+    if not plan.layers:
+        raise JacspecError("modes.check_layers is empty. Type modes.check_layers=null for first, middle and last.")
     if not plan.epsilons or not all(0 < epsilon < math.inf for epsilon in plan.epsilons):
         raise JacspecError(
             f"modes.check_epsilons={list(plan.epsilons)} has to be numbers above 0. Type 'modes.check_epsilons=[0.1]'."

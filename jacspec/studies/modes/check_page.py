@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from jacspec.report.labels import component_words, title_lines
 from jacspec.report.markup import Markup, element, fold, section
@@ -40,10 +40,10 @@ PLACES = {
 
 
 CHECK_CAPTION = (
-    "Does it matter? How many times more than random directions with the stream's covariance, of the same length, a "
+    "Does it matter? How many times as much as random directions with the stream's covariance, of the same length, a "
     "change along each direction moves the distribution of the predicted token (KL): medians over samples of the "
-    "ratio at one sample, with intervals of 95 %. Left of a colon the layer; entering and leaving are its streams. The "
-    "dashed line is chance."
+    "ratio to the median random direction at one sample, with intervals of 95 %. Left of a colon the layer; entering "
+    "and leaving are its streams. The dashed line is chance: one more random direction is there."
 )
 
 
@@ -54,8 +54,9 @@ def check_section(run: Run) -> Iterator[Markup]:
         "p",
         "The last token's stream is changed at one layer and carried on: ε of its length is added along a direction, "
         f"with both signs, or the direction is taken away. KL is that of the {_predicted(run)}'s distribution from the "
-        f"unchanged one, Δ loss that of the true {_predicted(run)} (nats); “times chance” is KL over that of random "
-        "directions with the stream's covariance at the same place and sample; “predicted” is the share of the change "
+        f"unchanged one, Δ loss that of the true {_predicted(run)} (nats); “times chance” is KL over the "
+        "median of that of random directions with the stream's covariance at the same place and sample, 1 for one more "
+        "of them; “predicted” is the share of the change "
         "of all logits that the product of the Jacobians explains; “named” what the logit of the token that the "
         "direction names directly did over what its score says. Medians over samples, intervals of 95 %.",
     )
@@ -135,6 +136,8 @@ def draw_check(run: Run) -> Figure:
                           markersize=4, markerfacecolor=filled, linewidth=1)  # fmt: skip
         axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
         plain = FuncFormatter(lambda value, _: "0" if value <= floor else f"{value:g}")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -151,18 +154,24 @@ def draw_check(run: Run) -> Figure:
 def check_findings(run: Run) -> Iterator[str]:
     """Say how much more than chance a change along reads and writes matters, and how far the Jacobians foretell it."""
     rows = run.table(CHECK_FILE)
-    added = rows[(rows["change"] != REMOVED) & rows["ratio_low"].notna()]
+    # Of several amounts the first: places are counted once.
+    amount = rows["change"].iloc[0]
+    added = rows[(rows["change"] == amount) & rows["ratio_low"].notna()] if amount != REMOVED else rows[:0]
     for kind in ("read", "write"):
         own = added[added["kind"] == kind]
         if own.empty:
             continue
         above, below = int((own["ratio_low"] > 1).sum()), int((own["ratio_high"] < 1).sum())
         top = own.loc[own["ratio"].idxmax()]
+        explained = (
+            ""
+            if pandas.isna(top["predicted"])
+            else f", of which the Jacobians explain {top['predicted']:.1%} of the change of the logits"
+        )
         yield (
-            f"What is added along {KINDS[kind][0]} moves the {_predicted(run)}'s distribution more than random "
-            f"directions of the stream's covariance in {above} of {len(own)} places, less in {below}; most in the "
-            f"{component_words(top['component'])} of layer {top['layer']}, {_times(top)} as much, of which the "
-            f"Jacobians explain {top['predicted']:.1%} of the change of the logits."
+            f"{change_words(amount)} added along {KINDS[kind][0]} moves the {_predicted(run)}'s distribution more than "
+            f"random directions of the stream's covariance in {above} of {len(own)} places, less in {below}; most in "
+            f"the {component_words(top['component'])} of layer {top['layer']}, {_times(top)} as much{explained}."
         )
     gone = rows[(rows["change"] == REMOVED) & rows["ratio_low"].notna() & (rows["kind"] == "write")]
     if not gone.empty:

@@ -114,18 +114,20 @@ def check_rows(effects: Sequence[Effect], changes: Sequence[str]) -> list[tuple[
     """Sum up over samples: medians and their intervals of 95 %, chance beside them.
 
     `changes` are their names. Both signs of what is added are averaged, and all random directions of a sample.
-    `ratio` is the median over samples of KL over that of the sample's random directions at the same place: how many
-    times more than chance.
+    `ratio` is the median over samples of KL over the median of that of the sample's random directions at the same
+    place: how many times as much as chance. One more random direction would be above the median of an odd number of
+    others in half of the samples, so that the median and its interval are about 1 then; KL over the *mean* of others is
+    below 1 in most, for KL has a long tail.
     """
     chance = {
-        (effect.layer, effect.place, effect.kind): _averaged([each for each in effects if each[:3] == effect[:3]], "kl")
+        (effect.layer, effect.place, effect.kind): np.median(_signs_averaged(_same(effects, effect, 3), "kl"), axis=0)
         for effect in effects
         if effect.kind.startswith(RANDOM)
     }
     rows = []
     for effect in _once(effects):
-        same = [each for each in effects if each[:4] == effect[:4]]
-        by_name = {name: _averaged(same, name) for name in ("loss", "kl", "predicted", "named")}
+        same = _same(effects, effect, 4)
+        by_name = {name: _signs_averaged(same, name).mean(axis=0) for name in ("loss", "kl", "predicted", "named")}
         baseline = chance[effect.layer, effect.place, RANDOM + SUBSPACE * effect.kind.endswith(SUBSPACE)]
         for place, change in enumerate(changes):
             own = {name: values[:, place] for name, values in by_name.items()}
@@ -136,6 +138,10 @@ def check_rows(effects: Sequence[Effect], changes: Sequence[str]) -> list[tuple[
             where = effect.component or effect.place
             numbers = [number for name in ("loss", "kl") for number in median_interval(own[name])]
             numbers += [_median(random), *median_interval(ratio)]
+            for name in ("predicted", "named"):
+                # Of a few samples with a change beyond rounding it would be those in which least is removed.
+                if np.isfinite(own[name]).sum() < known / 2:
+                    own[name] = np.full(len(random), np.nan)
             numbers += [*median_interval(own["predicted"]), _median(own["named"])]
             rows.append((effect.layer, where, effect.kind, change, known, *numbers))
     return rows
@@ -146,11 +152,16 @@ def _once(effects: Sequence[Effect]) -> list[Effect]:
     return list({effect[:4]: effect for effect in effects}.values())
 
 
-def _averaged(effects: Sequence[Effect], name: str) -> Float[np.ndarray, "sample change"]:
-    """Average over directions of one kind and both signs of what is added."""
-    values = np.mean([getattr(effect, name).astype(np.float64) for effect in effects], axis=0)
-    added = values[:, :-1].reshape(len(values), -1, 2).mean(axis=2)
-    return np.concatenate([added, values[:, -1:]], axis=1)
+def _same(effects: Sequence[Effect], effect: Effect, fields: int) -> list[Effect]:
+    """Take the directions that agree with one in the first fields: all random ones of one kind at one place."""
+    return [each for each in effects if each[:fields] == effect[:fields]]
+
+
+def _signs_averaged(effects: Sequence[Effect], name: str) -> Float[np.ndarray, "direction sample change"]:
+    """Average over both signs of what is added."""
+    values = np.stack([getattr(effect, name).astype(np.float64) for effect in effects])
+    added = values[:, :, :-1].reshape(*values.shape[:2], -1, 2).mean(axis=3)
+    return np.concatenate([added, values[:, :, -1:]], axis=2)
 
 
 def _median(values: Float[np.ndarray, " sample"]) -> float:

@@ -20,7 +20,7 @@ from jacspec.studies.study import Plot
 
 READ, WRITE, THIRD, FOURTH = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 RANDOM, STREAM = ":", "--"
-GREY = "0.45"
+GREY, MISSING = "0.45", "0.85"
 SURE = 1.96
 LABELLED = 16
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
@@ -29,17 +29,18 @@ CAPTIONS = {
     "shared": "Shared or specific? Above: |cos| of the leading read and write vectors between samples, where they "
     "stand alone. Below: what share of a sample's leading modes the mean subspace of the other half of the samples "
     "holds. Means, bands of 95 %; grey, directions with the covariance of the stream (dashed) and uniformly random "
-    "ones (dotted).",
+    "ones (dotted). Lines end where a layer was not measured; a dash is chance at a single one.",
     "between": "From each component to what follows, at one sample. Above: how alike the subspaces are that it writes "
-    "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted, the "
-    "same with the second taken from another sample: what all samples share. Below: m_K of consecutive Jacobians, 0 "
-    "where the modes of the next layer are those of this one, and about 1 where they have nothing to do with each "
-    "other.",
+    "and that the next component reads, and those that it reads, or writes, and its own of the next layer; dotted "
+    "(a dash at a single layer), the same with the second taken from another sample: what all samples share. Below: "
+    "m_K of consecutive Jacobians, 0 where the modes of the next layer are those of this one, and about 1 where they "
+    "have nothing to do with each other; of samples in which all modes of the next layer stand alone.",
     "input": "What share of the stream, of another sample's and of the mean over samples lies in the subspace that is "
     "read; dotted, what uniformly random directions have. A norm on a component's input does not see the stream's own "
     "direction.",
     "sources": "What each component reads of what earlier ones wrote at the same sample: the share of a write that "
-    "lies in the subspace of the leading reads, over that of random directions.",
+    "lies in the subspace of the leading reads, over that of random directions. Grey: nothing to compare, as what is "
+    "written later.",
 }
 
 
@@ -98,13 +99,23 @@ def draw_between(run: Run) -> Figure:
             if rows.empty:
                 continue
             _line(above, rows["mean"], rows["standard_error"], colour, label)
-            above.plot(rows["other"], RANDOM, color=colour, linewidth=1.1)
+            _level(above, rows["other"], RANDOM, colour)
         above.plot([], [], RANDOM, color="black", linewidth=1.1, label="the same with another sample's")
         rows = own[own["what"] == "m_K"].set_index("layer")
-        _line(below, rows["mean"], rows["standard_error"], "black", "m_K")
+        if rows["mean"].notna().any():
+            _line(below, rows["mean"], rows["standard_error"], "black", "m_K")
+        if not above.lines[:-1]:
+            _say(above, "no component that is measured\nfollows in this layer or the next")
+        if not below.lines:
+            of_two = "in no sample do all modes\nof the next layer stand alone"
+            _say(below, of_two if len(rows) else "no two layers that are measured\nfollow each other")
         below.axhline(1, color=GREY, linewidth=1.1, linestyle=RANDOM)
     for axes in (grid[0][0], grid[1][0]):  # what was drawn in any panel sets the limits of all
         axes.set_ylim(bottom=0)
+    grid[1][0].set_ylim(top=max(1.1, grid[1][0].get_ylim()[1]))
+    layers = run.metrics["layer"]
+    margin = max(0.05 * (layers.max() - layers.min()), 0.2)
+    grid[0][0].set_xlim(layers.min() - margin, layers.max() + margin)
     _legend(figure, grid[0][0])
     return figure
 
@@ -119,8 +130,8 @@ def draw_input(run: Run) -> Figure:
             rows = own[own["source"] == source].set_index("layer")
             _line(axes, rows["mean"], rows["standard_error"], colour, source)
             if source == "stream":
-                axes.plot(rows["other"], STREAM, color=colour, linewidth=1.2, label="another sample's stream")
-        axes.plot(rows["random"], RANDOM, color=GREY, label="random directions")
+                _level(axes, rows["other"], STREAM, colour, "another sample's stream")
+        _level(axes, rows["random"], RANDOM, GREY, "random directions")
     grid[0][0].set_ylim(bottom=0)
     _legend(figure, grid[0][0])
     return figure
@@ -138,10 +149,14 @@ def draw_sources(run: Run) -> Figure:
         ratio[index[source], index[reader]] = row["mean"] / row["random"] if row["random"] else np.nan
     figure = Figure(figsize=(7.4, 6.4), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_facecolor(MISSING)
     known = ratio[np.isfinite(ratio) & (ratio > 0)]
     if known.size:
         most = max(float(known.max()), 1.1)
-        image = axes.imshow(ratio, cmap="RdBu_r", norm=LogNorm(1 / most, most), interpolation="nearest")
+        # A share of zero is the darkest blue, not missing.
+        image = axes.imshow(
+            np.maximum(ratio, 1 / most), cmap="RdBu_r", norm=LogNorm(1 / most, most), interpolation="nearest"
+        )
         bar = figure.colorbar(image, label="share read, over that of random directions (white: as much)")
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         bar.ax.yaxis.set_major_formatter(PLAIN)
@@ -181,14 +196,41 @@ def _grid(run: Run, rows: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
 
 
 def _line(axes: Axes, mean: "pandas.Series[Any]", error: "pandas.Series[Any]", colour: str, label: str) -> None:
-    reach = SURE * error.fillna(0.0)
-    axes.fill_between(mean.index, mean - reach, mean + reach, color=colour, alpha=0.2, linewidth=0)
+    mean, reach = _broken(mean), SURE * _broken(error).fillna(0.0)
+    low, high = mean - reach, mean + reach
+    axes.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0)
+    single = _single(mean)  # between layers without values a band has no width
+    axes.vlines(mean.index[single], low[single], high[single], color=colour, alpha=0.35, linewidth=3)
     axes.plot(mean, color=colour, marker="o", markersize=3, linewidth=1.4, label=label)
 
 
 def _levels(axes: Axes, random: "pandas.Series[Any]", stream: "pandas.Series[Any]") -> None:
-    axes.plot(stream, STREAM, color=GREY, linewidth=1.2, label="directions of the stream's covariance")
-    axes.plot(random, RANDOM, color=GREY, linewidth=1.2, label="uniformly random directions")
+    _level(axes, stream, STREAM, GREY, "directions of the stream's covariance")
+    _level(axes, random, RANDOM, GREY, "uniformly random directions")
+
+
+def _level(axes: Axes, values: "pandas.Series[Any]", style: str, colour: str, label: str | None = None) -> None:
+    """Draw a level of chance by layer; a dash at a layer whose neighbours have none."""
+    values = _broken(values)
+    axes.plot(values, style, color=colour, linewidth=1.2, label=label)
+    axes.plot(values[_single(values)], linestyle="none", marker="_", markersize=7, color=colour)
+
+
+def _broken(values: "pandas.Series[Any]") -> "pandas.Series[Any]":
+    """Put NaN at the layers between that were not measured, so that no line crosses them."""
+    if values.empty:
+        return values
+    return values.reindex(range(int(values.index.min()), int(values.index.max()) + 1)).astype(float)
+
+
+def _single(values: "pandas.Series[Any]") -> np.ndarray:
+    """Say which layers have a value where those before and behind have none."""
+    there = np.concatenate([[False], values.notna().to_numpy(), [False]])
+    return there[1:-1] & ~there[:-2] & ~there[2:]
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize="small", color=GREY)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

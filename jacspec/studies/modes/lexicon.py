@@ -1,12 +1,13 @@
 """What directions of a run are read in words with: embedding, unembedding, directions of chance, average streams."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jacspec.backend import Program
 from jacspec.jacobians.streaming import Stream
@@ -16,12 +17,13 @@ from jacspec.samples import PaddedBatch
 from jacspec.studies.modes.directions import STABLE
 from jacspec.studies.modes.through import Way, mean_map, push_writes
 from jacspec.studies.modes.vocabulary import (
+    Drawn,
     Null,
     Table,
     about_mean,
     average_streams,
     cosine_table,
-    draw_like,
+    draw_chance,
     draw_null,
     later_tokens,
     score_program,
@@ -68,7 +70,7 @@ class Lexicon(NamedTuple):
 class Around(NamedTuple):
     """What directions of one block are compared with: directions of chance to write, and average streams of tokens."""
 
-    drawn: Float[np.ndarray, "draw d_model"] | None
+    drawn: Drawn | None
     streams: Table | None
     streams_null: Null | None
 
@@ -77,7 +79,7 @@ def make_lexicon(checkpoint: Checkpoint, plan: WordsPlan) -> Lexicon:
     """Read embedding and unembedding of a model, once a run."""
     ids = np.arange(checkpoint.spec.vocab)
     table = cosine_table(token_vectors(checkpoint.embedding()), ids)
-    null = draw_null(table, draw_like(np.asarray(table.rows), plan.draws, [plan.seed, 11]), plan.memory_bytes)
+    null = draw_null(table, draw_chance(np.asarray(table.rows), plan.draws, [plan.seed, 11]), plan.memory_bytes)
     unembedding, said = None, "no unembedding in this checkpoint: writes have no words, reads alone"
     if checkpoint.has_head:
         head = checkpoint.head()
@@ -88,7 +90,7 @@ def make_lexicon(checkpoint: Checkpoint, plan: WordsPlan) -> Lexicon:
             said += "; encoder: no unembedding, reads alone"
     facts = {
         "writes": said,
-        "through": plan.through,
+        "through": plan.through if checkpoint.has_head else None,
         "draws": plan.draws,
         "reads": "token embeddings less their mean",
         "stable": STABLE,
@@ -130,17 +132,30 @@ def surround(
     plan, spec = lexicon.plan, lexicon.spec
     drawn, streams, streams_null = None, None, None
     if lexicon.writes_to_tokens(spec.blocks[number].stack):
-        drawn = draw_like(later_tokens(batches, left)[0], plan.draws, [plan.seed, 12, number])
+        drawn = draw_chance(later_tokens(batches, left)[0], plan.draws, [plan.seed, 12, number])
     if spec.layer(number):
         averages, ids = average_streams(*later_tokens(batches, entering))
         if len(ids) >= FEWEST_TOKENS:
             streams = cosine_table(jnp.asarray(averages), ids)
-            null = draw_like(averages, plan.draws, [plan.seed, 13, number])
+            null = draw_chance(averages, plan.draws, [plan.seed, 13, number])
             streams_null = draw_null(streams, null, plan.memory_bytes)
     return Around(drawn, streams, streams_null)
 
 
-def draw_writes(lexicon: Lexicon, way: Way, around: Around) -> Null | None:
-    """Score directions of chance that a block writes, taken the same way."""
+class WriteNulls(NamedTuple):
+    """What directions of chance that a block writes give: through the mean map, and each at one of the samples."""
+
+    shared: Null | None
+    own: Null | None
+
+
+def draw_writes(lexicon: Lexicon, way: Way, around: Around) -> WriteNulls:
+    """Score directions of chance that a block writes, taken the same way as what it does write."""
     assert lexicon.unembedding is not None
-    return draw_null(lexicon.unembedding, around.drawn, lexicon.plan.memory_bytes, way.mean)
+    draw = functools.partial(draw_null, lexicon.unembedding, around.drawn, lexicon.plan.memory_bytes)
+    return WriteNulls(draw(lambda directions: through_mean(way, directions)), draw(way.push_in_turn))
+
+
+def through_mean(way: Way, directions: Float[np.ndarray, "direction d_model"]) -> Float[Array, "direction width"]:
+    """Take directions through the map that is averaged over samples."""
+    return jnp.asarray(directions, way.mean.dtype) @ way.mean.T

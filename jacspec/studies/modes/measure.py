@@ -42,7 +42,15 @@ from jacspec.jacobians.engine import (
 from jacspec.jacobians.lanczos import TOP
 from jacspec.jacobians.solvers import ENGINES, BranchSpectra, top_spectra
 from jacspec.jacobians.streaming import Stream
-from jacspec.jacobians.triples import UNKNOWN, Triples, alone, dense_triples, lanczos_triples, triple_programs
+from jacspec.jacobians.triples import (
+    UNKNOWN,
+    Triples,
+    alone,
+    cut_groups,
+    dense_triples,
+    lanczos_triples,
+    triple_programs,
+)
 from jacspec.jacobians.undefined import ZERO_JACOBIAN, ZERO_STREAM, Reasons, undefined_metrics
 from jacspec.models.block import Block
 from jacspec.models.checkpoint import Checkpoint
@@ -187,10 +195,11 @@ def _measure(branch: Branch, padded: PaddedBatch, chosen: set[int], where: str, 
     """Compute all of one component at the samples of one batch."""
     x = branch.point.x
     spectra, triples = _solve(branch, padded, plan)
-    values: dict[str, Any] = dict(measure(spectra, x, plan.metric_names, top_k=plan.top_k))
+    of_spectra = [name for name in plan.metric_names if name not in OWN]
+    values: dict[str, Any] = dict(measure(spectra, x, of_spectra, top_k=plan.top_k))
     output, gain = _evaluate(branch)
     stream = np.asarray(x)
-    known = (triples.group != UNKNOWN)[:, : plan.k]
+    known = cut_groups(triples.group, plan.k) != UNKNOWN
     values |= {
         "residual_gain": gain,
         "named_modes": alone(triples.group)[:, : plan.k].sum(axis=1).astype(stream.dtype),

@@ -9,11 +9,25 @@ from jacspec.report.markup import Markup, element, fold, section
 from jacspec.report.tables import sample_numbers, table
 from jacspec.runs import Run
 from jacspec.studies.kinds import KINDS_FILE
-from jacspec.studies.modes import BETWEEN_FILE, CHECK_FILE, LABELS_FILE, MODES_FILE, SHARED_FILE, WORDS_FILE
+from jacspec.studies.modes import (
+    BETWEEN_FILE,
+    CHECK_FILE,
+    LABELS_FILE,
+    MODES_FILE,
+    READ_SHARES,
+    SHARED_FILE,
+    WORDS_FILE,
+)
 from jacspec.studies.modes.check_page import check_section
 from jacspec.studies.modes.words_page import words_section
 
-NOTHING = {"spectral_radius": 0.0, "residual_gain": 1e-2, "read_input": 1e-3}
+NOTHING = {
+    "spectral_radius": 0.0,
+    "residual_gain": 1e-2,
+    "read_input": 1e-3,
+    "read_mean_stream": 0.0,
+    "read_writes": 0.0,
+}
 """What groups are compared by; where no mean is more it is 0 by construction, but for rounding and a norm's eps."""
 
 LONGEST = 24
@@ -41,7 +55,8 @@ def _modes(run: Run) -> Iterator[Markup]:
         "p",
         "Of each mode: the median of σ, in how many samples it stands alone, and of those |cos| between two samples "
         "(mean ± standard error) beside that of directions with the covariance of the stream and of random ones; last, "
-        "what share of the stream's direction lies along the read vector, in random directions.",
+        "what share of the stream's direction lies along the read vector, in random directions; of modes that are one "
+        "subspace in a sample, the mean of that. Modes −1, −2 … have the smallest values.",
     )
     head = ("layer", "mode", "σ", "alone", "|cos| of reads", "of writes", "stream's", "random", "input, over random")
     for component, own in rows.groupby("component", sort=False):
@@ -55,7 +70,7 @@ def _modes(run: Run) -> Iterator[Markup]:
                 _pair(row["write_cos"], row["write_error"]),
                 f"{row['stream']:.2f}",
                 f"{row['random']:.2f}",
-                f"{row['input'] / row['input_random']:.2g}",
+                _ratio(row["input"], row["input_random"]),
             )
             for row in own.to_dict("records")
         ]
@@ -68,9 +83,10 @@ def _shared(run: Run) -> Iterator[Markup]:
     yield element(
         "p",
         "How alike the subspaces of the leading modes are between samples, and what share of one's modes the mean "
-        "subspace of the other half of the samples holds; in brackets by chance, with the stream's covariance.",
+        "subspace of the other half of the samples holds; last, the smallest and the largest principal angle between "
+        "two samples' subspaces, means over pairs. In brackets by chance, with the stream's covariance.",
     )
-    head = ("layer", "side", "dimensions", "alike", "held by the mean subspace")
+    head = ("layer", "side", "dimensions", "alike", "held by the mean subspace", "smallest angle", "largest angle")
     for component, own in rows.groupby("component", sort=False):
         body = [
             (
@@ -79,6 +95,7 @@ def _shared(run: Run) -> Iterator[Markup]:
                 f"{row['rank']:.1f}",
                 f"{_pair(row['alike'], row['alike_error'])} ({row['stream']:.2f})",
                 f"{_pair(row['held'], row['held_error'])} ({row['held_stream']:.2f})",
+                *(_angle(row[f"{end}_angle"], row[f"{end}_angle_stream"]) for end in ("smallest", "largest")),
             )
             for row in own.to_dict("records")
         ]
@@ -89,7 +106,7 @@ def _shared(run: Run) -> Iterator[Markup]:
 def _between(run: Run) -> Iterator[Markup]:
     rows = run.table(BETWEEN_FILE)
     if rows.empty:
-        yield element("p", "There is one layer and component: nothing follows.")
+        yield element("p", "Nothing is measured that follows a component in its layer or the next.")
         return
     yield element(
         "p",
@@ -123,11 +140,15 @@ def _by(run: Run, file: str, by: str) -> Iterator[Markup]:
         "p",
         "Means ± standard errors over the samples of a group; “–” where it has none. The share of the stream's own "
         "direction that is read, and the gain along it, are 0 by construction behind a norm on the input, and left out "
-        "there.",
+        "there. The mean stream is that of all samples. Of earlier writes, of what each component that is measured "
+        "before wrote at the sample, it is the mean share.",
     )
-    for (component, metric, column), own in rows[seen].groupby(["component", "metric", "column"], sort=False):
+    # By component first: a metric may begin at a later layer than others.
+    rows = rows[seen].sort_values("component", key=lambda own: own.map(run.components.index), kind="stable")
+    for (component, metric, column), own in rows.groupby(["component", "metric", "column"], sort=False):
         of = f" by {column}" if column else ""
-        yield element("h3", f"{component_words(str(component))}: {metric_title(run, str(metric))}{of}")
+        title = READ_SHARES.get(str(metric)) or metric_title(run, str(metric))
+        yield element("h3", f"{component_words(str(component))}: {title}{of}")
         counts = own.groupby(by, sort=False)["n"].max()
         cells = {(row["layer"], row[by]): _pair(row["mean"], row["standard_error"]) for row in own.to_dict("records")}
         layers = own["layer"].unique()
@@ -138,6 +159,14 @@ def _by(run: Run, file: str, by: str) -> Iterator[Markup]:
 
 def _short(label: str) -> str:
     return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+
+
+def _angle(value: float, chance: float) -> str:
+    return "–" if pandas.isna(value) else f"{value:.1f}° ({chance:.1f}°)"
+
+
+def _ratio(value: float, chance: float) -> str:
+    return "–" if pandas.isna(value) else f"{value / chance:.2g}"
 
 
 def _number(value: float) -> str:

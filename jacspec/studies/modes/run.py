@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 
 from jacspec.axes import LayerResult
@@ -22,11 +24,15 @@ from jacspec.studies.ends import end_samples, kinds_of
 from jacspec.studies.inputs import Inputs, Texts
 from jacspec.studies.kinds import KIND_COLUMNS, KINDS_FILE, kind_rows
 from jacspec.studies.modes import (
+    ALONG_COLUMNS,
+    ALONG_FILE,
     BETWEEN_COLUMNS,
     BETWEEN_FILE,
     BY_KIND,
     CHECK_COLUMNS,
     CHECK_FILE,
+    GROUPS_COLUMNS,
+    GROUPS_FILE,
     INPUT_COLUMNS,
     INPUT_FILE,
     LABELS_FILE,
@@ -53,7 +59,7 @@ from jacspec.studies.modes.check import (
 )
 from jacspec.studies.modes.directions import Modes
 from jacspec.studies.modes.lexicon import DEPTH, WordsPlan
-from jacspec.studies.modes.measure import ModesPlan, check_counts, list_programs, stream_modes
+from jacspec.studies.modes.measure import OWN, ModesPlan, check_counts, list_programs, stream_modes
 from jacspec.studies.modes.tables import compare_modes
 from jacspec.studies.modes.through import choose_deep
 from jacspec.studies.over_samples import batch_samples, run_layers
@@ -66,6 +72,9 @@ DENSE = "numerical_rank"
 
 PREDICTED = {"causal": "next token", "masked": "masked token"}
 """What the check measures, by what predicts it."""
+
+ReadShares = Mapping[tuple[int, str], Mapping[str, Float[np.ndarray, " sample"]]]
+"""By layer and component, a value a sample by name, of what is read."""
 
 LABEL_COLUMNS = (*KIND_COLUMNS[:3], "column", "label", *KIND_COLUMNS[4:])
 
@@ -116,7 +125,8 @@ def _cut(targets: list[int], config: Config, checkpoint: Checkpoint, sample: Sam
 
 def _choose_engine(config: Config, spec: ModelSpec) -> str:
     """Choose the engine that gives the metrics, and trailing modes where these are asked for."""
-    metric_names, trailing = choose_metrics(config.metrics.names), config.own(ModesOptions).trailing
+    metric_names = [name for name in choose_metrics(config.metrics.names) if name not in OWN]
+    trailing = config.own(ModesOptions).trailing
     if trailing and config.engine.name == "lanczos":
         raise JacspecError(f"engine=lanczos has no trailing modes, and modes.trailing={trailing}. Type engine=auto.")
     return choose_engine(config.engine.name, (*metric_names, DENSE) if trailing else metric_names, spec)
@@ -183,16 +193,22 @@ def _prepare(
             deep=deep,
         )
         sites = list_sites(components, spec)
-        found = compare_modes(results, read, sites, k=options.k, coupled=passed.coupled, seed=config.seed)
+        groups = {component: {"kind": own, **labels} for component, own in kinds.items()}
+        found = compare_modes(
+            results, read, sites, numbers=plan.numbers, groups=groups, coupled=passed.coupled, seed=config.seed
+        )
         named: dict[str, Table] = {
             MODES_FILE: (MODE_COLUMNS, found.modes),
             SHARED_FILE: (SHARED_COLUMNS, found.shared),
             BETWEEN_FILE: (BETWEEN_COLUMNS, found.between),
             INPUT_FILE: (INPUT_COLUMNS, found.input),
-            KINDS_FILE: (KIND_COLUMNS, [row for result in results for row in _by_kind(result, kinds)]),
+            ALONG_FILE: (ALONG_COLUMNS, found.along),
+            GROUPS_FILE: (GROUPS_COLUMNS, found.groups),
+            KINDS_FILE: (KIND_COLUMNS, [row for result in results for row in _by_kind(result, found.reads, kinds)]),
         }
         if labels:
-            named[LABELS_FILE] = (LABEL_COLUMNS, [row for result in results for row in _by_label(result, labels)])
+            rows = [row for result in results for row in _by_label(result, found.reads, labels)]
+            named[LABELS_FILE] = (LABEL_COLUMNS, rows)
         if passed.words is not None:
             learnt["words"] = passed.facts
             named |= {WORDS_FILE: (WORD_COLUMNS, passed.words.shared), OWN_FILE: (OWN_COLUMNS, passed.words.own)}
@@ -260,7 +276,7 @@ def _check_plan(config: Config, options: ModesOptions, count: int, measured: Seq
         raise JacspecError(f"modes.check_layers has {wrong[0]}. Accepted: 0 to {count - 1}, or -1 for the last.")
     plan = CheckPlan(
         tuple(sorted({layer % count for layer in chosen})),
-        tuple(options.check_epsilons),
+        tuple(dict.fromkeys(options.check_epsilons)),
         options.check_random,
         seed=config.seed,
         memory_bytes=memory_budget(config.engine.memory_gib),
@@ -270,14 +286,15 @@ def _check_plan(config: Config, options: ModesOptions, count: int, measured: Seq
     return plan
 
 
-def _by_kind(result: LayerResult, kinds: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
+def _by_kind(result: LayerResult, reads: ReadShares, kinds: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
     values = {
-        component: {name: own[name] for name in BY_KIND if name in own} for component, own in result.metrics.items()
+        component: {name: own[name] for name in BY_KIND if name in own} | dict(reads[result.layer, component])
+        for component, own in result.metrics.items()
     }
     return kind_rows(result.layer, values, kinds)
 
 
-def _by_label(result: LayerResult, labels: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
+def _by_label(result: LayerResult, reads: ReadShares, labels: Mapping[str, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
     for column, own in labels.items():
-        for layer, component, metric, *rest in _by_kind(result, dict.fromkeys(result.metrics, own)):
+        for layer, component, metric, *rest in _by_kind(result, reads, dict.fromkeys(result.metrics, own)):
             yield (layer, component, metric, column, *rest)

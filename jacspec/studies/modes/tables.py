@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jacspec.axes import LayerResult
 from jacspec.jacobians.branches import Site, downstream
@@ -23,50 +23,32 @@ from jacspec.jacobians.triples import UNKNOWN, alone
 from jacspec.runs.layers import Stored
 from jacspec.spectra.cores import map_on_cores
 from jacspec.spectra.subspaces import random_alignment
+from jacspec.studies.modes.angles import as_many_dimensions, draw_pairs, mean_angles, random_subspaces
 from jacspec.studies.modes.directions import leading_directions, sum_squares
-from jacspec.studies.modes.measure import GROUP, OUTPUT, READS, STREAM, WRITES, directions, share_in
+from jacspec.studies.modes.input_tables import (
+    Outputs,
+    along_rows,
+    group_rows,
+    input_rows,
+    read_shares,
+    shares_along,
+)
+from jacspec.studies.modes.known import NOTHING, Estimate, Known, Places, Vectors, mean_samples, read_known
 
 DRAWS = 192
 """Subspaces that stand for the covariance of the stream."""
 
-Vectors = Float[np.ndarray, "sample mode d_model"]
-Places = Mapping[tuple[int, str], Site]
-
-
-class Known(NamedTuple):
-    """What is known of one component of one block: vectors that belong to no known subspace are zero."""
-
-    site: Site
-    sigma: Float[np.ndarray, "sample mode"]
-    group: Int[np.ndarray, "sample mode"]
-    reads: Vectors
-    writes: Vectors
-    stream: Float[np.ndarray, "sample d_model"]
-    output: Float[np.ndarray, "sample d_model"]
-
-    @property
-    def ranks(self) -> Int[np.ndarray, " sample"]:
-        """How many dimensions of each sample are known."""
-        return (self.group != UNKNOWN).sum(axis=1)
-
-
-def read_known(result: LayerResult, stored: Stored, sites: Places, k: int) -> Iterator[Known]:
-    """Put the leading modes of each component of a block together."""
-    for component, arrays in stored.items():
-        group = result.diagnostics[component][GROUP][:, :k]
-        whole = group != UNKNOWN
-        reads, writes = (np.where(whole[..., None], arrays[name][:, :k], 0) for name in (READS, WRITES))
-        site, sigma = sites[result.layer, component], result.singular_values[component][:, :k]
-        yield Known(site, sigma, group, reads, writes, arrays[STREAM], arrays[OUTPUT])
-
 
 class Tables(NamedTuple):
-    """The rows of the tables, by their columns."""
+    """The rows of the tables, by their columns; `reads`, by layer and component, a value a sample by name."""
 
     modes: list[tuple[Any, ...]]
     shared: list[tuple[Any, ...]]
     between: list[tuple[Any, ...]]
     input: list[tuple[Any, ...]]
+    along: list[tuple[Any, ...]]
+    groups: list[tuple[Any, ...]]
+    reads: dict[tuple[int, str], dict[str, Float[np.ndarray, " sample"]]]
 
 
 def compare_modes(
@@ -74,36 +56,47 @@ def compare_modes(
     read: Callable[[int], Stored],
     sites: Places,
     *,
-    k: int,
+    numbers: Sequence[int],
+    groups: Mapping[str, Mapping[str, Sequence[str]]],
     coupled: Mapping[tuple[int, str], Float[np.ndarray, " sample"]],
     seed: int,
 ) -> Tables:
     """Compare the modes of all layers, two layers in memory, and of each earlier component what it wrote.
 
-    **Arguments:** `read`, what is stored of a block; `coupled`, by layer and component, m_K of a Jacobian with the next
-    layer's (`couplings.py`).
+    **Arguments:** `read`, what is stored of a block; `numbers`, of the modes that are; `groups`, by component and name
+    of a column, a group a sample; `coupled`, by layer and component, m_K of a Jacobian with the next layer's
+    (`after.py`).
     """
-    found, before = Tables([], [], [], []), list[Known]()
+    found, before = Tables([], [], [], [], [], [], {}), list[Known]()
     outputs: dict[Site, Float[np.ndarray, "sample d_model"]] = {}
     for result in results:
-        here = sorted(read_known(result, read(result.number), sites, k), key=lambda known: known.site.step)
+        here = sorted(read_known(result, read(result.number), sites, numbers), key=lambda known: known.site.step)
         outputs |= {known.site: known.output for known in here}
-        for modes, shared, own in map_on_cores(functools.partial(_rows_of, outputs=outputs, seed=seed), here):
-            found.modes.extend(modes)
-            found.shared.extend(shared)
-            found.input.extend(own)
-        found.between.extend(_between_rows(before, here, coupled))
-        before = here
+        make = functools.partial(_rows_of, outputs=outputs, groups=groups, seed=seed)
+        for own in map_on_cores(make, here):
+            for name in ("modes", "shared", "input", "along", "groups"):
+                getattr(found, name).extend(getattr(own, name))
+            found.reads.update(own.reads)
+        leading = [known.leading for known in here]
+        found.between.extend(_between_rows(before, leading, coupled))
+        before = leading
     return found
 
 
-def _rows_of(
-    known: Known, *, outputs: Mapping[Site, Float[np.ndarray, "sample d_model"]], seed: int
-) -> tuple[list[Any], list[Any], list[Any]]:
+def _rows_of(whole: Known, *, outputs: Outputs, groups: Mapping[str, Mapping[str, Sequence[str]]], seed: int) -> Tables:
     """Make the rows of one component, beside what it and those before it wrote."""
-    k = known.group.shape[1]
-    null = draw_subspaces(known.stream, k, np.random.default_rng([seed, known.site.step]))
-    return [*_mode_rows(known, null)], [*_shared_rows(known, null)], [*_input_rows(known, outputs)]
+    known, place = whole.leading, (whole.site.layer, whole.site.component)
+    draw = np.random.default_rng([seed, known.site.step])
+    null = draw_subspaces(known.stream, len(known.numbers), draw)
+    return Tables(
+        [*_mode_rows(whole, null)],
+        [*_shared_rows(known, null, draw)],
+        [],
+        [*input_rows(known, outputs)],
+        [*along_rows(whole, outputs)],
+        [*group_rows(known, outputs, groups[known.site.component])],
+        {place: read_shares(known, outputs)},
+    )
 
 
 # Samples with each other
@@ -125,17 +118,6 @@ def draw_subspaces(
     return np.concatenate([bases, np.zeros((DRAWS, k - count, stream.shape[1]))], axis=1)
 
 
-class Estimate(NamedTuple):
-    """A mean over pairs or samples, its standard error, and how many samples it is of."""
-
-    n: int
-    value: float
-    error: float
-
-
-NOTHING = Estimate(0, np.nan, np.nan)
-
-
 def mean_pairs(sums: Float[np.ndarray, " sample"]) -> Estimate:
     r"""Estimate the mean over pairs of samples, with the jackknife's error, from each sample's sum over the others.
 
@@ -148,15 +130,6 @@ def mean_pairs(sums: Float[np.ndarray, " sample"]) -> Estimate:
     without = (total - 2 * sums) / ((n - 1) * (n - 2)) if n > 2 else np.full(n, np.nan)
     error = np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
     return Estimate(n, float(total / (n * (n - 1))), float(error))
-
-
-def mean_samples(values: Float[np.ndarray, " sample"]) -> Estimate:
-    """Estimate a mean over samples; those without a value are left out."""
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return NOTHING
-    error = known.std(ddof=1) / known.size**0.5 if known.size > 1 else np.nan
-    return Estimate(int(known.size), float(known.mean()), float(error))
 
 
 def vectors_alike(vectors: Float[np.ndarray, "sample d_model"]) -> Estimate:
@@ -226,27 +199,26 @@ def held_by_mean(
 
 def _mode_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
     """Say of each mode how often it stands alone, how alike it is between samples, and what of the input it holds."""
-    own = alone(known.group)
-    stream = directions(known.stream)
-    mean = directions(known.stream.mean(axis=0, keepdims=True))
+    own, whole = alone(known.group), known.group != UNKNOWN
+    mean = np.broadcast_to(known.stream.mean(axis=0), known.stream.shape)
+    inputs, means = (shares_along(known.reads, known.group, side) for side in (known.stream, mean))
     single = np.asarray(null[:, 0])
     chance = vectors_alike(single).value if single.any() else np.nan
-    for mode in range(known.group.shape[1]):
+    for mode, number in enumerate(known.numbers):
         rows = own[:, mode]
         reads, writes = known.reads[rows, mode], known.writes[rows, mode]
         numbers = (vectors_alike(reads), vectors_alike(writes))
-        inputs = mean_samples(np.square(np.einsum("sd,sd->s", reads, stream[rows])))
-        means = mean_samples(np.square(reads @ mean[0]))
+        of_input, of_mean = (mean_samples(side[:, mode]) for side in (inputs, means))
         yield (
-            *(known.site.layer, known.site.component, mode + 1, len(own), int(rows.sum())),
+            *(known.site.layer, known.site.component, number, len(own), int(rows.sum()), int(whole[:, mode].sum())),
             float(np.median(known.sigma[:, mode])),
             *(number for estimate in numbers for number in (estimate.value, estimate.error)),
             *(random_alignment(reads.shape[1]), chance),
-            *(inputs.value, inputs.error, means.value, means.error, 1 / reads.shape[1]),
+            *(of_input.value, of_input.error, of_mean.value, of_mean.error, 1 / reads.shape[1]),
         )
 
 
-def _shared_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
+def _shared_rows(known: Known, null: Vectors, draw: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     """Compare the subspaces of all samples with each other, and with the mean subspace of the corpus."""
     d_model, k = known.reads.shape[2], known.group.shape[1]
     level, even = np.nan, np.nan
@@ -263,7 +235,22 @@ def _shared_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
         yield (
             *(known.site.layer, known.site.component, side, alike.n, float(known.ranks.mean())),
             *(alike.value, alike.error, random, level, held.value, held.error, min(k / d_model, 1), float(even)),
+            *_angle_columns(bases, null, draw),
         )
+
+
+def _angle_columns(
+    bases: Vectors, null: Float[np.ndarray, "draw mode d_model"], draw: np.random.Generator
+) -> Iterator[float]:
+    """Give how many pairs of samples were drawn, and their smallest and largest principal angle beside chance."""
+    pairs = draw_pairs(bases, draw)
+    own = mean_angles(pairs)
+    yield own.smallest.n
+    random, stream = (
+        mean_angles(as_many_dimensions(pairs, side)) for side in (random_subspaces(*bases.shape[1:]), null)
+    )
+    for found, *chance in zip(own, random, stream, strict=True):
+        yield from (found.value, found.error, *(level.value for level in chance))
 
 
 # One component with another, at the same sample
@@ -297,28 +284,3 @@ def _between_rows(
             key = (first.site.layer, first.site.component)
             if first.site.component == second.site.component and key in coupled:
                 yield (*place, "m_K", *mean_samples(coupled[key]), 1.0, np.nan)
-
-
-# The input
-
-
-def _input_rows(known: Known, outputs: Mapping[Site, Float[np.ndarray, "sample d_model"]]) -> Iterator[tuple[Any, ...]]:
-    """Say how much of the stream, of its mean, and of what each earlier component wrote, the reads hold."""
-    mean = np.broadcast_to(known.stream.mean(axis=0), known.stream.shape)
-    sources: dict[tuple[Any, str], np.ndarray] = {("", "stream"): known.stream, ("", "mean stream"): mean}
-    sources |= {
-        (site.layer, site.component): output for site, output in outputs.items() if downstream(site, known.site)
-    }
-    ranks = known.ranks[known.ranks > 0]
-    random = float(ranks.mean()) / known.stream.shape[1] if ranks.size else np.nan
-    for (layer, source), vectors in sources.items():
-        own, other = (share_in(known.reads, side) for side in (vectors, np.roll(vectors, 1, axis=0)))
-        yield (
-            known.site.layer,
-            known.site.component,
-            layer,
-            source,
-            *mean_samples(own),
-            random,
-            mean_samples(other).value,
-        )

@@ -44,6 +44,16 @@ class Way(NamedTuple):
     push: Callable[[Float[np.ndarray, "sample d_model"]], Float[Array, "drawn width"]]
     samples: Int[np.ndarray, " drawn"]
 
+    def push_in_turn(self, directions: Float[np.ndarray, "direction d_model"]) -> Float[Array, "direction width"]:
+        """Take directions of chance through, each at one of `samples`, these in turn."""
+        count, parts = len(self.samples), []
+        for start in range(0, len(directions), count):
+            own = directions[start : start + count]
+            writes = np.zeros((self.samples.max() + 1, directions.shape[1]), directions.dtype)
+            writes[self.samples[: len(own)]] = own
+            parts.append(self.push(writes)[: len(own)])
+        return jnp.concatenate(parts)
+
 
 class Deep(NamedTuple):
     """The samples whose blocks are multiplied: numbers in the corpus, and batches that count from 0."""

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,9 @@ from jacspec.samples import PaddedBatch
 SEEN = 3
 """Tokens whose average stream is taken: those that the samples hold as often at least."""
 
+
+FURTHER = 9
+"""How many times as many directions of chance again are drawn for what none of the first reaches."""
 
 ROWS = 4096
 """Rows of a table that normal numbers are drawn for at once."""
@@ -41,11 +44,18 @@ class Scores(NamedTuple):
     bottom_ids: Int[np.ndarray, "direction shown"]
 
 
+class Drawn(NamedTuple):
+    """Directions of chance, and what draws `FURTHER` times as many more, where it can."""
+
+    directions: Float[np.ndarray, "draw d_model"]
+    further: Callable[[], np.ndarray] | None = None
+
+
 class Null(NamedTuple):
-    """What directions of chance give: the largest |score| of each, and the token that has it."""
+    """What directions of chance give: the largest |score| of each, and what gives that of further ones."""
 
     strongest: Float[np.ndarray, " draw"]
-    first: Int[np.ndarray, " draw"]
+    further: Callable[[], Float[np.ndarray, " draw"]] | None = None
 
 
 @jax.jit
@@ -131,22 +141,49 @@ def draw_like(rows: Float[np.ndarray, "row d_model"], draws: int, seed: Sequence
     return found / lengths if len(rows) > 1 and lengths.min() > 0 else None
 
 
+def draw_chance(rows: Float[np.ndarray, "row d_model"], draws: int, seed: Sequence[int]) -> Drawn | None:
+    """Draw directions as `draw_like` does, and be ready to draw further ones; `rows` are kept for that."""
+    directions = draw_like(rows, draws, seed)
+
+    def further() -> np.ndarray:
+        more = draw_like(rows, FURTHER * draws, [*seed, 1])
+        assert more is not None  # there were some
+        return more
+
+    return None if directions is None else Drawn(directions, further)
+
+
 def draw_null(
-    table: Table, directions: np.ndarray | None, memory_bytes: float, through: Array | None = None
+    table: Table,
+    drawn: Drawn | None,
+    memory_bytes: float,
+    through: Callable[[np.ndarray], Float[Array, "direction width"]] = jnp.asarray,
 ) -> Null | None:
-    """Score directions of chance with a table, after the linear map `through` where there is one."""
-    if directions is None:
-        return None
-    drawn = jnp.asarray(directions, table.rows.dtype)
-    found = score(table, drawn if through is None else drawn @ through.T, 1, memory_bytes)
-    return Null(found.top[:, 0], found.top_ids[:, 0])
-
-
-def judge(value: float, drawn: np.ndarray | None) -> tuple[float, float]:
-    """Return the median of what chance gives and p, the share of it that is as large; NaN where there is none."""
+    """Score directions of chance with a table, after what `through` makes of them."""
     if drawn is None:
+        return None
+
+    def strongest(directions: np.ndarray) -> Float[np.ndarray, " draw"]:
+        return score(table, through(directions.astype(table.rows.dtype)), 1, memory_bytes).top[:, 0]
+
+    more = drawn.further
+    return Null(strongest(drawn.directions), None if more is None else functools.cache(lambda: strongest(more())))
+
+
+def judge(value: float, null: Null | None) -> tuple[float, float]:
+    """Return the median of what chance gives and p, the share of it that is as large; NaN where there is none.
+
+    Where no direction of chance is as large, further ones are drawn: p would else not get below one in all draws, too
+    large for one finding among many. It stays a p-value, for the first draws have to leave it in any case (Besag &
+    Clifford 1991).
+    """
+    if null is None:
         return float("nan"), float("nan")
-    return float(np.median(drawn)), float((1 + (drawn >= value).sum()) / (1 + len(drawn)))
+    reached, count = int((null.strongest >= value).sum()), len(null.strongest)
+    if not reached and null.further is not None:
+        more = null.further()
+        reached, count = int((more >= value).sum()), count + len(more)
+    return float(np.median(null.strongest)), (1 + reached) / (1 + count)
 
 
 def later_tokens(batches: Sequence[PaddedBatch], streams: Sequence[Stream]) -> tuple[np.ndarray, np.ndarray]:
@@ -165,11 +202,12 @@ def average_streams(
     rows: Float[np.ndarray, "place d_model"], tokens: Int[np.ndarray, " place"]
 ) -> tuple[Float[np.ndarray, "token d_model"], Int[np.ndarray, " token"]]:
     """Average the streams of each token that is there `SEEN` times or more."""
-    order = np.argsort(tokens, kind="stable")
-    ids, starts, counts = np.unique(tokens[order], return_index=True, return_counts=True)
-    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64) if len(ids) else np.zeros(rows.shape)
+    from scipy.sparse import csr_array
+
+    ids, places, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+    belongs = csr_array((np.ones(len(tokens)), (places, np.arange(len(tokens)))), shape=(len(ids), len(tokens)))
     often = counts >= SEEN
-    return (sums[often] / counts[often, None]).astype(rows.dtype), ids[often]
+    return ((belongs @ rows)[often] / counts[often, None]).astype(rows.dtype), ids[often]
 
 
 def say_tokens(tokenizer: Any, ids: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray) -> str:

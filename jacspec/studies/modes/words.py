@@ -15,20 +15,25 @@ of trained models lie along few directions, and so do directions that mean nothi
 directions of the covariance of the stream that it goes to, taken the same way, a read with directions of the
 covariance of what it is scored with, all of length 1, by the largest |score|: p = (1 + draws that reach it) / (1 +
 draws) (Davison & Hinkley 1997, 4.2.3).
+
+The own vectors of samples are as alike as they are, so that many naming one token says no more than that. What is
+tested of them is the same as of a shared one, each direction of chance at one of the samples, by twice the median of
+the samples' p-values: that is a p-value whatever depends on what (Rüschendorf 1982, doi:10.2307/1426670).
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jacspec.jacobians.triples import alone
 from jacspec.spectra.significance import adjust_for_many
 from jacspec.studies.modes import OWN_COLUMNS, WORD_COLUMNS
 from jacspec.studies.modes.directions import Modes, Shared, unnamed
-from jacspec.studies.modes.lexicon import Around, Lexicon
+from jacspec.studies.modes.lexicon import Around, Lexicon, WriteNulls, through_mean
 from jacspec.studies.modes.through import Way
 from jacspec.studies.modes.vocabulary import (
     Null,
@@ -72,19 +77,19 @@ def read_component(lexicon: Lexicon, around: Around, layer: int, component: str,
 
 
 def write_component(
-    lexicon: Lexicon, way: Way, null: Null | None, layer: int, component: str, modes: Modes, found: Shared
+    lexicon: Lexicon, way: Way, nulls: WriteNulls, layer: int, component: str, modes: Modes, found: Shared
 ) -> Words:
     """Find the words of what one component writes, as `read_component` does of its reads.
 
-    **Arguments:** `way`, what becomes of what it writes; `null`, directions of chance taken the same way.
+    **Arguments:** `way`, what becomes of what it writes; `nulls`, directions of chance taken the same way.
     """
     assert lexicon.unembedding is not None
     key, table = (layer, component, WRITE), lexicon.unembedding
-    rows = _shared_rows(lexicon, key, found, table, null, lambda directions: _through(way.mean, directions))
+    rows = _shared_rows(lexicon, key, found, table, nulls.shared, functools.partial(through_mean, way))
     own = []
     for mode in _own_modes(lexicon, modes):
         pushed = way.push(np.nan_to_num(modes.writes[:, mode]))
-        own.append(_own_row(lexicon, (*key, mode + 1), pushed, _named(modes)[way.samples, mode], table, null))
+        own.append(_own_row(lexicon, (*key, mode + 1), pushed, _named(modes)[way.samples, mode], table, nulls.own))
     return Words([*rows], own)
 
 
@@ -95,10 +100,6 @@ def _own_modes(lexicon: Lexicon, modes: Modes) -> range:
 def _named(modes: Modes) -> Bool[np.ndarray, "sample mode"]:
     """Say which vectors are directions of their own."""
     return alone(modes.group) & np.isfinite(modes.writes).all(axis=2) & np.isfinite(modes.reads).all(axis=2)
-
-
-def _through(matrix: Array, directions: np.ndarray) -> Array:
-    return jnp.asarray(directions, matrix.dtype) @ matrix.T
 
 
 def _shared_rows(
@@ -120,7 +121,7 @@ def _shared_rows(
             yield (*head, *[float("nan")] * 4, "", "", reason)
             continue
         strongest = float(scores.top[place, 0])
-        chance, p = judge(strongest, None if null is None else null.strongest)
+        chance, p = judge(strongest, null)
         ends = (
             say_tokens(lexicon.tokenizer, ids[place], values[place])
             for ids, values in ((scores.top_ids, scores.top), (scores.bottom_ids, scores.bottom))
@@ -144,40 +145,29 @@ def _own_row(
     table: Table,
     null: Null | None,
 ) -> tuple[Any, ...]:
-    """Count which token comes first for the samples' own vectors.
-
-    Chance draws, for every sample, one of the directions of chance, all through the derivative averaged over samples.
-    """
+    """Count which token comes first for the samples' own vectors, and hold their largest |score| against chance."""
     plan, count = lexicon.plan, int(keep.sum())
     head = (*key, count, int((~keep).sum()))
     if not count:
-        return (*head, "", *[float("nan")] * 4, "")
-    firsts = score(table, directions, 1, plan.memory_bytes).top_ids[keep, 0]
-    ids, counts = np.unique(firsts, return_counts=True)
+        return (*head, "", *[float("nan")] * 5, "")
+    scores = score(table, directions, 1, plan.memory_bytes)
+    ids, counts = np.unique(scores.top_ids[keep, 0], return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    times = int(counts[order[0]])
-    drawn = None
-    if null is not None:
-        numbers = np.random.default_rng([plan.seed, 14])
-        drawn = count_first(null.first[numbers.integers(0, len(null.first), (plan.draws, count))])
+    # Of an even number the lower one: at least half of the samples' p-values are as small as its own.
+    strongest = float(np.sort(scores.top[keep, 0])[(count - 1) // 2])
+    chance, p = judge(strongest, null)
     shown = order[: plan.shown]
     tokens = say_tokens(lexicon.tokenizer, ids[shown], counts[shown])
     return (
         *head,
         token_text(lexicon.tokenizer, int(ids[order[0]])),
-        times,
-        *judge(float(times), drawn),
+        int(counts[order[0]]),
+        strongest,
+        chance,
+        min(1.0, 2 * p) if count > 1 else p,
         float("nan"),
         tokens,
     )
-
-
-def count_first(tokens: Int[np.ndarray, "draw sample"]) -> Int[np.ndarray, " draw"]:
-    """Count how often the most frequent token of each draw is there."""
-    ids, places = np.unique(tokens, return_inverse=True)
-    rows = np.arange(len(tokens))[:, None] * len(ids)
-    counts = np.bincount((rows + places.reshape(tokens.shape)).reshape(-1), minlength=len(tokens) * len(ids))
-    return counts.reshape(len(tokens), len(ids)).max(axis=1)
 
 
 def finish_words(found: Iterable[Words]) -> Words:

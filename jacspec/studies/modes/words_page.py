@@ -81,11 +81,12 @@ def _own(run: Run) -> Iterator[Markup]:
     rows = run.table(OWN_FILE)
     yield element(
         "p",
-        "Which token comes first for how many samples, each read with its own derivative; by chance, where every "
-        "sample draws a direction of chance, the commonest token comes first as often as said. A sample whose leading "
-        "value is not alone has no such token.",
+        "Which token comes first for how many samples, each read with its own derivative. Vectors of samples that are "
+        "alike name one token often, whatever it is; whether they say more than chance is judged by the median of "
+        "their largest |score|, beside that of directions of chance, p being twice the median of the samples' own. A "
+        "sample whose leading value is not alone has no such token.",
     )
-    head = ("layer", "component", "side", "samples", "first tokens", "times", "by chance", "q")
+    head = ("layer", "component", "side", "samples", "first tokens", "times", "largest |score|", "by chance", "q")
     body = [
         (
             row["layer"],
@@ -94,7 +95,8 @@ def _own(run: Run) -> Iterator[Markup]:
             row["samples"],
             _counts(row["tokens"], strong=row["q"] < SURE),
             write_number(row["times"], ".0f"),
-            write_number(row["chance"], ".0f"),
+            write_number(row["strongest"], ".3g"),
+            write_number(row["chance"], ".3g"),
             write_number(row["q"], ".3f"),
         )
         for row in rows[rows["mode"] == 1].to_dict("records")
@@ -125,36 +127,45 @@ def words_findings(run: Run) -> Iterator[str]:
     rows = run.table(WORDS_FILE)
     named = rows[rows["strongest"].notna()]
     through = _through(run)
-    for side, verb in (("write", "make a token likelier"), ("read", "lie along a token's embedding")):
+    for side, verb, what in (("write", "make", "a token likelier"), ("read", "lie", "along a token's embedding")):
         own = named[named["side"] == side]
-        if own.empty:
-            continue
-        beyond = own[own["q"] < SURE].sort_values("layer")
-        what = (
-            f"Of the {len(own)} {side} directions that samples share and that have words{through * (side == 'write')}"
-        )
-        if beyond.empty:
-            yield (
-                f"{what}, none {verb} beyond directions of the same covariance (q < 5 %): at this power their words "
-                "are no more than those of any direction."
-            )
-            continue
-        best = beyond.loc[(beyond["strongest"] / beyond["chance"]).nlargest(3).index]
-        yield (
-            f"{what}, {len(beyond)} {verb} more than directions of the same covariance do (q < 5 %); most "
-            f"{_examples(best)}."
-        )
+        if not own.empty:
+            yield _beyond_chance(own, side, verb, what, through * (side == "write"))
     own = run.table(OWN_FILE)
     own = own[(own["mode"] == 1) & (own["side"] == "write") & (own["samples"] > 0)]
     sure = own[own["q"] < SURE]
     if not sure.empty:
-        top = sure.loc[(sure["times"] / sure["samples"]).idxmax()]
+        top = sure.loc[(sure["strongest"] / sure["chance"]).idxmax()]
         yield (
-            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes name one token{through} "
-            f"more often than chance; most in the {component_words(top['component'])} of layer {top['layer']}, "
-            f"“{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples, by chance "
-            f"{top['chance']:.0f}."
+            f"In {len(sure)} of {len(own)} components of layers the samples' own first writes make a token likelier"
+            f"{through} than directions of the same covariance do (q < 5 %); most in the "
+            f"{component_words(top['component'])} of layer {top['layer']}, |score| {top['strongest']:.2g} beside "
+            f"{top['chance']:.2g}, “{show_tokens(top['tokens'], 1)}” in {top['times']:.0f} of {top['samples']} samples."
         )
+
+
+def _beyond_chance(rows: pandas.DataFrame, side: str, verb: str, what: str, through: str) -> str:
+    """Say how many shared directions with words have them beyond chance, and which most."""
+    beyond = rows[rows["q"] < SURE].sort_values("layer")
+    best = beyond.loc[(beyond["strongest"] / beyond["chance"]).nlargest(3).index]
+    if len(rows) == 1:
+        one = f"The one {side} direction that samples share and that has words{through}"
+        if beyond.empty:
+            return (
+                f"{one} does not {verb} {what} beyond directions of the same covariance (q < 5 %): at this power its "
+                "words are no more than those of any direction."
+            )
+        return f"{one} {verb}s {what} more than directions of the same covariance do (q < 5 %): {_examples(best)}."
+    many = f"Of the {len(rows)} {side} directions that samples share and that have words{through}"
+    if beyond.empty:
+        return (
+            f"{many}, none {verb} {what} beyond directions of the same covariance (q < 5 %): at this power their words "
+            "are no more than those of any direction."
+        )
+    return (
+        f"{many}, {len(beyond)} {verb}{'s' * (len(beyond) == 1)} {what} more than directions of the same covariance do "
+        f"(q < 5 %); most {_examples(best)}."
+    )
 
 
 def _examples(rows: pandas.DataFrame) -> str:

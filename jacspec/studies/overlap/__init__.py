@@ -31,6 +31,8 @@ class OverlapOptions:
 
 SMALL = "Small Singular Values Matter"
 
+MP = "Marchenko & Pastur 1967"
+
 NORMS = "Zhang 2006; Couillet & Hachem 2014"
 
 OVERLAP: Mapping[str, Quantity] = {
@@ -44,6 +46,9 @@ OVERLAP: Mapping[str, Quantity] = {
     "overlap_bottom": Quantity("mean $O_k$, smallest decile", "mean of O_k over the tenth of the smallest σ", SMALL),
     "overlap_above": Quantity("mean $O_k$ above the bulk", "mean of O_k over σ above the bulk's upper edge", SMALL),
     "overlap_below": Quantity("mean $O_k$ below the bulk", "mean of O_k over σ below the bulk's lower edge", SMALL),
+    "overlap_mp_above": Quantity("mean $O_k$ above Marchenko–Pastur", "mean of O_k over σ above mp_high", SMALL),
+    "overlap_mp_within": Quantity("mean $O_k$ within Marchenko–Pastur", "mean over σ from mp_low to mp_high", SMALL),
+    "overlap_mp_below": Quantity("mean $O_k$ below Marchenko–Pastur", "mean over σ below mp_low", SMALL),
     "overlap_null": Quantity("mean $O$ by chance", "mean of max_j |v · f_j| for a random direction v", SMALL),
     "overlap_null_99": Quantity("chance, 99 %", "what 1 % of random directions exceed", SMALL),
     "beyond_null": Quantity("share of $O_k$ beyond chance", "share of k with O_k above the 99 % level", SMALL),
@@ -67,6 +72,14 @@ OVERLAP: Mapping[str, Quantity] = {
         "the same on average of random directions with the column norms: n Σ c_j C_jj / (Σ c_j tr C)",
         NORMS,
     ),
+    "mp_low": Quantity(
+        r"$\sigma_-$",
+        "lower Marchenko–Pastur edge s(√N − √M) of σ, s² the variance of the entries",
+        MP,
+        scale=True,
+        words="lower Marchenko–Pastur edge",
+    ),
+    "mp_high": Quantity(r"$\sigma_+$", "upper edge s(√N + √M)", MP, scale=True, words="upper Marchenko–Pastur edge"),
     "bulk_low": Quantity(
         r"$\sigma_-^{\mathrm{bulk}}$",
         "lower Marchenko–Pastur edge of the fitted bulk",

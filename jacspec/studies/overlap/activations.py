@@ -22,7 +22,7 @@ from jacspec.samples import Memory, Packing, PaddedBatch
 from jacspec.spectra.bulk import FEWEST, fit_bulk
 from jacspec.spectra.cores import lapack_threads
 from jacspec.spectra.intrinsic_dimension import two_nn
-from jacspec.spectra.random_matrix import beyond_edge
+from jacspec.spectra.random_matrix import beyond_edge, marchenko_pastur_edges
 from jacspec.spectra.svd import Way, choose_way, right_vectors
 from jacspec.spectra.variance_profile import profile_edges, profile_of
 from jacspec.studies.overlap import OF_POINTS
@@ -266,6 +266,7 @@ def own_norms(
 def summarise_profile(
     profile: Profile,
     shape: tuple[int, int] | None,
+    variance_of_entries: float,
     count: float,
     eigenvalues: Float[np.ndarray, " r"],
     null: tuple[float, float],
@@ -273,12 +274,14 @@ def summarise_profile(
 ) -> dict[str, float]:
     """Compute the columns `OVERLAP` of one matrix; NaN where there is nothing to average (see `missing_reason`).
 
-    **Arguments:** `shape`, None of a product, which has no bulk of its own; `count`, of tokens;
-    `eigenvalues`, of the covariance; `null`, from `null_overlap`.
+    **Arguments:** `shape`, None of a product, which has no bulk of its own; `variance_of_entries`, of the matrix, NaN
+    of a product; `count`, of tokens; `eigenvalues`, of the covariance; `null`, from `null_overlap`.
     """
     sigma, overlap, variance = profile
     decile = max(1, sigma.size // 10)
-    low, high = fit_bulk(sigma, shape).edges if shape is not None else (float("nan"), float("nan"))
+    missing = float("nan"), float("nan")
+    low, high = fit_bulk(sigma, shape).edges if shape is not None else missing
+    mp_low, mp_high = marchenko_pastur_edges(shape, variance_of_entries) if shape is not None else missing
     chance, chance_99 = null
     known = bool(np.isfinite(overlap).all())
 
@@ -296,6 +299,9 @@ def summarise_profile(
         "overlap_bottom": mean(overlap[-decile:]),
         "overlap_above": mean(overlap[sigma > high]),
         "overlap_below": mean(overlap[sigma < low]),
+        "overlap_mp_above": mean(overlap[sigma > mp_high]),
+        "overlap_mp_within": mean(overlap[(sigma >= mp_low) & (sigma <= mp_high)]),
+        "overlap_mp_below": mean(overlap[sigma < mp_low]),
         "overlap_null": chance,
         "overlap_null_99": chance_99,
         "beyond_null": float((overlap > chance_99).mean()) if known else float("nan"),
@@ -309,6 +315,8 @@ def summarise_profile(
         "variance_top": mean(variance[:decile]),
         "variance_bottom": mean(variance[-decile:]),
         "variance_norms": norms.variance,
+        "mp_low": mp_low,
+        "mp_high": mp_high,
         "bulk_low": low,
         "bulk_high": high,
         "norms_low": norms.low,
@@ -330,6 +338,8 @@ def missing_reason(sigma: Float[np.ndarray, " k"], metrics: Mapping[str, float],
         reasons.append("no bulk of one variance is identified")
     elif sides := [side for side in ("above", "below") if np.isnan(metrics[f"overlap_{side}"])]:
         reasons.append(f"no singular value {' or '.join(sides)} the bulk")
+    if sides := [side for side in ("above", "below") if np.isnan(metrics[f"overlap_mp_{side}"])]:
+        reasons.append(f"none {' or '.join(sides)} Marchenko–Pastur")
     if sides := [side for side in ("above", "below") if np.isnan(metrics[f"overlap_norms_{side}"])]:
         reasons.append(f"none {' or '.join(sides)} what its norms give")
     return "; ".join(reasons)

@@ -8,17 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from jacspec.report.labels import run_title
-from jacspec.report.plotting import (
-    EDGES,
-    LEVELS,
-    MEAN,
-    NULL,
-    add_spectrum,
-    frame_overlap,
-    label_overlap,
-    panels,
-    roles_of,
-)
+from jacspec.report.overlaps import EDGES, LEVELS, WORDS, Spectra, add_spectra, frame_overlap, label_overlap
+from jacspec.report.plotting import MEAN, NULL, panels, roles_of
 from jacspec.runs import Run
 from jacspec.studies.overlap.fisher_figures import fisher_figures
 from jacspec.studies.overlap.model_figures import model_figures
@@ -29,7 +20,7 @@ CAPTIONS = {
     "the matrix, by index: a line a matrix or head, layer after layer, black their mean; grey, what random directions "
     "have (mean and 99 %; dotted, "
     "99 % of those with the column norms of the matrix). "
-    "Inset: the singular values, with the edges of the Marchenko–Pastur bulk, dashed.",
+    f"{WORDS}",
     "variance": "Variance of what enters the matrix along its right singular vectors, over that of an average "
     "direction, by index: a line a matrix or head, layer after layer, black their mean; 1 is what random directions "
     "have on average, "
@@ -73,11 +64,11 @@ def _draw_overlap(run: Run) -> Figure:
         _add_layers(panel, overlap)
         own = table[table["role"] == role]
         levels = {name: own[name].mean() for name in LEVELS if name in own}
-        levels |= {name: own[name].median() for name in EDGES}
-        inset = frame_overlap(panel, role, overlap, levels)
-        for sigma in _profiles(run, role, "singular_values"):
-            add_spectrum(inset, sigma, "#0072B2")
-    label_overlap(figure, "edges of the bulk")
+        # Runs from before these columns have no edges.
+        low, high = (own.get(name, np.nan * own["overlap_null"]).to_numpy(float) for name in EDGES)
+        spectra = Spectra(_profiles(run, role, "singular_values"), low, high)
+        add_spectra(frame_overlap(panel, role, overlap, levels, spectra), spectra, "#0072B2")
+    label_overlap(figure)
     return figure
 
 

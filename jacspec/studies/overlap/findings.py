@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jacspec.report.beyond import overlaps_beyond, say_overlaps_beyond
 from jacspec.report.findings import median_interval, say_trend
 from jacspec.runs import Run
 from jacspec.spectra.significance import SURE, adjust_for_many
@@ -44,6 +45,7 @@ def overlap_findings(run: Run) -> Iterator[str]:
                 f"In none of {len(table)} matrices more singular vectors lie along a principal direction than {chance} "
                 "would."
             )
+    yield from _beyond(run)
     said = []
     for end in ("top", "bottom"):
         variance = median_interval(run.metrics[f"variance_{end}"].to_numpy(np.float64))
@@ -61,6 +63,14 @@ def overlap_findings(run: Run) -> Iterator[str]:
         str(role): rows.set_index("layer")["overlap_top"] for role, rows in run.metrics.groupby("role", sort=False)
     }
     yield from say_trend("mean O_k of the tenth of the largest σ", by_role)
+
+
+def _beyond(run: Run) -> Iterator[str]:
+    """Say where O_k is higher beyond Marchenko–Pastur than within; nothing of runs from before these columns."""
+    if "mp_high" in run.metric_names:
+        profiles = (run.dataset[name].values for name in ("singular_values", "overlap"))
+        edges = (run.metrics[name].to_numpy(np.float64) for name in ("mp_low", "mp_high"))
+        yield from say_overlaps_beyond(overlaps_beyond(*profiles, *edges), run.metrics["role"].astype(str).tolist())
 
 
 def _dimensions(run: Run) -> Iterator[str]:

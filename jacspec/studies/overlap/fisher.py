@@ -11,7 +11,7 @@ $\langle g_i, g_j \rangle = \sum_{t \in i, s \in j} (\delta_t \cdot \delta_s)(x_
 """
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.cores import lapack_threads
 from jacspec.spectra.svd import leading_pairs
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
-from jacspec.studies.overlap.gradients import Factors, Scored, linear_at, stream_gradients
+from jacspec.studies.overlap.gradients import Factors, Scored, linear_at, score_samples, stream_gradients
 
 FEWEST = 8
 """Samples below which neither a spectrum nor an error over samples says anything."""
@@ -69,10 +69,31 @@ FisherOfBlock = Mapping[str, FisherProfile]
 """By place, as `attn.q`."""
 
 
-def check_fisher(samples: int) -> None:
-    """Refuse a number of samples that says nothing; raises `JacspecError`."""
-    if samples and samples < FEWEST:
-        raise JacspecError(f"overlap.fisher={samples} is too few. Type overlap.fisher=64, or 0 for none.")
+FisherOfBlocks = Callable[[Collection[int]], Mapping[int, FisherOfBlock]]
+"""What measures F at blocks of some numbers."""
+
+
+def prepare_fisher(
+    checkpoint: Checkpoint,
+    tokens: Sequence[Sequence[int]],
+    *,
+    count: int,
+    drawn_labels: bool,
+    seed: int,
+    memory_gib: float,
+) -> FisherOfBlocks | None:
+    """Choose `count` samples to measure F from; None where they are 0.
+
+    **Raises:** `JacspecError` for a number that says nothing, and as `score_samples`.
+    """
+    if not count:
+        return None
+    if count < FEWEST:
+        raise JacspecError(f"overlap.fisher={count} is too few. Type overlap.fisher=64, or 0 for none.")
+    scored = score_samples(checkpoint, tokens, count=count, seed=seed)
+    return functools.partial(
+        fisher_of_blocks, checkpoint, scored=scored, drawn_labels=drawn_labels, memory_gib=memory_gib
+    )
 
 
 def fisher_of_blocks(
@@ -195,7 +216,7 @@ def _gram(
 ) -> Float[Array, "sample sample"]:
     inputs, slopes, belongs = (jnp.asarray(part) for part in (inputs, slopes, belongs))
 
-    def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
         x, delta, own = part
         return total + own.T @ (((delta @ slopes.T) * (x @ inputs.T)) @ belongs), None
 
@@ -255,7 +276,8 @@ def random_pairs(m: int, n: int, dtype: str) -> tuple[Float[np.ndarray, "m pair"
     """Draw `RANDOM_PAIRS` pairs of independent unit vectors, as columns."""
     rng = np.random.default_rng([CHANCE_SEED, m, n])
     left, right = (rng.standard_normal((size, RANDOM_PAIRS)) for size in (m, n))
-    return tuple((each / np.linalg.norm(each, axis=0)).astype(dtype) for each in (left, right))  # type: ignore[return-value]
+    left, right = (each / np.linalg.norm(each, axis=0) for each in (left, right))
+    return left.astype(dtype), right.astype(dtype)
 
 
 def jackknife(

@@ -7,29 +7,27 @@ from jacspec.studies.study import Quantity
 KUNSTNER = "Kunstner, Balles & Hennig 2019"
 SMALL = "Small Singular Values Matter"
 PROJECT = "this project"
+EFRON = "Efron 1982 (the jackknife)"
 
 OF_FISHER: Mapping[str, Quantity] = {
-    "fisher_samples": Quantity("samples", "samples N behind F = (1/N) Σ g_i g_iᵀ, g_i the gradient of one", KUNSTNER),
+    "fisher_samples": Quantity(
+        "samples of F", "samples N behind F = (1/N) Σ g_i g_iᵀ, g_i the gradient of one", KUNSTNER
+    ),
     "fisher_trace": Quantity(
-        "tr F", "trace of F: mean ‖g_i‖²", KUNSTNER, unit="nats² / weight²", words="trace of the Fisher matrix"
+        "trace of the Fisher matrix F", "trace of F: mean ‖g_i‖²", KUNSTNER, unit="nats² / weight²"
     ),
-    "fisher_top": Quantity(
-        "λ₁ / tr F",
-        "share of F's largest eigenvalue in its trace",
-        KUNSTNER,
-        words="largest eigenvalue's share",
-    ),
+    "fisher_top": Quantity("share of F's largest eigenvalue", "λ₁ / tr F", KUNSTNER),
     "fisher_top_chance": Quantity(
-        "λ₁ / tr F by chance", "the same of gradients of the same norms in independent directions", PROJECT
+        "share of F's largest by chance", "the same of gradients of the same norms in independent directions", PROJECT
     ),
-    "fisher_participation": Quantity(
-        "PR of F", "participation ratio (Σλ)²/Σλ² of F's eigenvalues, at most N", KUNSTNER, words="Fisher participation"
-    ),
+    "fisher_participation": Quantity("participation ratio of F", "(Σλ)²/Σλ² of F's eigenvalues, at most N", KUNSTNER),
     "fisher_participation_chance": Quantity(
-        "PR of F by chance", "the same of gradients of the same norms in independent directions", PROJECT
+        "participation ratio of F by chance",
+        "the same of gradients of the same norms in independent directions",
+        PROJECT,
     ),
     "fisher_participation_low": Quantity(
-        "PR of F, one in 100", "what one in 100 draws of such gradients is below", PROJECT
+        "participation ratio of F, one in 100", "what one in 100 draws of such gradients is below", PROJECT
     ),
     "fisher_mean": Quantity(
         "share of the mean gradient",
@@ -49,21 +47,25 @@ OF_FISHER: Mapping[str, Quantity] = {
         )
     },
     **{
-        f"sensitivity_{end}_error": Quantity("its standard error", "by the jackknife over samples", "Efron 1982")
-        for end in ("top", "middle", "bottom")
+        f"sensitivity_{end}_error": Quantity(
+            f"standard error of S, {words} tenth", f"of sensitivity_{end}, by the jackknife over samples", EFRON
+        )
+        for end, words in (("top", "largest"), ("middle", "middle"), ("bottom", "smallest"))
     },
     "sensitivity_spread": Quantity(
-        "standard deviation by chance", "of the mean S of a tenth of random pairs u, v on the same samples", PROJECT
+        "standard deviation of S by chance",
+        "of the mean S of a tenth of random pairs u, v on the same samples",
+        PROJECT,
     ),
     "sensitivity_ratio": Quantity(
-        "smallest over middle tenth", "sensitivity_bottom / sensitivity_middle", SMALL, words="smallest over middle S"
+        "S of the smallest over the middle tenth", "sensitivity_bottom / sensitivity_middle", SMALL
     ),
     "sensitivity_ratio_error": Quantity(
-        "error of its logarithm", "of ln sensitivity_ratio, by the jackknife over samples", "Efron 1982"
+        "error of ln of that ratio", "of ln sensitivity_ratio, by the jackknife over samples", EFRON
     ),
     **{
         f"crossed_{end}": Quantity(
-            f"the same, crossed, {words}",
+            f"relative sensitivity, crossed, {words}",
             f"mean of m n Σ_i (u_kᵀ g_i v_l)² / Σ_i ‖g_i‖², k ≠ l, over the {what}: its directions, paired otherwise",
             PROJECT,
         )

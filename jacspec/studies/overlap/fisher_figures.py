@@ -69,7 +69,6 @@ def _draw_sensitivity(run: Run) -> Figure:
         panel.set_xlim(0, 100)
     _share_log_scale(axes)
     handles = [
-        Line2D([], [], color=MEAN, linewidth=1.6, label="median over layers"),
         Patch(color=NULL, alpha=0.4, label="random pairs of directions, ± 2 standard deviations of a tenth's mean"),
     ]
     _label_lowest(axes, "place in the spectrum, %\n(0: the largest singular value)")
@@ -93,7 +92,6 @@ def _draw_spectrum(run: Run) -> Figure:
         label_log(panel.xaxis)
     _share_log_scale(axes)
     handles = [
-        Line2D([], [], color=MEAN, linewidth=1.6, label="median over layers"),
         Line2D([], [], color="0.45", linewidth=1.6, linestyle="--", label="independent directions, the same norms"),
     ]
     _label_lowest(axes, "index $j$ of the eigenvalue")
@@ -148,5 +146,7 @@ def _finish(
 ) -> Figure:
     """Add the key of layers and the legend."""
     add_layer_key(figure, axes, layers, colours)
+    median = Line2D([], [], color=MEAN, linewidth=1.6, label="median over layers")
+    handles = [*([median] if len(layers) > 1 else []), *handles]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
     return figure

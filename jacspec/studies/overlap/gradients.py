@@ -92,7 +92,7 @@ def score_samples(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, co
     masked = model_kind(checkpoint.spec) == "masked"
     mask = mask_token(checkpoint) if masked else 0
     special = frozenset(checkpoint.tokenizer.all_special_ids) if masked else frozenset[int]()
-    found = Scored([], [], [], [])
+    found = []
     for sample in np.sort(chosen).tolist():
         draw, own = np.random.default_rng([seed, DRAWN, sample]), list(tokens[sample])
         read, places = _mask(own, mask, special, draw) if masked else (own, np.arange(len(own) - 1))
@@ -101,9 +101,8 @@ def score_samples(checkpoint: Checkpoint, tokens: Sequence[Sequence[int]], *, co
         targets, weights = np.zeros(len(own), np.int32), np.zeros(len(own))
         targets[places] = np.array(own)[places if masked else places + 1]
         weights[places] = 1 / len(places)
-        for kept, part in zip(found, (read, targets, weights, draw.random(len(own))), strict=True):
-            kept.append(part)  # type: ignore[arg-type]
-    return found
+        found.append((read, targets, weights, draw.random(len(own))))
+    return Scored(*(list(parts) for parts in zip(*found, strict=True)))
 
 
 def _mask(
@@ -232,8 +231,8 @@ def _begin(
         raise JacspecError("A gradient of the loss is not finite. Type precision=float64.")
     ends = np.cumsum([own.sum() for own in predicted])
     spread = [np.zeros_like(each) for each in final]
-    for whole, own, part in zip(spread, predicted, np.split(found, ends[:-1]), strict=True):
-        whole[own] = part
+    for whole, own, values in zip(spread, predicted, np.split(found, ends[:-1]), strict=True):
+        whole[own] = values
     return spread
 
 

@@ -1,16 +1,16 @@
 r"""Weight matrices beside the linear model of learned noise: energies along directions of the data, and what they give.
 
 Directions p of the data and their variances come from different samples: p from those with even numbers, ℓ = pᵀSp from
-the others, as the largest eigenvalues of a sample are too large along their own directions. S is the second moment
-about zero, as least squares has it, about the mean where the matrix has a bias. With energies |W p|² like ℓ^(−β),
+the others: the largest eigenvalues of a sample are too large along its own directions. S is the second moment about
+zero, as least squares has it, about the mean where the matrix has a bias. With energies |W p|² like ℓ^(−β),
 `sample_covariance` has the law of σ for the population ℓ^(−β), and the overlaps of its singular vectors with every p.
 That law and Marchenko–Pastur's both have the matrix's own median σ.
 
-A power law gives every strong direction less than the average, or every one more, and a matrix can do both: signal along
-some combinations of them, hardly anything along others. Columns count with their lengths alone in a bulk that is
+A power law gives every strong direction less than the average, or every one more, and a matrix can do both: signal
+along some combinations of them, hardly anything along others. Columns count with their lengths alone in a bulk that is
 random, so do a block's singular values: W P, P the tenth of the strongest directions, is taken as given, and all else
 as random with energies like ℓ^(−β) and the mean that they have (the law of given columns in `sample_covariance`).
-That is the model *given* the strong directions; of matrices of independent entries it is chance, whatever tenth is taken.
+That is the model *given* the strong directions; of independent entries it is chance, whatever tenth is taken.
 """
 
 import functools
@@ -62,16 +62,18 @@ def data_directions(whole: Moments, half: Moments, *, centred: bool) -> DataDire
 
     **Arguments:** `half`, of samples that `whole` has too; `centred`, whether about the mean.
     """
-    total, mean, scatter = _take_away(whole, half)
+    # In NumPy: outside `numerics`, JAX would compute in float32.
+    whole, half = (Moments(*map(np.asarray, each)) for each in (whole, half))
+    others = _take_away(whole, half)
     first, other = (
         each.scatter / max(float(each.total), 1) + (0 if centred else np.outer(each.mean, each.mean))
-        for each in (Moments(*map(np.asarray, half)), Moments(total, mean, scatter))
+        for each in (half, others)
     )
     vectors = np.linalg.eigh(first)[1]
     variances = np.einsum("ij,ij->j", vectors, other @ vectors)
     # Activations in float32 are right to its rounding, relative to the largest.
     floor = variances.max() * len(variances) * np.finfo(np.float32).eps ** 2
-    tokens = int(min(half.total, total))
+    tokens = int(min(half.total, others.total))
     # The first columns are the null space where tokens are few.
     usable = (variances > floor) & (np.arange(len(variances)) >= len(variances) - int(half.total) + centred)
     order = np.lexsort((-variances, ~usable))
@@ -133,7 +135,7 @@ def hold_against_model(weight: Float[Array | np.ndarray, "m n"], data: DataDirec
     with numerics("float64"):
         sigma, rows = (np.asarray(part[0]) for part in right_vectors(jnp.asarray(w)[None]))
     overlaps = np.square(rows @ data.vectors)
-    population = np.maximum(data.variances, data.variances[data.known - 1]) ** -found.value
+    population = _bounded(data) ** -found.value
     law = sample_law(population / population.mean(), w.shape[0])
     metrics |= _spectrum(sigma, shape, law) | _small_end(sigma, overlaps, data.variances, law, strong, shape)
     metrics |= _given_strong(w, sigma, energies, found.value, data)
@@ -162,6 +164,11 @@ PROFILES = (
 """Arrays of `spectra.nc` beside those of every run; energies and variances are means of n/k neighbours."""
 
 
+def _bounded(data: DataDirections) -> Float[np.ndarray, " n"]:
+    """Raise variances to what all but a hundredth have: a power of what hardly varies would be anything."""
+    return np.maximum(data.variances, np.quantile(data.variances[: data.known], 0.01))
+
+
 def _spectrum(sigma: Float[np.ndarray, " k"], shape: tuple[int, int], law: SampleLaw) -> dict[str, float]:
     """Compare σ with both laws, each of the same median, and count values below the lower edge of Marchenko–Pastur."""
     middle = float(np.median(sigma))
@@ -172,9 +179,9 @@ def _spectrum(sigma: Float[np.ndarray, " k"], shape: tuple[int, int], law: Sampl
     return {
         "distance_chance": _chance_distance(shape),
         "distance_plain": _distance(marchenko_pastur_cdf(sigma[::-1], shape, variance)),
-        "distance_model": _distance(law.count(sigma[::-1] ** 2 / unit) / sigma.size),
+        "distance_model": _distance(law.count_below(sigma[::-1] ** 2 / unit) / sigma.size),
         "below_found": float((sigma < low).sum()) if known else float("nan"),
-        "below_model": float(law.count(np.array([low**2 / unit]))[0]) if known else float("nan"),
+        "below_model": float(law.count_below(np.array([low**2 / unit]))[0]) if known else float("nan"),
     }
 
 
@@ -210,7 +217,7 @@ def _given_strong(
     """Predict the small end from the matrix on the strongest directions, and a power law of the others' variances."""
     s = len(data.strong)
     _, found, rows = np.linalg.svd(weight @ data.vectors[:, :s])
-    rest = np.maximum(data.variances[s:], data.variances[data.known - 1]) ** -exponent
+    rest = _bounded(data)[s:] ** -exponent
     rest *= energies[s:].mean() / rest.mean()
     fixed = np.maximum(found**2, LEAST * rest.mean())
     law = sample_law(rest / rest.mean(), len(weight), fixed / rest.mean())
@@ -220,7 +227,7 @@ def _given_strong(
     shape = (weight.shape[0], weight.shape[1])
     low = counting_edges(shape, (float(np.median(sigma)) / float(np.median(_chance_quantiles(shape)))) ** 2)[0]
     return {
-        "below_given": float(law.count(np.array([low**2 / unit]))[0]) if np.isfinite(low) else float("nan"),
+        "below_given": float(law.count_below(np.array([low**2 / unit]))[0]) if np.isfinite(low) else float("nan"),
         "small_output_given": _over_middle(predicted * (law.overlaps(predicted) @ variances)),
     }
 

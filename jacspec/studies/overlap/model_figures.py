@@ -19,14 +19,15 @@ GROUPS = 24
 
 CAPTIONS = {
     "energies": "Energy |W p|² along directions p of the data (of half of the samples), over its mean, against the "
-    "variance of the other samples along p, over its mean: a line a matrix, layer after layer (dark: first), neighbours "
-    "averaged but the strongest. Grey: independent entries. A line that falls is what learnt noise has, one that rises amplifies what "
-    "varies most. Below the red dots, 1 − √(columns/rows), one direction alone makes a singular value below the bulk.",
+    "variance of the other samples along p, over its mean: a line a matrix, layer after layer (dark: first), "
+    "neighbours averaged but the strongest. Grey: independent entries. A line that falls is what learnt noise has, one "
+    "that rises amplifies what varies most. Below the red dots, 1 − √(columns/rows), one direction alone makes a "
+    "singular value below the bulk.",
     "model_spectra": "Singular values over their median, by rank: thin, a matrix each (dark: first layer), black their "
     "mean; grey, Marchenko–Pastur's law; blue, the law of the linear model with the exponent of each matrix, mean.",
     "strong_directions": "Share of a right singular vector that lies in the tenth of the directions of the data along "
-    "which the data vary most, by the rank of its singular value (right: the smallest): thin, a matrix each (dark: first "
-    "layer), black their mean; grey, random vectors; blue, the linear model, mean.",
+    "which the data vary most, by the rank of its singular value (right: the smallest): thin, a matrix each (dark: "
+    "first layer), black their mean; grey, random vectors; blue, the linear model, mean.",
 }
 
 
@@ -111,13 +112,8 @@ def _draw_spectra(run: Run) -> Figure:
         label_log(panel.yaxis)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
     figure.supylabel("$\\sigma_k$, over the median", fontsize="medium")
-    _explain(figure, axes[0])
+    axes[0].legend(loc="upper right", frameon=False, fontsize="x-small")
     return figure
-
-
-def _explain(figure: Figure, panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
 
 
 def _over_median(values: Float[np.ndarray, "matrix k"]) -> Float[np.ndarray, "matrix k"]:
@@ -137,7 +133,7 @@ def _draw_strong(run: Run) -> Figure:
         panel.set_ylim(bottom=0)
     figure.supxlabel("index $k$ of the singular value", fontsize="medium")
     figure.supylabel("share of $v_k$ in the strongest tenth", fontsize="medium")
-    _explain(figure, axes[0])
+    axes[0].legend(loc="upper right", frameon=False, fontsize="x-small")
     return figure
 
 

@@ -37,27 +37,25 @@ def model_findings(run: Run) -> Iterator[str]:
         f"and within {held['distance_chance'].median():.3f}, which 5 % of random matrices exceed, in "
         f"{(held['distance_model'] < held['distance_chance']).sum()}."
     )
-    edges = held.dropna(subset=["below_found"])
-    if len(edges):
-        listed = [
-            f"{role} {rows['below_found'].sum():.0f} (model {rows['below_model'].sum():.0f})"
-            for role, rows in edges.groupby("role", sort=False)
-        ]
-        yield f"Values below the lower edge of Marchenko–Pastur: {', '.join(listed)}."
-    yield from _small_end(held)
+    yield _small_end(held)
 
 
-def _small_end(held: "pandas.DataFrame") -> Iterator[str]:
-    """Say what the smallest tenth gives the output beside the middle, found, predicted and by chance."""
-    listed = [
-        f"{role} {_interval(rows['small_output'], '.2g')} (model {rows['small_output_model'].median():.2g}, "
-        f"given the strong directions {rows['small_output_given'].median():.2g}, chance "
-        f"{rows['small_output_chance'].median():.2g})"
-        for role, rows in held.groupby("role", sort=False)
-    ]
-    yield (
+def _small_end(held: "pandas.DataFrame") -> str:
+    """Say what is below the edge, and what the smallest tenth gives the output beside the middle."""
+    output, below = [], []
+    for role, rows in held.groupby("role", sort=False):
+        model, given, chance = (rows[f"small_output_{name}"].median() for name in ("model", "given", "chance"))
+        output.append(
+            f"{role} {_interval(rows['small_output'], '.2g')} (model {model:.2g}, given the strong directions "
+            f"{given:.2g}, chance {chance:.2g})"
+        )
+        if len(edges := rows.dropna(subset=["below_found"])):
+            found, model, given = (edges[f"below_{name}"].sum() for name in ("found", "model", "given"))
+            below.append(f"{role} {found:.0f} (model {model:.0f}, given the strong directions {given:.0f})")
+    return (
         f"The tenth of the smallest σ gives the output this many times what the fifth tenth gives (medians): "
-        f"{', '.join(listed)}."
+        f"{', '.join(output)}."
+        + (f" Below the lower edge of Marchenko–Pastur lie {', '.join(below)} values." if below else "")
     )
 
 

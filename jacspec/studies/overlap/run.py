@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,9 +40,8 @@ from jacspec.studies.overlap.activations import (
     profile_along,
     summarise_profile,
 )
-from jacspec.studies.overlap.fisher import FisherOfBlock, check_fisher, fisher_of_blocks, without_fisher
+from jacspec.studies.overlap.fisher import FisherOfBlock, FisherOfBlocks, prepare_fisher, without_fisher
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
-from jacspec.studies.overlap.gradients import score_samples
 from jacspec.studies.overlap.linear_model import PROFILES, DataDirections, data_directions, hold_against_model
 from jacspec.studies.provenance import describe_checkpoint, describe_corpus
 from jacspec.studies.run import run_rows
@@ -89,15 +88,12 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
     chosen, options = checkpoint.spec.choose_layers(config.layers), config.own(OverlapOptions)
     if options.points and options.points < FEWEST:
         raise JacspecError(f"overlap.points={options.points} is too few. Type overlap.points=2000, or 0 for none.")
-    check_fisher(options.fisher)
-    scored = None
-    if options.fisher:
-        scored = score_samples(checkpoint, sample.tokens, count=options.fisher, seed=config.seed)
-    fisher = functools.partial(
-        fisher_of_blocks,
+    fisher = prepare_fisher(
         checkpoint,
-        scored=scored,
+        sample.tokens,
+        count=options.fisher,
         drawn_labels=options.fisher_labels is FisherLabels.model,
+        seed=config.seed,
         memory_gib=config.engine.memory_gib,
     )
     stream = functools.partial(
@@ -108,7 +104,7 @@ def _prepare(config: Config, console: Console, inputs: Inputs) -> RowWork:
         chosen=chosen,
         heads=options.heads,
         points=options.points,
-        fisher=fisher if scored else None,
+        fisher=fisher,
         linear_model=options.linear_model,
     )
     columns = (*OVERLAP, *(OF_HEADS if options.heads else ()), *(OF_POINTS if options.points else ()))
@@ -126,7 +122,7 @@ def _stream(
     chosen: frozenset[int] | None = None,
     heads: bool = False,
     points: int = 0,
-    fisher: Callable[[Collection[int]], Mapping[int, FisherOfBlock]] | None = None,
+    fisher: FisherOfBlocks | None = None,
     linear_model: bool = False,
 ) -> Iterator[Sequence[Row]]:
     """Yield the matrices of each block in turn; a block that is done is carried through.
@@ -192,7 +188,8 @@ def _measure(
         null = null_overlap(len(covariance), eigenvalues.size)
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         norms = own_norms(np.asarray(weight), vectors, covariance)
-        metrics = summarise_profile(profile, shape, float(moments[place].total), eigenvalues, null, norms)
+        variance, count = float(np.var(np.asarray(weight), dtype=np.float64)), float(moments[place].total)
+        metrics = summarise_profile(profile, shape, variance, count, eigenvalues, null, norms)
         metrics |= dict.fromkeys(OF_HEADS if heads else (), float("nan")) | dimensions.get(place, {})
         profiles = {"overlap": profile.overlap, "relative_variance": profile.variance}
         reason = missing_reason(profile.sigma, metrics)
@@ -219,7 +216,7 @@ def _measure_heads(block: Block, listed: Sequence[BlockMatrix], input_of: Direct
         found, factor = modes[product][key[2]], pairs[product][key[2]][side == "right"]
         profile = profile_along(found.sigma, getattr(found, side), vectors, covariance)
         norms = own_norms(factor, vectors, covariance)._replace(low=float("nan"), high=float("nan"))
-        metrics = summarise_profile(profile, None, tokens, eigenvalues, null, norms)
+        metrics = summarise_profile(profile, None, float("nan"), tokens, eigenvalues, null, norms)
         full = found.sigma[-1] > found.sigma[0] * len(covariance) * np.finfo(np.float64).eps
         metrics |= {
             "variance_last": float(profile.variance[-1]),

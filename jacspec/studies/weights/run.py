@@ -4,20 +4,31 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
-from jacspec.axes import Key, Row
+from jacspec.axes import BASE, UPDATE, Key, Row
 from jacspec.backend import numerics
 from jacspec.config import Config, Init
-from jacspec.errors import JacspecError
+from jacspec.errors import MOST_NAMES, JacspecError, shortened, suggest
 from jacspec.jacobians.engine import memory_budget
 from jacspec.models.adapters import has_adapter
-from jacspec.models.matrices import ROLES, Choice, LeftOut, Matrix, describe_layouts, stream_adapted, stream_model
+from jacspec.models.matrices import (
+    ROLES,
+    Choice,
+    LeftOut,
+    Listed,
+    Matrix,
+    describe_layouts,
+    list_model,
+    list_tensors,
+    stream_adapted,
+    stream_model,
+)
 from jacspec.runs.rows import WHOLE_MODEL, matrix_layout
 from jacspec.spectra.metrics import FULL, METRICS, OF_SPECTRUM, choose_metrics
 from jacspec.spectra.subspaces import decompose, match_leading
@@ -55,6 +66,8 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     choice = Choice(options.include, options.exclude, options.embeddings, options.stacked.value)
     extra = choose_extra(options.extra, options.draws)
     opened = _open(config, inputs, choice)
+    if options.show_layer or options.show_role:  # the defaults, 0 and None, mean the first that there is
+        _check_shown(options, opened)
     precision = config.precision.value
     left_out: Counter[str] = Counter()
 
@@ -99,6 +112,22 @@ def _prepare(config: Config, inputs: Inputs, names: tuple[str, ...]) -> RowWork:
     return RowWork(layout, identity, opened.facts, stream, "matrices", learnt={"left_out": left_out})
 
 
+def _check_shown(options: WeightsOptions, opened: "Opened") -> None:
+    """Refuse a layer or role of figures of one matrix that no matrix has, before anything is measured."""
+    there = opened.listed()
+    layers = sorted({each.layer for each in there if each.layer is not None})
+    asked, role = options.show_layer, options.show_role
+    if there and asked and asked not in layers:
+        among = f"Accepted: {shortened([str(layer) for layer in layers], MOST_NAMES)}" if layers else "None has a layer"
+        raise JacspecError(f"weights.show_layer={asked} is the layer of no matrix. {among}.")
+    shown = asked if asked in layers else min(layers, default=None)
+    roles = {each.role for each in there if each.layer == shown}
+    roles |= {f"{role}{part}" for role in roles for part in (BASE, UPDATE)} if opened.adapted else set()
+    if there and role is not None and role not in roles:
+        where = "" if shown is None else f" in layer {shown}"
+        raise JacspecError(f"weights.show_role={role} is the role of no matrix{where}. {suggest(role, roles)}")
+
+
 def _count_towards(key: Key) -> Iterator[Key]:
     """Count a matrix to its role, and to the whole model unless it is fused of others that count."""
     role = key[1]
@@ -128,13 +157,14 @@ def _add_intruders(row: Row, found: Mapping[str, float] | None) -> Row:
 class Opened(NamedTuple):
     """A checkpoint as this study reads it: what `run.json` says of it, its matrices, whether an adapter is on it.
 
-    `depth` is the number of its layers, where it is known.
+    `listed` lists the matrices without reading one, `depth` is the number of its layers, where it is known.
     """
 
     identity: dict[str, Any]
     facts: dict[str, Any]
     matrices: Iterator[Matrix | LeftOut]
     adapted: bool
+    listed: Callable[[], list[Listed]]
     depth: int | None = None
 
 
@@ -154,13 +184,21 @@ def _open(config: Config, inputs: Inputs, choice: Choice) -> Opened:
         identity |= {"notes": notes} if notes else {}
         layers = None if config.layers is None else frozenset(config.layers)  # how many there are is not known
         matrices = _of_layers(stream_adapted(tensors, None, choice), layers)
-        return Opened(identity, {"read by name": str(error)}, matrices, has_adapter(tensors))
+        listed = functools.partial(_list, lambda: list_tensors(tensors, choice), layers)
+        return Opened(identity, {"read by name": str(error)}, matrices, has_adapter(tensors), listed)
     layers, identity = checkpoint.spec.choose_layers(config.layers), describe_checkpoint(checkpoint)
+    listed = functools.partial(_list, lambda: list_model(checkpoint, choice), layers)
     depth = len(checkpoint.spec.blocks)
     if checkpoint.tensors is None:
-        return Opened(identity, {}, _of_layers(stream_model(checkpoint, choice), layers), adapted=False, depth=depth)
-    matrices = _of_layers(stream_adapted(checkpoint.tensors, checkpoint, choice), layers)
-    return Opened(identity, {}, matrices, has_adapter(checkpoint.tensors), depth)
+        matrices, adapted = stream_model(checkpoint, choice), False
+    else:
+        matrices, adapted = stream_adapted(checkpoint.tensors, checkpoint, choice), has_adapter(checkpoint.tensors)
+    return Opened(identity, {}, _of_layers(matrices, layers), adapted, listed, depth)
+
+
+def _list(found: Callable[[], Iterator[Listed | LeftOut]], layers: Collection[int] | None) -> list[Listed]:
+    """List the matrices of the chosen layers."""
+    return [each for each in found() if isinstance(each, Listed) and (layers is None or each.layer in layers)]
 
 
 def _of_layers(found: Iterator[Matrix | LeftOut], layers: frozenset[int] | None) -> Iterator[Matrix | LeftOut]:

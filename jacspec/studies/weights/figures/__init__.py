@@ -49,8 +49,8 @@ def matrix_figures(run: Run) -> dict[str, Plot]:
         }
     if "brody" in run.metrics:
         figures["spacings"] = Plot(lambda: draw_spacings(run), OF_SPACINGS)
-    if "eigenvalues" in run.dataset and (squares := square_rows(run)):
-        figures["eigenvalues"] = Plot(lambda: draw_eigenvalues(run, squares), OF_EIGENVALUES)
+    if "eigenvalues" in run.dataset and run.metrics["ring_share"].notna().any():
+        figures["eigenvalues"] = Plot(lambda: draw_eigenvalues(run, square_rows(run)), OF_EIGENVALUES)
     if "alpha" in run.metrics and check_depth(run.metrics) is not None:
         figures["thirds"] = Plot(lambda: draw_thirds(run), OF_THIRDS, on_request=True)
     return figures | {

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jacspec.report.plotting import CHANCE
 from jacspec.runs import Run
-from jacspec.studies.weights.figures.shown import BARS, NORMS, edges_of, role_panels, sigma_of
+from jacspec.studies.weights.figures.shown import BARS, NORMS, edges_of, label_values, role_panels, sigma_of
 
 ONE_VARIANCE = "black"
 
@@ -31,7 +31,7 @@ def draw_bulk(run: Run, layer: int | None) -> Figure:
     figure.supxlabel(
         r"$\sigma / (s \sqrt{N})$; dotted, and ticks: beyond chance with its row and column norms", fontsize="medium"
     )
-    figure.supylabel("density (black: law of one variance; orange: of the bulk)", fontsize="medium")
+    label_values(figure, "density (black: law of one variance; orange: of the bulk)")
     return figure
 
 

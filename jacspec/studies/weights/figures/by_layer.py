@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jacspec.report.figures import uses_log_axis
 from jacspec.report.labels import metric_label
-from jacspec.report.plotting import panels, roles_of, styles_of
+from jacspec.report.plotting import add_names, panels, roles_of, styles_of
 from jacspec.runs import Run
 from jacspec.studies.weights.depth import FUSED, check_depth
 from jacspec.studies.weights.figures.shown import title_of
@@ -61,7 +60,7 @@ def draw_metrics(run: Run, names: Sequence[str]) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("layer", fontsize="medium")
-    _add_legend(figure, axes[0].get_legend_handles_labels()[0])
+    add_names(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -115,12 +114,5 @@ def draw_thirds(run: Run) -> Figure:
         Line2D([], [], color="black", linewidth=1.8, label="mean of a third"),
         Patch(facecolor="0.88", label="range given"),
     ]
-    _add_legend(figure, handles)
+    add_names(figure, handles)
     return figure
-
-
-def _add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put names of roles beside the figure, as they are written."""
-    legend = figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small")
-    for text in legend.get_texts():
-        text.set_parse_math(False)

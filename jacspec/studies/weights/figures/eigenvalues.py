@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from jacspec.report.complex_plane import BINS, OWN, PANEL_INCHES, draw_plane, draw_sizes, spread_layers
 from jacspec.report.labels import lookup
-from jacspec.report.plotting import CHANCE
+from jacspec.report.plotting import CHANCE, panels, roles_of
 from jacspec.runs import Run
 from jacspec.spectra.eigenvalues import null_ring
 from jacspec.studies.weights.figures.shown import sigma_of, title_of
@@ -26,18 +26,23 @@ OF_EIGENVALUES = (
 
 
 def square_rows(run: Run) -> list[int]:
-    """List the rows of square matrices of one role: the one asked for, or the first that has any."""
+    """List the rows of square matrices of one role: the one asked for, none where it is not square, else the first."""
     there = [row for row in range(len(run.metrics)) if np.isfinite(run.metrics["ring_share"].iloc[row])]
     roles = [str(run.metrics["role"].iloc[row]) for row in there]
     if not there:
         return []
     asked = lookup(run.provenance, "config.weights.show_role")
-    role = asked if asked in roles else roles[0]
+    role = asked if asked in roles_of(run) else roles[0]
     return [row for row, own in zip(there, roles, strict=True) if own == role]
 
 
 def draw_eigenvalues(run: Run, rows: Sequence[int]) -> Figure:
     """Draw eigenvalues in the plane above the density of their sizes, with the null ring, in units of σ₁."""
+    if not rows:
+        role = lookup(run.provenance, "config.weights.show_role")
+        figure, (panel,) = panels(1, title_of(run, f"{role} is not square: it has no eigenvalues"))
+        panel.set_axis_off()
+        return figure
     shown = [rows[place] for place in spread_layers(range(len(rows)))]
     figure = Figure(figsize=(max(1.0 + PANEL_INCHES * len(shown), 5.0), 5.4), layout="constrained")
     grid = figure.subplots(2, len(shown), squeeze=False, height_ratios=(1.2, 1))

@@ -1,5 +1,6 @@
 """What figures of weight matrices share: the matrices of a role, their singular values and edges, a panel a role."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jacspec.report.labels import lookup, model_name
+from jacspec.report.labels import LETTERS_AN_INCH, lookup, model_name
 from jacspec.report.plotting import panels, roles_of
 from jacspec.runs import Run
 
@@ -24,6 +25,12 @@ def shown_layer(run: Run) -> int:
 def title_of(run: Run, what: str) -> str:
     """Write the title of a figure."""
     return f"{model_name(run)}: {what}"
+
+
+def label_values(figure: Figure, words: str) -> None:
+    """Name the value axes of a figure, in as many lines as its height needs; math in the words has no spaces."""
+    lines = textwrap.wrap(words, int(figure.get_figheight() * LETTERS_AN_INCH), break_on_hyphens=False)
+    figure.supylabel("\n".join(lines), fontsize="medium")
 
 
 def rows_of(run: Run, role: str, layer: int | None = None) -> list[int]:

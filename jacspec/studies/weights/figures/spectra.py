@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 from jacspec.report.labels import lookup
 from jacspec.report.plotting import CHANCE, panels, roles_of
 from jacspec.runs import Run
-from jacspec.studies.weights.figures.shown import NORMS, POINTS, edges_of, role_panels, rows_of, sigma_of, title_of
+from jacspec.studies.weights.figures.shown import (
+    NORMS,
+    POINTS,
+    edges_of,
+    label_values,
+    role_panels,
+    rows_of,
+    sigma_of,
+    title_of,
+)
 
 BESIDE_ALPHA = ("alpha_null_low", "alpha_null", "alpha_null_high")
 
@@ -46,9 +55,7 @@ def draw_spectra(run: Run) -> Figure:
         panel.set_yscale("log")
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("index $i$", fontsize="medium")
-    figure.supylabel(
-        r"singular value $\sigma_i$ (dashed: edges of the bulk; dotted: of chance with its norms)", fontsize="medium"
-    )
+    label_values(figure, r"singular value $\sigma_i$ (dashed: edges of the bulk; dotted: of chance with its norms)")
     return figure
 
 
@@ -75,7 +82,7 @@ def draw_tails(run: Run, layer: int) -> Figure:
             panel.annotate(words, (0.05, 0.08), xycoords="axes fraction", fontsize="small")
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel(r"$\lambda$ (dashed: $x_{\min}$)", fontsize="medium")
-    figure.supylabel("share of values at or above (orange: power law)", fontsize="medium")
+    label_values(figure, "share of values at or above (orange: power law)")
     return figure
 
 
@@ -93,7 +100,7 @@ def draw_one(run: Run, layer: int) -> Figure:
     drawn: Mapping[str, Any] = {
         r"singular value $\sigma_i$": sigma,
         r"cumulative variance $\Sigma_{j \leq i} \lambda_j / \Sigma \lambda$": np.cumsum(lam) / lam.sum(),
-        r"eigenvalue $\lambda_i$ of $W^T W$": lam,
+        r"eigenvalue $\lambda_i$ of $W W^T$": lam,
     }
     for panel, (label, values) in zip(axes, drawn.items(), strict=True):
         positive = values > values[0] * 1e-12

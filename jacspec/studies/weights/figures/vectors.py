@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from jacspec.report.plotting import CHANCE
 from jacspec.runs import Run
 from jacspec.spectra.spacings import inner_spacings
-from jacspec.studies.weights.figures.shown import BARS, POINTS, role_panels, sigma_of
+from jacspec.studies.weights.figures.shown import BARS, POINTS, label_values, role_panels, sigma_of
 
 SMOOTHED = 15
 """Neighbouring vectors that are averaged, as Thamm, Staats & Rosenow 2022 do."""
@@ -48,7 +48,7 @@ def draw_vectors(run: Run, what: str, chance: float) -> Figure:
         panel.axhline(chance, color=CHANCE, linewidth=0.9, linestyle="--")
         panel.grid(color="0.92", linewidth=0.6)
     figure.supxlabel("index $i$ of the singular value (1: the largest)", fontsize="medium")
-    figure.supylabel("mean p-value" if what == "p" else r"$\Sigma v^4$ over that of chance", fontsize="medium")
+    label_values(figure, "mean p-value" if what == "p" else r"$\Sigma v^4$ over that of chance")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
     return figure
@@ -68,5 +68,5 @@ def draw_spacings(run: Run) -> Figure:
         words = rf"$\beta = {np.nanmean(beta):.2f}$" + "\n" + rf"$\langle\tilde{{r}}\rangle = {np.nanmean(ratio):.3f}$"
         panel.annotate(words, (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize="small")
     figure.supxlabel("spacing (mean 1)", fontsize="medium")
-    figure.supylabel("density (black: random matrices; dotted: Poisson)", fontsize="medium")
+    label_values(figure, "density (black: random matrices; dotted: Poisson)")
     return figure
