@@ -331,7 +331,8 @@ def merging_tables() -> dict[str, str]:
     low, high = own["share of the second"]
     tables["rules"] = (
         f"Of the {own['matrices']} matrices of steps 256 and 1024 of the embedded model, fused ones by their parts, "
-        f"{own['mismatch']} are a mismatch;\n{own['ill-conditioned']} are ill-conditioned by all values, {own['as by chance']} of these no "
+        f"{own['mismatch']} are a mismatch;\n{own['ill-conditioned']} are ill-conditioned by all values, "
+        f"{own['as by chance']} of these no "
         f"more than Gaussian matrices of their shape, and\n{own['ill-conditioned by ten values']} by the ten that "
         f"ModelCypher takes by default. With α = s = 0.5 the share of step 1024 is {low:.2f} to {high:.2f}."
     )
