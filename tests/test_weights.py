@@ -418,7 +418,7 @@ def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -
 @pytest.fixture(scope="module")
 def two_roles() -> Run:
     """Layers 1 and 3 of square q and of up, which is not square and the one that is shown."""
-    shown = {"show_role": "up", "extra": ["eigenvalues"]}
+    shown: dict[str, Any] = {"show_role": "up", "extra": ["eigenvalues"]}
     return jacspec.weights("nano", include=["q", "up"], layers=[1, 3], against="none", silent=True, **shown)
 
 
@@ -446,7 +446,13 @@ def test_default_layer_is_the_first_that_there_is(two_roles: Run, tmp_path: Path
     figure = two_roles.plot("one_matrix")
     assert "h.1.mlp" in str(figure.get_suptitle())
     assert figure.axes[2].get_ylabel().endswith("of $W W^T$")
-    small = {"include": ["q"], "layers": [1, 3], "against": "none", "silent": True, "folder": tmp_path / "run"}
+    small: dict[str, Any] = {
+        "include": ["q"],
+        "layers": [1, 3],
+        "against": "none",
+        "silent": True,
+        "folder": tmp_path / "run",
+    }
     jacspec.weights("nano", **small)
     assert "h.3.attn" in str(jacspec.weights("nano", show_layer=3, **small).plot("one_matrix").get_suptitle())
     with pytest.raises(JacspecError, match="show_layer=2"):
