@@ -416,14 +416,14 @@ def test_wrong_choices_are_answered(wrong: str, fragment: str, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def two_roles() -> Run:
+def two_roles() -> jacspec.Run:
     """Layers 1 and 3 of square q and of up, which is not square and the one that is shown."""
     shown: dict[str, Any] = {"show_role": "up", "extra": ["eigenvalues"]}
     return jacspec.weights("nano", include=["q", "up"], layers=[1, 3], against="none", silent=True, **shown)
 
 
 @pytest.mark.parametrize("name", ["spectra", "bulk", "bulk_of_layer", "tails"])
-def test_label_of_one_row_of_panels_fits(name: str, two_roles: Run) -> None:
+def test_label_of_one_row_of_panels_fits(name: str, two_roles: jacspec.Run) -> None:
     figure = two_roles.plot(name)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -435,13 +435,13 @@ def test_label_of_one_row_of_panels_fits(name: str, two_roles: Run) -> None:
     assert label.get_window_extent(canvas.get_renderer()).height > figure.bbox.height, "the oracle sees long ones"
 
 
-def test_eigenvalues_are_not_those_of_another_role(two_roles: Run) -> None:
+def test_eigenvalues_are_not_those_of_another_role(two_roles: jacspec.Run) -> None:
     figure = two_roles.plot("eigenvalues")
     assert "up is not square" in str(figure.get_suptitle())
     assert not figure.axes[0].collections
 
 
-def test_default_layer_is_the_first_that_there_is(two_roles: Run, tmp_path: Path) -> None:
+def test_default_layer_is_the_first_that_there_is(two_roles: jacspec.Run, tmp_path: Path) -> None:
     """And a run that is resumed may show another; the panel beside is of W Wᵀ."""
     figure = two_roles.plot("one_matrix")
     assert "h.1.mlp" in str(figure.get_suptitle())
