@@ -766,8 +766,8 @@ HELD = (
         "docs/sources/walk_through.md",
         "sources",
         "has a participation of {walk/Gaussian of c_attn's shape/participation:.0f}, κ = {walk/Gaussian of c_attn's "
-        "shape/condition number:.2f}, {walk/Gaussian of c_attn's shape/ten components hold, %:.1f} % of its variance in "
-        "ten components and 90 % in {walk/Gaussian of c_attn's shape/components for 90 %:.0f}.",
+        "shape/condition number:.2f}, {walk/Gaussian of c_attn's shape/ten components hold, %:.1f} % of its variance "
+        "in ten components and 90 % in {walk/Gaussian of c_attn's shape/components for 90 %:.0f}.",
     ),
 )
 """Further numbers: the page, the benchmark's file, the words with the path of each in it."""

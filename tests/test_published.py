@@ -96,8 +96,8 @@ def _from_hub(tmp_path: Path, *arguments: str) -> Any:
 
 @pytest.mark.hub
 def test_gpt2_c_attn_of_the_walk_through(tmp_path: Path) -> None:
-    """h.0.attn.c_attn: Σσ squared over Σσ² is 542.72, κ 45.5, ten components hold 12.9 % of the variance, 400 to 500 hold
-    90 %. Its σ₁ is not around 30 to 35, as the article reads off its figure.
+    """h.0.attn.c_attn: Σσ squared over Σσ² is 542.72, κ 45.5, ten components hold 12.9 % of the variance, 400 to 500
+    hold 90 %. Its σ₁ is not around 30 to 35, as the article reads off its figure.
     """
     run = _from_hub(tmp_path, "model=gpt2", "metrics=full", "weights.include=['h.0.attn.c_attn.weight']")
     row = run.metrics.set_index("role").loc["qkv"]
