@@ -94,9 +94,11 @@ def pass_again(
         direct = go_direct(checkpoint.head(), final_streams(checkpoint, batches, results, read, decoder_input))
     reads, writes, around = dict[Place, Words](), dict[Place, Words](), dict[int, Around]()
 
-    def read_writes(number: int, block: BlockSpec, ways: Callable[[str], Way], modes: Mapping[str, Modes]) -> None:
+    def read_writes(
+        number: int, block: BlockSpec, ways: Callable[[str], Way], modes: Mapping[str, Modes], found: Around
+    ) -> None:
         assert lexicon is not None
-        drawn = functools.cache(lambda own: draw_writes(lexicon, ways(own), around[number]))
+        drawn = functools.cache(lambda own: draw_writes(lexicon, ways(own), found))
         shared, layer = share_directions(modes, "writes"), by_number[number].layer
         for full, own in components_of(block, list(modes)).items():
             nulls = drawn("") if deep is None else drawn(own)  # the same way for all, or each its own
@@ -123,12 +125,11 @@ def pass_again(
             found, shared = surround(lexicon, number, batches, streams, left), share_directions(modes, "reads")
             for full, own in modes.items():
                 reads[number, full] = read_component(lexicon, found, result.layer, full, own, shared[full])
-            around[number] = found._replace(streams=None, streams_null=None)
+            if direct is not None and lexicon.writes_to_tokens(block.spec.stack):
+                read_writes(number, block.spec, lambda own: direct, modes, found)
             if deep is not None and found.drawn is not None:
                 # Further draws would need the streams of all blocks at once.
-                around[number] = around[number]._replace(drawn=found.drawn._replace(further=None))
-            if direct is not None and lexicon.writes_to_tokens(block.spec.stack):
-                read_writes(number, block.spec, lambda own: direct, modes)
+                around[number] = Around(found.drawn._replace(further=None), None, None)
         return Visit(None, left)
 
     for _ in walk(checkpoint, batches, visit, last=max(by_number), decoder_input=decoder_input):
@@ -138,7 +139,8 @@ def pass_again(
     if deep is not None:
         numbers = [number for number in by_number if lexicon.writes_to_tokens(blocks[number].stack)]
         for number, ways in go_back(checkpoint, deep, numbers, decoder_input) if numbers else ():
-            read_writes(number, blocks[number], ways.__getitem__, leading_modes(by_number[number], read(number), k))
+            modes = leading_modes(by_number[number], read(number), k)
+            read_writes(number, blocks[number], ways.__getitem__, modes, around.pop(number, Around(None, None, None)))
     none = Words([], [])
     found = [words for place, own in reads.items() for words in (writes.get(place, none), own)]
     return After(coupled, finish_words(found), lexicon.facts)

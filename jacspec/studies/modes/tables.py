@@ -26,12 +26,16 @@ from jacspec.spectra.subspaces import random_alignment
 from jacspec.studies.modes.angles import as_many_dimensions, draw_pairs, mean_angles, random_subspaces
 from jacspec.studies.modes.directions import leading_directions, sum_squares
 from jacspec.studies.modes.input_tables import (
+    MEAN,
+    STREAM,
+    Inputs,
     Outputs,
+    along_modes,
     along_rows,
     group_rows,
     input_rows,
+    measure_inputs,
     read_shares,
-    shares_along,
 )
 from jacspec.studies.modes.known import NOTHING, Estimate, Known, Places, Vectors, mean_samples, read_known
 
@@ -86,16 +90,17 @@ def compare_modes(
 def _rows_of(whole: Known, *, outputs: Outputs, groups: Mapping[str, Mapping[str, Sequence[str]]], seed: int) -> Tables:
     """Make the rows of one component, beside what it and those before it wrote."""
     known, place = whole.leading, (whole.site.layer, whole.site.component)
+    inputs = measure_inputs(whole, outputs)
     draw = np.random.default_rng([seed, known.site.step])
     null = draw_subspaces(known.stream, len(known.numbers), draw)
     return Tables(
-        [*_mode_rows(whole, null)],
+        [*_mode_rows(whole, null, inputs)],
         [*_shared_rows(known, null, draw)],
         [],
-        [*input_rows(known, outputs)],
-        [*along_rows(whole, outputs)],
-        [*group_rows(known, outputs, groups[known.site.component])],
-        {place: read_shares(known, outputs)},
+        [*input_rows(known, inputs)],
+        [*along_rows(whole, inputs)],
+        [*group_rows(known, inputs, groups[known.site.component])],
+        {place: read_shares(known, inputs)},
     )
 
 
@@ -197,11 +202,10 @@ def held_by_mean(
     return share
 
 
-def _mode_rows(known: Known, null: Vectors) -> Iterator[tuple[Any, ...]]:
+def _mode_rows(known: Known, null: Vectors, given: Inputs) -> Iterator[tuple[Any, ...]]:
     """Say of each mode how often it stands alone, how alike it is between samples, and what of the input it holds."""
     own, whole = alone(known.group), known.group != UNKNOWN
-    mean = np.broadcast_to(known.stream.mean(axis=0), known.stream.shape)
-    inputs, means = (shares_along(known.reads, known.group, side) for side in (known.stream, mean))
+    inputs, means = (along_modes(given[source].own, known.group) for source in (STREAM, MEAN))
     single = np.asarray(null[:, 0])
     chance = vectors_alike(single).value if single.any() else np.nan
     for mode, number in enumerate(known.numbers):
