@@ -98,6 +98,8 @@ def iso_cts_by_hand(taus: Sequence[np.ndarray], common: float) -> np.ndarray:
 
 def knots_by_hand(taus: Sequence[np.ndarray], density: float, weights: Sequence[float]) -> np.ndarray:
     left, sigma, right = np.linalg.svd(np.hstack(taus), full_matrices=False)
+    kept = sigma > 1e-5  # as in the authors' code: of adapters few rows are left
+    left, sigma, right = left[:, kept], sigma[kept], right[kept]
     n = taus[0].shape[1]
     parts = [np.diag(sigma) @ right[:, i * n : (i + 1) * n] for i in range(len(taus))]
     return left @ ties_by_hand(parts, density, weights)

@@ -14,6 +14,7 @@ from families import FAMILIES, config_of
 from oracles import auto_class, deviation, float64_throughout, save_random
 from servers import NANO, Finished, assert_refused, copy_nano, files_below, run_here
 from test_merge import star_by_numpy
+from test_merge_methods import knots_by_hand
 from transformers import AutoModelForCausalLM
 
 from jacspec.backend import numerics
@@ -522,3 +523,43 @@ def test_what_changes_the_meaning_of_weights_is_refused(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(written | changed | heads))
         done = merge(f"merge.models=[a,{key}]", "merge.base=null", "hydra.run.dir=no", cwd=tmp_path)
         assert_refused(done, tmp_path, f"config: {key} is {value!r} in {key}")
+
+
+def write_adapter(folder: Path, base: Path, name: str, seed: int) -> np.ndarray:
+    """Write a LoRA of rank 2 of one weight in PEFT's layout; returns what it adds to that, s B A."""
+    rng = np.random.default_rng(seed)
+    rows, cols = stored(base)[f"{name}.weight"].shape
+    a, b = rng.normal(size=(2, cols)), rng.normal(size=(rows, 2))
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": [name.rpartition(".")[2]]}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+    safetensors.numpy.save_file(
+        {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b},
+        folder / "adapter_model.safetensors",
+    )
+    return 3 / 2 * b @ a
+
+
+@pytest.mark.usefixtures("quick")
+def test_adapters_are_joined_on_their_common_left_vectors(tmp_path: Path) -> None:
+    """KnOTS is for updates of low rank: two folders of PEFT's are the models, and their base the base."""
+    base, name = tmp_path / "base", "model.layers.0.self_attn.q_proj"
+    save_random(base, "llama", **config_of("llama", "grouped"))
+    taus = [write_adapter(tmp_path / f"adapter_{seed}", base, name, seed) for seed in (0, 1)]
+    words = ("merge.models=[adapter_0,adapter_1]", "merge.base=base", "merge.method=knots_ties", "merge.density=0.3")
+    done = merge(
+        *words,
+        "precision=float64",
+        "merge.include=[*layers.0.self_attn.q_proj.weight]",
+        "hydra.run.dir=out",
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.err
+    before, merged = stored(base), stored(tmp_path / "out" / "merged")
+    found = merged[f"{name}.weight"] - before[f"{name}.weight"]
+    np.testing.assert_allclose(found, knots_by_hand(taus, 0.3, [1, 1]), atol=1e-9)
+    wrong = (knots_by_hand([tau.T for tau in taus], 0.3, [1, 1]).T, knots_by_hand([taus[0], taus[0]], 0.3, [1, 1]))
+    assert all(np.abs(found - other).max() > 0.1 for other in wrong)
+    assert all(np.array_equal(merged[each], before[each]) for each in before if each != f"{name}.weight")
+    alone = open_run(tmp_path / "out").metrics
+    assert set(alone["first"]) | set(alone["second"]) == {"base", "adapter_0", "adapter_1"}
