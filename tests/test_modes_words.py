@@ -44,6 +44,7 @@ from jacspec.studies.modes.words import (
     Words,
     _own_row,
     finish_words,
+    own_samples,
     read_component,
     write_component,
 )
@@ -296,6 +297,11 @@ def test_no_words_inside_a_degenerate_block(tmp_path: Path) -> None:
     apart = modes._replace(sigma=np.tile([2.0, 1.5, 1.0], (12, 1)), group=np.tile([0, 1, 2], (12, 1)))
     named = words_of(lexicon, way, NOWHERE, 0, "mlp", apart).own  # the same vectors, were they known
     assert all(row["samples"] == 12 for row in map(_own_named, named))
+    few = lexicon._replace(plan=lexicon.plan._replace(own_samples=5))
+    drawn = words_of(few, way, NOWHERE, 0, "mlp", apart).own
+    assert [_own_named(row)["samples"] for row in drawn] == [5] * len(named)
+    assert len({*own_samples(few, 40).tolist()}) == 5
+    assert own_samples(few, 3).tolist() == [0, 1, 2]
 
 
 def test_a_model_without_unembedding_has_words_of_reads_alone(tmp_path: Path) -> None:

@@ -39,12 +39,15 @@ FEWEST_TOKENS = 10
 class WordsPlan(NamedTuple):
     """How words are found: `draws` of chance, `shown` tokens at either end, the first `own` modes of each sample.
 
+    Of more samples than `own_samples` so many are drawn for their own modes.
+
     `through` is `direct` or `depth`, of `samples` drawn ones.
     """
 
     draws: int = 499
     shown: int = 8
     own: int = 1
+    own_samples: int = 256
     seed: int = 0
     memory_bytes: float = 2.0**30
     through: str = "direct"
@@ -110,7 +113,7 @@ def word_programs(checkpoint: Checkpoint, plan: WordsPlan, samples: int, k: int)
         tables.append(jax.ShapeDtypeStruct((spec.vocab, spec.head.width), dtype))
         if plan.through != DEPTH:
             found += [Program(mean_map, (head, streams), {}), Program(push_writes, (head, streams, streams), {})]
-    sizes = ((plan.draws, 1), (k, plan.shown), (samples, 1))
+    sizes = ((plan.draws, 1), (k, plan.shown), (min(samples, plan.own_samples), 1))
     return found + [score_program(rows, *size, plan.memory_bytes) for rows in tables for size in sizes]
 
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jacspec.jacobians.triples import alone
 from jacspec.spectra.significance import adjust_for_many
@@ -70,8 +70,8 @@ def read_component(lexicon: Lexicon, around: Around, layer: int, component: str,
         rows = [*rows, *further]
     own = []
     for mode in _own_modes(lexicon, modes):
-        reads = jnp.asarray(np.nan_to_num(modes.reads[:, mode]))
-        keep = _named(modes)[:, mode]
+        chosen = own_samples(lexicon, len(modes.reads))
+        reads, keep = jnp.asarray(np.nan_to_num(modes.reads[chosen, mode])), _named(modes)[chosen, mode]
         own.append(_own_row(lexicon, (*key, READ, mode + 1), reads, keep, lexicon.embedding, lexicon.embedding_null))
     return Words([*rows], own)
 
@@ -88,9 +88,17 @@ def write_component(
     rows = _shared_rows(lexicon, key, found, table, nulls.shared, functools.partial(through_mean, way))
     own = []
     for mode in _own_modes(lexicon, modes):
-        pushed = way.push(np.nan_to_num(modes.writes[:, mode]))
-        own.append(_own_row(lexicon, (*key, mode + 1), pushed, _named(modes)[way.samples, mode], table, nulls.own))
+        drawn = own_samples(lexicon, len(way.samples))
+        pushed = way.push(np.nan_to_num(modes.writes[:, mode]))[drawn]
+        keep = _named(modes)[way.samples[drawn], mode]
+        own.append(_own_row(lexicon, (*key, mode + 1), pushed, keep, table, nulls.own))
     return Words([*rows], own)
+
+
+def own_samples(lexicon: Lexicon, count: int) -> Int[np.ndarray, " drawn"]:
+    """Draw the samples whose own modes are read in words, the same for all components; all where they are few."""
+    numbers = np.random.default_rng([lexicon.plan.seed, 16])
+    return np.sort(numbers.permutation(count)[: lexicon.plan.own_samples])
 
 
 def _own_modes(lexicon: Lexicon, modes: Modes) -> range:
