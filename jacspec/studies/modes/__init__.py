@@ -59,19 +59,8 @@ READ_SHARES: Mapping[str, str] = {
 LABELS_FILE = "labels.csv"
 
 MODE_COLUMNS = (
-    *(
-        "layer",
-        "component",
-        "mode",
-        "samples",
-        "n",
-        "known",
-        "sigma",
-        "read_cos",
-        "read_error",
-        "write_cos",
-        "write_error",
-    ),
+    *("layer", "component", "mode", "samples", "n", "known", "sigma"),
+    *("read_cos", "read_error", "write_cos", "write_error"),
     *("random", "stream", "input", "input_error", "mean_input", "mean_input_error", "input_random"),
 )
 SHARED_COLUMNS = (

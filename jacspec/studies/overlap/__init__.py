@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
 from jacspec.studies.study import MATRICES, MISSING, TEXT_OPTIONS, Page, Quantity, Study
+from jacspec.studies.weights.columns.chance import CHANCE
 
 
 class FisherLabels(enum.Enum):
@@ -72,14 +73,7 @@ OVERLAP: Mapping[str, Quantity] = {
         "the same on average of random directions with the column norms: n Σ c_j C_jj / (Σ c_j tr C)",
         NORMS,
     ),
-    "mp_low": Quantity(
-        r"$\sigma_-$",
-        "lower Marchenko–Pastur edge s(√N − √M) of σ, s² the variance of the entries",
-        MP,
-        scale=True,
-        words="lower Marchenko–Pastur edge",
-    ),
-    "mp_high": Quantity(r"$\sigma_+$", "upper edge s(√N + √M)", MP, scale=True, words="upper Marchenko–Pastur edge"),
+    **{name: CHANCE[name] for name in ("mp_low", "mp_high")},
     "bulk_low": Quantity(
         r"$\sigma_-^{\mathrm{bulk}}$",
         "lower Marchenko–Pastur edge of the fitted bulk",
