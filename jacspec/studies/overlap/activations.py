@@ -263,6 +263,11 @@ def own_norms(
     return found._replace(low=beyond_edge(low, -1), high=beyond_edge(high, 1))
 
 
+def tenth(count: int) -> int:
+    """Say how many of `count` values are a tenth, one at least."""
+    return max(1, count // 10)
+
+
 def summarise_profile(
     profile: Profile,
     shape: tuple[int, int] | None,
@@ -278,7 +283,7 @@ def summarise_profile(
     of a product; `count`, of tokens; `eigenvalues`, of the covariance; `null`, from `null_overlap`.
     """
     sigma, overlap, variance = profile
-    decile = max(1, sigma.size // 10)
+    decile = tenth(sigma.size)
     missing = float("nan"), float("nan")
     low, high = fit_bulk(sigma, shape).edges if shape is not None else missing
     mp_low, mp_high = marchenko_pastur_edges(shape, variance_of_entries) if shape is not None else missing

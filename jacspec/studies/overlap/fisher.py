@@ -25,6 +25,7 @@ from jacspec.interrupts import raise_interrupt
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.spectra.cores import lapack_threads
 from jacspec.spectra.svd import leading_pairs
+from jacspec.studies.overlap.activations import tenth
 from jacspec.studies.overlap.fisher_columns import OF_FISHER
 from jacspec.studies.overlap.gradients import Factors, Scored, linear_at, score_samples, stream_gradients
 
@@ -146,7 +147,7 @@ def measure_fisher(
         reason = "" if squares.sum() > 0 else "all gradients are zero"
         return FisherProfile(np.full(len(sigma), np.nan), spectrum, chance, values, reason)
     scale = m * n / squares.sum()
-    values["sensitivity_spread"] = float((scale * np.square(random).sum(axis=0)).std() / np.sqrt(_tenth(len(sigma))))
+    values["sensitivity_spread"] = float((scale * np.square(random).sum(axis=0)).std() / np.sqrt(tenth(len(sigma))))
     parts = {}
     for end, part in tenths(len(sigma)).items():
         parts[end] = np.square(along[:, part]).mean(axis=1)
@@ -156,7 +157,7 @@ def measure_fisher(
         values[f"removal_{end}"] = float(0.5 * (counts * np.square(along[:, part] @ sigma[part])).mean())
     values["sensitivity_ratio"] = float(parts["bottom"].sum() / parts["middle"].sum())
     values["sensitivity_ratio_error"] = jackknife(parts["bottom"], parts["middle"], logarithm=True)
-    reason = "" if _tenth(len(sigma)) > 1 else "a tenth of one singular value: none to cross it with"
+    reason = "" if tenth(len(sigma)) > 1 else "a tenth of one singular value: none to cross it with"
     return FisherProfile(scale * np.square(along).sum(axis=0), spectrum, chance, values, reason)
 
 
@@ -183,13 +184,9 @@ def _measure_spectrum(
 
 def tenths(count: int) -> dict[str, slice]:
     """Say which of `count` singular values in descending order are the largest, the middle and the smallest tenth."""
-    size = _tenth(count)
+    size = tenth(count)
     middle = (count - size) // 2
     return {"top": slice(0, size), "middle": slice(middle, middle + size), "bottom": slice(count - size, count)}
-
-
-def _tenth(count: int) -> int:
-    return max(1, count // 10)
 
 
 def gradient_gram(

@@ -28,7 +28,7 @@ from jacspec.spectra.sample_covariance import SampleLaw, sample_law
 from jacspec.spectra.svd import right_vectors
 from jacspec.spectra.weight_metrics import gaussian_spectrum
 from jacspec.studies.overlap import OF_MODEL
-from jacspec.studies.overlap.activations import Moments
+from jacspec.studies.overlap.activations import Moments, tenth
 
 CHANCE_DRAWS, CHANCE = 40, 0.95
 """Gaussian matrices whose distance from Marchenko–Pastur is the level of chance, and the share of them below it."""
@@ -78,14 +78,9 @@ def data_directions(whole: Moments, half: Moments, *, centred: bool) -> DataDire
     usable = (variances > floor) & (np.arange(len(variances)) >= len(variances) - int(half.total) + centred)
     order = np.lexsort((-variances, ~usable))
     vectors = vectors[:, order]
-    first_tenth = vectors[:, : strongest(len(vectors))]
+    first_tenth = vectors[:, : tenth(len(vectors))]
     strong = first_tenth.T @ other @ first_tenth
     return DataDirections(vectors, variances[order], strong, int(usable.sum()), tokens)
-
-
-def strongest(n: int) -> int:
-    """Say how many of n directions are the tenth of the strongest."""
-    return max(1, n // 10)
 
 
 def _take_away(whole: Moments, half: Moments) -> Moments:
@@ -119,7 +114,7 @@ def hold_against_model(weight: Float[Array | np.ndarray, "m n"], data: DataDirec
         return AgainstModel(metrics, profiles, "all zero: no energies")
     known = slice(0, data.known)
     found = fit_exponent(data.variances[known], energies[known])
-    strong = strongest(w.shape[1])
+    strong = tenth(w.shape[1])
     metrics |= {
         "model_tokens": float(data.tokens),
         "energy_exponent": found.value,
@@ -194,7 +189,7 @@ def _small_end(
     shape: tuple[int, int],
 ) -> dict[str, float]:
     """Compare where the tenth of the smallest σ reads, and what it gives the output, with the model and with chance."""
-    last = slice(-max(1, sigma.size // 10), None)
+    last = slice(-tenth(sigma.size), None)
     predicted = law.quantiles()
     expected = law.overlaps(predicted)
     return {
@@ -235,7 +230,7 @@ def _given_strong(
 def _over_middle(values: Float[np.ndarray, " k"]) -> float:
     """Return the mean of the last tenth over that of the tenth in the middle."""
     low, high = (int(share * values.size) for share in MIDDLE)
-    return float(values[-max(1, values.size // 10) :].mean() / values[low : max(high, low + 1)].mean())
+    return float(values[-tenth(values.size) :].mean() / values[low : max(high, low + 1)].mean())
 
 
 def _to_median(values: Float[np.ndarray, " k"], middle: float) -> Float[np.ndarray, " k"]:
