@@ -27,6 +27,7 @@ from jacspec.studies.modes.vocabulary import (
     draw_null,
     later_tokens,
     score_program,
+    strongest_program,
     token_vectors,
 )
 
@@ -113,8 +114,11 @@ def word_programs(checkpoint: Checkpoint, plan: WordsPlan, samples: int, k: int)
         tables.append(jax.ShapeDtypeStruct((spec.vocab, spec.head.width), dtype))
         if plan.through != DEPTH:
             found += [Program(mean_map, (head, streams), {}), Program(push_writes, (head, streams, streams), {})]
-    sizes = ((plan.draws, 1), (k, plan.shown), (min(samples, plan.own_samples), 1))
-    return found + [score_program(rows, *size, plan.memory_bytes) for rows in tables for size in sizes]
+    for rows in tables:
+        found.append(score_program(rows, k, plan.shown, plan.memory_bytes))
+        counts = (plan.draws, min(samples, plan.own_samples))
+        found += [strongest_program(rows, count, plan.memory_bytes) for count in counts]
+    return found
 
 
 def _say_way(head: Head, plan: WordsPlan) -> str:

@@ -139,10 +139,9 @@ def mean_pairs(sums: Float[np.ndarray, " sample"]) -> Estimate:
 
 def vectors_alike(vectors: Float[np.ndarray, "sample d_model"]) -> Estimate:
     """Compute the mean |cos| of unit vectors over pairs of samples."""
-    wide = np.asarray(vectors, np.float64)
-    cosines = np.abs(wide @ wide.T)
+    cosines = np.abs(vectors @ vectors.T)
     np.fill_diagonal(cosines, 0)
-    return mean_pairs(cosines.sum(axis=1))
+    return mean_pairs(cosines.sum(axis=1, dtype=np.float64))
 
 
 def half_projectors(bases: Vectors) -> Float[np.ndarray, "half d_model d_model"]:
@@ -157,10 +156,11 @@ def subspaces_alike(bases: Vectors, projectors: Float[np.ndarray, "half d_model 
     By the sum of all projectors (`half_projectors`): O(sample · mode · d_model²), whatever the number of pairs.
     """
     unit = _scaled(bases)
-    unit = unit[unit.any(axis=(1, 2))]
+    unit = unit[unit.any(axis=(1, 2))].astype(bases.dtype)
     rows = unit.reshape(-1, unit.shape[-1])
-    # One product: one a sample takes several times as long.
-    sums = np.einsum("rd,rd->r", rows @ projectors.sum(axis=0), rows).reshape(unit.shape[:2]).sum(axis=1)
+    # One product: one a sample takes several times as long. In the type of the vectors: half of float64's time.
+    within = np.einsum("rd,rd->r", rows @ projectors.sum(axis=0).astype(rows.dtype), rows, dtype=np.float64)
+    sums = within.reshape(unit.shape[:2]).sum(axis=1)
     # Less each sample's likeness with itself, which is 1.
     return mean_pairs(sums - 1)
 
@@ -262,9 +262,8 @@ def _angle_columns(
 
 def overlap_subspaces(first: Vectors, second: Vectors) -> Float[np.ndarray, " sample"]:
     """Compute how alike two subspaces of each sample are; NaN where one has no dimension."""
-    a, b = (np.asarray(side, np.float64) for side in (first, second))
-    ranks = np.square(a).sum(axis=(1, 2)) * np.square(b).sum(axis=(1, 2))
-    inner = np.square(np.einsum("smd,snd->smn", a, b)).sum(axis=(1, 2))
+    ranks = np.prod([np.einsum("smd,smd->s", side, side, dtype=np.float64) for side in (first, second)], axis=0)
+    inner = np.square(first @ second.swapaxes(1, 2), dtype=np.float64).sum(axis=(1, 2))
     return np.where(ranks > 0.25, inner / np.sqrt(np.where(ranks > 0.25, ranks, 1)), np.nan)
 
 

@@ -89,13 +89,8 @@ def score(table: Table, directions: Float[Array, "direction width"], shown: int,
 
     About 2 · token · width FLOPs a direction.
     """
-    shown, size = min(shown, len(table.rows)), _at_once(table.rows, len(directions), memory_bytes)
-    parts = []
-    for start in range(0, len(directions), size):
-        part = directions[start : start + size]
-        padded = jnp.pad(part, [(0, size - len(part)), (0, 0)])
-        parts.append([np.asarray(array)[: len(part)] for array in _score(table[:3], padded, shown=shown)])
-    top, top_ids, bottom, bottom_ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    ends = functools.partial(_score, shown=min(shown, len(table.rows)))
+    top, top_ids, bottom, bottom_ids = _in_parts(ends, table, directions, memory_bytes)
     turned = -bottom[:, :1] > top[:, :1]
     ids = table.ids[top_ids], table.ids[bottom_ids]
     return Scores(
@@ -106,12 +101,44 @@ def score(table: Table, directions: Float[Array, "direction width"], shown: int,
     )
 
 
+def find_strongest(
+    table: Table, directions: Float[Array, "direction width"], memory_bytes: float
+) -> tuple[Float[np.ndarray, " direction"], Int[np.ndarray, " direction"]]:
+    """Find each direction's largest |score|, and whose it is: `top[:, 0]` of `score`, in three quarters of its time."""
+    values, places = _in_parts(_strongest, table, directions, memory_bytes)
+    return values[:, 0], table.ids[places[:, 0]]
+
+
+def _in_parts(
+    scorer: Callable[[Any, Array], Sequence[Array]],
+    table: Table,
+    directions: Float[Array, "direction width"],
+    memory_bytes: float,
+) -> list[np.ndarray]:
+    """Score as many directions at once as memory allows, and put together what comes of them."""
+    size = _at_once(table.rows, len(directions), memory_bytes)
+    parts = []
+    for start in range(0, len(directions), size):
+        part = directions[start : start + size]
+        padded = jnp.pad(part, [(0, size - len(part)), (0, 0)])
+        parts.append([np.asarray(array)[: len(part)] for array in scorer(table[:3], padded)])
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
 def score_program(rows: Any, directions: int, shown: int, memory_bytes: float) -> Program:
     """Say what `score` compiles for so many directions, `rows` the shape of those of a table."""
+    return Program(_score, _shapes(rows, directions, memory_bytes), {"shown": min(shown, rows.shape[0])})
+
+
+def strongest_program(rows: Any, directions: int, memory_bytes: float) -> Program:
+    """Say what `find_strongest` compiles, as `score_program` does."""
+    return Program(_strongest, _shapes(rows, directions, memory_bytes), {})
+
+
+def _shapes(rows: Any, directions: int, memory_bytes: float) -> tuple[Any, Any]:
     count, width = rows.shape
     table = (rows, *(jax.ShapeDtypeStruct((size,), rows.dtype) for size in (width, count)))
-    scored = jax.ShapeDtypeStruct((_at_once(rows, directions, memory_bytes), width), rows.dtype)
-    return Program(_score, (table, scored), {"shown": min(shown, count)})
+    return table, jax.ShapeDtypeStruct((_at_once(rows, directions, memory_bytes), width), rows.dtype)
 
 
 def _at_once(rows: Any, directions: int, memory_bytes: float) -> int:
@@ -121,11 +148,20 @@ def _at_once(rows: Any, directions: int, memory_bytes: float) -> int:
 
 @functools.partial(jax.jit, static_argnames="shown")
 def _score(table: Any, directions: Float[Array, "direction width"], *, shown: int) -> tuple[Array, ...]:
-    rows, mean, scale = table
-    scores = (directions @ rows.T - (directions @ mean)[:, None]) * scale[None]
+    scores = _scores(table, directions)
     top, top_ids = jax.lax.top_k(scores, shown)
     bottom, bottom_ids = jax.lax.top_k(-scores, shown)
     return top, top_ids, -bottom, bottom_ids
+
+
+@jax.jit
+def _strongest(table: Any, directions: Float[Array, "direction width"]) -> tuple[Array, ...]:
+    return tuple(jax.lax.top_k(jnp.abs(_scores(table, directions)), 1))
+
+
+def _scores(table: Any, directions: Float[Array, "direction width"]) -> Float[Array, "direction token"]:
+    rows, mean, scale = table
+    return (directions @ rows.T - (directions @ mean)[:, None]) * scale[None]
 
 
 def draw_like(rows: Float[np.ndarray, "row d_model"], draws: int, seed: Sequence[int]) -> np.ndarray | None:
@@ -164,7 +200,7 @@ def draw_null(
         return None
 
     def strongest(directions: np.ndarray) -> Float[np.ndarray, " draw"]:
-        return score(table, through(directions.astype(table.rows.dtype)), 1, memory_bytes).top[:, 0]
+        return find_strongest(table, through(directions.astype(table.rows.dtype)), memory_bytes)[0]
 
     more = drawn.further
     return Null(strongest(drawn.directions), None if more is None else functools.cache(lambda: strongest(more())))

@@ -38,6 +38,7 @@ from jacspec.studies.modes.through import Way
 from jacspec.studies.modes.vocabulary import (
     Null,
     Table,
+    find_strongest,
     judge,
     say_tokens,
     score,
@@ -158,11 +159,11 @@ def _own_row(
     head = (*key, count, int((~keep).sum()))
     if not count:
         return (*head, "", *[float("nan")] * 5, "")
-    scores = score(table, directions, 1, plan.memory_bytes)
-    ids, counts = np.unique(scores.top_ids[keep, 0], return_counts=True)
+    values, first = find_strongest(table, directions, plan.memory_bytes)
+    ids, counts = np.unique(first[keep], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     # Of an even number the lower one: at least half of the samples' p-values are as small as its own.
-    strongest = float(np.sort(scores.top[keep, 0])[(count - 1) // 2])
+    strongest = float(np.sort(values[keep])[(count - 1) // 2])
     chance, p = judge(strongest, null)
     shown = order[: plan.shown]
     tokens = say_tokens(lexicon.tokenizer, ids[shown], counts[shown])
