@@ -35,6 +35,18 @@ def _relative(matrix: Float[Array, "n n"], largest: Float[Array, ""]) -> Complex
     return found[jnp.argsort(-jnp.abs(found))]
 
 
+def relative_numerical_abscissas(
+    matrices: Float[Array, "batch n n"], sigma: Float[Array | np.ndarray, "batch k"]
+) -> Float[Array, " batch"]:
+    """Compute λ_max((A + Aᵀ)/2)/σ₁ of a batch on the host, a matrix a core, as `relative_eigenvalues` does."""
+    return on_cores(_relative_numerical_abscissa, matrices, np.asarray(sigma)[:, 0])
+
+
+def _relative_numerical_abscissa(matrix: Float[Array, "n n"], largest: Float[Array, ""]) -> Float[Array, ""]:
+    relative = matrix / jnp.where(largest > 0, largest, 1)
+    return jnp.linalg.eigvalsh((relative + relative.T) / 2)[-1]
+
+
 class Ring(NamedTuple):
     """The null ring of some matrices: its inner and outer radius, one of each a matrix."""
 

@@ -15,14 +15,14 @@ from jaxtyping import Array, Complex, Float
 
 from jacspec.errors import JacspecError, check_least, suggest
 from jacspec.spectra.cores import blas_on_one_thread
-from jacspec.spectra.eigenvalues import relative_eigenvalues
+from jacspec.spectra.eigenvalues import relative_eigenvalues, relative_numerical_abscissas
 
 
 class Measurement(NamedTuple):
     """One matrix as metrics see it: its singular values, its shape, and itself where a metric needs it.
 
     `structural_rank` is the largest rank that the matrix can have by its construction. `direction` is the input
-    that the matrix is the Jacobian at. `eigenvalues` are in units of σ₁.
+    that the matrix is the Jacobian at. `eigenvalues` and `numerical_abscissa` are in units of σ₁.
     """
 
     sigma: Float[Array, " k"]
@@ -32,6 +32,7 @@ class Measurement(NamedTuple):
     matrix: Float[Array, "m n"] | None
     direction: Float[Array, " n"] | None
     eigenvalues: Complex[Array, " n"] | None = None
+    numerical_abscissa: Float[Array, ""] | None = None
 
 
 class Metric(NamedTuple):
@@ -120,9 +121,8 @@ def _rotating_share(m: Measurement) -> Float[Array, ""]:
 
 
 def _numerical_abscissa(m: Measurement) -> Float[Array, ""]:
-    assert m.matrix is not None
-    relative = m.matrix / jnp.where(m.sigma[0] > 0, m.sigma[0], 1)
-    return m.sigma[0] * jnp.linalg.eigvalsh((relative + relative.T) / 2)[-1]
+    assert m.numerical_abscissa is not None
+    return m.sigma[0] * m.numerical_abscissa
 
 
 def _residual_gain(m: Measurement) -> Float[Array, ""]:
@@ -400,12 +400,17 @@ def compute_metrics(
     rank = structural_rank or sigma.shape[1]
     spectral = tuple(name for name in names if METRICS[name].needs in OF_SPECTRUM)
     whole = tuple(name for name in names if METRICS[name].needs not in OF_SPECTRUM)
-    values = _compute(spectral, shape, rank, top_k, sigma, None, None, None)
+    values = _compute(spectral, shape, rank, top_k, sigma, None, None, None, None)
     if whole:
         if eigenvalues is None and any(METRICS[name].needs == "eigenvalues" for name in whole):
             assert matrices is not None
             eigenvalues = relative_eigenvalues(matrices, sigma)
-        arguments = jax.device_put((sigma, matrices, directions, eigenvalues), jax.local_devices(backend="cpu")[0])
+        abscissas = None
+        if "numerical_abscissa" in whole:
+            assert matrices is not None
+            abscissas = relative_numerical_abscissas(matrices, sigma)
+        given = (sigma, matrices, directions, eigenvalues, abscissas)
+        arguments = jax.device_put(given, jax.local_devices(backend="cpu")[0])
         with blas_on_one_thread():
             values |= jax.block_until_ready(_compute(whole, shape, rank, top_k, *arguments))
     return {name: values[name] for name in names}
@@ -421,10 +426,11 @@ def _compute(
     matrices: Float[Array, "batch m n"] | None,
     directions: Float[Array, "batch n"] | None,
     eigenvalues: Complex[Array, "batch n"] | None,
+    numerical_abscissas: Float[Array, " batch"] | None,
 ) -> dict[str, Float[Array, " batch"]]:
     def measure(sigma: Array, *whole: Array | None) -> dict[str, Array]:
         measurement = Measurement(sigma, shape, structural_rank, top_k, *whole)
         return {name: METRICS[name].function(measurement) for name in names}
 
-    whole = (matrices, directions, eigenvalues)
+    whole = (matrices, directions, eigenvalues, numerical_abscissas)
     return jax.vmap(measure, in_axes=(0, *(None if each is None else 0 for each in whole)))(sigma, *whole)
