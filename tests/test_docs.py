@@ -681,24 +681,27 @@ HELD = (
         "gpu",
         "| `python -m jacspec` | {runs/default, nothing compiled yet/seconds:.1f} | {runs/default, compiled "
         "before/seconds:.1f} | | the paper's, GPT-2's shapes, random weights, 600 sentences | {runs/paper, nothing "
-        "compiled yet/seconds:.1f} | {runs/paper, compiled before/seconds:.1f} | | all singular values of these 14,400 "
-        "Jacobians (`engine=analytic`) | | {full/full spectra of the paper's run/seconds:.1f} | | `task=weights` of "
-        "GPT-2's shapes, `task=heads` | {static/task=weights/seconds:.1f}, {static/task=heads/seconds:.1f} | | | "
-        "`metrics=full` of 16 sentences | {metrics/metrics=full of 16 sentences/seconds:.0f} | |",
+        "compiled yet/seconds:.1f} | {runs/paper, compiled before/seconds:.1f} | | `task=modes` of the same | "
+        "{modes/task=modes, nothing compiled yet/seconds:.1f} | {modes/task=modes, compiled before/seconds:.1f} | | all "
+        "singular values of these 14,400 Jacobians (`engine=analytic`) | | {full/full spectra of the paper's "
+        "run/seconds:.1f} | | `task=weights` of GPT-2's shapes | | {static/task=weights/seconds:.1f} | | "
+        "`metrics=full` of 64 sentences | {metrics/metrics=full of 64 sentences/seconds:.0f} | |",
     ),
     (
         "docs/gpu.md",
         "gpu",
-        "spectra are {runs/paper, compiled before/seconds a stage/spectra:.1f} s; imports are {runs/paper, compiled "
-        "before/seconds a stage/imports:.1f}, opening the model, the device and the tokenizer {runs/paper, compiled "
-        "before/seconds a stage/open model:.1f}, reading compiled programs {runs/paper, compiled before/seconds a "
-        "stage/compiling:.1f}, drawing {runs/paper, compiled before/seconds a stage/draw:.1f}.",
+        "spectra are {runs/paper, compiled before/seconds a stage/spectra:.1f} s, with the linearity radius in them; "
+        "imports are {runs/paper, compiled before/seconds a stage/imports:.1f}, reading compiled programs, which waits "
+        "for CUDA, {runs/paper, compiled before/seconds a stage/compiling:.1f}, drawing {runs/paper, compiled before/"
+        "seconds a stage/draw:.1f}.",
     ),
     (
         "docs/gpu.md",
         "gpu",
-        "What `metrics=full` waits for are eigenvalues, {kernel/eigenvalues/metrics on the host, ms a matrix:.0f} ms a "
-        "matrix,",
+        "where one core took {kernel/eigenvalues/metrics on the host, ms a matrix:.0f} for the eigenvalues alone. Of "
+        "`task=modes` the tables are {modes/task=modes, compiled before/seconds a stage/tables:.1f} s, work of the host "
+        "too. `task=heads` did not end in {static/task=heads/did not end in seconds:.0f} s: it draws its chance in "
+        "NumPy on all cores, which took {static/task=heads/seconds a stage/spectra:.1f} s there",
     ),
     (
         "docs/gpu.md",

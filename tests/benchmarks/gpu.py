@@ -42,6 +42,8 @@ MEASURES = HERE.with_name("gpu_measures.py")
 ROOT = HERE.parents[2]
 LLAMA_LAYERS, FEW_LAYERS = 32, 2
 TAIL, PATIENCE = 600, 5
+APART = 1e-4
+FEW_STUDIES = ("modes", "weights")
 
 
 class Ended(NamedTuple):
@@ -191,6 +193,78 @@ def measure_static(context: Context) -> Iterator[tuple[str, Any]]:
         yield f"task={task}", time_run(context, "cache-paper", f"task={task}", *gpt2(context), most=60)
 
 
+def measure_modes(context: Context) -> Iterator[tuple[str, Any]]:
+    """Time the directions of the paper's run, cold and warm; the cache holds the paper's run."""
+    modes = ["task=modes", *gpt2(context), *data(context, 600)]
+    for name, most in (("nothing compiled yet", 120), ("compiled before", 90)):
+        yield f"task=modes, {name}", time_run(context, "cache-paper", *modes, most=most)
+
+
+def measure_studies(context: Context) -> Iterator[tuple[str, Any]]:
+    """Run every study small, on this device and on the CPU, and say how far their tables are apart."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import small_runs
+
+    model = context.scratch / "small"
+    make = f"import small_runs, pathlib; small_runs.make_small_model(pathlib.Path({str(model)!r}))"
+    tests = environment(context.scratch / "cache-cpu", JAX_PLATFORMS="cpu")
+    tests["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), tests["PYTHONPATH"]])
+    made = context.run([sys.executable, "-c", make], tests, context.seconds_left(60))
+    if made.code != 0:
+        yield "failed", {"exit status": made.code, "said last": made.tail}
+        return
+    places = {"device": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, "cpu": {"JAX_PLATFORMS": "cpu"}}
+
+    def compute(task: str, place: str) -> Ended:
+        command = [sys.executable, "-m", "jacspec", *small_runs.arguments(task, model), "report.figures=none"]
+        command.append(f"hydra.run.dir={context.scratch / task / place}")
+        where = environment(context.scratch / f"cache-{place}", **places[place])
+        return context.run(command, where, context.seconds_left(100))
+
+    tasks = [task for task in small_runs.SMALL if not context.small or task in FEW_STUDIES]
+    with ThreadPoolExecutor(13) as pool:
+        ended = {(task, place): pool.submit(compute, task, place) for task in tasks for place in places}
+    for task in tasks:
+        both = {place: ended[task, place].result() for place in places}
+        if any(each.code != 0 for each in both.values()):
+            yield task, {place: {"exit status": each.code, "said last": each.tail} for place, each in both.items()}
+            continue
+        found = compare_tables(context.scratch / task / "device", context.scratch / task / "cpu")
+        yield task, {"seconds": {place: round(each.seconds, 1) for place, each in both.items()}, "columns": found}
+
+
+def compare_tables(device: Path, cpu: Path) -> dict[str, Any]:
+    """Say which columns of a run's tables differ by more than `APART` of their largest value, and by how much."""
+    import pandas as pd
+
+    apart: dict[str, Any] = {}
+    count = 0
+    for path in sorted(cpu.rglob("*.csv")):
+        name = str(path.relative_to(cpu))
+        if not (device / name).is_file():
+            apart[name] = "not written"
+            continue
+        found, expected = (pd.read_csv(folder / name) for folder in (device, cpu))
+        if found.shape != expected.shape:
+            apart[name] = f"{found.shape} in place of {expected.shape}"
+            continue
+        numbers = expected.select_dtypes("number").columns
+        for column in expected.columns:
+            count += 1
+            if column not in numbers:
+                words = (table[column].fillna("") for table in (found, expected))
+                if differing := int(np.not_equal(*(each.to_numpy(str) for each in words)).sum()):
+                    apart[f"{name}: {column}"] = f"{differing} of {len(found)} rows differ"
+                continue
+            ours, theirs = (np.asarray(table[column], np.float64) for table in (found, expected))
+            finite = np.isfinite(theirs)
+            if (np.isfinite(ours) != finite).any():
+                apart[f"{name}: {column}"] = "missing in other rows"
+            elif finite.any() and (off := np.abs(ours - theirs)[finite].max()) > APART * np.abs(theirs[finite]).max():
+                apart[f"{name}: {column}"] = float(off / np.abs(theirs[finite]).max())
+    return {"compared": count, "apart": apart}
+
+
 # Measurements inside a process
 
 
@@ -270,13 +344,15 @@ def deviation(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 SECTIONS: dict[str, Callable[[Context], Iterator[tuple[str, Any]]]] = {
     "runs": measure_runs,
+    "studies": measure_studies,
+    "modes": measure_modes,
+    "metrics": measure_metrics,
     "full": measure_full,
     "static": measure_static,
-    "engines": measure_inside("engines", 75),
     "large": measure_large,
     "deviations": measure_deviations,
+    "engines": measure_inside("engines", 75),
     "kernel": measure_inside("kernel", 75),
-    "metrics": measure_metrics,
 }
 
 
