@@ -28,6 +28,7 @@ from jacspec.config import ASSETS, Config, config_folder, register
 from jacspec.runs import open_run as open_stored
 from jacspec.studies.inputs import read_texts
 from jacspec.studies.options import SHARED
+from jacspec.studies.provenance import versions
 
 TEXTS = ["Speak, that the harbour may hear thee.", "What is the city but the people?", "Go."]
 LINES = "\n".join(TEXTS) + "\n"
@@ -195,6 +196,21 @@ def test_package_lists_what_it_has() -> None:
     assert callable(jacspec.weights)
     with pytest.raises(AttributeError, match="no attribute 'spectrum'"):
         jacspec.spectrum  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_checkout_that_is_not_installed_says_so() -> None:
+    from importlib import metadata
+
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "jacspec":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    with mock.patch.object(metadata, "version", version):
+        assert versions()["jacspec"] == jacspec.__version__ == "not installed"
+    assert versions()["jacspec"] == real("jacspec")
 
 
 SLIPS: Mapping[str, tuple[Callable[[], Any], type[Exception], str]] = {

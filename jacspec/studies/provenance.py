@@ -11,12 +11,13 @@ import jax
 from omegaconf import OmegaConf
 from rich.console import Console
 
+import jacspec
 from jacspec.config import PACKAGE, Config
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.studies.study import Study
 from jacspec.text.corpus import Corpus, Sample
 
-LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
+LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
 
 UNREAD = "not read by this family"
 """In `run.json`, the keys of a checkpoint's config that no line of HF's code for its family reads."""
@@ -24,7 +25,8 @@ UNREAD = "not read by this family"
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that numbers depend on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), "jacspec": jacspec.__version__} | found
 
 
 def describe_device() -> dict[str, Any]:
