@@ -682,8 +682,8 @@ HELD = (
         "| `python -m jacspec` | {runs/default, nothing compiled yet/seconds:.1f} | {runs/default, compiled "
         "before/seconds:.1f} | | the paper's, GPT-2's shapes, random weights, 600 sentences | {runs/paper, nothing "
         "compiled yet/seconds:.1f} | {runs/paper, compiled before/seconds:.1f} | | `task=modes` of the same | "
-        "{modes/task=modes, nothing compiled yet/seconds:.1f} | {modes/task=modes, compiled before/seconds:.1f} | | all "
-        "singular values of these 14,400 Jacobians (`engine=analytic`) | | {full/full spectra of the paper's "
+        "{modes/task=modes, nothing compiled yet/seconds:.1f} | {modes/task=modes, compiled before/seconds:.1f} | | "
+        "all singular values of these 14,400 Jacobians (`engine=analytic`) | | {full/full spectra of the paper's "
         "run/seconds:.1f} | | `task=weights` of GPT-2's shapes | | {static/task=weights/seconds:.1f} | | "
         "`metrics=full` of 64 sentences | {metrics/metrics=full of 64 sentences/seconds:.0f} | |",
     ),
@@ -699,8 +699,8 @@ HELD = (
         "docs/gpu.md",
         "gpu",
         "where one core took {kernel/eigenvalues/metrics on the host, ms a matrix:.0f} for the eigenvalues alone. Of "
-        "`task=modes` the tables are {modes/task=modes, compiled before/seconds a stage/tables:.1f} s, work of the host "
-        "too. `task=heads` did not end in {static/task=heads/did not end in seconds:.0f} s: it draws its chance in "
+        "`task=modes` the tables are {modes/task=modes, compiled before/seconds a stage/tables:.1f} s, work of the "
+        "host too. `task=heads` did not end in {static/task=heads/did not end in seconds:.0f} s: it draws its chance in "
         "NumPy on all cores, which took {static/task=heads/seconds a stage/spectra:.1f} s there",
     ),
     (
