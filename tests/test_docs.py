@@ -700,8 +700,8 @@ HELD = (
         "gpu",
         "where one core took {kernel/eigenvalues/metrics on the host, ms a matrix:.0f} for the eigenvalues alone. Of "
         "`task=modes` the tables are {modes/task=modes, compiled before/seconds a stage/tables:.1f} s, work of the "
-        "host too. `task=heads` did not end in {static/task=heads/did not end in seconds:.0f} s: it draws its chance in "
-        "NumPy on all cores, which took {static/task=heads/seconds a stage/spectra:.1f} s there",
+        "host too. `task=heads` did not end in {static/task=heads/did not end in seconds:.0f} s: it draws its "
+        "chance in NumPy on all cores, which took {static/task=heads/seconds a stage/spectra:.1f} s there",
     ),
     (
         "docs/gpu.md",
