@@ -36,21 +36,15 @@ _PLACES = {
 _STUDIES = frozenset(NAMES) - {"jacobian", "report"}
 """Studies with a function of their name; `jacspec.jacobian` is the operator."""
 
-NOT_INSTALLED = "not installed"
-"""The version of what is imported from a checkout by its path: only an installed one has metadata."""
-
 __all__ = [*sorted({*_PLACES, *_STUDIES})]
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for, so that `python -m jacspec --help` does not wait for JAX.
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from jacspec.files import installed_version
 
-        try:
-            return version("jacspec")
-        except PackageNotFoundError:
-            return NOT_INSTALLED
+        return installed_version("jacspec")
     if name in _STUDIES:
         return _study(name)
     if name not in _PLACES:

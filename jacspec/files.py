@@ -1,7 +1,8 @@
-"""Files: read from others within limits, hashed while nobody waits, put into the user's cache."""
+"""Files: read from others within limits, hashed while nobody waits, put into the user's cache; what is installed."""
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import secrets
@@ -17,6 +18,14 @@ from jacspec.errors import JacspecError
 
 MAX_JSON_BYTES = 2**26
 """Of a JSON file: the largest index of a sharded checkpoint has a few MiB."""
+
+
+def installed_version(name: str) -> str:
+    """Say which version of a distribution is installed; a checkout that is imported by its path has none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def read_file(file: Path, *, most: int) -> bytes:

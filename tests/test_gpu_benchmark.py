@@ -68,7 +68,7 @@ def assert_measured(section: str, found: dict[str, Any]) -> None:
     # What LAPACK lacks.
     lacking = {"Jacobi", "polar"} if section == "kernel" else set()
     assert {what.split("/")[-2] for what in failed} == lacking, found[section]
-    assert len(found[section]) >= 2
+    assert len(found[section]) >= (1 if section in ("full", "metrics") else 2)
 
 
 @pytest.mark.thorough
@@ -154,4 +154,4 @@ def test_sections_beyond_the_time_are_named(tmp_path: Path) -> None:
 def test_unknown_sections_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main([str(tmp_path / "gpu.json"), "--sections", "kernels"])
-    assert "there are runs, full" in capsys.readouterr().err
+    assert "there are runs, studies" in capsys.readouterr().err

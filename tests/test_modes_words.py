@@ -32,6 +32,7 @@ from jacspec.studies.modes.vocabulary import (
     cosine_table,
     draw_chance,
     draw_null,
+    find_strongest,
     judge,
     later_tokens,
     score,
@@ -152,6 +153,22 @@ def test_own_writes_have_chance_at_their_own_samples() -> None:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("memory", [2.0**12, 2.0**30], ids=["in parts", "at once"])
+def test_strongest_token_of_a_direction_is_that_of_its_scores(memory: float) -> None:
+    numbers = np.random.default_rng(0)
+    rows, directions = numbers.standard_normal((200, 12)), numbers.standard_normal((31, 12))
+    ids = numbers.permutation(1000)[:200]
+    table = cosine_table(jnp.asarray(rows, jnp.float32), ids)
+    values, found = find_strongest(table, jnp.asarray(directions, jnp.float32), memory)
+    away = _unit(rows - rows.mean(axis=0))
+    expected = directions @ away.T
+    places = np.abs(expected).argmax(axis=1)
+    assert (expected[np.arange(31), places] < 0).any()
+    assert (expected[np.arange(31), places] > 0).any()
+    np.testing.assert_array_equal(found, ids[places])
+    np.testing.assert_allclose(values, np.abs(expected).max(axis=1), rtol=1e-5)
 
 
 def test_further_directions_are_drawn_where_none_of_the_first_is_as_large() -> None:

@@ -1,7 +1,6 @@
 """What a result depends on beside its configuration: versions, device, commit, time."""
 
 import datetime
-import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -11,13 +10,13 @@ import jax
 from omegaconf import OmegaConf
 from rich.console import Console
 
-import jacspec
 from jacspec.config import PACKAGE, Config
+from jacspec.files import installed_version
 from jacspec.models.checkpoint import Checkpoint
 from jacspec.studies.study import Study
 from jacspec.text.corpus import Corpus, Sample
 
-LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
+LIBRARIES = ("jacspec", "jax", "jaxlib", "flax", "numpy", "scipy", "transformers", "tokenizers", "nltk")
 
 UNREAD = "not read by this family"
 """In `run.json`, the keys of a checkpoint's config that no line of HF's code for its family reads."""
@@ -25,8 +24,7 @@ UNREAD = "not read by this family"
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that numbers depend on."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), "jacspec": jacspec.__version__} | found
+    return {"python": platform.python_version()} | {name: installed_version(name) for name in LIBRARIES}
 
 
 def describe_device() -> dict[str, Any]:

@@ -43,7 +43,9 @@ ROOT = HERE.parents[2]
 LLAMA_LAYERS, FEW_LAYERS = 32, 2
 TAIL, PATIENCE = 600, 5
 APART = 1e-4
-FEW_STUDIES = ("modes", "weights")
+"""The share of a column's largest value by which tables of two devices may differ unnamed."""
+AT_ONCE, FEW_STUDIES = 13, ("modes", "weights")
+"""How many studies run at once, and which of them in small sizes."""
 
 
 class Ended(NamedTuple):
@@ -206,23 +208,26 @@ def measure_studies(context: Context) -> Iterator[tuple[str, Any]]:
     import small_runs
 
     model = context.scratch / "small"
-    make = f"import small_runs, pathlib; small_runs.make_small_model(pathlib.Path({str(model)!r}))"
-    tests = environment(context.scratch / "cache-cpu", JAX_PLATFORMS="cpu")
-    tests["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), tests["PYTHONPATH"]])
-    made = context.run([sys.executable, "-c", make], tests, context.seconds_left(60))
+    # The studies of a device share its memory.
+    places = {
+        place: environment(context.scratch / f"cache-{place}", **{name: value})
+        for place, name, value in (
+            ("device", "XLA_PYTHON_CLIENT_PREALLOCATE", "false"),
+            ("cpu", "JAX_PLATFORMS", "cpu"),
+        )
+    }
+    made = context.run([sys.executable, str(MEASURES), "model", str(model)], places["cpu"], context.seconds_left(60))
     if made.code != 0:
         yield "failed", {"exit status": made.code, "said last": made.tail}
         return
-    places = {"device": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, "cpu": {"JAX_PLATFORMS": "cpu"}}
 
     def compute(task: str, place: str) -> Ended:
         command = [sys.executable, "-m", "jacspec", *small_runs.arguments(task, model), "report.figures=none"]
         command.append(f"hydra.run.dir={context.scratch / task / place}")
-        where = environment(context.scratch / f"cache-{place}", **places[place])
-        return context.run(command, where, context.seconds_left(100))
+        return context.run(command, places[place], context.seconds_left(100))
 
     tasks = [task for task in small_runs.SMALL if not context.small or task in FEW_STUDIES]
-    with ThreadPoolExecutor(13) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = {(task, place): pool.submit(compute, task, place) for task in tasks for place in places}
     for task in tasks:
         both = {place: ended[task, place].result() for place in places}

@@ -3,12 +3,14 @@
     python tests/benchmarks/gpu_measures.py SECTION OUTPUT [--small] [--stories FOLDER]
 
 `kernel`, `engines` and `large` write JSON after every measurement; `spectra` writes an array a metric of two models,
-the embedded one and that of `--stories`. Times are the best of two after a first, which compiles.
+the embedded one and that of `--stories`; `model` writes the small model that `gpu.py` runs every study on. Times are
+the best of two after a first, which compiles.
 """
 
 import argparse
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -378,6 +380,14 @@ def save_spectra(sizes: Sizes, output: Path, stories: Path | None) -> None:
     np.savez(output, **found)
 
 
+def make_small_model(folder: Path) -> None:
+    """Write the model of the tests of interruptions."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import small_runs
+
+    small_runs.make_small_model(folder)
+
+
 SECTIONS: dict[str, Callable[[Sizes], Measured]] = {
     "kernel": measure_kernel,
     "engines": measure_engines,
@@ -388,7 +398,7 @@ SECTIONS: dict[str, Callable[[Sizes], Measured]] = {
 def main(arguments: list[str] | None = None) -> None:
     """Measure one section."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("section", choices=[*SECTIONS, "spectra"])
+    parser.add_argument("section", choices=[*SECTIONS, "spectra", "model"])
     parser.add_argument("output", type=Path)
     parser.add_argument("--stories", type=Path)
     parser.add_argument("--small", action="store_true")
@@ -396,6 +406,9 @@ def main(arguments: list[str] | None = None) -> None:
     use_compilation_cache()
     sizes = SMALL if options.small else WHOLE
     with numerics("float32"):
+        if options.section == "model":
+            make_small_model(options.output)
+            return
         if options.section == "spectra":
             save_spectra(sizes, options.output, options.stories)
             return
