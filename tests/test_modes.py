@@ -288,6 +288,34 @@ def test_a_run_keeps_its_directions(finished: Path) -> None:
     assert {*between["what"]} == {"write-read", "read-read", "write-write", "m_K"}
 
 
+def test_likeness_between_components_is_that_of_the_stored_vectors(finished: Path) -> None:
+    """Cosines of principal angles by NumPy in float64, sample by sample, with its own and with another's."""
+    run = open_run(finished)
+    groups, table = run.dataset["group"], run.table("between.csv")
+
+    def basis(layer: int, component: str, side: str) -> list[np.ndarray]:
+        known = groups.sel(layer=layer, component=component).values != -1
+        with np.load(finished / "vectors.npz") as stored:
+            vectors = stored[f"{layer}/{component}/{side}_vectors"].astype(np.float64)
+        return [own[rows] for own, rows in zip(vectors, known, strict=True)]
+
+    def likeness(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+        pairs = [(a, b) for a, b in zip(first, second, strict=True) if len(a) and len(b)]
+        cosines = [np.linalg.svd(a @ b.T, compute_uv=False) for a, b in pairs]
+        return float(
+            np.mean([(c**2).sum() / np.sqrt(len(a) * len(b)) for c, (a, b) in zip(cosines, pairs, strict=True)])
+        )
+
+    rows = table[table["what"] != "m_K"]
+    assert len(rows) > 3
+    for row in rows.itertuples():
+        sides = str(row.what).split("-")
+        left = basis(row.layer, row.component, sides[0])
+        right = basis(row.next_layer, row.next_component, sides[1])
+        assert row.mean == pytest.approx(likeness(left, right), rel=1e-4, abs=1e-6)
+        assert row.other == pytest.approx(likeness(left, [right[-1], *right[:-1]]), rel=1e-4, abs=1e-6)
+
+
 def test_angles_are_those_of_independent_pairs() -> None:
     """Each sample is in one pair; cosines by NumPy. One subspace has angles of zero, whatever its basis."""
     rng = np.random.default_rng(3)
